@@ -1,0 +1,33 @@
+"""The one tree of errors. Every message says what was wrong and how to mend it."""
+
+
+class RecsysError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class InputError(RecsysError):
+    """What the user gave cannot be used: a missing column, an empty file, a wrong format, a bad option."""
+
+
+class NotFoundError(RecsysError):
+    """A thing that was named does not exist: a data set, an artifact, a publication."""
+
+
+class ArtifactError(RecsysError):
+    """An artifact is damaged, incomplete or not of the expected kind."""
+
+
+class ModelError(RecsysError):
+    """A model is not usable: not finite, not fitted, or fitted for another purpose than asked for."""
+
+
+class PublicationError(RecsysError):
+    """A publication breaks an invariant and was refused; the former one keeps serving."""
+
+
+class FencedError(PublicationError):
+    """A publisher with an older fence number than the newest one was refused."""
+
+
+class EmptyResultError(RecsysError):
+    """A step wrote nothing, or too little to be true."""

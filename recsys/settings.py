@@ -1,0 +1,89 @@
+"""All settings, from the environment (or `.env`), with defaults that work on an empty machine.
+
+Three names stand alone because users know them from elsewhere: DATABASE_URL, ARTIFACT_ROOT and
+MLFLOW_TRACKING_URI. Everything else starts with RECSYS_; a nested value is JSON, for example
+RECSYS_EVENT_WEIGHTS='{"view": 1, "transaction": 5}'.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCAL = ROOT / ".local"
+
+
+class Settings(BaseSettings):
+    """One object, made by each entry point and handed down. Library code below the steps never reads it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RECSYS_", env_file=ROOT / ".env", extra="ignore", populate_by_name=True
+    )
+
+    database_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("DATABASE_URL", "database_url"),
+        description="postgresql://… of lists, events and raw tables; the embedded Postgres when not set",
+    )
+    artifact_root: str = Field(
+        str(LOCAL / "artifacts"),
+        validation_alias=AliasChoices("ARTIFACT_ROOT", "artifact_root"),
+        description="a folder, or s3://bucket/prefix",
+    )
+    mlflow_tracking_uri: str = Field(
+        f"sqlite:///{LOCAL / 'mlflow' / 'mlflow.db'}",
+        validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
+    )
+    local_dir: Path = Field(LOCAL, description="state of the embedded services, quarantine files, caches")
+
+    # --- what an event is worth
+    event_weights: dict[str, float] | None = Field(
+        None, description="event type → weight; the source's own defaults when not set"
+    )
+    label_event_types: list[str] | None = Field(
+        None, description="event types that the ranker learns to bring about; the source's own when not set"
+    )
+    bought_event_types: list[str] | None = Field(
+        None, description="event types after which an item is not recommended again; the source's own when not set"
+    )
+
+    # --- training
+    history_half_life_days: float = Field(60.0, gt=0, description="age at which an event counts half")
+    label_window_days: float = Field(14.0, gt=0, description="length of the ranker's label windows")
+    n_label_windows: int = Field(3, ge=1, le=12, description="how many windows the ranker trains on")
+    generators: list[str] = Field(
+        ["popular", "als", "covisitation", "ease", "deepfm"],
+        description="candidate generators that feed the ranker; EASE leaves itself out of large catalogues",
+    )
+    generator_params: dict[str, dict[str, Any]] = Field(
+        {}, description='overrides of hyper-parameters by generator, e.g. {"als": {"factors": 128}}'
+    )
+    ranker_params: dict[str, Any] = Field({}, description="overrides of CatBoost's parameters")
+    seed: int = 42
+
+    # --- lists
+    list_length: int = Field(100, ge=1, le=1000)
+    neighbours: int = Field(50, ge=1, le=500, description="length of item-to-item and similar lists")
+    max_personal_users: int = Field(400_000, ge=1, description="most recently active users who get personal lists")
+    max_ranked_users: int = Field(100_000, ge=1, description="most recently active users who get ranked lists")
+    publications_kept: int = Field(5, ge=2, description="former publications that stay for rollback")
+
+    # --- the gate: how much worse than the champion a new model may be, per segment
+    gate_max_relative_loss: float = Field(0.05, ge=0)
+    gate_min_users: int = Field(50, ge=1, description="segments with fewer users are reported, not judged")
+
+    # --- patience with Postgres
+    database_patience_s: float = Field(120.0, ge=0, description="how long a step retries while Postgres is away")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+@lru_cache(maxsize=1)
+def load() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

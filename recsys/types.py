@@ -1,0 +1,161 @@
+"""What travels between data, candidates, ranking and evaluation: arrays with names, and two protocols.
+
+Keys (`user_key`, `item_key`) are the integers given at import. They are sparse in general: a generator
+keeps its own dense index inside. `-1` stands for "no item" in padded arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.int32]
+Scores = NDArray[np.float32]
+NO_ITEM: np.int32 = np.int32(-1)
+MICROSECONDS_PER_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Events strictly before `cut_at`, in time order (ties keep the source's order). All arrays have shape (n,)."""
+
+    user_key: Keys
+    item_key: Keys
+    event_type: NDArray[np.int8]  # index into `event_types`
+    weight: NDArray[np.float32]  # weight of the event type (and value), before any decay
+    occurred_at: NDArray[np.int64]  # microseconds since the epoch, UTC, ascending
+    session_id: NDArray[np.int64]
+    value: NDArray[np.float64]  # price, rating …; NaN where there is none
+    event_types: tuple[str, ...]
+    cut_at: int  # microseconds since the epoch, UTC
+
+    def __len__(self) -> int:
+        return len(self.user_key)
+
+    @property
+    def age_days(self) -> NDArray[np.float64]:
+        """Age of each event at the cut, in days, > 0."""
+        return (self.cut_at - self.occurred_at) / MICROSECONDS_PER_DAY
+
+    def decayed_weight(self, half_life_days: float) -> Scores:
+        """`weight · 2^(-age / half_life_days)`, float32 (n,)."""
+        return (self.weight * np.exp2(-self.age_days / half_life_days)).astype(np.float32)
+
+    def take(self, keep: NDArray[Any]) -> Interactions:
+        """The events that a boolean mask (n,) or ascending positions select, with the same cut."""
+        return Interactions(
+            self.user_key[keep],
+            self.item_key[keep],
+            self.event_type[keep],
+            self.weight[keep],
+            self.occurred_at[keep],
+            self.session_id[keep],
+            self.value[keep],
+            self.event_types,
+            self.cut_at,
+        )
+
+    def before(self, cut_at: int) -> Interactions:
+        """The events strictly before `cut_at` (microseconds), seen from there."""
+        n = int(np.searchsorted(self.occurred_at, cut_at, side="left"))
+        part = self.take(np.arange(n))
+        return Interactions(**{**part.__dict__, "cut_at": min(cut_at, self.cut_at)})
+
+    def between(self, start_at: int, end_at: int) -> Interactions:
+        """The events in [`start_at`, `end_at`): a label window."""
+        first, last = np.searchsorted(self.occurred_at, [start_at, end_at], side="left")
+        part = self.take(np.arange(first, last))
+        return Interactions(**{**part.__dict__, "cut_at": end_at})
+
+    def of_types(self, names: Sequence[str]) -> Interactions:
+        """The events whose type is one of `names`."""
+        wanted = [i for i, name in enumerate(self.event_types) if name in names]
+        return self.take(np.isin(self.event_type, wanted))
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items known before an instant, by ascending key. All arrays have shape (n_items,)."""
+
+    item_key: Keys
+    available: NDArray[np.bool_]
+    category_key: Keys  # -1 where unknown
+    parent_category_key: Keys  # -1 where unknown
+    first_seen_at: NDArray[np.int64]  # microseconds since the epoch
+
+    def __len__(self) -> int:
+        return len(self.item_key)
+
+    def positions(self, item_keys: NDArray[Any]) -> NDArray[np.int64]:
+        """Position of each key in this catalogue, -1 where it is not known; same shape as `item_keys`."""
+        found = np.searchsorted(self.item_key, item_keys)
+        found = np.minimum(found, max(len(self) - 1, 0))
+        if not len(self):
+            return np.full(np.shape(item_keys), -1, dtype=np.int64)
+        return np.where(self.item_key[found] == item_keys, found, -1)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Best items for each owner, best first; rank is position + 1."""
+
+    owner_key: Keys  # (n_owners,): user keys, or item keys for item-to-item lists
+    item_key: Keys  # (n_owners, k), padded at the end with -1
+    score: Scores  # (n_owners, k), descending; NaN where padded
+
+    @property
+    def n_found(self) -> NDArray[np.int64]:
+        """How many items each owner got, (n_owners,)."""
+        return (self.item_key >= 0).sum(axis=1)
+
+
+@runtime_checkable
+class CandidateGenerator(Protocol):
+    """A first stage: learns from interactions before a cut, then proposes and scores items for users.
+
+    `tests/contracts/test_candidate_generators.py` is the full statement of what an implementation promises.
+    Hyper-parameters are the fields of the implementing dataclass, with tuned defaults.
+    """
+
+    name: ClassVar[str]
+
+    def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
+        """Learn; raises ModelError if the result is not finite, InputError if there is nothing to learn from."""
+        ...
+
+    def candidates(self, user_keys: Keys, n: int, *, seen: Any | None = None) -> Candidates:
+        """The best `n` available items for each user of `user_keys` (n_users,), best first.
+
+        `seen`: scipy CSR (n_users, ≥ max item key + 1), rows in the order of `user_keys`, columns are item
+        keys; its non-zero entries are never proposed. Users whom the generator does not know get none (-1).
+        """
+        ...
+
+    def scores(self, user_keys: Keys, item_keys: Keys) -> Scores:
+        """Scores of given items: `user_keys` (n,), `item_keys` (n, k) → (n, k), NaN where user or item is unknown."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything needed by `load` into an existing empty folder, without pickle."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        ...
+
+
+@runtime_checkable
+class SimilarItems(Protocol):
+    """A model that knows neighbours of items."""
+
+    name: ClassVar[str]
+
+    def similar(self, item_keys: Keys, n: int) -> Candidates:
+        """The best `n` available neighbours of each item (itself excluded), best first; -1 where there are fewer."""
+        ...
