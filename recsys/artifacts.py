@@ -176,7 +176,8 @@ class ArtifactStore:
             )
             keys = (entry["Key"] for page in pages for entry in page.get("Contents", []))
             return sorted(key.split("/")[-2] for key in keys if key.endswith("/" + MANIFEST))
-        return sorted(path.parent.name for path in (self._folder / kind).glob(f"*/{MANIFEST}"))
+        found = (path.parent.name for path in (self._folder / kind).glob(f"*/{MANIFEST}"))
+        return sorted(name for name in found if _PART.match(name))  # not the ones being written
 
     def delete(self, ref: str) -> None:
         """Remove an artifact, its manifest first; nothing happens when there is none."""
