@@ -1,0 +1,87 @@
+"""Plots that trainings log: each function takes arrays and gives a matplotlib figure, without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+
+def learning_curve(curves: Mapping[str, Sequence[float]], *, y_label: str, x_label: str = "epoch") -> Figure:
+    """One line per named curve over epochs or iterations (counted from 1)."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, values in curves.items():
+        axes.plot(np.arange(1, len(values) + 1), values, marker="o" if len(values) < 40 else None, label=name)
+    axes.set(xlabel=x_label, ylabel=y_label, title="Learning curve")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def feature_importance(importance: Mapping[str, float], *, top: int = 30) -> Figure:
+    """Horizontal bars of the `top` most important features, the greatest on top."""
+    best = sorted(importance.items(), key=lambda pair: pair[1])[-top:]
+    figure = Figure(figsize=(8, 0.5 + 0.26 * len(best)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([name for name, _ in best], [value for _, value in best])
+    axes.set(xlabel="importance", title="Feature importance")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def popularity_curve(recommended: Mapping[str, NDArray[np.int32]], n_items: int) -> Figure:
+    """Share of all recommendations that go to the most recommended x % of the catalogue, per source.
+
+    `recommended`: source → item keys of its lists, any shape, -1 where padded. The diagonal is an even
+    spread over all `n_items` items.
+    """
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, keys in recommended.items():
+        _, counts = np.unique(keys[keys >= 0], return_counts=True)
+        if counts.size:
+            shares = np.cumsum(np.sort(counts)[::-1]) / counts.sum()
+            x = np.concatenate([[0.0], np.arange(1, len(shares) + 1) / n_items, [1.0]])
+            axes.plot(100 * x, np.concatenate([[0.0], shares, [1.0]]), label=name)
+    axes.plot([0, 100], [0, 1], color="grey", linestyle=":", label="even")
+    axes.set(xlabel="most recommended items, % of the catalogue", ylabel="share of recommendations")
+    axes.set_title("Concentration on popular items")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def coverage_curve(recommended: Mapping[str, NDArray[np.int32]], n_items: int) -> Figure:
+    """Share of the catalogue that appears in at least one list, by list length; one line per source.
+
+    `recommended`: source → item keys (n_owners, k), best first, -1 where padded.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, keys in recommended.items():
+        first_position = np.full(int(keys.max(initial=0)) + 1, keys.shape[1], dtype=np.int64)
+        for position in range(keys.shape[1] - 1, -1, -1):
+            column = keys[:, position]
+            first_position[column[column >= 0]] = position
+        new_at = np.bincount(first_position, minlength=keys.shape[1] + 1)[: keys.shape[1]]
+        axes.plot(np.arange(1, keys.shape[1] + 1), 100 * np.cumsum(new_at) / n_items, label=name)
+    axes.set(xlabel="list length", ylabel="% of the catalogue", title="Item coverage")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def comparison(values: Mapping[str, float], *, metric: str, intervals: Mapping[str, tuple[float, float]]) -> Figure:
+    """Bars of one metric per source, with intervals (low, high) where given."""
+    figure = Figure(figsize=(7, 0.8 + 0.35 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    names = list(values)[::-1]
+    heights = np.array([values[name] for name in names])
+    bounds = np.array([intervals.get(name, (values[name], values[name])) for name in names]).T
+    axes.barh(names, heights, xerr=np.clip(np.abs(bounds - heights), 0, None), capsize=3)
+    axes.set(xlabel=metric, title=f"{metric} by source")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
