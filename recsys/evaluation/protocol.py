@@ -1,0 +1,89 @@
+"""Protocol B4: a whole data set, split in time.
+
+Some cuts T, one label window apart, the last window ending with the data. At each cut everything is learned from
+the events before T; the users are those known before T who have labels in the window [T, T + days).
+
+- discovery: labels are the items that the user never bought before; items bought before are masked.
+- all purchases: labels are all items of the window; nothing is masked.
+
+Labels on items that appear only inside the window stay: no system can find them, so they lower every row alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from recsys.errors import InputError
+from recsys.evaluation.metrics import Labels
+from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys
+
+
+class Task(StrEnum):
+    """What is asked of a recommender."""
+
+    DISCOVERY = "discovery"
+    ALL_PURCHASES = "all purchases"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A label window: everything before `cut_at` may be learned from, [`cut_at`, `end_at`) is to be foretold."""
+
+    cut_at: int  # microseconds since the epoch
+    end_at: int
+
+
+def windows(end_at: int, *, n: int = 4, days: float = 14) -> list[Window]:
+    """`n` windows of `days`, back to back, oldest first, the last one ending at `end_at` (microseconds)."""
+    if n < 1 or days <= 0:
+        raise InputError(f"{n} windows of {days} days cannot be evaluated; give at least one of more than zero days")
+    length = round(days * MICROSECONDS_PER_DAY)
+    return [Window(end_at - length * (n - i), end_at - length * (n - i - 1)) for i in range(n)]
+
+
+def labels_of(
+    interactions: Interactions,
+    window: Window,
+    task: Task,
+    *,
+    label_event_types: Sequence[str],
+    bought_event_types: Sequence[str],
+) -> Labels:
+    """What is to be foretold, for users known before the window. Raises InputError when the window has no label."""
+    history = interactions.before(window.cut_at)
+    events = interactions.between(window.cut_at, window.end_at).of_types(label_event_types)
+    keep = np.isin(events.user_key, history.user_key)
+    if task is Task.DISCOVERY:
+        bought = history.of_types(bought_event_types)
+        keep &= ~np.isin(_pairs(events), _pairs(bought))
+    if not keep.any():
+        raise InputError(
+            f"no {task} labels of known users between {window.cut_at} and {window.end_at} (microseconds);"
+            " use fewer cuts, longer windows or a longer data set"
+        )
+    return Labels.from_pairs(events.user_key[keep], events.item_key[keep])
+
+
+def seen_items(history: Interactions, user_keys: Keys, n_item_keys: int) -> csr_array:
+    """The items of each user in `history` as CSR (n_users, n_item_keys) of ones, rows as `user_keys` (distinct).
+
+    With the purchases before a cut this is the mask of discovery, in the form that generators take as `seen`.
+    """
+    order = np.argsort(user_keys, kind="stable")
+    ordered = user_keys[order]
+    events = history.take(np.isin(history.user_key, user_keys))
+    rows = order[np.searchsorted(ordered, events.user_key)]
+    ones = np.ones(len(rows), dtype=np.float32)
+    matrix = csr_array((ones, (rows, events.item_key)), shape=(len(user_keys), n_item_keys))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def _pairs(events: Interactions) -> np.ndarray:
+    return (events.user_key.astype(np.int64) << 32) | events.item_key
