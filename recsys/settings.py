@@ -40,6 +40,13 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
     )
     local_dir: Path = Field(LOCAL, description="state of the embedded services, quarantine files, caches")
+    pg_port: int = Field(
+        5433,
+        ge=1,
+        le=65535,
+        validation_alias=AliasChoices("PG_PORT", "pg_port"),
+        description="port of the embedded Postgres on 127.0.0.1",
+    )
 
     # --- what an event is worth
     event_weights: dict[str, float] | None = Field(
@@ -72,6 +79,9 @@ class Settings(BaseSettings):
     max_personal_users: int = Field(400_000, ge=1, description="most recently active users who get personal lists")
     max_ranked_users: int = Field(100_000, ge=1, description="most recently active users who get ranked lists")
     publications_kept: int = Field(5, ge=2, description="former publications that stay for rollback")
+    publication_min_share: float = Field(
+        0.5, ge=0, le=1, description="a publication with fewer owners or items than this share of the former is refused"
+    )
 
     # --- the gate: how much worse than the champion a new model may be, per segment
     gate_max_relative_loss: float = Field(0.05, ge=0)
