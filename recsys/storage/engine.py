@@ -1,0 +1,112 @@
+"""The door to Postgres: engines, the migrations, and patience while the server is away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import psycopg2
+import sqlalchemy as sa
+import tenacity
+from alembic import command
+from alembic.config import Config
+
+from recsys.errors import InputError
+from recsys.settings import Settings
+from recsys.storage import embedded
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+_MIGRATION_LOCK = 0x7265637379  # any number that all processes agree on
+# SQLSTATE: connection exceptions, shutdown, crash, starting up, too many connections
+_LOST = ("08", "57P01", "57P02", "57P03", "53300")
+# Refusals on connecting carry no SQLSTATE; these do not pass by waiting.
+_LASTING = ("does not exist", "authentication failed", "no pg_hba.conf entry", "invalid connection option")
+
+
+def database_url(settings: Settings) -> str:
+    """DATABASE_URL if set, else that of the embedded server, which is started when it is not running."""
+    if settings.database_url:
+        return settings.database_url
+    return embedded.ensure(settings.local_dir / "postgres", settings.pg_port).url("recsys")
+
+
+def engine(settings: Settings) -> sa.Engine:
+    """An engine on the database of the settings; starts the embedded server when it is needed and not there.
+
+    Raises InputError for an unusable DATABASE_URL, and RecsysError when the embedded server does not start.
+    """
+    return engine_of(database_url(settings))
+
+
+def engine_of(url: str) -> sa.Engine:
+    """An engine (psycopg2, small pool, connections tested before use) on `url`, postgresql://…"""
+    try:
+        parsed = sa.make_url(url.replace("postgres://", "postgresql://", 1))
+    except sa.exc.ArgumentError as error:
+        raise InputError(f"DATABASE_URL cannot be read: {error}; expected postgresql://user@host:5432/name") from None
+    if parsed.get_backend_name() != "postgresql":
+        raise InputError(f"DATABASE_URL names {parsed.get_backend_name()}; only postgresql:// is supported")
+    return sa.create_engine(
+        parsed.set(drivername="postgresql+psycopg2"),
+        pool_size=4,
+        max_overflow=4,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 10,
+            "application_name": "recsys",
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        },
+    )
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to the newest version; safe to call at any time, from several processes at once."""
+    config = Config()
+    config.set_main_option("script_location", "recsys.storage:migrations")
+    with engine.begin() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that Postgres went away or is not there yet (so that trying again can help)."""
+    if isinstance(error, sa.exc.DBAPIError):
+        return error.connection_invalidated or (error.orig is not None and is_lost_connection(error.orig))
+    if isinstance(error, psycopg2.InterfaceError):
+        return "closed" in str(error)
+    if not isinstance(error, psycopg2.DatabaseError):
+        return False
+    if error.pgcode is not None:
+        return error.pgcode.startswith(_LOST)
+    text = str(error)
+    return (isinstance(error, psycopg2.OperationalError) or "server closed" in text) and not any(
+        refusal in text for refusal in _LASTING
+    )
+
+
+def with_patience(fn: Callable[[], Result], patience_s: float) -> Result:
+    """`fn()`, tried again with growing pauses for up to `patience_s` seconds while Postgres is away.
+
+    `fn` must be repeatable as a whole: it opens its own transaction. Other errors pass through at once, and
+    the last lost connection is raised when patience ends.
+    """
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        pause_s = state.next_action.sleep if state.next_action else 0.0
+        log.warning("Postgres is away (%s); trying again in %.1f s", reason, pause_s)
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_lost_connection),
+        wait=tenacity.wait_exponential_jitter(initial=0.5, max=8, jitter=0.5),
+        stop=tenacity.stop_after_delay(patience_s),
+        before_sleep=tell,
+        reraise=True,
+    )(fn)

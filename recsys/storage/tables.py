@@ -1,0 +1,157 @@
+"""All tables outside schema `raw`: keys, lists, publications, runs. The migrations create them; these name them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# What an owner of a list is, by kind of list.
+LIST_KINDS: Final = {
+    "default": "category_key, or 0 for the list of all items",
+    "personal": "user_key",
+    "ranked": "user_key",
+    "i2i": "item_key",
+    "similar": "item_key",
+}
+ALL_ITEMS_OWNER: Final = 0  # the owner of the default list over all categories
+
+_now = sa.text("now()")
+_empty_object = sa.text("'{}'::jsonb")
+
+
+def _created_at() -> sa.Column[object]:
+    return sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_now)
+
+
+# --- keys: external ids ↔ the integers that everything inside speaks in
+
+id_types = sa.Table(
+    "id_types",
+    metadata,
+    sa.Column("entity", sa.Text, primary_key=True),  # user, item or category
+    sa.Column("json_type", sa.Text, nullable=False),  # the JSON type of its external ids
+    sa.CheckConstraint("entity in ('user', 'item', 'category')", name="entity"),
+    sa.CheckConstraint("json_type in ('integer', 'string')", name="json_type"),
+)
+
+categories = sa.Table(
+    "categories",
+    metadata,
+    sa.Column("category_key", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("category_id", sa.Text, nullable=False, unique=True),
+    sa.Column("parent_category_key", sa.Integer),
+)
+
+items = sa.Table(
+    "items",
+    metadata,
+    sa.Column("item_key", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("item_id", sa.Text, nullable=False, unique=True),
+    sa.Column("category_key", sa.Integer),
+    sa.Column("available", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("title", sa.Text),
+    sa.Column("properties", JSONB, nullable=False, server_default=_empty_object),
+    sa.Column("first_seen_at", sa.DateTime(timezone=True)),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("user_key", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("user_id", sa.Text, nullable=False, unique=True),
+    sa.Column("first_seen_at", sa.DateTime(timezone=True)),
+    sa.Column("properties", JSONB, nullable=False, server_default=_empty_object),
+)
+
+# --- lists: one row per owner, one partition per version
+
+list_versions = sa.Table(
+    "list_versions",
+    metadata,
+    sa.Column("list_version_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("dataset", sa.Text, nullable=False),  # artifact reference
+    sa.Column("made_by", sa.Text, nullable=False),  # the step
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("n_rows", sa.BigInteger),
+    sa.Column("n_items", sa.BigInteger),  # distinct items in all its lists
+    sa.Column("item_keys", ARRAY(sa.Integer)),  # those items, ascending
+    sa.Column("sources", ARRAY(sa.Text), nullable=False),  # names that `lists.sources` indexes
+    sa.Column("checks", JSONB, nullable=False, server_default=_empty_object),  # what the writer counted
+    sa.Column("meta", JSONB, nullable=False, server_default=_empty_object),
+    _created_at(),
+    sa.UniqueConstraint("kind", "version"),
+    sa.CheckConstraint("status in ('writing', 'complete')", name="status"),
+    sa.CheckConstraint("kind in ('default', 'personal', 'ranked', 'i2i', 'similar')", name="kind"),
+)
+
+lists = sa.Table(
+    "lists",
+    metadata,
+    sa.Column("list_version_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("owner_key", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("item_keys", ARRAY(sa.Integer), nullable=False),  # best first
+    sa.Column("scores", ARRAY(sa.REAL), nullable=False),  # descending
+    sa.Column("sources", ARRAY(sa.SmallInteger), nullable=False),  # positions in list_versions.sources
+    postgresql_partition_by="LIST (list_version_id)",
+)
+
+# --- publications: what readers see is what the one pointer points to
+
+publications = sa.Table(
+    "publications",
+    metadata,
+    sa.Column("publication_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    _created_at(),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("manifest", JSONB, nullable=False),  # kind → list_version_id
+    sa.Column("models", JSONB, nullable=False, server_default=_empty_object),  # name → artifact reference
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("checks", JSONB, nullable=False, server_default=_empty_object),
+    # published: may serve; withdrawn: rolled back from; pruned: its lists are gone
+    sa.CheckConstraint("status in ('published', 'withdrawn', 'pruned')", name="status"),
+)
+
+publication_pointer = sa.Table(
+    "publication_pointer",
+    metadata,
+    sa.Column("singleton", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("publication_id", sa.BigInteger, sa.ForeignKey("publications.publication_id")),  # null: none yet
+    sa.Column("fence", sa.BigInteger, nullable=False),  # the newest fence taken
+    sa.Column("moved_at", sa.DateTime(timezone=True)),
+    sa.CheckConstraint("singleton", name="singleton"),
+)
+
+# --- how steps find each other's results: the newest succeeded row of a step for a data set
+
+training_runs = sa.Table(
+    "training_runs",
+    metadata,
+    sa.Column("run_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("artifact", sa.Text),
+    sa.Column("purpose", sa.Text, nullable=False, server_default="serving"),
+    sa.Column("as_of", sa.DateTime(timezone=True)),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("metrics", JSONB, nullable=False, server_default=_empty_object),
+    sa.Column("mlflow_run_id", sa.Text),
+    _created_at(),
+    sa.Index("ix_training_runs_step_dataset", "step", "dataset"),
+    sa.CheckConstraint("status in ('succeeded', 'refused', 'failed')", name="status"),
+)

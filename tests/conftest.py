@@ -1,0 +1,144 @@
+"""Real Postgres for every test that asks: one server a worker, one migrated database a module or a test.
+
+RECSYS_TEST_DATABASE_URL names a server to use instead of the embedded one; its user must be allowed to create
+databases. Databases are copies of a migrated template, named after what asked for them, and dropped at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def open_temporary_folder() -> Path:
+    """A new temporary folder that other users may enter (the embedded server does not run as root)."""
+    folder = Path(tempfile.mkdtemp(prefix="recsys-test-"))
+    folder.chmod(0o755)
+    return folder
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run statements outside of a transaction."""
+    with closing(psycopg2.connect(url, connect_timeout=10)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of the maintenance database of a server that lives as long as the tests."""
+    if url := os.environ.get("RECSYS_TEST_DATABASE_URL"):
+        yield url
+        return
+    from recsys.storage import embedded
+
+    folder = open_temporary_folder()
+    call = [sys.executable, "-m", "recsys.storage.embedded", "--dir", str(folder), "--port", str(free_port())]
+    with (folder / "keeper.log").open("ab") as output:
+        keeper = subprocess.Popen(call, stderr=output)
+    try:
+        deadline = time.monotonic() + embedded.START_S
+        while (server := embedded.running(folder)) is None:
+            assert keeper.poll() is None, (folder / "keeper.log").read_text()
+            assert time.monotonic() < deadline, "the embedded Postgres was not ready in time"
+            time.sleep(0.1)
+        url = server.url("postgres")
+        execute(url, "alter system set fsync = off", "alter system set synchronous_commit = off")
+        execute(url, "select pg_reload_conf()")
+        yield url
+    finally:
+        keeper.terminate()
+        keeper.wait(embedded.STOP_S)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sibling(url: str, database: str) -> str:
+    """The URL of another database of the same server."""
+    return sa.make_url(url).set(database=database).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: str) -> Iterator[str]:
+    """Name of a migrated database that others are copied from."""
+    from recsys.storage.engine import engine_of, migrate
+
+    name = f"recsys_template_{WORKER}_{os.getpid()}"
+    execute(postgres_server, f'create database "{name}"')
+    engine = engine_of(sibling(postgres_server, name))
+    migrate(engine)
+    engine.dispose()
+    yield name
+    execute(postgres_server, f'drop database if exists "{name}" with (force)')
+
+
+@contextmanager
+def database_named(server: str, template: str, asked_by: str) -> Iterator[str]:
+    """URL of a new copy of the template, named after who asked for it; dropped on leaving."""
+    name = re.sub(r"[^a-z0-9]+", "_", asked_by.lower()).strip("_")[-40:] + f"_{WORKER}_{os.getpid()}"
+    execute(server, f'drop database if exists "{name}" with (force)', f'create database "{name}" template "{template}"')
+    try:
+        yield sibling(server, name)
+    finally:
+        execute(server, f'drop database if exists "{name}" with (force)')
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[sa.Engine]:
+    from recsys.storage.engine import engine_of
+
+    engine = engine_of(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: str, template_database: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a fresh migrated database that the tests of one module share."""
+    with database_named(postgres_server, template_database, request.node.name.removesuffix(".py")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def database(database_url: str) -> Iterator[sa.Engine]:
+    """Engine on a fresh migrated database that the tests of one module share."""
+    with _engine(database_url) as engine:
+        yield engine
+
+
+@pytest.fixture
+def clean_database_url(postgres_server: str, template_database: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a fresh migrated database for one test alone."""
+    with database_named(postgres_server, template_database, request.node.name) as url:
+        yield url
+
+
+@pytest.fixture
+def clean_database(clean_database_url: str) -> Iterator[sa.Engine]:
+    """Engine on a fresh migrated database for one test alone."""
+    with _engine(clean_database_url) as engine:
+        yield engine
