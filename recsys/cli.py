@@ -1,0 +1,215 @@
+"""`recsys …`: every step of the pipeline without Airflow, and what people on call need."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recsys import log
+from recsys.errors import InputError, RecsysError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+publications = typer.Typer(no_args_is_help=True, help="What readers see: list, verify, roll back.")
+app.add_typer(publications, name="publications")
+
+DatasetOption = Annotated[str | None, typer.Option(help="Reference of a data set, dataset/…; the newest by default.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Make it again although the inputs did not change.")]
+
+
+def _print(result: Any) -> None:
+    typer.echo(json.dumps(result, indent=1, default=str))
+
+
+@app.command("generate")
+def generate(
+    folder: Path,
+    users: Annotated[int, typer.Option(min=10, max=1_500_000)] = 5_000,
+    items: Annotated[int, typer.Option(min=10)] = 1_000,
+    events: Annotated[int, typer.Option(min=100)] = 100_000,
+    seed: int = 42,
+) -> None:
+    """Write the files of a generated shop (RetailRocket's three) into FOLDER."""
+    from recsys.steps import generate_shop
+
+    _print(generate_shop.run(folder, n_users=users, n_items=items, n_events=events, seed=seed))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="retailrocket, movielens, online-retail, table, generated …")],
+    path: Path,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE for the source, e.g. -o user=customer_id.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Empty the database first: raw tables, keys, lists, publications.")
+    ] = False,
+) -> None:
+    """Load the files of a SOURCE at PATH into schema raw; resumes where a killed load stopped."""
+    from recsys.steps import import_raw
+
+    options: dict[str, str] = {}
+    for pair in option or []:
+        name, found, value = pair.partition("=")
+        if not found or not name:
+            raise InputError(f"--option {pair!r} is not of the form NAME=VALUE")
+        options[name] = value
+    _print(import_raw.run(source, str(path), options=options, replace=replace))
+
+
+@app.command("prepare-dataset")
+def prepare_dataset(
+    as_of: Annotated[
+        str | None, typer.Option(help="Use only what happened before this instant, ISO 8601, UTC.")
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Prepare a data set from the raw tables: keys, items, users, events, as of an instant."""
+    from recsys.steps import prepare_dataset
+
+    _print(prepare_dataset.run(as_of=as_of, force=force))
+
+
+@app.command("train-als")
+def train_als(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+    """Train ALS: for the ranker's label windows, and for serving."""
+    from recsys.steps import train_als
+
+    _print(train_als.run(dataset=dataset, force=force))
+
+
+@app.command("train-deepfm")
+def train_deepfm(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+    """Train DeepFM: for the ranker's label windows, and for serving."""
+    from recsys.steps import train_deepfm
+
+    _print(train_deepfm.run(dataset=dataset, force=force))
+
+
+@app.command("default-recommendations")
+def default_recommendations(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+    """Write the default lists: popular items overall and by category."""
+    from recsys.steps import default_recommendations
+
+    _print(default_recommendations.run(dataset=dataset, force=force))
+
+
+@app.command("personal-recommendations")
+def personal_recommendations(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+    """Write the personal lists of ALS."""
+    from recsys.steps import personal_recommendations
+
+    _print(personal_recommendations.run(dataset=dataset, force=force))
+
+
+@app.command("i2i-recommendations")
+def i2i_recommendations(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+    """Write the item-to-item lists of co-visitation."""
+    from recsys.steps import i2i_recommendations
+
+    _print(i2i_recommendations.run(dataset=dataset, force=force))
+
+
+@app.command("similar-items")
+def similar_items(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+    """Write the lists of similar items, by ALS' item factors."""
+    from recsys.steps import similar_items
+
+    _print(similar_items.run(dataset=dataset, force=force))
+
+
+@app.command("train-ranker")
+def train_ranker(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+    """Train the CatBoost ranker and let the gate decide."""
+    from recsys.steps import train_ranker
+
+    _print(train_ranker.run(dataset=dataset, force=force))
+
+
+@app.command("rank-users")
+def rank_users(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+    """Write the ranked lists of the champion."""
+    from recsys.steps import rank_users
+
+    _print(rank_users.run(dataset=dataset, force=force))
+
+
+@app.command("publish")
+def publish(dataset: DatasetOption = None) -> None:
+    """Check the newest lists of a data set and move the pointer to them."""
+    from recsys.steps import publish
+
+    _print(publish.run(dataset=dataset))
+
+
+@app.command("run-all")
+def run_all(
+    as_of: Annotated[
+        str | None, typer.Option(help="Use only what happened before this instant, ISO 8601, UTC.")
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """The whole nightly pipeline in order, in this process, from the raw tables to the publication."""
+    from recsys.steps import run_all
+
+    _print(run_all.run(as_of=as_of, force=force))
+
+
+@app.command("evaluate")
+def evaluate(
+    dataset: DatasetOption = None,
+    cuts: Annotated[int, typer.Option(min=1, max=26, help="Number of cuts, one window apart.")] = 4,
+    days: Annotated[float, typer.Option(min=0.01, help="Length of a label window in days.")] = 14,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report as JSON and CSV.")] = None,
+) -> None:
+    """Measure popularity, each generator and the two-stage result on past label windows (protocol B4)."""
+    from recsys.steps import evaluate
+
+    evaluate.run(dataset=dataset, cuts=cuts, days=days, out=out)
+
+
+@publications.command("list")
+def publications_list(limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
+    """The newest publications; the one that readers see is marked."""
+    from recsys.steps import publications
+
+    publications.show(limit=limit)
+
+
+@publications.command("verify")
+def publications_verify(
+    publication: Annotated[int | None, typer.Argument(help="Its number; the live one by default.")] = None,
+) -> None:
+    """Check the stored rows of a publication against every invariant."""
+    from recsys.steps import publications
+
+    _print(publications.verify(publication))
+
+
+@publications.command("rollback")
+def publications_rollback(
+    to: Annotated[
+        int | None, typer.Option(help="Number of a publication; the one before the live one by default.")
+    ] = None,
+) -> None:
+    """Move the pointer back to an older publication."""
+    from recsys.steps import publications
+
+    _print(publications.rollback(to))
+
+
+def main() -> None:
+    """Entry point of the command `recsys`: errors made on purpose are one line, not a stack trace."""
+    log.setup()
+    try:
+        app()
+    except RecsysError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+
+
+if __name__ == "__main__":
+    main()

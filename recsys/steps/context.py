@@ -1,0 +1,190 @@
+"""What every step stands on: settings, database, artifacts, MLflow, and the record of what steps have made.
+
+Steps find each other's results in `training_runs`, always for one named data set and never by "latest":
+`dataset=None` resolves once, to the newest prepared data set, and everything after is looked up for that one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+import sqlalchemy as sa
+
+from recsys import log
+from recsys import settings as settings_module
+from recsys.artifacts import ArtifactStore, Manifest
+from recsys.data.dataset import Dataset
+from recsys.errors import ModelError, NotFoundError
+from recsys.settings import Settings
+from recsys.storage.engine import engine, with_patience
+from recsys.storage.tables import training_runs
+from recsys.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SERVING = "serving"
+HISTORY = "history"  # fitted on data before a label window, for the ranker's training rows alone
+
+
+@dataclass
+class Context:
+    """The services of one step; opened by the step itself, or given by a test."""
+
+    settings: Settings
+    engine: sa.Engine
+    store: ArtifactStore
+    tracker: Tracker
+    _open: dict[str, Dataset] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Context:
+        """Everything that the settings name; starts the embedded Postgres when no other is named."""
+        chosen = settings or settings_module.load()
+        return cls(
+            chosen,
+            engine(chosen),
+            ArtifactStore(chosen.artifact_root, chosen.local_dir / "cache"),
+            Tracker(chosen.mlflow_tracking_uri, f"{chosen.artifact_root}/mlflow"),
+        )
+
+    def dataset(self, ref: str | None = None) -> tuple[str, Dataset]:
+        """A prepared data set by reference, the newest one when `ref` is None; its files are checked once."""
+        if ref is None:
+            ref = self.newest("prepare_dataset")
+            if ref is None:
+                raise NotFoundError(
+                    "no data set is prepared yet; run `recsys prepare-dataset` (DAG prepare_dataset) first"
+                )
+        if ref not in self._open:
+            folder, _ = self.store.open(ref)
+            self._open[ref] = Dataset(folder)
+        return ref, self._open[ref]
+
+    def newest(self, step: str, dataset: str | None = None, *, purpose: str = SERVING) -> str | None:
+        """The artifact of the newest succeeded run of a step (for one data set), None when there is none."""
+        query = (
+            sa.select(training_runs.c.artifact)
+            .where(training_runs.c.step == step, training_runs.c.status == "succeeded")
+            .where(training_runs.c.purpose == purpose)
+            .order_by(training_runs.c.as_of.desc(), training_runs.c.run_id.desc())
+            .limit(1)
+        )
+        if dataset is not None:
+            query = query.where(training_runs.c.dataset == dataset)
+        with self.engine.connect() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def history(self, step: str, dataset: str) -> dict[int, str]:
+        """The artifacts that a step fitted for the ranker's label windows: cut (microseconds) → reference."""
+        query = (
+            sa.select(training_runs.c.as_of, training_runs.c.artifact)
+            .where(training_runs.c.step == step, training_runs.c.dataset == dataset)
+            .where(training_runs.c.purpose == HISTORY, training_runs.c.status == "succeeded")
+            .order_by(training_runs.c.run_id)
+        )
+        with self.engine.connect() as connection:
+            return {to_microseconds(as_of): ref for as_of, ref in connection.execute(query)}
+
+    def verdict(self, step: str, dataset: str, artifact: str) -> tuple[bool, str] | None:
+        """Whether an artifact was accepted when it was made, and why; None when this step did not get that far."""
+        query = (
+            sa.select(training_runs.c.status, training_runs.c.reason)
+            .where(training_runs.c.step == step, training_runs.c.dataset == dataset)
+            .where(training_runs.c.artifact == artifact, training_runs.c.purpose == SERVING)
+            .order_by(training_runs.c.run_id.desc())
+            .limit(1)
+        )
+        with self.engine.connect() as connection:
+            found = connection.execute(query).first()
+        return None if found is None else (found.status == "succeeded", found.reason or "")
+
+    def known(self, artifact: str) -> bool:
+        """Whether some step of this database made the artifact: a champion of another world does not count."""
+        query = sa.select(training_runs.c.run_id).where(training_runs.c.artifact == artifact).limit(1)
+        with self.engine.connect() as connection:
+            return connection.execute(query).first() is not None
+
+    def champion(self, model: str) -> str | None:
+        """The artifact of the champion in MLflow, None when there is none that this database knows."""
+        ref = self.tracker.champion(model)
+        return ref if ref is not None and self.known(ref) and self.store.exists(ref) else None
+
+    def record(
+        self,
+        step: str,
+        dataset: str,
+        artifact: str | None,
+        *,
+        as_of: int,
+        purpose: str = SERVING,
+        status: str = "succeeded",
+        reason: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        mlflow_run_id: str | None = None,
+    ) -> None:
+        """Write down what a step made (`as_of` in microseconds); the same result stands once, as the newest."""
+        row = {
+            "step": step,
+            "dataset": dataset,
+            "artifact": artifact,
+            "purpose": purpose,
+            "as_of": from_microseconds(as_of),
+            "status": status,
+            "reason": reason,
+            "metrics": {k: float(v) for k, v in (metrics or {}).items() if v == v},
+            "mlflow_run_id": mlflow_run_id,
+        }
+        same = [
+            training_runs.c[name] == row[name] for name in ("step", "dataset", "artifact", "purpose", "as_of", "status")
+        ]
+        with self.engine.begin() as connection:
+            connection.execute(training_runs.delete().where(*same))
+            connection.execute(training_runs.insert().values(row))
+
+
+def require_purpose(manifest: Manifest, purpose: str) -> None:
+    """Refuse a model that was fitted for something else than `purpose`."""
+    found = manifest.meta.get("purpose")
+    if found == purpose:
+        return
+    if found == HISTORY:
+        raise ModelError(
+            f"{manifest.ref} was fitted on data before a label window, for the ranker's training rows; "
+            f"it must not serve. Use the artifact with purpose {SERVING!r} of the same run"
+        )
+    raise ModelError(f"{manifest.ref} was fitted for {found!r}; its use for {purpose!r} would leak the labels' window")
+
+
+def step(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function a step: it logs how long it took, and starts over while Postgres is away for a while."""
+    name = function.__module__.rsplit(".", 1)[-1]
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        log.setup()
+        started = time.monotonic()
+        logger.info("%s: start %s", name, {k: v for k, v in kwargs.items() if v is not None})
+        patience_s = settings_module.load().database_patience_s
+        result = with_patience(lambda: function(*args, **kwargs), patience_s)
+        logger.info("%s: done in %.1f s: %s", name, time.monotonic() - started, result)
+        return result
+
+    return wrapped
+
+
+def to_microseconds(instant: dt.datetime) -> int:
+    """A UTC instant as microseconds since the epoch."""
+    return (instant - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+
+
+def from_microseconds(instant: int) -> dt.datetime:
+    """Microseconds since the epoch as a UTC instant."""
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=int(instant))

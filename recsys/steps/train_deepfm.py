@@ -1,0 +1,14 @@
+"""Train DeepFM for a data set: for the ranker's label windows, and for serving."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recsys.steps.context import Context, step
+from recsys.steps.train_generator import train_generator
+
+
+@step
+def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
+    """Train and register; see `train_generator`. `dataset`: a reference, the newest data set when None."""
+    return train_generator(ctx or Context.open(), "deepfm", dataset, force=force)

@@ -1,0 +1,241 @@
+"""Train one candidate generator for a data set: once per label window of the ranker, and once for serving.
+
+The history models see only what lies before their window. The newest of them is measured on its window, beside
+popularity; that decides whether the serving model, fitted on everything, becomes the champion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import recsys
+from recsys.artifacts import version_of
+from recsys.candidates import registry
+from recsys.data.dataset import Dataset
+from recsys.evaluation import gate, plots
+from recsys.evaluation.metrics import accuracy, novelty, user_coverage
+from recsys.evaluation.protocol import Task, Window, labels_of, seen_items
+from recsys.ranking.windows import training_windows
+from recsys.steps.context import HISTORY, SERVING, Context, from_microseconds, require_purpose
+from recsys.tracking import Run
+from recsys.types import CandidateGenerator, Candidates, Interactions
+
+logger = logging.getLogger(__name__)
+
+MAX_MEASURED_USERS = 10_000  # of the newest label window; a sample of this size is exact to half a per cent
+LIST_LENGTH = 100
+
+# A generator is refused when it is broken or far worse than popularity: how good it must be is the ranker's
+# business, which may use the candidates of a weak generator well.
+BOUNDS = gate.Bounds(max_relative_loss=0.5)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit of the generator, planned: on everything before `cut_at`, for one purpose."""
+
+    cut_at: int  # microseconds
+    purpose: str
+    version: str  # derived from all that goes in
+    inputs: dict[str, str]
+    meta: dict[str, Any]
+
+
+def train_generator(ctx: Context, name: str, dataset: str | None, *, force: bool = False) -> dict[str, Any]:
+    """Fit, measure, judge and register the generator `name`; the references of what was fitted, and the verdict.
+
+    Finds its own results of an earlier run with the same inputs and does nothing twice, unless `force`.
+    Raises ModelError when a fit is not finite.
+    """
+    step = f"train_{name}"
+    ref, data = ctx.dataset(dataset)
+    interactions = data.interactions()
+    windows = training_windows(interactions, n=ctx.settings.n_label_windows, days=ctx.settings.label_window_days)
+    plan = _plan(ctx, name, ref, [w.cut_at for w in windows], data.meta.as_of)
+    serving = f"{name}/{plan[-1].version}"
+    history = [f"{name}/{fit.version}" for fit in plan[:-1]]
+    verdict = None if force else ctx.verdict(step, ref, serving)
+    if verdict is None or not all(ctx.store.exists(one) for one in [*history, serving]):
+        verdict = _train(ctx, step, name, ref, data, interactions, windows[-1], plan, force=force)
+    else:
+        logger.info("%s was trained from the same inputs before: %s", name, serving)
+    accepted, reason = verdict
+    return {"dataset": ref, "serving": serving, "history": history, "accepted": accepted, "reason": reason}
+
+
+def _plan(ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int) -> list[Fit]:
+    """The fits to make, oldest first; one of a kind that continues depends on the one before."""
+    params = ctx.settings.generator_params.get(name, {})
+    continues = registry.continues(name)
+    plan: list[Fit] = []
+    for cut_at, purpose in [*((cut, HISTORY) for cut in cuts), (as_of, SERVING)]:
+        inputs = {"dataset": dataset}
+        if continues and plan:
+            inputs["earlier"] = f"{name}/{plan[-1].version}"
+        meta = {"purpose": purpose, "cut_at": cut_at, "params": params, "code_version": recsys.__version__}
+        plan.append(Fit(cut_at, purpose, version_of(from_microseconds(cut_at), inputs | meta), inputs, meta))
+    return plan
+
+
+def _train(
+    ctx: Context,
+    step: str,
+    name: str,
+    ref: str,
+    data: Dataset,
+    interactions: Interactions,
+    newest: Window,
+    plan: list[Fit],
+    *,
+    force: bool,
+) -> tuple[bool, str]:
+    """Make what is missing of the plan within one MLflow run; whether the serving model was accepted, and why."""
+    params = dataclasses.asdict(registry.make(name, plan[-1].meta["params"]))  # type: ignore[call-overload]
+    tags = {"dataset": ref, "step": step, "code_version": recsys.__version__}
+    with ctx.tracker.run(
+        name, f"{name} {data.meta.as_of_at:%Y-%m-%d}", params=params | {"dataset": ref}, tags=tags
+    ) as run:
+        for fit in plan:
+            seconds = _fit(ctx, name, fit, data, interactions, force=force)
+            run.metrics({f"seconds.{fit.purpose}": seconds}, step=fit.cut_at // 1_000_000)
+            run.tag(f"artifact.{fit.purpose}.{from_microseconds(fit.cut_at):%Y%m%d}", f"{name}/{fit.version}")
+        decision, metrics = _measure(ctx, run, name, plan, data, interactions, newest)
+        serving = f"{name}/{plan[-1].version}"
+        version = ctx.tracker.register(name, serving, run.run_id, tags={"dataset": ref, **_texts(metrics)})
+        run.tag("gate", decision.reason)
+        if decision.accepted:
+            ctx.tracker.promote(name, version)
+        else:
+            ctx.tracker.refuse(name, version, decision.reason)
+    for fit in plan[:-1]:
+        ctx.record(step, ref, f"{name}/{fit.version}", as_of=fit.cut_at, purpose=HISTORY, mlflow_run_id=run.run_id)
+    ctx.record(
+        step,
+        ref,
+        serving,
+        as_of=plan[-1].cut_at,
+        status="succeeded" if decision.accepted else "refused",
+        reason=decision.reason,
+        metrics=metrics,
+        mlflow_run_id=run.run_id,
+    )
+    return decision.accepted, decision.reason
+
+
+def _fit(ctx: Context, name: str, fit: Fit, data: Dataset, interactions: Interactions, *, force: bool) -> float:
+    """Make one artifact of the plan, or find it; the seconds it took."""
+
+    def make(folder: Path, meta: dict[str, Any]) -> None:
+        generator = registry.make(name, fit.meta["params"])
+        history, catalogue = interactions.before(fit.cut_at), data.catalogue(fit.cut_at)
+        start_from = {}
+        if "earlier" in fit.inputs:
+            start_from["start_from"] = registry.load(name, ctx.store.open(fit.inputs["earlier"])[0])
+        generator.fit(history, catalogue, **start_from).save(folder)
+        meta |= {"n_events": len(history), "n_items": len(catalogue)}
+
+    started = time.monotonic()
+    manifest, made = ctx.store.get_or_make(
+        name, fit.version, make, made_by=f"train_{name}", inputs=fit.inputs, meta=fit.meta, force=force
+    )
+    seconds = time.monotonic() - started
+    verb = "fitted" if made else "found"
+    logger.info(
+        "%s for %s up to %s: %s, %.1f s", verb, fit.purpose, from_microseconds(fit.cut_at), manifest.ref, seconds
+    )
+    return seconds
+
+
+def load_generator(ctx: Context, ref: str, purpose: str) -> CandidateGenerator:
+    """A fitted generator from its artifact; ModelError when it was fitted for another purpose."""
+    folder, manifest = ctx.store.open(ref)
+    require_purpose(manifest, purpose)
+    return registry.load(manifest.kind, folder)
+
+
+def _measure(
+    ctx: Context,
+    run: Run,
+    name: str,
+    plan: list[Fit],
+    data: Dataset,
+    interactions: Interactions,
+    window: Window,
+) -> tuple[gate.GateDecision, dict[str, float]]:
+    """The newest history model on the newest label window, beside popularity: metrics, plots, the verdict."""
+    history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
+    labels = labels_of(
+        interactions,
+        window,
+        Task.DISCOVERY,
+        label_event_types=data.meta.label_event_types,
+        bought_event_types=data.meta.bought_event_types,
+    )
+    if len(labels) > MAX_MEASURED_USERS:
+        rng = np.random.default_rng(ctx.settings.seed)
+        labels = labels.of_users(rng.choice(labels.user_key, MAX_MEASURED_USERS, replace=False))
+    bought = history.of_types(data.meta.bought_event_types)
+    seen = seen_items(bought, labels.user_key, int(catalogue.item_key.max()) + 1)
+    model = load_generator(ctx, f"{name}/{plan[-2].version}", HISTORY)
+    popular = registry.make("popular", ctx.settings.generator_params.get("popular", {})).fit(history, catalogue)
+    lists = {
+        source: generator.candidates(labels.user_key, LIST_LENGTH, seen=seen)
+        for source, generator in ((name, model), ("popular", popular))
+    }
+    values = {
+        source: gate.segment_values(found.item_key, labels, history, catalogue) for source, found in lists.items()
+    }
+    found = lists[name]
+    answered = Candidates(*(part[found.n_found > 0] for part in (found.owner_key, found.item_key, found.score)))
+    decision = gate.decide(
+        {"all": values[name]["all"]},
+        None,
+        {"all": values["popular"]["all"]},
+        gate.list_facts(answered, catalogue),
+        BOUNDS,
+        seed=ctx.settings.seed,
+    )
+    n_users_by_item = np.bincount(
+        np.unique((history.user_key.astype(np.int64) << 32) | history.item_key) & 0xFFFFFFFF,
+        minlength=int(catalogue.item_key.max()) + 1,
+    )
+    metrics = {metric: float(v.mean()) for metric, v in accuracy(found.item_key, labels).items()}
+    metrics |= {f"ndcg@10.{segment}": float(v.mean()) for segment, v in values[name].items() if len(v)}
+    metrics |= {f"popular.ndcg@10.{segment}": float(v.mean()) for segment, v in values["popular"].items() if len(v)}
+    facts = gate.list_facts(found, catalogue)
+    metrics |= {
+        "novelty@5": float(np.nanmean(novelty(found.item_key, n_users_by_item, len(np.unique(history.user_key)))))
+        if len(answered.owner_key)
+        else 0.0,
+        "item_coverage": facts.item_coverage,
+        "user_coverage": user_coverage(found.item_key),
+        "share_top_1%": facts.top_item_share,
+        "users": float(len(labels)),
+    }
+    run.metrics(metrics)
+    shown = {source: one.item_key for source, one in lists.items()}
+    run.figure("popularity", plots.popularity_curve(shown, len(catalogue)))
+    run.figure("coverage", plots.coverage_curve(shown, len(catalogue)))
+    _log_learning_curve(run, load_generator(ctx, f"{name}/{plan[-1].version}", SERVING))
+    return decision, metrics
+
+
+def _log_learning_curve(run: Run, model: CandidateGenerator) -> None:
+    """The curves of a generator that learns in epochs, each as a metric and all as plots by what they measure."""
+    curves: dict[str, list[float]] = getattr(model, "training_curve", {})
+    for name, values in curves.items():
+        run.curve(f"curve.{name}", values)
+    for measure in sorted({name.removeprefix("validation_") for name in curves}):
+        same = {name: values for name, values in curves.items() if name.removeprefix("validation_") == measure}
+        run.figure(f"learning_curve_{measure}", plots.learning_curve(same, y_label=measure))
+
+
+def _texts(metrics: dict[str, float]) -> dict[str, str]:
+    return {"ndcg_at_10": f"{metrics['ndcg@10']:.4f}", "popular_ndcg_at_10": f"{metrics['popular.ndcg@10.all']:.4f}"}
