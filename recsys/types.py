@@ -114,6 +114,28 @@ class Candidates:
         return (self.item_key >= 0).sum(axis=1)
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Recommendation lists as they are stored and served: one row per owner, best first, padded at the end with -1."""
+
+    owner_key: Keys  # (n_owners,): user, item or category keys, by kind of list
+    item_key: Keys  # (n_owners, k)
+    score: Scores  # (n_owners, k), descending; of no meaning where padded
+    source: NDArray[np.int16]  # (n_owners, k): position in the list version's names of sources
+
+    def __len__(self) -> int:
+        return len(self.owner_key)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """How many items each list holds, (n_owners,)."""
+        return (self.item_key >= 0).sum(axis=1)
+
+    def take(self, rows: NDArray[Any] | slice) -> Lists:
+        """The lists that a mask (n_owners,), positions or a slice select."""
+        return Lists(self.owner_key[rows], self.item_key[rows], self.score[rows], self.source[rows])
+
+
 @runtime_checkable
 class CandidateGenerator(Protocol):
     """A first stage: learns from interactions before a cut, then proposes and scores items for users.
