@@ -1,0 +1,33 @@
+"""Write the item-to-item lists: what follows an item in time, by co-visitation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from recsys.candidates.covisitation import Covisitation
+from recsys.steps.context import Context, step
+from recsys.steps.write_lists import blocks, to_lists, write_lists
+from recsys.types import Lists
+
+
+@step
+def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
+    """Neighbours of every item that has events; `dataset`: the newest when None."""
+    ctx = ctx or Context.open()
+    ref, data = ctx.dataset(dataset)
+    params = ctx.settings.generator_params.get("covisitation", {})
+    length = ctx.settings.neighbours
+
+    def make() -> Iterator[Lists]:
+        interactions, catalogue = data.interactions(), data.catalogue()
+        model = Covisitation(**params).fit(interactions, catalogue)
+        for items in blocks(np.unique(interactions.item_key)):
+            yield to_lists(model.similar(items, length), catalogue)
+
+    inputs = {"covisitation": params, "length": length}
+    return write_lists(
+        ctx, "i2i", "i2i_recommendations", ref, data, make, sources=["covisitation"], inputs=inputs, force=force
+    )

@@ -1,0 +1,32 @@
+"""Write the personal lists: ALS' best items for every active user, without what the user bought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from recsys.steps.context import SERVING, Context, step
+from recsys.steps.train_generator import load_generator
+from recsys.steps.write_lists import blocks, bought, champion_of, recent_users, to_lists, write_lists
+from recsys.types import Lists
+
+
+@step
+def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
+    """Lists for the most recently active users, up to `max_personal_users`; `dataset`: the newest when None."""
+    ctx = ctx or Context.open()
+    ref, data = ctx.dataset(dataset)
+    model = champion_of(ctx, "als")
+    length, most = ctx.settings.list_length, ctx.settings.max_personal_users
+
+    def make() -> Iterator[Lists]:
+        als = load_generator(ctx, model, SERVING)
+        interactions, catalogue = data.interactions(), data.catalogue()
+        for users in blocks(recent_users(interactions, most)):
+            seen = bought(data, interactions, users, catalogue)
+            yield to_lists(als.candidates(users, length, seen=seen), catalogue)
+
+    inputs = {"model": model, "length": length, "max_users": most}
+    return write_lists(
+        ctx, "personal", "personal_recommendations", ref, data, make, sources=["als"], inputs=inputs, force=force
+    )

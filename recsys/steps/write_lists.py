@@ -1,0 +1,94 @@
+"""Candidates become stored lists: what the list steps share."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import recsys
+from recsys.artifacts import version_of
+from recsys.data.dataset import Dataset
+from recsys.errors import NotFoundError
+from recsys.evaluation.protocol import seen_items
+from recsys.steps.context import Context
+from recsys.storage import lists as list_store
+from recsys.types import Candidates, Catalogue, Interactions, Keys, Lists
+
+OWNERS_PER_BLOCK = 20_000
+
+
+def write_lists(
+    ctx: Context,
+    kind: str,
+    step: str,
+    dataset: str,
+    data: Dataset,
+    make: Callable[[], Iterator[Lists]],
+    *,
+    sources: Sequence[str],
+    inputs: Mapping[str, Any],
+    force: bool,
+) -> dict[str, Any]:
+    """Write a list version named after what goes in; a version that is complete is found, unless `force`.
+
+    Raises EmptyResultError when no list came out: a green run means that lists are there.
+    """
+    ingredients = {"kind": kind, "dataset": dataset, "code": recsys.__version__, **inputs}
+    if force:
+        ingredients["made_at"] = dt.datetime.now(dt.UTC).isoformat()
+    written = list_store.write(
+        ctx.engine,
+        kind,
+        version_of(data.meta.as_of_at, ingredients),
+        make,
+        dataset=dataset,
+        made_by=step,
+        sources=sources,
+        meta=dict(inputs),
+    )
+    ctx.record(step, dataset, f"{kind}/{written.version}", as_of=data.meta.as_of, metrics={"n_rows": written.n_rows})
+    return {"dataset": dataset, "list_version": written.list_version_id, "n_rows": written.n_rows}
+
+
+def champion_of(ctx: Context, model: str) -> str:
+    """The artifact that serves for `model`; NotFoundError says which step to run."""
+    ref = ctx.champion(model)
+    if ref is None:
+        raise NotFoundError(f"no {model} model has been accepted yet; run train_{model} and read what its gate said")
+    return ref
+
+
+def to_lists(candidates: Candidates, catalogue: Catalogue, source: int = 0) -> Lists:
+    """Lists of one source, without items that the catalogue does not offer now, and without empty lists."""
+    at = catalogue.positions(candidates.item_key)
+    offered = (candidates.item_key >= 0) & (at >= 0) & catalogue.available[np.maximum(at, 0)]
+    order = np.argsort(~offered, axis=1, kind="stable")  # what is offered moves up, in its order
+    keys = np.take_along_axis(np.where(offered, candidates.item_key, -1), order, axis=1)
+    scores = np.take_along_axis(np.where(offered, candidates.score, np.nan), order, axis=1).astype(np.float32)
+    there = (keys >= 0).any(axis=1)
+    sources = np.where(keys >= 0, source, 0).astype(np.int16)
+    return Lists(candidates.owner_key[there], keys[there].astype(np.int32), scores[there], sources[there])
+
+
+def recent_users(interactions: Interactions, n: int) -> Keys:
+    """The `n` most recently active users, by ascending key."""
+    last_first = interactions.user_key[::-1]
+    users, first = np.unique(last_first, return_index=True)
+    if len(users) > n:
+        users = np.sort(users[np.argsort(first, kind="stable")[:n]])
+    return users.astype(np.int32)
+
+
+def blocks(keys: Keys) -> Iterator[Keys]:
+    """`keys` in runs of bounded length."""
+    for start in range(0, len(keys), OWNERS_PER_BLOCK):
+        yield keys[start : start + OWNERS_PER_BLOCK]
+
+
+def bought(data: Dataset, interactions: Interactions, user_keys: Keys, catalogue: Catalogue) -> Any:
+    """What each of `user_keys` bought, in the form that generators take as `seen`."""
+    width = max(int(interactions.item_key.max(initial=0)), int(catalogue.item_key.max(initial=0))) + 1
+    return seen_items(interactions.of_types(data.meta.bought_event_types), user_keys, width)
