@@ -1,0 +1,167 @@
+"""What a source is: a reader that brings one raw format to four streams of rows.
+
+A stream has RetailRocket's columns (`STREAMS`). A source lists its parts, one per stream and file; a part is
+read in chunks, always the same ones for the same file, so that an import can go on where it was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Final, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.errors import InputError
+
+IdType = Literal["integer", "string"]
+
+EVENTS: Final = "events"
+ITEM_PROPERTIES: Final = "item_properties"
+USER_PROPERTIES: Final = "user_properties"
+CATEGORY_TREE: Final = "category_tree"
+
+# Timestamps are milliseconds since the epoch, UTC; ids are text.
+STREAMS: Final[dict[str, pa.Schema]] = {
+    EVENTS: pa.schema(
+        [
+            pa.field("timestamp", pa.int64(), nullable=False),
+            pa.field("visitorid", pa.string(), nullable=False),
+            pa.field("event", pa.string(), nullable=False),
+            pa.field("itemid", pa.string(), nullable=False),
+            pa.field("transactionid", pa.string()),
+            pa.field("value", pa.float64()),
+        ]
+    ),
+    ITEM_PROPERTIES: pa.schema(
+        [
+            pa.field("timestamp", pa.int64(), nullable=False),
+            pa.field("itemid", pa.string(), nullable=False),
+            pa.field("property", pa.string(), nullable=False),
+            pa.field("value", pa.string()),
+        ]
+    ),
+    USER_PROPERTIES: pa.schema(
+        [
+            pa.field("timestamp", pa.int64(), nullable=False),
+            pa.field("visitorid", pa.string(), nullable=False),
+            pa.field("property", pa.string(), nullable=False),
+            pa.field("value", pa.string()),
+        ]
+    ),
+    CATEGORY_TREE: pa.schema([pa.field("categoryid", pa.string(), nullable=False), pa.field("parentid", pa.string())]),
+}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a source says of its data: the JSON types of its ids, and what its event types mean."""
+
+    user_id_type: IdType
+    item_id_type: IdType
+    category_id_type: IdType
+    event_weights: dict[str, float]  # every event type that occurs → its weight
+    label_event_types: tuple[str, ...]  # what the ranker learns to bring about
+    bought_event_types: tuple[str, ...]  # after these an item is not recommended again
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that cannot be used. `line` counts the file's records from 1, a header included; so it is the line
+    number unless the file holds blank lines or line breaks inside values."""
+
+    line: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a part. `end`: how many records of the file are dealt with after this chunk."""
+
+    rows: pa.RecordBatch  # schema of the part's stream
+    end: int
+    rejected: list[Rejected] = field(default_factory=list)
+    left_out: Mapping[str, int] = field(default_factory=dict)  # reason → rows left out on purpose
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one stream that come from one file.
+
+    `read` starts anew at each call. It raises InputError, naming file and column, for a missing column, an
+    empty file or a file of another format.
+    """
+
+    stream: str  # a key of STREAMS
+    path: Path
+    name: str  # the file as people know it: its path relative to what was imported
+    read: Callable[[], Iterator[Chunk]]
+
+
+class Source(Protocol):
+    """One raw format. `tests/contracts/test_sources.py` is the full statement of what an implementation promises."""
+
+    name: ClassVar[str]
+    option_names: ClassVar[tuple[str, ...]]
+    declaration: Declaration
+    notes: list[str]  # what people should know: a missing optional file, a guessed format
+
+    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+        """Look at what is at `path` (file or folder); raises InputError when it cannot be this source."""
+        ...
+
+    def parts(self) -> list[Part]:
+        """All parts, events first, in the order in which they are to be loaded."""
+        ...
+
+
+def chunks_of(stream: str, columns: Mapping[str, object], rows_per_chunk: int = 250_000) -> Iterator[Chunk]:
+    """Rows that were derived in memory (not read line by line), as chunks of a stream; missing columns are null."""
+    schema = STREAMS[stream]
+    n = max((len(values) for values in columns.values()), default=0)  # type: ignore[arg-type]
+    arrays = [
+        pa.nulls(n, item.type) if item.name not in columns else pa.array(columns[item.name]).cast(item.type)
+        for item in schema
+    ]
+    table = pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
+    for start in range(0, n, rows_per_chunk):
+        batch = table.slice(start, rows_per_chunk).to_batches()[0]
+        yield Chunk(batch, end=start + batch.num_rows)
+
+
+def properties_chunks(stream: str, per_property: Iterable[tuple[object, object, str, object]]) -> Iterator[Chunk]:
+    """Chunks of a property stream from (timestamps, ids, property name, values) pieces of equal lengths."""
+    owner = STREAMS[stream].names[1]
+    pieces = []
+    for timestamps, ids, name, values in per_property:
+        times = pa.array(timestamps).cast(pa.int64())
+        pieces.append(
+            pa.table(
+                {
+                    "timestamp": times,
+                    owner: pa.array(ids).cast(pa.string()),
+                    "property": pa.array(np.full(len(times), name, dtype=object), pa.string()),
+                    "value": pa.array(values).cast(pa.string()),
+                }
+            )
+        )
+    if not pieces:
+        return
+    table = pa.concat_tables(pieces)
+    yield from chunks_of(stream, {name: table[name].combine_chunks() for name in table.column_names})
+
+
+def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
+    """Files of `folder` that match `stem` (a glob) and end in one of `suffixes`, by name."""
+    return sorted({path for suffix in suffixes for path in folder.glob(stem + suffix) if path.is_file()})
+
+
+def check_options(source: str, options: Mapping[str, str], known: Sequence[str]) -> None:
+    """InputError when an option is given that the source does not have."""
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        offer = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise InputError(f"source {source} has no option {', '.join(unknown)}; {offer}")

@@ -1,0 +1,125 @@
+"""RetailRocket: `events.csv`, `item_properties_part*.csv`, `category_tree.csv`, also packed or as Parquet.
+
+The events alone are needed: a missing property or tree file is noted and lived with. Property names other than
+`categoryid` and `available` are hashed; numbers in values look like `n12000.000`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.data.sources.base import (
+    CATEGORY_TREE,
+    EVENTS,
+    ITEM_PROPERTIES,
+    Chunk,
+    Declaration,
+    Part,
+    check_options,
+    find_files,
+)
+from recsys.data.sources.reading import Checked, read_blocks, require_columns
+from recsys.errors import InputError
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+EVENT_TYPES = ("view", "addtocart", "transaction")
+
+
+class RetailRocket:
+    """A folder with the three kinds of files."""
+
+    name: ClassVar[str] = "retailrocket"
+    option_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+        check_options(self.name, options, self.option_names)
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder; give the one that holds events.csv")
+        self.declaration = Declaration(
+            user_id_type="integer",
+            item_id_type="integer",
+            category_id_type="integer",
+            event_weights={"view": 1.0, "addtocart": 3.0, "transaction": 5.0},
+            label_event_types=("addtocart", "transaction"),
+            bought_event_types=("transaction",),
+        )
+        self.notes: list[str] = []
+        self._folder = path
+        self._events = find_files(path, "events*", SUFFIXES)
+        self._properties = find_files(path, "item_properties*", SUFFIXES)
+        self._tree = find_files(path, "category_tree*", SUFFIXES)
+        if not self._events:
+            raise InputError(f"{path}: no events.csv (nor .csv.gz or .parquet); it is the one file that is needed")
+        if not self._properties:
+            self.notes.append("no item_properties file: items have no categories, and all count as available")
+        if not self._tree:
+            self.notes.append("no category_tree file: categories have no parents")
+        known = {*self._events, *self._properties, *self._tree}
+        others = [file.name for file in find_files(path, "*", SUFFIXES) if file not in known]
+        if others:
+            self.notes.append(f"not read, as their names are not RetailRocket's: {', '.join(others)}")
+
+    def parts(self) -> list[Part]:
+        """Events, then properties, then the tree; a missing column is found here, before anything is read."""
+        for files, needed in (
+            (self._events, ("timestamp", "visitorid", "event", "itemid")),
+            (self._properties, ("timestamp", "itemid", "property", "value")),
+            (self._tree, ("categoryid", "parentid")),
+        ):
+            for file in files:
+                require_columns(file, needed)
+        return [
+            *(Part(EVENTS, file, file.name, partial(_events, file)) for file in self._events),
+            *(Part(ITEM_PROPERTIES, file, file.name, partial(_properties, file)) for file in self._properties),
+            *(Part(CATEGORY_TREE, file, file.name, partial(_tree, file)) for file in self._tree),
+        ]
+
+
+def _events(path: Path) -> Iterator[Chunk]:
+    for block in read_blocks(path, ("timestamp", "visitorid", "event", "itemid"), ("transactionid",)):
+        checked = Checked(block)
+        event = checked.text("event")
+        known = pc.is_in(event, value_set=pa.array(EVENT_TYPES))
+        checked.reject(pc.invert(known), f"event is none of {', '.join(EVENT_TYPES)}")
+        yield checked.chunk(
+            EVENTS,
+            {
+                "timestamp": checked.timestamp("timestamp", "ms"),
+                "visitorid": checked.identifier("visitorid", "integer"),
+                "event": event,
+                "itemid": checked.identifier("itemid", "integer"),
+                "transactionid": checked.text("transactionid", required=False),
+            },
+        )
+
+
+def _properties(path: Path) -> Iterator[Chunk]:
+    for block in read_blocks(path, ("timestamp", "itemid", "property", "value")):
+        checked = Checked(block)
+        yield checked.chunk(
+            ITEM_PROPERTIES,
+            {
+                "timestamp": checked.timestamp("timestamp", "ms"),
+                "itemid": checked.identifier("itemid", "integer"),
+                "property": checked.text("property", max_length=256),
+                "value": checked.text("value", required=False),
+            },
+        )
+
+
+def _tree(path: Path) -> Iterator[Chunk]:
+    for block in read_blocks(path, ("categoryid", "parentid")):
+        checked = Checked(block)
+        yield checked.chunk(
+            CATEGORY_TREE,
+            {
+                "categoryid": checked.identifier("categoryid", "integer"),
+                "parentid": checked.identifier("parentid", "integer", required=False),
+            },
+        )

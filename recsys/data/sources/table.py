@@ -1,0 +1,259 @@
+"""Any CSV or Parquet file of events, with a map from this project's names to the file's columns.
+
+`user=…,item=…,timestamp=…` are needed; `event`, `value` and `transaction` may be given. See the README beside
+this file for every option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from recsys.data.sources.base import (
+    CATEGORY_TREE,
+    EVENTS,
+    ITEM_PROPERTIES,
+    Chunk,
+    Declaration,
+    IdType,
+    Part,
+    check_options,
+    find_files,
+)
+from recsys.data.sources.reading import (
+    Checked,
+    CsvFormat,
+    TimestampFormat,
+    is_parquet,
+    read_blocks,
+    require_columns,
+)
+from recsys.errors import InputError
+
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+COLUMN_OPTIONS = ("user", "item", "timestamp", "event", "value", "transaction")
+DEFAULT_WEIGHTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
+SINGLE_EVENT = "interaction"  # the event type of a file without such a column
+_SECONDS_BELOW = 100_000_000_000  # as milliseconds this is March 1973, as seconds the year 5138
+
+
+class Table:
+    """One file, or a folder whose files are read in the order of their names."""
+
+    name: ClassVar[str] = "table"
+    option_names: ClassVar[tuple[str, ...]] = (
+        *COLUMN_OPTIONS,
+        "timestamp_format",
+        "weights",
+        "labels",
+        "bought",
+        "user_id_type",
+        "item_id_type",
+        "category_id_type",
+        "items",
+        "categories",
+    )
+
+    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+        check_options(self.name, options, self.option_names)
+        needed = [name for name in ("user", "item", "timestamp") if not options.get(name)]
+        if needed:
+            raise InputError(
+                f"source table needs to know the column of {', '.join(needed)}: "
+                f"give --option {needed[0]}=<name of the column> and so on"
+            )
+        self._columns = {name: options[name] for name in COLUMN_OPTIONS if options.get(name)}
+        extra = [_beside(path, options[name]) for name in ("items", "categories") if name in options]
+        files = find_files(path, "*", SUFFIXES) if path.is_dir() else [path]
+        self._files = [file for file in files if file.resolve() not in {other.resolve() for other in extra}]
+        if not self._files:
+            raise InputError(f"{path}: no file that ends in {', '.join(SUFFIXES)} in this folder")
+        for file in self._files:
+            require_columns(file, list(self._columns.values()), _csv(file))
+        self._items = _beside(path, options["items"]) if "items" in options else None
+        self._categories = _beside(path, options["categories"]) if "categories" in options else None
+        self.notes: list[str] = []
+        self._unit = self._timestamp_format(options.get("timestamp_format"))
+        self.declaration = self._declaration(options)
+
+    def parts(self) -> list[Part]:
+        """The events of each file, then the items' properties and the categories where they are given."""
+        parts = [Part(EVENTS, file, file.name, partial(self._events, file)) for file in self._files]
+        if items := self._items:
+            require_columns(items, [self._columns["item"]], _csv(items))
+            parts.append(Part(ITEM_PROPERTIES, items, items.name, partial(self._item_properties, items)))
+        if tree := self._categories:
+            require_columns(tree, ["categoryid", "parentid"], _csv(tree))
+            parts.append(Part(CATEGORY_TREE, tree, tree.name, partial(self._tree, tree)))
+        return parts
+
+    def _events(self, path: Path) -> Iterator[Chunk]:
+        weights = self.declaration.event_weights
+        for block in read_blocks(path, list(self._columns.values()), csv=_csv(path)):
+            checked = Checked(block, self._columns)
+            if "event" in self._columns:
+                event = checked.text("event")
+                known = pc.is_in(event, value_set=pa.array(list(weights)))
+                checked.reject(
+                    pc.invert(known), f"event has no weight; known are {', '.join(weights)} (option weights)"
+                )
+            else:
+                event = pa.array([next(iter(weights))] * checked.n, pa.string())
+            columns = {
+                "timestamp": checked.timestamp("timestamp", self._unit),
+                "visitorid": checked.identifier("user", self.declaration.user_id_type),
+                "event": event,
+                "itemid": checked.identifier("item", self.declaration.item_id_type),
+            }
+            if "transaction" in self._columns:
+                columns["transactionid"] = checked.text("transaction", required=False)
+            if "value" in self._columns:
+                columns["value"] = checked.number("value", required=False)
+            yield checked.chunk(EVENTS, columns)
+
+    def _item_properties(self, path: Path) -> Iterator[Chunk]:
+        """Every other column is a property, known from the first event of the files on, or from its own time."""
+        item, at = self._columns["item"], self._columns["timestamp"]
+        found = require_columns(path, [item], _csv(path))
+        names = [name for name in found if name not in (item, at)]
+        if not names:
+            raise InputError(f"{path}: no column besides {item!r}; each further column is a property of the item")
+        start = None if at in found else self._start()
+        for block in read_blocks(path, [item, *names], [at], csv=_csv(path)):
+            yield self._properties_chunk(Checked(block, self._columns), names, start)
+
+    def _properties_chunk(self, checked: Checked, names: list[str], start: int | None) -> Chunk:
+        ids = checked.identifier("item", self.declaration.item_id_type)
+        if start is None:
+            times = checked.timestamp("timestamp", self._unit)
+        else:
+            times = pa.array([start] * checked.n, pa.int64())
+        values = {name: checked.text(name, required=False) for name in names}
+        pieces = []
+        rejected = []
+        for name in names:
+            chunk = checked.chunk(
+                ITEM_PROPERTIES,
+                {
+                    "timestamp": times,
+                    "itemid": ids,
+                    "property": pa.array([name] * checked.n, pa.string()),
+                    "value": values[name],
+                },
+            )
+            pieces.append(chunk.rows.filter(pc.is_valid(chunk.rows["value"])))
+            rejected = chunk.rejected
+        return Chunk(pa.concat_batches(pieces), checked.block.end, rejected)
+
+    def _tree(self, path: Path) -> Iterator[Chunk]:
+        id_type = self.declaration.category_id_type
+        for block in read_blocks(path, ("categoryid", "parentid"), csv=_csv(path)):
+            checked = Checked(block)
+            columns = {
+                "categoryid": checked.identifier("categoryid", id_type),
+                "parentid": checked.identifier("parentid", id_type, required=False),
+            }
+            yield checked.chunk(CATEGORY_TREE, columns)
+
+    def _start(self) -> int:
+        firsts = (pc.min(chunk.rows["timestamp"]).as_py() for file in self._files for chunk in self._events(file))
+        known = [first for first in firsts if first is not None]
+        if not known:
+            raise InputError(f"{self._files[0]}: no row can be read as an event")
+        return min(known)
+
+    def _timestamp_format(self, given: str | None) -> TimestampFormat:
+        if given is not None:
+            if given.lower() not in ("s", "ms", "iso"):
+                raise InputError(f"option timestamp_format={given} is unknown; use s, ms or iso")
+            return cast(TimestampFormat, given.lower())
+        path = self._files[0]
+        block = next(read_blocks(path, [self._columns["timestamp"]], csv=_csv(path)))
+        checked = Checked(block, self._columns)
+        cells = checked.cells("timestamp")
+        if cells is not None and pa.types.is_timestamp(cells.type):
+            return "iso"
+        numbers = checked.number("timestamp")
+        if pc.sum(pc.is_valid(numbers)).as_py() * 2 < len(numbers):
+            unit: TimestampFormat = "iso"
+        else:
+            unit = "s" if pc.quantile(numbers, 0.5)[0].as_py() < _SECONDS_BELOW else "ms"
+        self.notes.append(f"timestamps are read as {unit}; --option timestamp_format=s|ms|iso says otherwise")
+        return unit
+
+    def _declaration(self, options: Mapping[str, str]) -> Declaration:
+        if "weights" in options:
+            weights = _weights(options["weights"])
+        else:
+            weights = DEFAULT_WEIGHTS if "event" in self._columns else {SINGLE_EVENT: 1.0}
+        if "event" not in self._columns and len(weights) != 1:
+            raise InputError("option weights names several event types, but no column tells them apart: give event=…")
+        lowest, highest = min(weights.values()), max(weights.values())
+        labels = tuple(t for t, weight in weights.items() if weight > lowest or lowest == highest)
+        bought = tuple(t for t, weight in weights.items() if weight == highest)
+        return Declaration(
+            user_id_type=self._id_type("user", options),
+            item_id_type=self._id_type("item", options),
+            category_id_type=_as_id_type("category", options.get("category_id_type", "string")),
+            event_weights=weights,
+            label_event_types=_types("labels", options, weights, labels),
+            bought_event_types=_types("bought", options, weights, bought),
+        )
+
+    def _id_type(self, entity: str, options: Mapping[str, str]) -> IdType:
+        if given := options.get(f"{entity}_id_type"):
+            return _as_id_type(entity, given)
+        path = self._files[0]
+        if not is_parquet(path):
+            return "string"
+        kind = pa.parquet.read_schema(path).field(self._columns[entity]).type
+        return "integer" if pa.types.is_integer(kind) else "string"
+
+
+def _as_id_type(entity: str, given: str) -> IdType:
+    if given not in ("integer", "string"):
+        raise InputError(f"option {entity}_id_type={given} is unknown; use integer or string")
+    return cast(IdType, given)
+
+
+def _weights(given: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for pair in given.split(","):
+        name, _, number = pair.rpartition(":")
+        try:
+            weights[name.strip()] = float(number)
+        except ValueError:
+            name = ""
+        if not name.strip() or not 0 < weights[name.strip()] < float("inf"):
+            raise InputError(f"option weights={given}: {pair!r} is not of the form TYPE:NUMBER with a number above 0")
+    return weights
+
+
+def _types(
+    option: str, options: Mapping[str, str], weights: Mapping[str, float], default: tuple[str, ...]
+) -> tuple[str, ...]:
+    if option not in options:
+        return default
+    chosen = tuple(name.strip() for name in options[option].split(","))
+    unknown = [name for name in chosen if name not in weights]
+    if unknown:
+        raise InputError(
+            f"option {option} names {', '.join(unknown)}, which has no weight; known: {', '.join(weights)}"
+        )
+    return chosen
+
+
+def _csv(path: Path) -> CsvFormat:
+    return CsvFormat("\t" if ".tsv" in path.suffixes else ",", quoting=True)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A further file: as named, or beside the events."""
+    folder = path if path.is_dir() else path.parent
+    return folder / name if (folder / name).is_file() else Path(name)
