@@ -1,0 +1,171 @@
+"""Matrix factorisation for implicit feedback: Hu, Koren, Volinsky, "Collaborative Filtering for Implicit
+Feedback Datasets" (2008), solved by conjugate gradients (Takács, Pilászy, Tikk 2011), as `implicit` does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
+
+from recsys.candidates.base import (
+    Best,
+    KeyIndex,
+    Positions,
+    available_positions,
+    load_model,
+    ranked,
+    require_finite,
+    save_model,
+    scored,
+    seen_positions,
+    usable_history,
+    user_item_matrix,
+)
+from recsys.errors import ModelError
+from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
+
+FILTERED = np.finfo(np.float32).min / 2  # implicit gives filtered items the lowest float32
+
+
+@dataclass
+class Als:
+    """Users and items as vectors of `factors` numbers; a score is their product.
+
+    The confidence of a user in an item is `alpha` times the sum of decayed event weights, BM25-weighted unless
+    `bm25_k1` is 0 (users and items that are busy anyway count less). `similar` compares item vectors by cosine.
+    """
+
+    factors: int = 64
+    regularization: float = 0.05
+    alpha: float = 1.0
+    iterations: int = 15
+    half_life_days: float = 90.0
+    bm25_k1: float = 100.0
+    bm25_b: float = 0.8
+    seed: int = 42
+    num_threads: int = 0  # 0: all cores
+    name: ClassVar[str] = "als"
+
+    def confidence(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
+        """What is factorised: CSR float32 (n_users, n_items), BM25 with users as documents and items as terms."""
+        matrix = user_item_matrix(history, history.decayed_weight(self.half_life_days), users, items)
+        if self.bm25_k1 > 0:
+            n_users_of_item = np.bincount(matrix.indices, minlength=len(items))
+            rarity = np.log1p(len(users) / np.maximum(n_users_of_item, 1))
+            of_user = np.asarray(matrix.sum(axis=1)).ravel()
+            length = 1.0 - self.bm25_b + self.bm25_b * of_user / of_user.mean()
+            saturation = np.repeat(self.bm25_k1 * length, np.diff(matrix.indptr))
+            matrix.data *= (self.bm25_k1 + 1.0) / (saturation + matrix.data) * rarity[matrix.indices]
+        matrix.data = (self.alpha * matrix.data).astype(np.float32)
+        return matrix
+
+    def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
+        from implicit.cpu.als import AlternatingLeastSquares
+        from implicit.recommender_base import ModelFitError
+
+        history = usable_history(interactions, catalogue)
+        users, items = KeyIndex.of(history.user_key), KeyIndex.of(history.item_key)
+        matrix = self.confidence(history, users, items)
+        with threadpool_limits(1, "blas"):  # implicit brings its own threads
+            model = AlternatingLeastSquares(
+                factors=self.factors,
+                regularization=self.regularization,
+                iterations=self.iterations,
+                random_state=self.seed,
+                num_threads=self.num_threads,
+            )
+            try:
+                model.fit(matrix, show_progress=False)
+            except ModelFitError as error:
+                raise ModelError(f"als: {error}; check the event weights, or raise the regularization") from error
+        require_finite(self.name, user_factors=model.user_factors, item_factors=model.item_factors)
+        available = available_positions(items, catalogue)
+        self._set(interactions.cut_at, users, items, model.user_factors, model.item_factors, available)
+        return self
+
+    def _set(
+        self, cut_at: int, users: KeyIndex, items: KeyIndex, user_factors: Scores, item_factors: Scores, available: Any
+    ) -> None:
+        self.cut_at, self.users, self.items, self.available = cut_at, users, items, available
+        self.user_factors, self.item_factors = user_factors, item_factors
+        self.offered = KeyIndex(items.keys[available])  # what may be proposed, and its vectors
+        self.offered_factors = np.ascontiguousarray(item_factors[available])
+
+    def candidates(self, user_keys: Keys, n: int, *, seen: Any | None = None) -> Candidates:
+        """As the protocol says; users are scored in parallel by implicit's own top-k."""
+        at = self.users.positions(user_keys)
+        mask = seen_positions(seen, self.offered, len(user_keys))
+
+        def best(rows: Positions) -> Best:
+            return self._nearest(self.user_factors[at[rows]], n, None if mask is None else mask[rows])
+
+        return ranked(user_keys, n, at >= 0, self.offered, best, rows_per_chunk=16_384)
+
+    def similar(self, item_keys: Keys, n: int) -> Candidates:
+        """The best `n` available neighbours of each item by cosine of the item vectors, itself excluded."""
+        at = self.items.positions(item_keys)
+        itself = self.offered.positions(item_keys)
+        lengths = np.linalg.norm(self.item_factors, axis=1, keepdims=True)
+        unit = self.item_factors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        unit_offered = np.ascontiguousarray(unit[self.available])
+
+        def best(rows: Positions) -> Best:
+            own = itself[rows]
+            there = np.flatnonzero(own >= 0)
+            ones = np.ones(len(there), dtype=np.float32)
+            mask = sp.csr_matrix((ones, (there, own[there])), shape=(len(rows), len(self.offered)))
+            return self._nearest(unit[at[rows]], n, mask, unit_offered)
+
+        return ranked(item_keys, n, at >= 0, self.offered, best, rows_per_chunk=16_384)
+
+    def _nearest(self, query: Scores, n: int, mask: sp.csr_matrix | None, factors: Scores | None = None) -> Best:
+        """The best `n` products of each query (rows, factors) with the offered vectors, less the masked."""
+        from implicit.cpu.topk import topk
+
+        factors = self.offered_factors if factors is None else factors
+        positions = np.full((len(query), n), -1, dtype=np.int64)
+        best = np.full((len(query), n), np.nan, dtype=np.float32)
+        k = min(n, len(factors))
+        if k:
+            with threadpool_limits(1, "blas"):
+                found, scores = topk(factors, query, k, filter_query_items=mask, num_threads=self.num_threads)
+            kept = scores > FILTERED
+            positions[:, :k] = np.where(kept, found, -1)
+            best[:, :k] = np.where(kept, scores, np.nan)
+        return positions, best
+
+    def scores(self, user_keys: Keys, item_keys: Keys) -> Scores:
+        """Products of the vectors of each user and its items: (n,) and (n, k) → (n, k)."""
+
+        def score(users: Positions, items: Positions) -> Scores:
+            return np.einsum("uf,ukf->uk", self.user_factors[users], self.item_factors[items], optimize=True)
+
+        return scored(user_keys, item_keys, self.users, self.items, score)
+
+    def save(self, folder: Path) -> None:
+        arrays = {
+            "user_keys": self.users.keys,
+            "item_keys": self.items.keys,
+            "user_factors": self.user_factors,
+            "item_factors": self.item_factors,
+            "available": self.available,
+        }
+        save_model(folder, self, self.cut_at, arrays)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        params, cut_at, arrays = load_model(folder, cls.name)
+        model = cls(**params)
+        model._set(
+            cut_at,
+            KeyIndex(arrays["user_keys"]),
+            KeyIndex(arrays["item_keys"]),
+            arrays["user_factors"],
+            arrays["item_factors"],
+            arrays["available"],
+        )
+        return model

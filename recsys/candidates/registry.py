@@ -1,0 +1,46 @@
+"""The candidate generators by name. A generator's module is imported only when it is asked for (TensorFlow: 20 s)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from recsys.errors import InputError
+from recsys.types import CandidateGenerator
+
+_CLASS_BY_NAME = {
+    "popular": "recsys.candidates.popular:Popular",
+    "recent": "recsys.candidates.recent:Recent",
+    "als": "recsys.candidates.als:Als",
+    "covisitation": "recsys.candidates.covisitation:Covisitation",
+    "item_knn": "recsys.candidates.item_knn:ItemKnn",
+    "ease": "recsys.candidates.ease:Ease",
+    "deepfm": "recsys.candidates.deepfm:DeepFm",
+}
+NAMES: tuple[str, ...] = tuple(_CLASS_BY_NAME)
+
+
+def class_of(name: str) -> type[CandidateGenerator]:
+    """The class of a generator; InputError when there is none of that name."""
+    if name not in _CLASS_BY_NAME:
+        raise InputError(f"no candidate generator is called {name!r}; there are {', '.join(NAMES)}")
+    module, _, attribute = _CLASS_BY_NAME[name].partition(":")
+    return cast(type[CandidateGenerator], getattr(import_module(module), attribute))
+
+
+def make(name: str, params: Mapping[str, Any] | None = None) -> CandidateGenerator:
+    """An unfitted generator with these hyper-parameters over its defaults; InputError on an unknown one."""
+    made_by = cast(Any, class_of(name))
+    known = [field.name for field in fields(made_by) if field.init]
+    unknown = sorted(set(params or {}) - set(known))
+    if unknown:
+        raise InputError(f"{name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
+    return cast(CandidateGenerator, made_by(**(params or {})))
+
+
+def load(name: str, folder: Path) -> CandidateGenerator:
+    """A fitted generator that its `save` wrote into `folder`; ArtifactError when that holds something else."""
+    return class_of(name).load(folder)

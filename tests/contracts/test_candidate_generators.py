@@ -1,0 +1,379 @@
+"""What every candidate generator promises. A new one adds one line to GENERATORS."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from recsys.candidates import registry
+from recsys.errors import ArtifactError, InputError, ModelError
+from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Catalogue, Interactions, SimilarItems
+
+SLOW = pytest.mark.slow
+GENERATORS = [
+    pytest.param("popular", {}),
+    pytest.param("recent", {}),
+    pytest.param("als", {"factors": 8, "num_threads": 1}),
+    pytest.param("covisitation", {}),
+    pytest.param("item_knn", {}),
+    pytest.param("ease", {"l2": 5.0}),
+]
+IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
+OWN_ITEMS_ONLY = {"recent"}  # proposes nothing but what the user already has
+
+DAY = MICROSECONDS_PER_DAY
+CUT_AT = 20_000 * DAY
+N_USERS, N_ITEMS = 40, 20
+USER_KEYS = np.arange(N_USERS, dtype=np.int32) * 3 + 7  # keys are sparse and do not start at 0
+ITEM_KEYS = np.arange(N_ITEMS, dtype=np.int32) * 2 + 11
+UNKNOWN_KEY = np.int32(1_000_003)
+
+every_generator = pytest.mark.parametrize(("name", "params"), GENERATORS)
+personal_generator = pytest.mark.parametrize(
+    ("name", "params"), [each for each in GENERATORS if each.values[0] not in IMPERSONAL]
+)
+learning_generator = pytest.mark.parametrize(
+    ("name", "params"), [each for each in GENERATORS if each.values[0] not in IMPERSONAL | OWN_ITEMS_ONLY]
+)
+
+
+def interactions(
+    users: NDArray[Any], items: NDArray[Any], age_days: NDArray[Any] | None = None, weight: float = 1.0
+) -> Interactions:
+    """Events by position of user and item, in time order; one session per user and day."""
+    n = len(users)
+    age = np.full(n, 1.0) if age_days is None else age_days
+    at = (CUT_AT - age * DAY).astype(np.int64)
+    order = np.argsort(at, kind="stable")
+    at, users, items = at[order], users[order], items[order]
+    return Interactions(
+        USER_KEYS[users],
+        ITEM_KEYS[items],
+        np.zeros(n, dtype=np.int8),
+        np.full(n, weight, dtype=np.float32),
+        at,
+        users * 100_000 + at // DAY,
+        np.full(n, np.nan),
+        ("view",),
+        CUT_AT,
+    )
+
+
+def catalogue(available: NDArray[np.bool_] | None = None) -> Catalogue:
+    nobody = np.full(N_ITEMS, -1, dtype=np.int32)
+    return Catalogue(
+        ITEM_KEYS,
+        np.ones(N_ITEMS, dtype=bool) if available is None else available,
+        nobody,
+        nobody,
+        np.zeros(N_ITEMS, dtype=np.int64),
+    )
+
+
+def checkerboard() -> tuple[Interactions, NDArray[np.bool_]]:
+    """Even users have a taste for even items, odd users for odd ones; each misses one item of its taste.
+
+    Also the mask (n_users, n_items) of what each user has. Even items are the more popular ones by far, because
+    even users come twice: popularity alone would give them to everybody.
+    """
+    user, item = np.meshgrid(np.arange(N_USERS), np.arange(N_ITEMS), indexing="ij")
+    has = (user % 2 == item % 2) & (item // 2 != user // 2 % (N_ITEMS // 2))
+    users, items = np.nonzero(has)
+    again = users % 2 == 0
+    users, items = np.concatenate([users, users[again]]), np.concatenate([items, items[again]])
+    age = 1.0 + np.arange(len(users)) % 5
+    return interactions(users, items, age), has
+
+
+def fitted(name: str, params: dict[str, Any], available: NDArray[np.bool_] | None = None) -> CandidateGenerator:
+    return registry.make(name, params).fit(checkerboard()[0], catalogue(available))
+
+
+def seen_matrix(has: NDArray[np.bool_]) -> sp.csr_matrix:
+    """What users have, columns are item keys, one row per user of USER_KEYS."""
+    users, items = np.nonzero(has)
+    return sp.csr_matrix((np.ones(len(users)), (users, ITEM_KEYS[items])), shape=(len(has), ITEM_KEYS[-1] + 1))
+
+
+def missing_item(user: int) -> np.int32:
+    return ITEM_KEYS[user // 2 % (N_ITEMS // 2) * 2 + user % 2]
+
+
+def assert_well_formed(item_key: NDArray[Any], score: NDArray[Any]) -> None:
+    """Distinct items best first; -1 and NaN together, and only at the end."""
+    assert item_key.dtype == np.int32
+    assert score.dtype == np.float32
+    for keys, scores in zip(item_key, score, strict=True):
+        n_found = int((keys >= 0).sum())
+        assert (keys[:n_found] >= 0).all()
+        assert (keys[n_found:] == -1).all()
+        assert np.isnan(scores[n_found:]).all()
+        assert len(set(keys[:n_found].tolist())) == n_found
+        assert np.isfinite(scores[:n_found]).all()
+        assert (np.diff(scores[:n_found]) <= 0).all()
+
+
+@every_generator
+def test_keeps_the_protocol_and_its_name(name: str, params: dict[str, Any]) -> None:
+    model = registry.make(name, params)
+    assert isinstance(model, CandidateGenerator)
+    assert model.name == name
+
+
+@learning_generator
+def test_finds_the_one_item_of_the_taste_that_is_missing(name: str, params: dict[str, Any]) -> None:
+    _, has = checkerboard()
+    found = fitted(name, params).candidates(USER_KEYS, 1, seen=seen_matrix(has))
+    right = np.array([missing_item(user) for user in range(N_USERS)])
+    popular = fitted("popular", {}).candidates(USER_KEYS, 1, seen=seen_matrix(has))
+    assert (found.item_key[:, 0] == right).all()
+    assert (popular.item_key[:, 0] == right).mean() < 0.6  # else the world would prove nothing
+
+
+@every_generator
+def test_lists_are_well_formed(name: str, params: dict[str, Any]) -> None:
+    model = fitted(name, params)
+    for n in (1, 5, N_ITEMS + 10):
+        found = model.candidates(USER_KEYS, n)
+        assert found.item_key.shape == found.score.shape == (N_USERS, n)
+        assert (found.owner_key == USER_KEYS).all()
+        assert (found.n_found > 0).all()
+        assert_well_formed(found.item_key, found.score)
+        assert np.isin(found.item_key, [*ITEM_KEYS, -1]).all()
+
+
+@every_generator
+def test_never_proposes_the_seen(name: str, params: dict[str, Any]) -> None:
+    model = fitted(name, params)
+    _, has = checkerboard()
+    seen = seen_matrix(has)
+    found = model.candidates(USER_KEYS, N_ITEMS, seen=seen)
+    assert_well_formed(found.item_key, found.score)
+    for row, keys in enumerate(found.item_key):
+        assert not set(keys[keys >= 0].tolist()) & set(seen[row].indices.tolist())
+    everything = sp.csr_matrix(np.ones((N_USERS, ITEM_KEYS[-1] + 40)))  # wider than the keys that the model knows
+    assert (model.candidates(USER_KEYS, 3, seen=everything).item_key == -1).all()
+    with pytest.raises(InputError, match="one row per user"):
+        model.candidates(USER_KEYS, 3, seen=seen[:-1])
+
+
+@every_generator
+def test_a_stored_zero_in_seen_hides_nothing(name: str, params: dict[str, Any]) -> None:
+    model = fitted(name, params)
+    zeros = sp.csr_matrix(np.ones((N_USERS, ITEM_KEYS[-1] + 1)))
+    zeros.data[:] = 0.0
+    plain = model.candidates(USER_KEYS, 5)
+    np.testing.assert_array_equal(model.candidates(USER_KEYS, 5, seen=zeros).item_key, plain.item_key)
+
+
+@every_generator
+@pytest.mark.parametrize("n_available", [1, 7])
+def test_proposes_only_what_is_available(name: str, params: dict[str, Any], n_available: int) -> None:
+    available = np.arange(N_ITEMS) < n_available
+    found = fitted(name, params, available).candidates(USER_KEYS, N_ITEMS)
+    assert_well_formed(found.item_key, found.score)
+    assert np.isin(found.item_key, [*ITEM_KEYS[:n_available], -1]).all()
+    assert (found.item_key >= 0).any()
+
+
+@every_generator
+def test_nothing_available_gives_empty_lists(name: str, params: dict[str, Any]) -> None:
+    found = fitted(name, params, np.zeros(N_ITEMS, dtype=bool)).candidates(USER_KEYS, 4)
+    assert found.item_key.shape == (N_USERS, 4)
+    assert (found.item_key == -1).all()
+
+
+@every_generator
+def test_items_outside_the_catalogue_are_unknown(name: str, params: dict[str, Any]) -> None:
+    history, _ = checkerboard()
+    whole = catalogue()
+    known = np.arange(N_ITEMS) >= 4
+    part = Catalogue(*(getattr(whole, field)[known] for field in whole.__dataclass_fields__))
+    model = registry.make(name, params).fit(history, part)
+    assert np.isin(model.candidates(USER_KEYS, N_ITEMS).item_key, [*ITEM_KEYS[4:], -1]).all()
+    assert np.isnan(model.scores(USER_KEYS[:1], ITEM_KEYS[None, :4])).all()
+
+
+@personal_generator
+def test_unknown_users_get_nothing(name: str, params: dict[str, Any]) -> None:
+    model = fitted(name, params)
+    asked = np.array([USER_KEYS[3], UNKNOWN_KEY, 0, USER_KEYS[0]], dtype=np.int32)
+    found = model.candidates(asked, 5)
+    assert found.n_found[1] == found.n_found[2] == 0
+    assert found.n_found[0] > 0
+    np.testing.assert_array_equal(found.item_key[3], model.candidates(USER_KEYS[:1], 5).item_key[0])
+    scores = model.scores(asked, np.tile(ITEM_KEYS[:2], (4, 1)))
+    assert np.isnan(scores[[1, 2]]).all()
+    assert np.isfinite(scores[[0, 3]]).all()
+
+
+@every_generator
+def test_nobody_asked_gives_no_rows(name: str, params: dict[str, Any]) -> None:
+    assert fitted(name, params).candidates(USER_KEYS[:0], 5).item_key.shape == (0, 5)
+
+
+@every_generator
+def test_scores_agree_with_candidates(name: str, params: dict[str, Any]) -> None:
+    model = fitted(name, params)
+    found = model.candidates(USER_KEYS, 6)
+    scores = model.scores(USER_KEYS, found.item_key)
+    assert scores.shape == found.item_key.shape
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, found.score, rtol=1e-4, atol=1e-6)  # NaN where nothing was found
+    unknown = np.array([[UNKNOWN_KEY, ITEM_KEYS[0], -1]], dtype=np.int32)
+    np.testing.assert_array_equal(np.isnan(model.scores(USER_KEYS[:1], unknown)), [[True, False, True]])
+
+
+@every_generator
+def test_scores_of_pairs_do_not_depend_on_their_company(name: str, params: dict[str, Any]) -> None:
+    model = fitted(name, params)
+    table = model.scores(USER_KEYS, np.tile(ITEM_KEYS, (N_USERS, 1)))
+    users, items = np.nonzero(np.ones((N_USERS, N_ITEMS)))
+    shuffled = np.random.default_rng(0).permutation(len(users))
+    users, items = users[shuffled], items[shuffled]
+    pairs = model.scores(USER_KEYS[users], ITEM_KEYS[items][:, None])[:, 0]
+    np.testing.assert_allclose(pairs, table[users, items], rtol=1e-4, atol=1e-6)
+
+
+@every_generator
+def test_the_recent_taste_wins(name: str, params: dict[str, Any]) -> None:
+    """Everybody turns from the first ten items to the last ten after a year; then they are asked what is next."""
+    random = np.random.default_rng(5)
+    users = np.repeat(np.arange(N_USERS), 16)
+    recent = np.tile(np.arange(16) >= 8, N_USERS)
+    items = np.concatenate([random.permutation(10)[:8].tolist() + (10 + random.permutation(10)[:8]).tolist()
+                            for _ in range(N_USERS)])  # fmt: skip
+    history = interactions(users, items, np.where(recent, 2.0, 400.0) + random.random(len(users)))
+    best = registry.make(name, params).fit(history, catalogue()).candidates(USER_KEYS, 5).item_key
+    assert np.isin(best, ITEM_KEYS[10:]).mean() > 0.85  # 0.5 without decay
+
+
+@every_generator
+def test_the_same_seed_gives_the_same_lists(name: str, params: dict[str, Any]) -> None:
+    first, second = (fitted(name, params).candidates(USER_KEYS, 8) for _ in range(2))
+    np.testing.assert_array_equal(first.item_key, second.item_key)
+    np.testing.assert_array_equal(first.score, second.score)
+
+
+@every_generator
+def test_saved_and_loaded_it_gives_the_same_lists(name: str, params: dict[str, Any], tmp_path: Path) -> None:
+    available = np.arange(N_ITEMS) != 3
+    model = fitted(name, params, available)
+    model.save(tmp_path)
+    again = registry.load(name, tmp_path)
+    assert type(again) is type(model)
+    assert registry_params(again) == registry_params(model)
+    seen = seen_matrix(checkerboard()[1])
+    for mask in (None, seen):
+        before, after = (each.candidates(USER_KEYS, 8, seen=mask) for each in (model, again))
+        np.testing.assert_array_equal(before.item_key, after.item_key)
+        np.testing.assert_array_equal(before.score, after.score)
+    pairs = np.tile(ITEM_KEYS, (N_USERS, 1))
+    np.testing.assert_array_equal(model.scores(USER_KEYS, pairs), again.scores(USER_KEYS, pairs))
+
+
+def registry_params(model: Any) -> dict[str, Any]:
+    return {name: getattr(model, name) for name, field in model.__dataclass_fields__.items() if field.init}
+
+
+@every_generator
+def test_no_file_holds_a_pickle(name: str, params: dict[str, Any], tmp_path: Path) -> None:
+    fitted(name, params).save(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert {path.suffix for path in files} <= {".npz", ".json", ".keras"}
+    for path in files:
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.namelist():
+                    array = np.load(io.BytesIO(archive.read(member)), allow_pickle=False)
+                    assert not array.dtype.hasobject
+
+
+@every_generator
+def test_files_of_another_generator_are_refused(name: str, params: dict[str, Any], tmp_path: Path) -> None:
+    other = "popular" if name != "popular" else "recent"
+    fitted(other, {}).save(tmp_path)
+    with pytest.raises(ArtifactError):
+        registry.load(name, tmp_path)
+    with pytest.raises(ArtifactError):
+        registry.load(name, tmp_path / "nowhere")
+
+
+@every_generator
+def test_what_overflows_is_refused(name: str, params: dict[str, Any]) -> None:
+    users, items = (np.tile(part, 3) for part in np.nonzero(checkerboard()[1]))
+    overflowing = interactions(users, items, weight=3e38)  # each finite, no float32 sum of them is
+    with np.errstate(all="ignore"):
+        try:
+            model = registry.make(name, params).fit(overflowing, catalogue())
+        except ModelError as refused:
+            assert name in str(refused)  # noqa: PT017 - the other way out is as good
+        else:
+            assert np.isfinite(model.scores(USER_KEYS, np.tile(ITEM_KEYS, (N_USERS, 1)))).all()
+
+
+@every_generator
+def test_a_stored_model_with_nan_is_refused(name: str, params: dict[str, Any], tmp_path: Path) -> None:
+    fitted(name, params).save(tmp_path)
+    for path in tmp_path.rglob("*.npz"):
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        for values in arrays.values():
+            if values.dtype.kind == "f" and values.size:
+                values.flat[0] = np.nan
+        np.savez(path, **arrays)
+    with pytest.raises(ModelError, match=name):
+        registry.load(name, tmp_path)
+
+
+@every_generator
+def test_no_history_is_an_input_error(name: str, params: dict[str, Any]) -> None:
+    history, _ = checkerboard()
+    nobody = np.zeros(0, dtype=np.int64)
+    empty = Catalogue(*(getattr(catalogue(), field)[:0] for field in Catalogue.__dataclass_fields__))
+    for events, items in [
+        (interactions(nobody, nobody), catalogue()),
+        (history, empty),
+        (Interactions(**{**history.__dict__, "weight": np.zeros_like(history.weight)}), catalogue()),
+        (Interactions(**{**history.__dict__, "weight": np.full_like(history.weight, np.nan)}), catalogue()),
+    ]:
+        with pytest.raises(InputError):
+            registry.make(name, params).fit(events, items)
+
+
+@every_generator
+def test_n_below_one_is_an_input_error(name: str, params: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        fitted(name, params).candidates(USER_KEYS, 0)
+
+
+@every_generator
+def test_neighbours_share_the_taste(name: str, params: dict[str, Any]) -> None:
+    model = fitted(name, params, np.arange(N_ITEMS) != 2)
+    if not isinstance(model, SimilarItems):
+        pytest.skip(f"{name} knows no neighbours")
+    if name in OWN_ITEMS_ONLY:
+        pytest.skip(f"{name}: an item is its own only neighbour")
+    found = model.similar(np.append(ITEM_KEYS, UNKNOWN_KEY), 5)
+    assert_well_formed(found.item_key, found.score)
+    assert found.n_found[-1] == 0
+    for own, keys in zip(ITEM_KEYS, found.item_key[:-1], strict=True):
+        assert len(keys[keys >= 0]) == 5
+        assert ((keys - own) % 4 == 0).all()  # the same taste: every other item
+        assert own not in keys
+        assert ITEM_KEYS[2] not in keys
+
+
+def test_the_registry_names_what_it_has() -> None:
+    with pytest.raises(InputError, match="popular"):
+        registry.make("best", {})
+    with pytest.raises(InputError, match="half_life_days"):
+        registry.make("popular", {"halflife": 3})
