@@ -98,7 +98,7 @@ def read_blocks(
     Raises InputError for a missing column, an empty file, or one that is not what its name says.
     """
     found = require_columns(path, needed, csv)
-    wanted = [*needed, *(name for name in optional if name in found)]
+    wanted = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
     blocks = _parquet_blocks(path, wanted) if is_parquet(path) else _csv_blocks(path, found, wanted, csv)
     any_record = False
     try:

@@ -1,0 +1,216 @@
+"""Imports into real Postgres: complete, resumable, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from recsys.data.sources import reading
+from recsys.errors import InputError
+from recsys.steps import import_raw
+from recsys.storage import raw_imports, tables
+from recsys.storage import raw_tables as raw
+
+EVENTS = """timestamp,visitorid,event,itemid,transactionid
+1433221332117,257597,view,355908,
+1433224214164,992329,addtocart,248676,
+1433221999827,111016,transaction,318965,4000
+"""
+
+
+def write_shop(folder: Path, events: str = EVENTS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "events.csv").write_text(events)
+    (folder / "item_properties_part1.csv").write_text(
+        "timestamp,itemid,property,value\n1433041200000,355908,categoryid,1016\n1433041200000,355908,790,n12000.000\n"
+    )
+    (folder / "category_tree.csv").write_text("categoryid,parentid\n1016,213\n213,\n")
+    return folder
+
+
+def rows(engine: sa.Engine, table: sa.Table) -> list[tuple[object, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.select(table))]
+
+
+@pytest.fixture
+def load(clean_database: sa.Engine, tmp_path: Path):
+    def run(source: str, path: Path, **kwargs: object) -> dict[str, object]:
+        return import_raw.run(source, path, engine=clean_database, quarantine_dir=tmp_path / "quarantine", **kwargs)
+
+    return run
+
+
+def test_everything_is_loaded_in_order_and_a_second_run_does_nothing(load, clean_database, tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    result = load("retailrocket", shop)
+    assert result["n_loaded"] == {"events": 3, "item_properties": 2, "category_tree": 2}
+    assert result["n_rejected"] == 0
+    loaded = [row[1:7] for row in rows(clean_database, raw.events.select().subquery())]
+    assert loaded == [
+        (1433221332117, "257597", "view", "355908", None, None),
+        (1433224214164, "992329", "addtocart", "248676", None, None),
+        (1433221999827, "111016", "transaction", "318965", "4000", None),
+    ]
+    assert rows(clean_database, raw.category_tree) == [("1016", "213"), ("213", None)]
+    (record,) = rows(clean_database, raw.imports.select().subquery())
+    assert record[1] == "retailrocket"
+
+    assert load("retailrocket", shop)["status"] == "already loaded"
+    assert len(rows(clean_database, raw.events)) == 3
+
+
+def test_bad_rows_are_in_quarantine_with_their_line_and_reason(load, clean_database, tmp_path):
+    bad = "soon,1,view,2,\n1433221332117,x1,view,2,\n1433221332117,1,view\n1433221332117,1,like,2,\n"
+    shop = write_shop(tmp_path / "shop", EVENTS + bad + "1433221332118,7,view,8,\n")
+    result = load("retailrocket", shop)
+    assert result["n_loaded"]["events"] == 4
+    assert result["n_rejected"] == 4
+    with open(result["quarantine"][0], newline="") as file:
+        quarantined = list(csv.DictReader(file))
+    assert [int(row["line"]) for row in quarantined] == [5, 6, 7, 8]
+    assert [row["file"] for row in quarantined] == ["events.csv"] * 4
+    reasons = [row["reason"] for row in quarantined]
+    assert "timestamp" in reasons[0]
+    assert "visitorid" in reasons[1]
+    assert "3 columns where 5" in reasons[2]
+    assert "event" in reasons[3]
+
+
+def test_new_files_are_added_and_a_changed_one_is_refused(load, clean_database, tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    load("retailrocket", shop)
+    (shop / "events_2.csv").write_text(EVENTS.replace("14332", "14342"))
+    assert load("retailrocket", shop)["n_loaded"]["events"] == 6
+    (shop / "events_2.csv").write_text(EVENTS)
+    with pytest.raises(InputError, match=r"events_2\.csv.*differs.*--replace"):
+        load("retailrocket", shop)
+    assert len(rows(clean_database, raw.events)) == 6
+
+
+def test_another_source_is_refused_unless_it_replaces(load, clean_database, tmp_path):
+    load("retailrocket", write_shop(tmp_path / "shop"))
+    with clean_database.begin() as connection:
+        connection.execute(tables.users.insert().values(user_key=1, user_id="257597"))
+    log = tmp_path / "log.csv"
+    log.write_text("who,what,at\nann,pear,2024-05-01T10:00:00Z\nbob,fig,2024-05-01 12:00:00\n")
+    options = {"user": "who", "item": "what", "timestamp": "at"}
+    with pytest.raises(InputError, match=r"holds source retailrocket.*--replace"):
+        load("table", log, options=options)
+    assert len(rows(clean_database, raw.events)) == 3
+
+    load("table", log, options=options, replace=True)
+    assert [row[1:5] for row in rows(clean_database, raw.events)] == [
+        (1714557600000, "ann", "interaction", "pear"),
+        (1714564800000, "bob", "interaction", "fig"),
+    ]
+    assert rows(clean_database, raw.item_properties) == []
+    assert rows(clean_database, tables.users) == []
+    with pytest.raises(InputError, match="one source"):
+        load("table", log, options={**options, "transaction": "what"})
+
+
+def test_replacing_drops_lists_and_publications_but_keeps_the_fence(load, clean_database, tmp_path):
+    load("retailrocket", write_shop(tmp_path / "shop"))
+    with clean_database.begin() as connection:
+        version = connection.execute(
+            tables.list_versions.insert()
+            .values(
+                kind="default", version="v", dataset="dataset/d", made_by="test", status="complete", sources=["popular"]
+            )
+            .returning(tables.list_versions.c.list_version_id)
+        ).scalar_one()
+        connection.execute(sa.text(f"create table lists_{version} partition of lists for values in ({version})"))
+        publication = connection.execute(
+            tables.publications.insert()
+            .values(status="published", dataset="dataset/d", manifest={"default": version}, fence=7)
+            .returning(tables.publications.c.publication_id)
+        ).scalar_one()
+        connection.execute(tables.publication_pointer.update().values(publication_id=publication, fence=7))
+    load("retailrocket", write_shop(tmp_path / "shop"), replace=True)
+    ((_, pointer, fence, _),) = rows(clean_database, tables.publication_pointer)
+    assert (pointer, fence) == (None, 7)
+    assert rows(clean_database, tables.publications) == rows(clean_database, tables.list_versions) == []
+    with clean_database.connect() as connection:
+        assert connection.execute(sa.text(f"select to_regclass('lists_{version}')")).scalar_one() is None
+    assert len(rows(clean_database, raw.events)) == 3
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ("", r"events\.csv.*empty"),
+        ("timestamp,visitorid,event,itemid\n", r"events\.csv.*no rows"),
+        ("timestamp,visitorid,itemid\n1,2,3\n", r"events\.csv: column 'event' is missing"),
+        ("timestamp,visitorid,event,itemid\nx,2,view,3\ny,2,view,3\n", r"events\.csv: not one of the first 2 rows"),
+    ],
+)
+def test_an_unusable_file_is_refused_before_anything_is_written(load, clean_database, tmp_path, events, message):
+    with pytest.raises(InputError, match=message):
+        load("retailrocket", write_shop(tmp_path / "shop", events))
+    assert rows(clean_database, raw.imports) == rows(clean_database, raw.item_properties) == []
+
+
+def test_a_second_import_at_the_same_time_waits_and_is_refused(load, clean_database, tmp_path, monkeypatch):
+    monkeypatch.setattr(import_raw, "LOCK_PATIENCE_S", 0.3)
+    with clean_database.connect() as connection:
+        connection.detach()
+        assert raw_imports.try_lock(connection)
+        with pytest.raises(Exception, match="another import"):
+            load("retailrocket", write_shop(tmp_path / "shop"))
+    assert load("retailrocket", tmp_path / "shop")["status"] == "loaded"
+
+
+CHILD = """
+import sys
+from recsys.data.sources import reading
+from recsys.steps import import_raw
+from recsys.storage.engine import engine_of
+reading.BLOCK_BYTES = 20_000
+import_raw.run("retailrocket", sys.argv[1], engine=engine_of(sys.argv[2]), quarantine_dir=sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_a_load_killed_again_and_again_loads_every_row_exactly_once(
+    clean_database_url, clean_database, tmp_path, monkeypatch
+):
+    n = 60_000
+    lines = (
+        f"{1433221332117 + i},{i % 997},{'view' if i % 50 else 'nonsense'},{i},\n" for i in range(n)
+    )  # every row has an item of its own; each 50th is bad
+    shop = write_shop(tmp_path / "shop", "timestamp,visitorid,event,itemid,transactionid\n" + "".join(lines))
+    call = [sys.executable, "-c", CHILD, str(shop), clean_database_url, str(tmp_path / "quarantine")]
+    n_killed = 0
+    for target in (2_000, 15_000, 31_000, 50_000):
+        child = subprocess.Popen(call, stderr=subprocess.DEVNULL)
+        while child.poll() is None:
+            done = [file.position for (stream, _), file in progress(clean_database).items() if stream == "events"]
+            if done and done[0] >= target:
+                os.kill(child.pid, signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        n_killed += child.wait() == -signal.SIGKILL
+    assert n_killed >= 2
+
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 20_000)
+    result = import_raw.run("retailrocket", shop, engine=clean_database, quarantine_dir=tmp_path / "quarantine")
+    assert result["n_loaded"]["events"] == n - n // 50
+    assert result["n_rejected"] == n // 50
+    items = [int(str(row[4])) for row in sorted(rows(clean_database, raw.events))]
+    assert items == [i for i in range(n) if i % 50]  # all of them, once each, in the file's order
+    with open(result["quarantine"][0], newline="") as file:
+        assert [int(row["line"]) for row in csv.DictReader(file)] == [i + 2 for i in range(0, n, 50)]
+
+
+def progress(engine: sa.Engine) -> dict[tuple[str, str], raw_imports.FileProgress]:
+    with engine.connect() as connection:
+        return raw_imports.files(connection)
