@@ -1,0 +1,46 @@
+"""`python -m fast_api_service`: one worker on API_HOST:API_PORT, by default 127.0.0.1:8000."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import uvicorn
+
+from fast_api_service.app import create_app
+from fast_api_service.settings import ApiSettings
+from recsys import log, settings
+from recsys.errors import InputError, RecsysError
+
+_log = logging.getLogger("fast_api_service")
+
+
+def database_url() -> str:
+    """DATABASE_URL, or the embedded Postgres, which is started when it does not run."""
+    configured = settings.load()
+    if configured.database_url:
+        return configured.database_url
+    try:
+        from recsys.storage.engine import database_url as embedded_url
+    except ModuleNotFoundError as error:  # the light image has no Postgres of its own
+        raise InputError(f"set DATABASE_URL: the embedded Postgres is not installed here ({error.name})") from None
+    return embedded_url(configured)
+
+
+def main() -> None:
+    log.setup(settings.load().log_level)
+    api = ApiSettings()
+    try:
+        app = create_app(database_url(), api)
+    except RecsysError as error:
+        sys.exit(f"the service cannot start: {error}")
+    if not api.is_loopback:
+        _log.warning("listening on %s without API keys: keep it behind a proxy that knows its clients", api.host)
+    uvicorn.run(
+        app, host=api.host, port=api.port, access_log=False, log_config=None, server_header=False,
+        timeout_graceful_shutdown=10,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

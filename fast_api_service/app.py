@@ -1,0 +1,63 @@
+"""The application, put together in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+
+from fast_api_service import documents, errors
+from fast_api_service.database import Database
+from fast_api_service.metrics import Metrics
+from fast_api_service.middleware import Envelope
+from fast_api_service.routers import operations, recommend
+from fast_api_service.settings import ApiSettings
+from fast_api_service.state import State
+from recsys import __version__
+
+_DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
+
+Every answer says where it comes from in `provenance`. Ids come back in the JSON type in which the catalogue was
+loaded; `123` and `"123"` are both understood. Errors have one form:
+`{"success": false, "status": "<machine word>", "error": "<what and how to mend it>"}`.
+"""
+
+
+def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAPI:
+    """The service on the Postgres of `database_url`, which may be away when it starts.
+
+    Raises InputError at start-up when the URL cannot be understood.
+    """
+    settings = settings or ApiSettings()
+    metrics = Metrics()
+    state = State(Database(database_url, settings), metrics, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await state.database.open()
+        follower = asyncio.create_task(state.keep_fresh())
+        try:
+            yield
+        finally:
+            follower.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await follower
+            await state.database.close()
+
+    app = FastAPI(
+        title="Recommendations",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = state
+    app.add_middleware(Envelope, metrics=metrics)
+    errors.install(app)
+    app.include_router(recommend.router)
+    app.include_router(operations.router)
+    documents.install(app, state)
+    return app

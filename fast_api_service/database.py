@@ -1,0 +1,244 @@
+"""The service's reads from Postgres. Every request is one prepared statement and one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import asyncpg
+import orjson
+
+from fast_api_service.settings import ApiSettings
+from recsys.errors import InputError
+from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.ids import JsonType
+from recsys.serving.snapshot import ListVersion, Publication, Snapshot, StoredList
+
+log = logging.getLogger(__name__)
+
+_FAILURES_TO_REST = 3  # in a row; then requests do not try Postgres for a while
+_REST_S = 0.5
+_LOAD_S = 120.0
+_ROWS_A_TIME = 2000  # other requests are answered between two portions of a large catalogue
+
+# Both read the lists of the publication that the caller already holds, so an answer never mixes two; the
+# pointer comes along to tell that a newer one is there.
+_USER_SQL = """
+select p.publication_id, u.user_key,
+       r.item_keys as r_keys, r.scores as r_scores, r.sources as r_sources,
+       s.item_keys as s_keys, s.scores as s_scores, s.sources as s_sources
+from (values (1)) one
+left join publication_pointer p on true
+left join users u on u.user_id = $1
+left join lists r on r.list_version_id = $2 and r.owner_key = u.user_key
+left join lists s on s.list_version_id = $3 and s.owner_key = u.user_key
+"""
+_ITEM_SQL = """
+select p.publication_id,
+       r.item_keys as r_keys, r.scores as r_scores, r.sources as r_sources,
+       s.item_keys as s_keys, s.scores as s_scores, s.sources as s_sources
+from (values (1)) one
+left join publication_pointer p on true
+left join lists r on r.list_version_id = $2 and r.owner_key = $1
+left join lists s on s.list_version_id = $3 and s.owner_key = $1
+"""
+# The counters say that items or categories changed without a publication (an item went out of stock).
+_PULSE_SQL = """
+select p.publication_id, p.fence, p.moved_at,
+       (select coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint from pg_stat_user_tables
+        where schemaname = current_schema() and relname in ('items', 'categories')) as n_changes
+from publication_pointer p where p.publication_id is not null
+"""
+_PUBLICATION_SQL = """
+select b.publication_id, b.fence, b.created_at, b.status, b.dataset, b.manifest, b.models, b.checks
+from publication_pointer p join publications b using (publication_id)
+"""
+_VERSIONS_SQL = """
+select list_version_id, kind, version, dataset, made_by, created_at, n_rows, n_items, sources
+from list_versions where list_version_id = any($1)
+"""
+_DEFAULT_SQL = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
+_EXAMPLE_SQL = """
+select u.user_id from lists l join users u on u.user_key = l.owner_key where l.list_version_id = $1 limit 1
+"""
+
+
+class DatabaseAwayError(Exception):
+    """Postgres did not answer, or not in time."""
+
+
+class Pulse(NamedTuple):
+    """What tells a new state of the database from the one that was loaded."""
+
+    publication_id: int
+    fence: int
+    moved_at: dt.datetime | None
+    n_changes: int
+
+
+class Lists(NamedTuple):
+    """Answer of one request's round trip."""
+
+    publication_id: int | None  # where the pointer is now
+    known: bool  # the user is in the catalogue of users
+    first: StoredList | None  # ranked, or i2i
+    second: StoredList | None  # personal, or similar
+
+
+class Database:
+    """A pool of read-only connections that fails fast while Postgres is away."""
+
+    def __init__(self, dsn: str, settings: ApiSettings) -> None:
+        self._dsn = dsn.replace("postgresql+psycopg2://", "postgresql://", 1)
+        self._settings = settings
+        self._pool: asyncpg.Pool | None = None
+        self._n_failures = 0
+        self._resting_until = 0.0
+        self.up = False
+
+    async def open(self) -> None:
+        """Make the pool; no connection is opened yet. InputError when the URL cannot be understood."""
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=0,
+                max_size=self._settings.pool_size,
+                timeout=5,
+                reset=_nothing_to_reset,
+                server_settings={
+                    "application_name": "recsys-api",
+                    "default_transaction_read_only": "on",
+                    "jit": "off",
+                },
+            )
+        except (ValueError, asyncpg.InterfaceError) as error:
+            raise InputError(f"DATABASE_URL cannot be used: {error}; expected postgresql://user@host:5432/db") from None
+
+    async def close(self) -> None:
+        """End all connections, after the requests in flight."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 5)
+            except TimeoutError:
+                self._pool.terminate()
+
+    async def user_lists(self, user_id: str, snapshot: Snapshot) -> Lists:
+        """Ranked and personal list of a user in the snapshot's publication; DatabaseAwayError."""
+        publication = snapshot.publication
+        arguments = (user_id, publication.version_id("ranked"), publication.version_id("personal"))
+        row = await self._row(_USER_SQL, arguments)
+        return Lists(row["publication_id"], row["user_key"] is not None, _stored(row, "r_"), _stored(row, "s_"))
+
+    async def item_lists(self, item_key: int, snapshot: Snapshot) -> Lists:
+        """i2i and similar list of an item in the snapshot's publication; DatabaseAwayError."""
+        publication = snapshot.publication
+        arguments = (item_key, publication.version_id("i2i"), publication.version_id("similar"))
+        row = await self._row(_ITEM_SQL, arguments)
+        return Lists(row["publication_id"], True, _stored(row, "r_"), _stored(row, "s_"))
+
+    async def pulse(self) -> Pulse | None:
+        """State of pointer and catalogue, None where nothing is published; DatabaseAwayError. Tries even at rest."""
+        async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
+            row = await connection.fetchrow(_PULSE_SQL)
+        return Pulse(*row) if row else None
+
+    async def load(self, *, with_example_user: bool) -> Snapshot | None:
+        """All that is held in memory, read in one transaction, None where nothing is published; DatabaseAwayError.
+
+        `with_example_user`: also the id of one user who has a list, for the documentation page.
+        """
+        async with self._connection(_LOAD_S) as connection, connection.transaction(isolation="repeatable_read"):
+            publication = await _publication(connection)
+            if publication is None:
+                return None
+            types = dict(await connection.fetch("select entity, json_type from id_types"))
+            defaults = await connection.fetch(_DEFAULT_SQL, publication.version_id("default"))
+            return Snapshot(
+                publication=publication,
+                items=await _items(connection, types.get("item", "string")),
+                categories=await _categories(connection, types.get("category", "string")),
+                default_lists={row["owner_key"]: StoredList(*list(row)[1:]) for row in defaults},
+                user_id_type=types.get("user", "string"),
+                example_user_id=await _example_user(connection, publication) if with_example_user else None,
+            )
+
+    async def _row(self, sql: str, arguments: tuple[Any, ...]) -> asyncpg.Record:
+        if time.monotonic() < self._resting_until:
+            raise DatabaseAwayError("Postgres failed a moment ago")
+        try:
+            async with self._connection(self._settings.database_timeout_s) as connection:
+                return await connection.fetchrow(sql, *arguments)
+        except DatabaseAwayError:
+            self._n_failures += 1
+            if self._n_failures >= _FAILURES_TO_REST:
+                self._resting_until = time.monotonic() + _REST_S
+            raise
+
+    @asynccontextmanager
+    async def _connection(self, timeout_s: float) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+        assert self._pool is not None, "open() comes first"  # noqa: S101 - a mistake of ours
+        try:
+            async with asyncio.timeout(timeout_s), self._pool.acquire() as connection:
+                yield connection
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            self.up = False
+            raise DatabaseAwayError(f"{type(error).__name__}: {error}") from error
+        self.up = True
+        self._n_failures = 0
+        self._resting_until = 0.0
+
+
+async def _nothing_to_reset(_: Any) -> None:
+    """Our statements leave no session state, so a connection needs no round trip before it is used again."""
+
+
+def _stored(row: asyncpg.Record, prefix: str) -> StoredList | None:
+    keys = row[prefix + "keys"]
+    return None if keys is None else StoredList(keys, row[prefix + "scores"], row[prefix + "sources"])
+
+
+async def _publication(connection: asyncpg.pool.PoolConnectionProxy) -> Publication | None:
+    row = await connection.fetchrow(_PUBLICATION_SQL)
+    if row is None:
+        return None
+    manifest: dict[str, int] = orjson.loads(row["manifest"])
+    versions = await connection.fetch(_VERSIONS_SQL, list(manifest.values()))
+    version_by_id = {
+        version["list_version_id"]: ListVersion(**{**version, "sources": tuple(version["sources"])})
+        for version in versions
+    }
+    return Publication(
+        publication_id=row["publication_id"],
+        fence=row["fence"],
+        created_at=row["created_at"],
+        status=row["status"],
+        dataset=row["dataset"],
+        models=orjson.loads(row["models"]),
+        checks=orjson.loads(row["checks"]),
+        lists={kind: version_by_id[number] for kind, number in manifest.items() if number in version_by_id},
+    )
+
+
+async def _items(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType) -> ItemDictionary:
+    items = ItemDictionary(json_type)
+    cursor = await connection.cursor("select item_key, item_id, category_key, available from items order by item_key")
+    while portion := await cursor.fetch(_ROWS_A_TIME):
+        for row in portion:
+            items.add(*row)
+    return items
+
+
+async def _categories(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType) -> CategoryTree:
+    rows = await connection.fetch("select category_key, category_id, parent_category_key from categories")
+    ids = {row["category_key"]: row["category_id"] for row in rows}
+    return CategoryTree(json_type, ids, {row["category_key"]: row["parent_category_key"] for row in rows})
+
+
+async def _example_user(connection: asyncpg.pool.PoolConnectionProxy, publication: Publication) -> str | None:
+    kind = "ranked" if "ranked" in publication.lists else "personal"
+    return await connection.fetchval(_EXAMPLE_SQL, publication.version_id(kind))

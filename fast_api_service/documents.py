@@ -1,0 +1,132 @@
+"""The OpenAPI document and the /docs page, with ids of the loaded catalogue so that every example runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+from fast_api_service.state import State
+from recsys.serving.ids import INTEGER_ID_PATTERN, MAX_ID_LENGTH, ExternalId, JsonType, to_external
+from recsys.serving.snapshot import ALL_ITEMS, Snapshot
+
+_STATIC = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI, so that the page needs no internet
+
+
+def install(app: FastAPI, state: State) -> None:
+    """Serve /docs and /openapi.json; the document follows the snapshot in service."""
+    app.openapi = _document_of(app, state)  # type: ignore[method-assign]
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=f"{app.title}: documentation",
+            swagger_js_url="/static/swagger-ui-bundle.js",
+            swagger_css_url="/static/swagger-ui.css",
+            swagger_favicon_url="/static/favicon.png",
+            swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
+        )
+
+
+def _document_of(app: FastAPI, state: State) -> Callable[[], dict[str, Any]]:
+    made_for: Snapshot | None = None
+    document: dict[str, Any] | None = None
+
+    def openapi() -> dict[str, Any]:
+        nonlocal made_for, document
+        if document is None or state.snapshot is not made_for:
+            made_for = state.snapshot
+            document = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes, tags=[
+                    {"name": "recommend", "description": "For the pages of a shop"},
+                    {"name": "operations", "description": "For those who run the service"},
+                ],
+            )  # fmt: skip
+            _name_id_types(document, _types(made_for))
+            if made_for is not None:
+                _fill_examples(document, made_for)
+        return document
+
+    return openapi
+
+
+def _types(snapshot: Snapshot | None) -> dict[str, JsonType | None]:
+    if snapshot is None:
+        return {"user": None, "item": None, "category": None}
+    return {
+        "user": snapshot.user_id_type,
+        "item": snapshot.items.json_type,
+        "category": snapshot.categories.json_type,
+    }
+
+
+def _name_id_types(node: Any, types: dict[str, JsonType | None]) -> None:
+    """Replace each schema marked `x-id-of` by what the loaded catalogue takes."""
+    if isinstance(node, list):
+        for child in node:
+            _name_id_types(child, types)
+    if not isinstance(node, dict):
+        return
+    entity = node.pop("x-id-of", None)
+    if entity is not None:
+        node.pop("type", None)
+        node |= _id_schema(types[entity], entity)
+        return
+    for child in node.values():
+        _name_id_types(child, types)
+
+
+def _id_schema(json_type: JsonType | None, entity: str) -> dict[str, Any]:
+    integer = {"type": "integer", "minimum": -(10**18) + 1, "maximum": 10**18 - 1}
+    text: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH, "pattern": r"^[^\u0000]+$"}
+    if json_type is None:
+        return {"anyOf": [integer, text]}
+    if json_type == "integer":
+        text = {"type": "string", "pattern": INTEGER_ID_PATTERN}
+    return {
+        "anyOf": [integer, text] if json_type == "integer" else [text, integer],
+        "description": f"{entity} ids of this catalogue are {json_type}s; the other form is understood, not given",
+    }
+
+
+def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
+    """Put ids of the loaded catalogue into the examples."""
+    items = _example_items(snapshot)
+    user_id = snapshot.example_user_id
+    paths = document["paths"]
+    examples = paths["/recommend"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in examples.values():
+        value = example["value"] = dict(example["value"])
+        if "user_id" in value and user_id is not None:
+            value["user_id"] = to_external(user_id, snapshot.user_id_type, "user")
+        if "exclude" in value:
+            value["exclude"] = items[:2]
+    category_id = next((c for c in snapshot.categories if _has_list(snapshot, c)), None)
+    if category_id is None:
+        examples.pop("a category")
+    else:
+        examples["a category"]["value"]["category_id"] = category_id
+    if items:
+        for parameter in paths["/similar/{item_id}"]["get"]["parameters"]:
+            if parameter["name"] == "item_id":
+                parameter["example"] = str(items[0])
+
+
+def _example_items(snapshot: Snapshot) -> list[ExternalId]:
+    """Ids of the most popular available items, or of any."""
+    stored = snapshot.default_lists.get(ALL_ITEMS)
+    keys = [key for key in stored.item_keys if snapshot.items.is_available(key)] if stored else []
+    return [snapshot.items.id(key) for key in keys[:3]]
+
+
+def _has_list(snapshot: Snapshot, category_id: ExternalId) -> bool:
+    return snapshot.categories.key(category_id) in snapshot.default_lists

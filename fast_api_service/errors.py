@@ -1,0 +1,108 @@
+"""Errors as clients see them: one form, a fitting code, never a stack trace."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from recsys.errors import InputError
+
+log = logging.getLogger(__name__)
+_STATUS_BY_CODE = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_MAX_PROBLEMS = 5
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is not 2xx."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"success": False, "status": "invalid_request", "error": "top_k: should be at most 1000, not 5000"}
+            ]
+        }
+    )
+    success: bool = Field(False, json_schema_extra={"const": False})
+    status: str = Field(description="a machine word, stable between versions")
+    error: str = Field(description="what was wrong and how to mend it")
+
+
+class ApiError(Exception):
+    """Anything that a route refuses: code, machine word, message, and seconds after which to try again."""
+
+    def __init__(self, code: int, status: str, error: str, retry_after_s: int | None = None) -> None:
+        super().__init__(error)
+        self.code, self.status, self.error, self.retry_after_s = code, status, error, retry_after_s
+
+
+def error_response(code: int, status: str, error: str, headers: dict[str, str] | None = None) -> Response:
+    """The one form of an error, as JSON; text that UTF-8 cannot hold (lone surrogates) is replaced."""
+    text = error.encode("utf-8", "replace").decode()
+    body = orjson.dumps({"success": False, "status": status, "error": text})
+    return Response(body, code, headers, "application/json")
+
+
+def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` entry of a route that may answer with these codes."""
+    descriptions = {
+        404: "Not known here",
+        413: "The body is larger than 1 MiB",
+        422: "Something in the request cannot be used",
+        503: "Nothing to serve from at the moment; try again after Retry-After seconds",
+    }
+    return {code: {"model": ErrorAnswer, "description": descriptions[code]} for code in codes}
+
+
+def install(app: FastAPI) -> None:
+    """Give every known kind of error its handler; unknown ones end in the middleware, as 500."""
+    app.exception_handler(ApiError)(_api_error)
+    app.exception_handler(InputError)(_input_error)
+    app.exception_handler(RequestValidationError)(_validation_error)
+    app.exception_handler(HTTPException)(_http_error)
+
+
+async def _api_error(_: Request, error: ApiError) -> Response:
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    return error_response(error.code, error.status, error.error, headers)
+
+
+async def _input_error(_: Request, error: InputError) -> Response:
+    return error_response(422, "invalid_request", str(error))
+
+
+async def _validation_error(_: Request, error: RequestValidationError) -> Response:
+    problems = [_in_words(problem) for problem in error.errors()]
+    more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+    return error_response(422, "invalid_request", "; ".join(problems[:_MAX_PROBLEMS]) + more + ". See /docs")
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 400:  # FastAPI's word for bytes that are no UTF-8, numbers without end and the like
+        return error_response(422, "invalid_request", "the body cannot be read as JSON in UTF-8")
+    texts = {
+        404: f"there is no {request.url.path[:100]} here; /docs lists what there is",
+        405: f"{request.url.path[:100]} does not take {request.method}; it takes {(error.headers or {}).get('Allow')}",
+    }
+    status = _STATUS_BY_CODE.get(error.status_code, "invalid_request")
+    headers = dict(error.headers) if error.headers else None
+    return error_response(error.status_code, status, texts.get(error.status_code, str(error.detail)), headers)
+
+
+def _in_words(problem: dict[str, Any]) -> str:
+    """One problem of pydantic's as `field: what`; "json_invalid" and a body of the wrong kind get their own words."""
+    where = ".".join(str(part)[:60] for part in problem["loc"][1:])
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON ({problem['ctx']['error']} at character {where})"
+    if problem["loc"] == ("body",):
+        return "the body should be a JSON object, sent with the header Content-Type: application/json"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such field"
+    message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    return f"{where}: {message}"

@@ -1,0 +1,84 @@
+"""Around every request: an id, a bound on the body, the time it took, and no stack trace in the answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fast_api_service.errors import error_response
+from fast_api_service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+MAX_BODY_BYTES = 1 << 20
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Envelope:
+    """Plain ASGI, because Starlette's own middleware base class costs a task per request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["started"] = started
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await self.app(scope, _bounded(scope, receive), send_with_id)
+        except Exception:
+            log.exception("request %s failed", request_id.decode())
+            if status:  # the answer is already on its way; the connection ends here
+                raise
+            text = f"an error of ours, not of yours; its log entry is request {request_id.decode()}"
+            await error_response(500, "internal_error", text)(scope, receive, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path_format", None) or "other"
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self.metrics.requests.labels(route, method, str(status)).inc()
+            self.metrics.duration.labels(route).observe(time.perf_counter() - started)
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The client's X-Request-ID where it is a plain word, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.match(value):
+            return bytes(value)
+    return secrets.token_hex(8).encode()
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    """`receive`, but a body beyond MAX_BODY_BYTES (declared or real) is refused with 413."""
+    too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer ids at a time")
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    n_bytes = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal n_bytes
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            raise too_large
+        message = await receive()
+        n_bytes += len(message.get("body", b""))
+        if n_bytes > MAX_BODY_BYTES:
+            raise too_large
+        return message
+
+    return receive_bounded

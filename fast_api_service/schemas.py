@@ -1,0 +1,164 @@
+"""Requests and answers, as OpenAPI shows them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from recsys.serving.ids import MAX_ID_LENGTH
+
+MAX_TOP_K = 1000
+MAX_EXCLUDED = 1000
+_MAX_INTEGER = 10**18 - 1
+
+Surface = Literal["homepage", "product_detail", "category_list", "cart"]
+Tier = Literal["ranked", "personal", "popular_in_category", "popular", "available", "nothing"]
+ItemSource = Literal["ranked", "personal", "popular_in_category", "popular", "available", "i2i", "similar"]
+UserStatus = Literal["known", "light", "unknown", "anonymous", "unread"]
+
+
+def _external_id(value: Any) -> int | str:
+    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON does not tell 1.0 from 1
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("an id is an integer or a string")
+    if isinstance(value, int):
+        if abs(value) > _MAX_INTEGER:
+            raise ValueError("an integer id has at most 18 digits")
+        return value
+    if not 1 <= len(value) <= MAX_ID_LENGTH:
+        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("an id holds neither NUL nor half of a surrogate pair")
+    return value
+
+
+def _id_of(entity: str) -> Any:
+    """`x-id-of` lets the document name the JSON type of the loaded catalogue; see fast_api_service.documents."""
+    return WithJsonSchema({"type": ["integer", "string"], "x-id-of": entity})
+
+
+UserId = Annotated[int | str, PlainValidator(_external_id), _id_of("user")]
+ItemId = Annotated[int | str, PlainValidator(_external_id), _id_of("item")]
+CategoryId = Annotated[int | str, PlainValidator(_external_id), _id_of("category")]
+TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many items")]
+
+
+class RecommendRequest(BaseModel):
+    """All fields are optional: `{}` asks for what is popular."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: UserId | None = Field(None, description="nobody in particular when not given; unknown ids are welcome")
+    top_k: TopK = 10
+    category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
+    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items not to show; unknown ones are fine")
+    surface: Surface = Field("homepage", description="where the answer is shown: a label in the answer and metrics")
+
+
+class Item(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    item_id: ItemId
+    score: float | None = Field(description="descending within one source; scores of two sources do not compare")
+    rank: int = Field(ge=1, description="1 is best")
+    source: ItemSource = Field(description="the list the item comes from")
+    generator: str | None = Field(description="the model or rule that put the item into that list")
+
+
+class _Origin(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    publication_id: int = Field(description="the publication that the whole answer comes from")
+    dataset: str = Field(description="artifact of the data that the publication was made from")
+    models: dict[str, Any] = Field(description="the artifacts of the models behind the lists")
+    list_version: str | None = Field(description="version of the list that answered; null: no list did")
+    list_age_s: float | None = Field(description="seconds since that list was made")
+    degraded: list[str] = Field(description="parts that could not be read, so that the answer is poorer")
+    time_ms: float = Field(description="time spent in the service")
+
+
+class Provenance(_Origin):
+    """Where an answer comes from."""
+
+    tier: Tier = Field(description="the source that answered; later ones filled what it left open")
+    user: UserStatus = Field(
+        description="known: has a list; light: in the catalogue without one; unread: Postgres was away"
+    )
+    surface: Surface
+
+
+class RecommendAnswer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    success: Literal[True] = True
+    user_id: UserId | None
+    recommendations: list[Item]
+    provenance: Provenance
+
+
+class SimilarProvenance(_Origin):
+    """Where the neighbours come from."""
+
+    tier: Literal["i2i", "similar", "nothing"]
+
+
+class SimilarAnswer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    success: Literal[True] = True
+    item_id: ItemId
+    recommendations: list[Item]
+    provenance: SimilarProvenance
+
+
+class Health(BaseModel):
+    success: Literal[True] = True
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    success: Literal[True] = True
+    status: Literal["ready"] = "ready"
+    publication_id: int
+    n_items: int
+    database: Literal["up", "away"] = Field(description="away: answers come from memory and are degraded")
+
+
+class ListInfo(BaseModel):
+    list_version_id: int
+    version: str
+    dataset: str
+    made_by: str
+    created_at: dt.datetime
+    n_rows: int | None
+    n_items: int | None
+    sources: list[str]
+
+
+class PublicationInfo(BaseModel):
+    publication_id: int
+    fence: int
+    created_at: dt.datetime
+    age_s: float
+    dataset: str
+    lists: dict[str, ListInfo] = Field(description="by kind: ranked, personal, default, i2i, similar")
+    checks: dict[str, Any]
+
+
+class CatalogueInfo(BaseModel):
+    n_items: int
+    n_available: int
+    n_categories: int
+    id_types: dict[str, Literal["integer", "string"]]
+
+
+class ModelInfo(BaseModel):
+    success: Literal[True] = True
+    service_version: str
+    publication: PublicationInfo
+    models: dict[str, Any]
+    catalogue: CatalogueInfo

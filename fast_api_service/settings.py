@@ -1,0 +1,30 @@
+"""Settings of the service alone, from the environment: API_HOST, API_PORT and the like."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recsys.settings import ROOT
+
+
+class ApiSettings(BaseSettings):
+    """How the service listens and how patient it is. The database comes from DATABASE_URL (recsys.settings)."""
+
+    model_config = SettingsConfigDict(env_prefix="API_", env_file=ROOT / ".env", extra="ignore")
+
+    host: str = Field("127.0.0.1", description="loopback by default: there are no API keys yet")
+    port: int = Field(8000, ge=0, le=65535)
+    database_timeout_s: float = Field(0.5, gt=0, le=30, description="then an answer goes out without personal lists")
+    pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres")
+    poll_s: float = Field(1.0, gt=0, le=5, description="how often the publication pointer is looked at")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"

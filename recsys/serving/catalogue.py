@@ -1,0 +1,113 @@
+"""The catalogue as a service process holds it: ids ↔ keys, availability, categories. No database, no HTTP."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
+
+from recsys.serving.ids import ExternalId, JsonType, to_external
+
+NO_CATEGORY = -1
+
+
+class ItemDictionary:
+    """All items by key, in arrays that a key indexes: 13 bytes an item beside the id itself.
+
+    Keys are given one after the other at import, so the arrays have few gaps.
+    """
+
+    def __init__(self, json_type: JsonType) -> None:
+        self.json_type: JsonType = json_type
+        self._id_by_key: list[ExternalId | None] = []
+        self._key_by_id: dict[ExternalId, int] = {}
+        self._available = bytearray()
+        self._category_by_key = array("i")
+
+    def add(self, item_key: int, item_id: str, category_key: int | None, available: bool) -> None:
+        """Take one item in; rows may come in any order. Raises InputError for an id not of the catalogue's type."""
+        missing = item_key + 1 - len(self._id_by_key)
+        if missing > 0:
+            self._id_by_key.extend([None] * missing)
+            self._available.extend(bytes(missing))
+            self._category_by_key.extend([NO_CATEGORY] * missing)
+        external = to_external(item_id, self.json_type, "item")
+        self._id_by_key[item_key] = external
+        self._key_by_id[external] = item_key
+        self._available[item_key] = available
+        self._category_by_key[item_key] = NO_CATEGORY if category_key is None else category_key
+
+    def __len__(self) -> int:
+        return len(self._key_by_id)
+
+    @cached_property
+    def n_available(self) -> int:
+        """How many items may be recommended; read it only when all items are in."""
+        return sum(self._available)
+
+    def key(self, item_id: ExternalId) -> int | None:
+        """Key of an id in the catalogue's own type, None where there is no such item."""
+        return self._key_by_id.get(item_id)
+
+    def id(self, item_key: int) -> ExternalId:
+        """Id of a known key; KeyError for an unknown one."""
+        external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
+        if external is None:
+            raise KeyError(item_key)
+        return external
+
+    def is_available(self, item_key: int) -> bool:
+        """Whether the item is known and may be recommended."""
+        return 0 <= item_key < len(self._available) and bool(self._available[item_key])
+
+    def category(self, item_key: int) -> int:
+        """Category key of a known item, NO_CATEGORY where it has none."""
+        return self._category_by_key[item_key]
+
+    def newest_available(self) -> Iterator[int]:
+        """Keys of available items, the last imported first."""
+        return (key for key in range(len(self._available) - 1, -1, -1) if self._available[key])
+
+
+class CategoryTree:
+    """Categories by key, each with its parent; a cycle in the data is walked once."""
+
+    def __init__(self, json_type: JsonType, ids: Mapping[int, str], parents: Mapping[int, int | None]) -> None:
+        self.json_type: JsonType = json_type
+        self._parents = dict(parents)
+        self._key_by_id = {to_external(text, json_type, "category"): key for key, text in ids.items()}
+        self._children: dict[int, list[int]] = {}
+        for key, parent in parents.items():
+            if parent is not None:
+                self._children.setdefault(parent, []).append(key)
+        self.subtree = lru_cache(maxsize=4096)(self._subtree)
+
+    def __len__(self) -> int:
+        return len(self._key_by_id)
+
+    def __iter__(self) -> Iterator[ExternalId]:
+        return iter(self._key_by_id)
+
+    def key(self, category_id: ExternalId) -> int | None:
+        """Key of an id in the catalogue's own type, None where there is no such category."""
+        return self._key_by_id.get(category_id)
+
+    def lineage(self, category_key: int) -> list[int]:
+        """The category itself, its parent, and so on up to a root."""
+        line: list[int] = []
+        key: int | None = category_key
+        while key is not None and key not in line:
+            line.append(key)
+            key = self._parents.get(key)
+        return line
+
+    def _subtree(self, category_key: int) -> frozenset[int]:
+        """The category and everything below it."""
+        found: set[int] = set()
+        waiting = [category_key]
+        while waiting:
+            key = waiting.pop()
+            if key not in found:
+                found.add(key)
+                waiting.extend(self._children.get(key, ()))
+        return frozenset(found)

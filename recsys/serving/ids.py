@@ -1,0 +1,31 @@
+"""External ids at the edge: whatever JSON type a client sends, the catalogue's own type inside and in answers."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from recsys.errors import InputError
+
+JsonType = Literal["integer", "string"]
+ExternalId = int | str
+
+MAX_ID_LENGTH = 128  # characters
+INTEGER_ID_PATTERN = "^(0|-?[1-9][0-9]{0,17})$"
+_INTEGER_ID = re.compile(INTEGER_ID_PATTERN.replace("$", r"\Z"))
+
+
+def to_external(value: ExternalId, json_type: JsonType, entity: str) -> ExternalId:
+    """`value` in the JSON type of the catalogue: 123 and "123" name the same thing in either kind of catalogue.
+
+    Raises InputError where that is impossible: text that is no plain integer (at most 18 digits, no leading
+    zeros) for a catalogue of integers.
+    """
+    if json_type == "string":
+        return str(value)
+    text = str(value)
+    if not _INTEGER_ID.match(text):
+        raise InputError(
+            f"{entity} id {text[:40]!r} is not an integer, and {entity} ids of this catalogue are integers"
+        )
+    return int(text)

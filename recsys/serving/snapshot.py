@@ -1,0 +1,74 @@
+"""What one publication is to a service process: what is held in memory, swapped as a whole and never changed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.ids import JsonType
+
+ALL_ITEMS = 0  # owner of the default list over all categories
+
+
+@dataclass(frozen=True)
+class StoredList:
+    """One list as stored, best first; the three sequences have equal length."""
+
+    item_keys: Sequence[int]
+    scores: Sequence[float]
+    sources: Sequence[int]  # positions in the list version's `sources`
+
+
+@dataclass(frozen=True)
+class ListVersion:
+    """All lists of one kind that one run of a step wrote."""
+
+    list_version_id: int
+    kind: str
+    version: str
+    dataset: str
+    made_by: str
+    created_at: dt.datetime
+    n_rows: int | None
+    n_items: int | None
+    sources: tuple[str, ...]  # names of the generators that put items into the lists
+
+    def entries(self, stored: StoredList) -> Iterator[tuple[int, float | None, str | None]]:
+        """(item key, score, generator) of a list of this version, best first."""
+        names = self.sources
+        for key, score, source in zip(stored.item_keys, stored.scores, stored.sources, strict=True):
+            yield key, score, names[source] if 0 <= source < len(names) else None
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What the pointer points to: one version of each kind of list, and the models behind them."""
+
+    publication_id: int
+    fence: int
+    created_at: dt.datetime
+    status: str
+    dataset: str
+    models: Mapping[str, Any]
+    checks: Mapping[str, Any]
+    lists: Mapping[str, ListVersion]  # by kind
+
+    def version_id(self, kind: str) -> int | None:
+        """Id of the list version of a kind, None where this publication has none."""
+        version = self.lists.get(kind)
+        return version.list_version_id if version else None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A publication with the parts that every answer needs; one answer uses one snapshot from start to end."""
+
+    publication: Publication
+    items: ItemDictionary
+    categories: CategoryTree
+    default_lists: Mapping[int, StoredList]  # by category key, and ALL_ITEMS
+    user_id_type: JsonType
+    example_user_id: str | None = field(default=None, repr=False)  # someone with a list, for the documentation page
