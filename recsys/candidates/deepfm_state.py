@@ -1,0 +1,96 @@
+"""What a fitted DeepFM keeps: its weights, and what it knows of users and items as of its cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.candidates.base import KeyIndex, Positions
+from recsys.candidates.deepfm_fields import Floats, Rows, Vocabulary
+from recsys.candidates.deepfm_samples import Samples, Vocabularies
+from recsys.candidates.deepfm_training import Weights
+from recsys.types import Catalogue
+
+_USERS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class DeepFmState:
+    """Everything that scoring reads, and that is saved."""
+
+    weights: Weights
+    vocabularies: Vocabularies
+    items: KeyIndex  # the whole catalogue
+    available: NDArray[np.bool_]  # (n_items,)
+    item_rows: Rows  # (n_items, n_item_fields)
+    users: KeyIndex  # everybody with an event
+    activity: Rows  # (n_users,)
+    history_start: Positions  # (n_users + 1,)
+    history: Rows  # (n,): rows of the latest items, user after user
+    history_weight: Floats  # (n,)
+
+    @classmethod
+    def at_cut(cls, samples: Samples, catalogue: Catalogue, weights: Weights) -> Self:
+        """The state as of the cut of the events that `samples` holds."""
+        histories = samples.histories
+        parts = []
+        for start in range(0, len(histories.users), _USERS_AT_ONCE):
+            user = np.arange(start, min(start + _USERS_AT_ONCE, len(histories.users)))
+            rows, weight, activity = histories.at_cut(user)
+            kept = weight > 0
+            parts.append((rows[kept], weight[kept], activity, kept.sum(axis=1)))
+        history, history_weight, activity, n_kept = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return cls(
+            weights=weights,
+            vocabularies=samples.vocabularies,
+            items=KeyIndex(catalogue.item_key),
+            available=catalogue.available,
+            item_rows=samples.items_at_cut(),
+            users=KeyIndex(histories.users),
+            activity=activity,
+            history_start=np.concatenate([[0], np.cumsum(n_kept)]),
+            history=history,
+            history_weight=history_weight,
+        )
+
+    def user_inputs(self, user: Positions, length: int) -> tuple[Rows, Rows, Floats]:
+        """Rows (n, 4), history (n, length) and its weights of users at given positions; no context is given."""
+        place = self.history_start[user][:, None] + np.arange(length)
+        inside = place < self.history_start[user + 1][:, None]
+        place = np.where(inside, place, 0)
+        rows = np.zeros((len(user), 4), dtype=np.int32)
+        rows[:, 0] = self.vocabularies.user.rows(self.users.keys[user])
+        rows[:, 1] = self.activity[user]
+        if not len(self.history):
+            return rows, np.zeros(place.shape, dtype=np.int32), np.zeros(place.shape, dtype=np.float32)
+        weight = np.where(inside, self.history_weight[place], np.float32(0))
+        return rows, np.where(inside, self.history[place], np.int32(0)), weight
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All of it as flat arrays by name."""
+        result: dict[str, NDArray[Any]] = {f"weights/{name}": value for name, value in self.weights.items()}
+        result |= {f"vocabulary/{part.name}": getattr(self.vocabularies, part.name).keys for part in _VOCABULARIES}
+        result["items"], result["users"] = self.items.keys, self.users.keys
+        return result | {name: getattr(self, name) for name in _ARRAYS}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Self:
+        """The inverse of `arrays`; KeyError when one is missing."""
+        return cls(
+            weights={
+                name.removeprefix("weights/"): value for name, value in arrays.items() if name.startswith("weights/")
+            },
+            vocabularies=Vocabularies(
+                **{part.name: Vocabulary(arrays[f"vocabulary/{part.name}"]) for part in _VOCABULARIES}
+            ),
+            items=KeyIndex(arrays["items"]),
+            users=KeyIndex(arrays["users"]),
+            **{name: arrays[name] for name in _ARRAYS},
+        )
+
+
+_VOCABULARIES = fields(Vocabularies)
+_ARRAYS = ("available", "item_rows", "activity", "history_start", "history", "history_weight")

@@ -1,0 +1,204 @@
+"""Training of DeepFM: Keras `fit` on arrays, epoch by epoch, until the last slice in time is foretold no better."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.candidates.deepfm_fields import Vocabulary
+from recsys.candidates.deepfm_samples import EXCLUDED, Samples, Vocabularies
+from recsys.errors import ModelError
+from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, network_weights, set_network_weights
+
+Weights = dict[str, Floats]
+Probability = NDArray[np.float64]
+_VALIDATION_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a training runs. A row is one event with its negatives."""
+
+    rows_per_epoch: int
+    max_epochs: int
+    patience: int
+    batch_rows: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+def network_config(vocabularies: Vocabularies, dim: int, hidden: tuple[int, ...]) -> dict[str, Any]:
+    """Arguments of `DeepFmNetwork`."""
+    return {
+        "user_sizes": vocabularies.user_sizes,
+        "item_sizes": vocabularies.item_sizes,
+        "history_size": vocabularies.item.size,
+        "dim": dim,
+        "hidden": list(hidden),
+    }
+
+
+def initial_weights(config: dict[str, Any], rng: np.random.Generator) -> Weights:
+    """Embeddings N(0, 0.05²), first-order weights 0, dense layers Glorot-uniform with zero biases."""
+    dim, hidden = config["dim"], config["hidden"]
+    n_user, n_item = len(config["user_sizes"]), len(config["item_sizes"])
+    tables = {
+        "user_fields/table": (sum(config["user_sizes"]), dim + 1),
+        "item_fields/table": (sum(config["item_sizes"]), dim + 1),
+        "history_bag/table": (config["history_size"], dim),
+    }
+    weights = {name: (rng.standard_normal(shape) * 0.05).astype(np.float32) for name, shape in tables.items()}
+    for name in ("user_fields/table", "item_fields/table"):
+        weights[name][:, dim] = 0.0
+    fan_in = (n_user + 1 + n_item) * dim
+    layers = [("deep_user", (n_user + 1) * dim, hidden[0], fan_in), ("deep_item", n_item * dim, hidden[0], fan_in)]
+    layers += [(f"deep_{i}", a, b, a) for i, (a, b) in enumerate(itertools.pairwise(hidden), 1)]
+    layers.append(("deep_out", hidden[-1], 1, hidden[-1]))
+    for name, n_in, n_out, fan in layers:
+        limit = np.sqrt(6.0 / (fan + n_out))
+        weights[f"{name}/kernel"] = rng.uniform(-limit, limit, (n_in, n_out)).astype(np.float32)
+        if name != "deep_item":
+            weights[f"{name}/bias"] = np.zeros(n_out, dtype=np.float32)
+    return weights
+
+
+def continued_weights(
+    old_weights: Weights, old: Vocabularies, new: Vocabularies, dim: int, hidden: tuple[int, ...]
+) -> Weights:
+    """The older model's weights, its tables laid out for the new vocabularies.
+
+    A key that is new takes the older row 0 (unknown) of its field.
+    """
+    to, source = network_config(new, dim, hidden), network_config(old, dim, hidden)
+    user, item = _rows_to_take(new.user, old.user), _rows_to_take(new.item, old.item)
+    items = [item, *(_rows_to_take(getattr(new, part), getattr(old, part)) for part in ("category", "parent_category"))]
+    rows = {
+        "user_fields/table": _table_rows([user], to["user_sizes"], source["user_sizes"]),
+        "item_fields/table": _table_rows(items, to["item_sizes"], source["item_sizes"]),
+        "history_bag/table": item,
+    }
+    result = {name: value.copy() for name, value in old_weights.items()}
+    for name, row in rows.items():
+        result[name] = old_weights[name][row]
+    return result
+
+
+def _rows_to_take(new: Vocabulary, old: Vocabulary) -> NDArray[np.int64]:
+    """For each row of `new` the row of `old` that it continues, or 0."""
+    return np.concatenate([[0], old.rows(new.keys)]).astype(np.int64)
+
+
+def _table_rows(first: list[NDArray[np.int64]], sizes: list[int], old_sizes: list[int]) -> NDArray[np.int64]:
+    """The same for a table of several fields: the `first` fields have vocabularies, the rows of the others stay."""
+    fields = [*first, *(np.arange(size) for size in sizes[len(first) :])]
+    starts = np.concatenate([[0], np.cumsum(old_sizes)[:-1]])
+    return np.concatenate([start + rows for start, rows in zip(starts, fields, strict=True)])
+
+
+def make_network(config: dict[str, Any], weights: Weights) -> Any:
+    """A built `DeepFmNetwork` with these weights. Imports Keras and its backend (seconds)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from recsys.networks.deepfm import DeepFmNetwork
+
+    network = DeepFmNetwork(**config)
+    network.build()
+    set_network_weights(network, weights)
+    return network
+
+
+def train(
+    config: dict[str, Any],
+    weights: Weights,
+    samples: Samples,
+    probability: Probability,
+    is_validation: NDArray[np.bool_],
+    schedule: Schedule,
+) -> tuple[Weights, dict[str, list[float]]]:
+    """Train from `weights`, give the new ones and the learning curve.
+
+    First on the events before the validation slice, until the loss on the slice has not fallen for
+    `schedule.patience` epochs; then, from the best epoch on, one epoch on everything, so that the newest events
+    are learned too. `probability` (n_events,): how often each event is drawn; `is_validation` (n_events,).
+    Raises ModelError when a loss or a weight is not finite.
+    """
+    rng = np.random.default_rng(schedule.seed)
+    network = make_network(config, weights)
+    compile_network(network, schedule)
+    curve: dict[str, list[float]] = {}
+    best, best_loss, best_epoch = network_weights(network), np.inf, 0
+    validating = bool(is_validation.any()) and not bool(is_validation.all())
+    held_out = None
+    if validating:
+        n_rows = min(int(is_validation.sum()), _VALIDATION_ROWS)
+        held_out = samples.draw(probability * is_validation, n_rows, rng, masked=False)
+    learned_from = probability * ~is_validation if validating else probability
+    for epoch in range(1, schedule.max_epochs + 1):
+        row = _run_epoch(network, samples, learned_from, schedule, rng)
+        now = network_weights(network)
+        if held_out is not None:
+            row["validation_loss"], row["validation_auc"] = judge(DeepFmScorer(config, now), *held_out)
+        _note(curve, row)
+        loss = row.get("validation_loss", -float(epoch))  # without a validation slice the last epoch stands
+        if loss < best_loss:
+            best, best_loss, best_epoch = now, loss, epoch
+        elif epoch - best_epoch >= schedule.patience:
+            break
+    if validating:
+        set_network_weights(network, best)
+        _note(curve, _run_epoch(network, samples, probability, schedule, rng))
+        best = network_weights(network)
+    bad = [name for name, value in best.items() if not np.isfinite(value).all()]
+    if bad:
+        raise ModelError(f"deepfm: {', '.join(bad)} not finite after training; lower learning_rate")
+    return best, curve
+
+
+def _note(curve: dict[str, list[float]], row: dict[str, float]) -> None:
+    for name, value in row.items():
+        curve.setdefault(name, []).append(value)
+
+
+def compile_network(network: Any, schedule: Schedule) -> None:
+    """The optimizer and the loss that `fit` uses."""
+    import keras
+
+    from recsys.networks.sampled_softmax import SampledSoftmax
+
+    network.compile(
+        optimizer=keras.optimizers.AdamW(schedule.learning_rate, weight_decay=schedule.weight_decay),
+        loss=SampledSoftmax(),
+        jit_compile=False,
+    )
+
+
+def _run_epoch(
+    network: Any, samples: Samples, probability: Probability, schedule: Schedule, rng: np.random.Generator
+) -> dict[str, float]:
+    inputs, log_q = samples.draw(probability, schedule.rows_per_epoch, rng)
+    history = network.fit(inputs, log_q, batch_size=schedule.batch_rows, epochs=1, shuffle=False, verbose=0)
+    loss = float(history.history["loss"][-1])
+    if not np.isfinite(loss):
+        raise ModelError("deepfm: the training loss is not finite; lower learning_rate or check the event weights")
+    scorer = DeepFmScorer(network.config, network_weights(network))
+    first = slice(0, _VALIDATION_ROWS)
+    return {"loss": loss, "auc": judge(scorer, {name: value[first] for name, value in inputs.items()}, log_q[first])[1]}
+
+
+def judge(scorer: DeepFmScorer, inputs: dict[str, Any], log_q: Floats) -> tuple[float, float]:
+    """Sampled softmax loss, and AUC (share of the sampled negatives that score below the observed item)."""
+    n, k, _ = inputs["item"].shape
+    users = scorer.user_side(inputs["user"], inputs["history"], inputs["history_weight"])
+    items = scorer.item_side(inputs["item"].reshape(n * k, -1))
+    logits = scorer.logits(users, np.arange(n), items, np.arange(n * k).reshape(n, k))
+    corrected = logits.astype(np.float64) - log_q
+    corrected -= corrected.max(axis=1, keepdims=True)
+    loss = np.log(np.exp(corrected).sum(axis=1)) - corrected[:, 0]
+    real = log_q[:, 1:] < EXCLUDED
+    below = (logits[:, 1:] < logits[:, :1]) + 0.5 * (logits[:, 1:] == logits[:, :1])
+    return float(loss.mean()), float(below[real].mean())
