@@ -1,0 +1,1 @@
+"""`make demo` and `make stop`: the whole system on one machine, with the state under `.local`."""

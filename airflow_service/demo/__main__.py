@@ -1,0 +1,75 @@
+"""`python -m airflow_service.demo start|stop`, which `make demo` and `make stop` call.
+
+What to recommend from, and where to listen, comes from the environment: SOURCE, INPUT, OPTIONS, REPLACE, USERS,
+ITEMS, EVENTS; API_PORT, AIRFLOW_PORT, MLFLOW_PORT, PG_PORT; DATABASE_URL, ARTIFACT_ROOT, MLFLOW_TRACKING_URI.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+from rich.console import Console
+
+from airflow_service.demo import lock
+from airflow_service.demo.data import Input
+from airflow_service.demo.farewell import farewell
+from airflow_service.demo.place import Place
+from airflow_service.demo.stack import Stack
+from airflow_service.demo.watch import FIRST, follow
+from recsys.errors import RecsysError
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def start(place: Place) -> None:
+    """The whole demo, from nothing to a service that answers."""
+    started = time.monotonic()
+    data = Input.of(place.variables, place.state)
+    with lock.only_one(place.state):
+        stack = Stack(place, lambda text: console.print(text, markup=False))
+        stack.up(lambda: load(stack, data))
+        console.print(f"All services are up after {time.monotonic() - started:.0f} s; the DAGs run.", markup=False)
+        follow(stack.api, stack.api.trigger(FIRST, {}), console, stack.check)
+        stack.recommender_up()
+        environment = stack.environment
+        console.print(farewell(place, environment["DATABASE_URL"], environment["MLFLOW_TRACKING_URI"]), markup=False)
+        console.print(f"Done in {time.monotonic() - started:.0f} s.", markup=False)
+
+
+def load(stack: Stack, data: Input) -> None:
+    """Bring the raw data into Postgres."""
+    started = time.monotonic()
+    if command := data.command_to_generate():
+        stack.services.run_job("generate", command, stack.environment)
+        data.generated()
+    stack.services.run_job("import", data.command_to_load(), stack.environment)
+    data.loaded()
+    console.print(f"The data are in Postgres: {data.source} ({time.monotonic() - started:.0f} s)", markup=False)
+
+
+def stop(place: Place) -> None:
+    """End all that a demo of this folder has started."""
+    lines = ["make demo"] if lock.end_starter(place.state) else []
+    lines += Stack(place, print).down()
+    console.print(f"Stopped: {', '.join(lines)}." if lines else "Nothing was running.", markup=False)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    actions = {"start": start, "stop": stop}
+    if len(sys.argv) != 2 or sys.argv[1] not in actions:
+        sys.exit(__doc__)
+    try:
+        actions[sys.argv[1]](Place.find())
+    except RecsysError as error:
+        console.print(f"\nerror: {error}", markup=False, style="red")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. What has been started goes on; `make stop` ends it.", markup=False)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What the demo recommends from: a generated shop, or the files that SOURCE and INPUT name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.errors import InputError
+
+GENERATED = "generated"
+_RECSYS = (sys.executable, "-m", "recsys.cli")
+
+
+@dataclass(frozen=True)
+class Input:
+    """SOURCE (generated, retailrocket, movielens, online-retail, …), INPUT (a path), and options of the source."""
+
+    state: Path
+    source: str
+    path: Path
+    options: tuple[str, ...]
+    size: Mapping[str, int]  # of a generated shop: users, items, events
+    replace: bool
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str], state: Path) -> Input:
+        """What the variables say: SOURCE, INPUT, OPTIONS ("name=value name=value"), REPLACE, USERS, ITEMS, EVENTS.
+
+        InputError when they do not fit together.
+        """
+        source = variables.get("SOURCE", GENERATED)
+        size = {"users": 4000, "items": 1000, "events": 80_000}
+        for name in size:
+            text = variables.get(name.upper(), str(size[name]))
+            if not text.isdigit():
+                raise InputError(f"{name.upper()}={text} is no number")
+            size[name] = int(text)
+        if source == GENERATED:
+            path = state / "data" / "generated"
+        elif "INPUT" not in variables:
+            raise InputError(f"SOURCE={source} needs the path of its files: make demo SOURCE={source} INPUT=…")
+        else:
+            path = Path(variables["INPUT"]).expanduser().resolve()
+            if not path.exists():
+                raise InputError(f"INPUT={variables['INPUT']} does not exist")
+        return cls(state, source, path, tuple(variables.get("OPTIONS", "").split()), size, "REPLACE" in variables)
+
+    def command_to_generate(self) -> tuple[str, ...] | None:
+        """The command that writes the generated shop; None when it is there, or is not wanted."""
+        if self.source != GENERATED or _read(self._note) == self._wanted:
+            return None
+        sizes = [word for name, n in self.size.items() for word in (f"--{name}", str(n))]
+        return (*_RECSYS, "generate", str(self.path), *sizes)
+
+    def generated(self) -> None:
+        """Note that the generated shop is whole."""
+        self._note.write_text(self._wanted)
+
+    def command_to_load(self) -> tuple[str, ...]:
+        """The command that loads the files into schema raw.
+
+        A generated shop makes room for other data unasked, since it can be generated again; anything else is
+        replaced only where REPLACE is set.
+        """
+        options = [word for option in self.options for word in ("-o", option)]
+        makes_room = GENERATED in _read(self._loaded) and _read(self._loaded) != self._identity
+        replace = ["--replace"] if self.replace or makes_room else []
+        return (*_RECSYS, "import", self.source, str(self.path), *options, *replace)
+
+    def loaded(self) -> None:
+        """Note what the database now holds."""
+        self._loaded.write_text(self._identity)
+
+    @property
+    def _note(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    @property
+    def _loaded(self) -> Path:
+        return self.state / "data" / "loaded.json"
+
+    @property
+    def _wanted(self) -> str:
+        return json.dumps(self.size)
+
+    @property
+    def _identity(self) -> str:
+        return json.dumps([self.source, self.size if self.source == GENERATED else str(self.path)])
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

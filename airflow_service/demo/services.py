@@ -1,0 +1,204 @@
+"""Background processes that outlive the command that started them, and are found again by the next one.
+
+Each service runs in a session of its own, and all its descendants carry a mark in their environment: `make stop`
+finds them by it, whoever their parent has become. `run/<service>.json` says which process leads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from recsys.errors import RecsysError
+
+_MARK = "RECSYS_SERVICE"
+TERMINATE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A command that goes on, and how to know that it answers."""
+
+    name: str
+    command: tuple[str, ...]
+    chosen: Mapping[str, str]  # the variables that matter to it: other values, another process
+    is_ready: Callable[[], bool]
+    port: int | None = None
+    port_variable: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps([self.command, sorted(self.chosen.items())]).encode()).hexdigest()
+
+
+class Services:
+    """The services of one demo."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._run = state / "run"
+
+    def is_running(self, service: Service) -> bool:
+        """Whether this very service (same command, same variables) runs and answers."""
+        known = self._known(service.name)
+        return known is not None and known["fingerprint"] == service.fingerprint and service.is_ready()
+
+    def check_port(self, service: Service) -> None:
+        """RecsysError when somebody else has the port of a service."""
+        if service.port is None or self.processes(service.name):
+            return  # free, or ours
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", service.port))
+            except OSError as error:
+                raise RecsysError(
+                    f"port {service.port}, which {service.name} needs, cannot be had ({error.strerror})"
+                    f"{_holder(service.port)}; choose another one: make demo {service.port_variable}=…"
+                ) from None
+
+    def start(self, service: Service, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start a service after ending what is left of an earlier one; does not wait until it answers."""
+        self.stop([service.name])
+        self.check_port(service)
+        with (self._state / "log" / f"{service.name}.log").open("ab") as output:
+            process = subprocess.Popen(  # noqa: S603 - a command of commands.py
+                service.command,
+                cwd=self._state,
+                # SPT_NOENV: Airflow renames its processes, and would write over their environment with it.
+                env={**environment, _MARK: self._mark(service.name), "SPT_NOENV": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        known = {
+            "pid": process.pid,
+            "created": psutil.Process(process.pid).create_time(),
+            "fingerprint": service.fingerprint,
+        }
+        part = self._run / f"{service.name}.part"
+        part.write_text(json.dumps(known))
+        part.replace(self._run / f"{service.name}.json")
+        return process
+
+    def wait(self, services: Iterable[Service], timeout_s: float) -> None:
+        """Wait until all answer; RecsysError with the log's end when one dies or takes longer than `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        for service in services:
+            while not service.is_ready():
+                self.check_alive([service.name])
+                if time.monotonic() > deadline:
+                    raise RecsysError(
+                        f"{service.name} does not answer after {timeout_s:.0f} s; {self._tail(service.name)}"
+                    )
+                time.sleep(0.3)
+
+    def check_alive(self, names: Iterable[str]) -> None:
+        """RecsysError with the log's end when a service's process has ended."""
+        for name in names:
+            if self._known(name) is None:
+                raise RecsysError(f"{name} has ended; {self._tail(name)}")
+
+    def processes(self, name: str | None = None) -> list[psutil.Process]:
+        """All processes of a service, or of all services."""
+        mark = self._mark(name or "")
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                value = process.environ().get(_MARK, "")
+                if (value == mark if name else value.startswith(mark)) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def run_job(self, name: str, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        """Run a command to its end, as a service is run; RecsysError with the log's end when it fails."""
+        job = Service(name, command, {}, is_ready=lambda: True)
+        log_file = self._state / "log" / f"{name}.log"
+        log_file.unlink(missing_ok=True)
+        process = self.start(job, environment)
+        try:
+            code = process.wait()
+        finally:
+            self.stop([name])
+        if code != 0:
+            raise RecsysError(f"{' '.join(command)} failed (exit status {code}); {self._tail(name)}")
+
+    def names(self) -> list[str]:
+        """The services that have processes, or left a note that they had."""
+        found = {path.stem for path in self._run.glob("*.json")}
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error, OSError):
+                found.add(process.environ()[_MARK].removeprefix(self._mark("")))
+        return sorted(found)
+
+    def stop(self, names: Iterable[str]) -> dict[str, int]:
+        """End services with all their descendants, and wait; service → number of processes that were ended.
+
+        The leaders are asked first, so that they can end their children in order; what is left after
+        TERMINATE_S is killed.
+        """
+        names = list(names)
+        ended = {name: len(found) for name in names if (found := self.processes(name))}
+        for name in ended:
+            known = self._known(name)
+            _signal(p for p in self.processes(name) if known is None or p.pid == known["pid"])
+        deadline = time.monotonic() + TERMINATE_S
+        while self._left(ended) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        deadline = time.monotonic() + 30
+        while left := self._left(ended):  # again, as long as new ones are born meanwhile
+            if time.monotonic() > deadline:
+                raise RecsysError(f"these processes cannot be ended: {[process.pid for process in left]}")
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=3)
+        for name in names:
+            (self._run / f"{name}.json").unlink(missing_ok=True)
+        return ended
+
+    def _left(self, names: Iterable[str]) -> list[psutil.Process]:
+        return [process for name in names for process in self.processes(name)]
+
+    def _mark(self, name: str) -> str:
+        return f"{self._state}:{name}"
+
+    def _known(self, name: str) -> dict[str, str] | None:
+        """What was written down about a service's leading process; None when that process is no more."""
+        try:
+            known = json.loads((self._run / f"{name}.json").read_text())
+            process = psutil.Process(known["pid"])
+            same = abs(process.create_time() - known["created"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, KeyError, psutil.Error):
+            return None
+        return known if same else None
+
+    def _tail(self, name: str, n_lines: int = 15) -> str:
+        path = self._state / "log" / f"{name}.log"
+        lines = path.read_text(errors="replace").splitlines()[-n_lines:] if path.exists() else []
+        return f"its log ({path}) ends with:\n" + "\n".join(lines)
+
+
+def _signal(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+
+
+def _holder(port: int) -> str:
+    """Who listens on a port, as far as we may know."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f": process {connection.pid} ({psutil.Process(connection.pid).name()}) has it"
+    return ""
