@@ -185,8 +185,16 @@ def _announced_id(connection: sa.Connection, row: Mapping[str, Any]) -> int:
 
 def lock(connection: sa.Connection, kind: str, version: str) -> None:
     """Wait until no other transaction writes or removes this version, and keep others out until this one ends."""
-    key = sa.func.hashtextextended(f"list version {kind}/{version}", 0)
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_lock_key(kind, version))))
+
+
+def try_lock(connection: sa.Connection, kind: str, version: str) -> bool:
+    """The same without waiting: False when another transaction has the lock."""
+    return bool(connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_lock_key(kind, version)))).scalar_one())
+
+
+def _lock_key(kind: str, version: str) -> sa.ColumnElement[int]:
+    return sa.func.hashtextextended(f"list version {kind}/{version}", 0)
 
 
 def _copy(connection: sa.Connection, list_version_id: int, checks: ListChecks, blocks: Iterable[Lists]) -> None:
@@ -194,7 +202,10 @@ def _copy(connection: sa.Connection, list_version_id: int, checks: ListChecks, b
     table = partition_name(list_version_id)
     connection.execute(
         sa.text(
-            f"create table {table} (like lists, check (list_version_id = {list_version_id}))"
+            # Its own columns, not `like lists`: that would lock `lists` against pruning for as long as `blocks` takes.
+            f"create table {table} (list_version_id bigint not null check (list_version_id = {list_version_id}),"
+            " owner_key integer not null, item_keys integer[] not null, scores real[] not null,"
+            " sources smallint[] not null)"
             " with (toast_tuple_target = 8160)"  # lists of up to some 700 items stay in the row, uncompressed
         )
     )
