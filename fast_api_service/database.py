@@ -17,7 +17,7 @@ from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
-from recsys.serving.snapshot import ListVersion, Publication, Snapshot, StoredList
+from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,12 @@ select list_version_id, kind, version, dataset, made_by, created_at, n_rows, n_i
 from list_versions where list_version_id = any($1)
 """
 _DEFAULT_SQL = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
-_EXAMPLE_SQL = """
+_EXAMPLE_USER_SQL = """
 select u.user_id from lists l join users u on u.user_key = l.owner_key where l.list_version_id = $1 limit 1
+"""
+_EXAMPLE_ITEM_SQL = """
+select i.item_id from lists l join items i on i.item_key = l.owner_key and i.available
+where l.list_version_id = $1 order by i.item_key = any($2) desc limit 1
 """
 
 
@@ -158,13 +162,15 @@ class Database:
                 return None
             types = dict(await connection.fetch("select entity, json_type from id_types"))
             defaults = await connection.fetch(_DEFAULT_SQL, publication.version_id("default"))
+            default_lists = {row["owner_key"]: StoredList(*list(row)[1:]) for row in defaults}
             return Snapshot(
                 publication=publication,
                 items=await _items(connection, types.get("item", "string")),
                 categories=await _categories(connection, types.get("category", "string")),
-                default_lists={row["owner_key"]: StoredList(*list(row)[1:]) for row in defaults},
+                default_lists=default_lists,
                 user_id_type=types.get("user", "string"),
                 example_user_id=await _example_user(connection, publication) if with_example_user else None,
+                example_item_id=await _example_item(connection, publication, default_lists.get(ALL_ITEMS)),
             )
 
     async def _row(self, sql: str, arguments: tuple[Any, ...]) -> asyncpg.Record:
@@ -240,5 +246,15 @@ async def _categories(connection: asyncpg.pool.PoolConnectionProxy, json_type: J
 
 
 async def _example_user(connection: asyncpg.pool.PoolConnectionProxy, publication: Publication) -> str | None:
+    """Somebody who has a list."""
     kind = "ranked" if "ranked" in publication.lists else "personal"
-    return await connection.fetchval(_EXAMPLE_SQL, publication.version_id(kind))
+    return await connection.fetchval(_EXAMPLE_USER_SQL, publication.version_id(kind))
+
+
+async def _example_item(
+    connection: asyncpg.pool.PoolConnectionProxy, publication: Publication, popular: StoredList | None
+) -> str | None:
+    """An item that has neighbours, a popular one if there is one."""
+    kind = "i2i" if "i2i" in publication.lists else "similar"
+    popular_keys = list(popular.item_keys) if popular else []
+    return await connection.fetchval(_EXAMPLE_ITEM_SQL, publication.version_id(kind), popular_keys)

@@ -100,8 +100,7 @@ def _id_schema(json_type: JsonType | None, entity: str) -> dict[str, Any]:
 
 def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
     """Put ids of the loaded catalogue into the examples."""
-    items = _example_items(snapshot)
-    user_id = snapshot.example_user_id
+    user_id, item_id = snapshot.example_user_id, snapshot.example_item_id
     paths = document["paths"]
     examples = paths["/recommend"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in examples.values():
@@ -109,23 +108,21 @@ def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
         if "user_id" in value and user_id is not None:
             value["user_id"] = to_external(user_id, snapshot.user_id_type, "user")
         if "exclude" in value:
-            value["exclude"] = items[:2]
+            value["exclude"] = _popular_ids(snapshot)[:2]
     category_id = next((c for c in snapshot.categories if _has_list(snapshot, c)), None)
     if category_id is None:
         examples.pop("a category")
     else:
         examples["a category"]["value"]["category_id"] = category_id
-    if items:
-        for parameter in paths["/similar/{item_id}"]["get"]["parameters"]:
-            if parameter["name"] == "item_id":
-                parameter["example"] = str(items[0])
+    for parameter in paths["/similar/{item_id}"]["get"]["parameters"]:
+        if parameter["name"] == "item_id" and item_id is not None:
+            parameter["example"] = item_id
 
 
-def _example_items(snapshot: Snapshot) -> list[ExternalId]:
-    """Ids of the most popular available items, or of any."""
+def _popular_ids(snapshot: Snapshot) -> list[ExternalId]:
     stored = snapshot.default_lists.get(ALL_ITEMS)
-    keys = [key for key in stored.item_keys if snapshot.items.is_available(key)] if stored else []
-    return [snapshot.items.id(key) for key in keys[:3]]
+    keys = stored.item_keys if stored else ()
+    return [snapshot.items.id(key) for key in keys if snapshot.items.is_available(key)]
 
 
 def _has_list(snapshot: Snapshot, category_id: ExternalId) -> bool:

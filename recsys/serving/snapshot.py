@@ -71,4 +71,6 @@ class Snapshot:
     categories: CategoryTree
     default_lists: Mapping[int, StoredList]  # by category key, and ALL_ITEMS
     user_id_type: JsonType
-    example_user_id: str | None = field(default=None, repr=False)  # someone with a list, for the documentation page
+    # for the documentation page: somebody who has a list, an item that has neighbours
+    example_user_id: str | None = field(default=None, repr=False)
+    example_item_id: str | None = None

@@ -1,0 +1,159 @@
+"""A small published shop in Postgres, and the service as a process: what the tests of the service stand on.
+
+Items 1 to 60 (ids 1001 to 1060, or item-1 to item-60); 1 to 50 are of category 2, the others of 3, both below 1,
+and 4 is empty. Items 3, 13 and 33 are not available although lists hold them. Users: 501 has a ranked and a
+personal list, 502 a personal list, 503 no list.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import sqlalchemy as sa
+
+from recsys.storage import lists, tables
+from recsys.types import Lists
+
+UNAVAILABLE = {3, 13, 33}
+RANKED, PERSONAL, LIGHT = 1, 2, 3  # user keys
+
+# One publication uses none of the items that the other one uses.
+FIRST = {
+    "default": {0: range(11, 31), 2: range(21, 31)},
+    "personal": {RANKED: range(6, 11), PERSONAL: range(6, 11)},
+    "ranked": {RANKED: range(1, 6)},
+    "i2i": {1: [2, 3, 4], 2: [1]},
+    "similar": {1: [4, 5, 6]},
+}
+SECOND = {
+    "default": {0: range(41, 61), 2: range(41, 51)},
+    "personal": {RANKED: range(36, 41), PERSONAL: range(36, 41)},
+    "ranked": {RANKED: range(31, 36)},
+    "i2i": {1: [32]},
+    "similar": {1: [34]},
+}
+
+
+def stock(engine: sa.Engine, json_type: str = "integer") -> None:
+    """Write the keys of the shop."""
+    categories = [
+        {"category_key": key, "category_id": str(900 + key), "parent_category_key": 1 if key > 1 else None}
+        for key in range(1, 5)
+    ]
+    items = [
+        {
+            "item_key": key,
+            "item_id": item_id(key, json_type),
+            "category_key": 2 if key <= 50 else 3,
+            "available": key not in UNAVAILABLE,
+        }
+        for key in range(1, 61)
+    ]
+    prefix = "" if json_type == "integer" else "user-"
+    users = [{"user_key": key, "user_id": f"{prefix}{500 + key}"} for key in (RANKED, PERSONAL, LIGHT)]
+    types = [{"entity": entity, "json_type": json_type} for entity in ("user", "item")]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(tables.categories), categories)
+        connection.execute(sa.insert(tables.items), items)
+        connection.execute(sa.insert(tables.users), users)
+        connection.execute(sa.insert(tables.id_types), [*types, {"entity": "category", "json_type": "integer"}])
+
+
+def item_id(key: int, json_type: str = "integer") -> str:
+    return str(1000 + key) if json_type == "integer" else f"item-{key}"
+
+
+def publish(engine: sa.Engine, version: str, contents: Mapping[str, Mapping[int, Sequence[int]]]) -> int:
+    """Write lists (kind → owner → item keys) and move the pointer to them; the publication's id."""
+    manifest = {}
+    for kind, keys_by_owner in contents.items():
+        written = lists.write(
+            engine,
+            kind,
+            version,
+            lambda keys_by_owner=keys_by_owner: [_block(keys_by_owner)],
+            dataset=f"dataset/{version}",
+            made_by="tests",
+            sources=[f"{kind} model"],
+        )
+        manifest[kind] = written.list_version_id
+    with engine.begin() as connection:
+        fence = connection.execute(sa.text("select fence + 1 from publication_pointer for update")).scalar_one()
+        publication_id = connection.execute(
+            sa.insert(tables.publications)
+            .values(
+                status="published",
+                dataset=f"dataset/{version}",
+                manifest=manifest,
+                models={"als": f"als/{version}"},
+                fence=fence,
+            )
+            .returning(tables.publications.c.publication_id)
+        ).scalar_one()
+        point_at(connection, publication_id, fence)
+    return int(publication_id)
+
+
+def point_at(connection: sa.Connection, publication_id: int, fence: int) -> None:
+    connection.execute(
+        sa.update(tables.publication_pointer).values(
+            publication_id=publication_id, fence=fence, moved_at=sa.func.clock_timestamp()
+        )
+    )
+
+
+def _block(keys_by_owner: Mapping[int, Sequence[int]]) -> Lists:
+    width = max(len(keys) for keys in keys_by_owner.values())
+    item_key = np.full((len(keys_by_owner), width), -1, dtype=np.int32)
+    for row, keys in enumerate(keys_by_owner.values()):
+        item_key[row, : len(keys)] = list(keys)
+    score = np.tile(np.linspace(1, 0.1, width, dtype=np.float32), (len(keys_by_owner), 1))
+    return Lists(np.array(list(keys_by_owner), dtype=np.int32), item_key, score, np.zeros(item_key.shape, np.int16))
+
+
+@contextmanager
+def running_service(database_url: str, **environment: str) -> Iterator[httpx.Client]:
+    """The service as its users start it, on a free port of this machine; a client of it."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # patient, because the machine may be busy; the promise of 5 s is kept all the same
+    settings = {"API_PORT": str(port), "API_DATABASE_TIMEOUT_S": "5", "DATABASE_URL": database_url} | environment
+    process = subprocess.Popen([sys.executable, "-m", "fast_api_service"], env=os.environ | settings)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            wait_until(lambda: _answers(client) or process.poll() is not None, 60)
+            assert process.poll() is None, "the service ended by itself"
+            yield client
+    finally:
+        process.terminate()
+        assert process.wait(20) in (0, -15)
+
+
+def wait_until(condition: Any, timeout_s: float) -> float:
+    """Seconds until `condition()` is true; fails after `timeout_s`."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, f"it did not come true within {timeout_s} s"
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def is_ready(client: httpx.Client) -> bool:
+    return client.get("/ready").status_code == 200
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,265 @@
+"""The service as a process, over HTTP, on real Postgres."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from fast_api_service.schemas import ModelInfo, RecommendAnswer, SimilarAnswer
+from recsys.storage import embedded
+from recsys.storage.engine import engine_of, migrate
+from tests.integration import serving_shop as shop
+
+
+@pytest.fixture(scope="module")
+def service(database_url: str, database: sa.Engine) -> Iterator[httpx.Client]:
+    """A service with a published catalogue of integer ids, which no test changes."""
+    shop.stock(database)
+    shop.publish(database, "v1", shop.FIRST)
+    with shop.running_service(database_url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        yield client
+
+
+def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
+    response = client.post("/recommend", json=request)
+    assert response.status_code == 200, response.text
+    RecommendAnswer.model_validate(response.json())
+    body: dict[str, Any] = response.json()
+    ids = [item["item_id"] for item in body["recommendations"]]
+    assert len(ids) == len(set(ids))
+    assert [item["rank"] for item in body["recommendations"]] == list(range(1, len(ids) + 1))
+    return body
+
+
+def keys(body: dict[str, Any]) -> list[int]:
+    """Item keys of an answer of the shop with integer ids."""
+    return [item["item_id"] - 1000 for item in body["recommendations"]]
+
+
+@pytest.mark.parametrize(
+    ("user_id", "status", "tier", "expected"),
+    [
+        (501, "known", "ranked", [1, 2, 4, 5, 6, 7, 8, 9, 10, 11]),
+        (502, "known", "personal", [6, 7, 8, 9, 10, 11, 12, 14, 15, 16]),
+        (503, "light", "popular", [11, 12, 14, 15, 16, 17, 18, 19, 20, 21]),
+        (999, "unknown", "popular", [11, 12, 14, 15, 16, 17, 18, 19, 20, 21]),
+        (None, "anonymous", "popular", [11, 12, 14, 15, 16, 17, 18, 19, 20, 21]),
+    ],
+)
+def test_everybody_gets_ten_distinct_available_items(
+    service: httpx.Client, user_id: int | None, status: str, tier: str, expected: list[int]
+) -> None:
+    body = recommended(service, user_id=user_id)
+    assert keys(body) == expected
+    assert body["user_id"] == user_id
+    provenance = body["provenance"]
+    assert (provenance["user"], provenance["tier"], provenance["degraded"]) == (status, tier, [])
+    assert provenance["dataset"] == "dataset/v1"
+    assert provenance["list_version"] == "v1"
+    assert body["recommendations"][0]["source"] == tier
+    assert body["recommendations"][0]["generator"] == f"{'default' if tier == 'popular' else tier} model"
+
+
+def test_the_list_is_filled_to_the_end_of_the_catalogue(service: httpx.Client) -> None:
+    body = recommended(service, user_id=501, top_k=1000)
+    assert set(keys(body)) == set(range(1, 61)) - shop.UNAVAILABLE
+    sources = [item["source"] for item in body["recommendations"]]
+    assert sorted(set(sources), key=sources.index) == ["ranked", "personal", "popular", "available"]
+
+
+def test_category_and_exclusions_hold_for_every_tier(service: httpx.Client) -> None:
+    body = recommended(service, user_id=501, category_id=902, exclude=[1001, "1002", 4242], top_k=100)
+    assert set(keys(body)) == set(range(4, 51)) - shop.UNAVAILABLE
+    assert [item["source"] for item in body["recommendations"][:2]] == ["ranked", "ranked"]
+    anonymous = recommended(service, category_id=902, top_k=3)
+    assert keys(anonymous) == [21, 22, 23]
+    assert anonymous["provenance"]["tier"] == "popular_in_category"
+    empty = recommended(service, category_id=904)
+    assert (empty["recommendations"], empty["provenance"]["tier"]) == ([], "nothing")
+
+
+def test_neighbours(service: httpx.Client) -> None:
+    response = service.get("/similar/1001")
+    SimilarAnswer.model_validate(response.json())
+    assert [(item["item_id"], item["source"]) for item in response.json()["recommendations"]] == [
+        (1002, "i2i"),
+        (1004, "i2i"),  # 1003 is not available
+        (1005, "similar"),
+        (1006, "similar"),
+    ]
+    assert len(service.get("/similar/1001", params={"top_k": 2}).json()["recommendations"]) == 2
+    alone = service.get("/similar/1060")
+    assert (alone.status_code, alone.json()["recommendations"]) == (200, [])
+    assert service.get("/similar/4242").json()["status"] == "unknown_item"
+
+
+def test_model_info_tells_what_is_in_service(service: httpx.Client) -> None:
+    info = service.get("/model/info").json()
+    ModelInfo.model_validate(info)
+    assert info["publication"]["lists"].keys() == shop.FIRST.keys()
+    assert info["publication"]["lists"]["ranked"]["n_rows"] == 1
+    assert info["models"] == {"als": "als/v1"}
+    assert info["catalogue"] == {
+        "n_items": 60,
+        "n_available": 57,
+        "n_categories": 4,
+        "id_types": {"user": "integer", "item": "integer", "category": "integer"},
+    }
+
+
+def test_every_example_of_the_document_runs(service: httpx.Client) -> None:
+    document = service.get("/openapi.json").json()
+    n_run = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            parameters = {p["name"]: p["example"] for p in operation.get("parameters", []) if "example" in p}
+            bodies = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {})
+            for body in [example["value"] for example in bodies.values()] or [None]:
+                response = service.request(method, path.format(**parameters), json=body)
+                assert response.status_code == 200, (path, body, response.text)
+                if path in {"/recommend", "/similar/{item_id}"}:
+                    assert response.json()["recommendations"], (path, body)
+                n_run += 1
+    assert n_run >= 9
+    examples = document["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert examples["a user"]["value"]["user_id"] == 501  # somebody who has a list
+
+
+def test_strings_stay_strings(clean_database_url: str, clean_database: sa.Engine) -> None:
+    shop.stock(clean_database, "string")
+    shop.publish(clean_database, "v1", shop.FIRST)
+    with shop.running_service(clean_database_url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        body = recommended(client, user_id="user-501", top_k=2)
+        assert [item["item_id"] for item in body["recommendations"]] == ["item-1", "item-2"]
+        assert recommended(client, user_id=123, top_k=2)["user_id"] == "123"
+        for user_id in ("ключ-🦊", "x" * 128, "' or 1=1 --", "\x01\x7f", "123", "NaN", "a/b"):
+            assert recommended(client, user_id=user_id)["provenance"]["user"] == "unknown"
+        assert client.get("/similar/item-1").json()["recommendations"][0]["item_id"] == "item-2"
+        assert client.get("/similar/a%2Fb%3F").json()["status"] == "unknown_item"
+
+
+def test_a_new_publication_is_served_within_five_seconds_and_never_mixed(
+    clean_database_url: str, clean_database: sa.Engine
+) -> None:
+    with shop.running_service(clean_database_url) as client:
+        assert client.get("/ready").json()["status"] == "not_ready"
+        shop.stock(clean_database)
+        first = shop.publish(clean_database, "v1", shop.FIRST)
+        assert shop.wait_until(lambda: shop.is_ready(client), 5) < 5
+        allowed = {first: {"ranked": {1, 2, 4, 5}, "personal": {6, 7, 8, 9, 10}, "popular": set(range(11, 31))}}
+        answers: list[dict[str, Any]] = []
+        with asking(lambda: answers.append(recommended(client, user_id=501, top_k=15))):
+            second = shop.publish(clean_database, "v2", shop.SECOND)
+            allowed[second] = {
+                "ranked": {31, 32, 34, 35},
+                "personal": set(range(36, 41)),
+                "popular": set(range(41, 61)),
+            }
+            serves = lambda number: answers[-1]["provenance"]["publication_id"] == number  # noqa: E731
+            assert shop.wait_until(lambda: serves(second), 5) < 5
+            with clean_database.begin() as connection:  # and back
+                shop.point_at(connection, first, 99)
+            assert shop.wait_until(lambda: serves(first), 5) < 5
+        assert len(answers) > 10
+        for answer in answers:
+            of = allowed[answer["provenance"]["publication_id"]]
+            assert {item["source"] for item in answer["recommendations"]} == {"ranked", "personal", "popular"}
+            for item in answer["recommendations"]:
+                assert item["item_id"] - 1000 in of[item["source"]], answer
+
+
+def test_an_item_that_becomes_unavailable_leaves_the_answers(
+    clean_database_url: str, clean_database: sa.Engine
+) -> None:
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    with shop.running_service(clean_database_url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        assert keys(recommended(client, user_id=501))[0] == 1
+        with clean_database.begin() as connection:
+            connection.execute(sa.text("update items set available = false where item_key = 1"))
+        clean_database.dispose()  # a session's counts are told at its end, or after a while
+        shop.wait_until(lambda: keys(recommended(client, user_id=501))[0] == 2, 20)
+
+
+@pytest.mark.slow
+def test_popular_items_are_served_while_postgres_is_away(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from tests.conftest import free_port, open_temporary_folder
+
+    folder, port = open_temporary_folder(), free_port()
+    try:
+        url = embedded.ensure(folder, port).url("recsys")
+        engine = engine_of(url)
+        migrate(engine)
+        shop.stock(engine)
+        shop.publish(engine, "v1", shop.FIRST)
+        engine.dispose()
+        with shop.running_service(url) as client:
+            shop.wait_until(lambda: shop.is_ready(client), 10)
+            assert recommended(client, user_id=501)["provenance"]["tier"] == "ranked"
+            embedded.stop(folder)
+            for user_id in (501, 503, 999):
+                body = recommended(client, user_id=user_id)
+                assert (body["provenance"]["tier"], body["provenance"]["user"]) == ("popular", "unread")
+                assert body["provenance"]["degraded"] == ["personal_lists"]
+                assert len(keys(body)) == 10
+            assert recommended(client)["provenance"]["degraded"] == []  # nobody has no lists to miss
+            away = client.get("/similar/1001")
+            assert (away.status_code, away.json()["status"]) == (503, "database_away")
+            assert away.headers["retry-after"]
+            shop.wait_until(lambda: client.get("/ready").json()["database"] == "away", 5)
+            text = client.get("/metrics").text
+            assert 'recsys_degraded_answers_total{part="personal_lists"} 3.0' in text
+            assert "recsys_database_up 0.0" in text
+            embedded.ensure(folder, port)
+            shop.wait_until(lambda: recommended(client, user_id=501)["provenance"]["tier"] == "ranked", 10)
+            assert client.get("/ready").json()["database"] == "up"
+    finally:
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_the_contract_holds_under_fuzz(service: httpx.Client) -> None:
+    call = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.base_url}openapi.json", "--checks", "all"]
+    limits = ["--max-examples", "25", "--generation-deterministic", "--no-color", "--workers", "1"]
+    done = subprocess.run([*call, *limits], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+class asking:  # noqa: N801 - reads as a word: `with asking(...)`
+    """Calls something over and over in a thread of its own; its first error is raised on leaving."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self._call()
+            while not self._over.is_set():
+                self._call()
+        except BaseException as error:
+            self._error = error
+
+    def __enter__(self) -> None:
+        self._call()
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
