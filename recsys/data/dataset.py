@@ -140,6 +140,12 @@ def microseconds(at: dt.datetime) -> int:
     return (at - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(microseconds=1)
 
 
+@ibis.udf.agg.builtin(name="arg_max")
+def latest(value: str, at) -> str:  # type: ignore[no-untyped-def]  # any ordered type
+    """The value of the row with the greatest `at`; null values do not count."""
+    raise NotImplementedError  # the engine's own
+
+
 def items_as_of(con: ibis.BaseBackend, at: int) -> ibis.Table:
     """Items known before `at` with their latest category, availability and price strictly before it.
 
@@ -148,13 +154,13 @@ def items_as_of(con: ibis.BaseBackend, at: int) -> ibis.Table:
     """
     cut = ibis.timestamp(instant(at))
     history = con.table("item_properties").filter(lambda t: t.occurred_at < cut)
-    latest = history.group_by(col.ITEM_KEY).agg(
-        category_id=history.value.argmax(history.occurred_at, where=history.property == CATEGORY),
-        said_available=history.value.argmax(history.occurred_at, where=history.property == AVAILABLE),
-        price=history.value.argmax(history.occurred_at, where=history.property == PRICE).try_cast("float64"),
+    state = history.group_by(col.ITEM_KEY).agg(
+        category_id=latest(history.value, history.occurred_at, where=history.property == CATEGORY),
+        said_available=latest(history.value, history.occurred_at, where=history.property == AVAILABLE),
+        price=latest(history.value, history.occurred_at, where=history.property == PRICE).try_cast("float64"),
     )
     known = con.table("items").filter(lambda t: t.first_seen_at < cut)[[col.ITEM_KEY, col.FIRST_SEEN_AT]]
-    joined = known.left_join(latest, col.ITEM_KEY).drop("item_key_right")
+    joined = known.left_join(state, col.ITEM_KEY).drop("item_key_right")
     joined = joined.left_join(con.table("categories"), "category_id")
     return joined.select(
         col.ITEM_KEY,

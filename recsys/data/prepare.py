@@ -1,0 +1,263 @@
+"""From raw tables to a prepared data set, as Ibis expressions on DuckDB.
+
+Everything strictly before a cut-off: ids become keys, events get weights and sessions, items their latest
+properties. The same inputs give the same data set.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ibis
+from ibis import Table
+
+from recsys import columns as col
+from recsys.data.dataset import (
+    AVAILABLE,
+    CATEGORY,
+    PRICE,
+    SCHEMAS,
+    Dataset,
+    DatasetMeta,
+    items_as_of,
+    latest,
+    write_dataset,
+)
+from recsys.data.keys import KnownKeys, give_keys
+from recsys.data.raw import ROW, Declared, RawTables
+from recsys.errors import EmptyResultError, InputError
+
+SESSION_GAP_MS = 30 * 60 * 1000
+TITLE = "title"
+# A price is named so, or is RetailRocket's hashed property 790, whose numbers look like n12000.000.
+PRICE_NAMES = ("price", "790")
+_NUMBER = r"^n?-?[0-9]+(\.[0-9]+)?$"
+_NO = ("", "0", "false", "f", "no", "n")
+
+
+def prepare(
+    folder: Path,
+    raw: RawTables,
+    declared: Declared,
+    as_of: int,
+    *,
+    known: KnownKeys | None = None,
+    threads: int | None = None,
+    memory_limit: str | None = None,
+) -> Dataset:
+    """Write the data set of everything strictly before `as_of` (microseconds) into an existing, empty folder.
+
+    `known`: the keys given so far. `memory_limit`: DuckDB's, e.g. "2GB"; beyond it, it spills to a temporary
+    folder. Raises EmptyResultError when no event lies before the cut-off, InputError for event types without
+    a weight and for missing columns.
+    """
+    given = known or KnownKeys.none()
+    with tempfile.TemporaryDirectory(prefix="recsys-prepare-") as spill:
+        config: dict[str, Any] = {"temp_directory": spill, "preserve_insertion_order": False}
+        config |= {} if threads is None else {"threads": threads}
+        config |= {} if memory_limit is None else {"memory_limit": memory_limit}
+        con = ibis.duckdb.connect(**config)
+        con.raw_sql("SET TimeZone = 'UTC'")
+        cut_ms = -(-as_of // 1000)
+        streams = {
+            name: table.filter(table.timestamp < cut_ms) if "timestamp" in table.columns else table
+            for name, table in raw.open(con, Path(spill)).items()
+        }
+        _check_event_types(con, streams["events"], declared)
+        items = give_keys(con, "item", _first_seen(streams, "itemid", "item_properties"), given.items, ["first", "id"])
+        users = give_keys(
+            con, "user", _first_seen(streams, "visitorid", "user_properties"), given.users, ["first", "id"]
+        )
+        _keep(con, "item_properties", _history(con, streams["item_properties"], items))
+        _keep(con, "categories", _categories(con, streams["category_tree"], given))
+        owners = items.select(item_key="key", item_id="id", first_seen_at=_instant(items.first))
+        _keep(con, "items", owners)
+        tables = {
+            "events": _events(con, streams["events"], items, users, declared),
+            "items": _items(con, streams["item_properties"], items, as_of),
+            "users": _users(con, streams["user_properties"], users),
+            "categories": con.table("categories").order_by(col.CATEGORY_KEY),
+            "item_properties": con.table("item_properties").order_by([col.ITEM_KEY, col.PROPERTY, col.OCCURRED_AT]),
+        }
+        meta = DatasetMeta(
+            source=declared.source,
+            as_of=as_of,
+            event_types=declared.event_types,
+            event_weights=dict(declared.event_weights),
+            label_event_types=declared.label_event_types,
+            bought_event_types=declared.bought_event_types,
+            id_types=dict(declared.id_types),
+        )
+        arrow = {name: con.to_pyarrow(tables[name].select(SCHEMAS[name].names)) for name in tables}
+        con.disconnect()
+        return write_dataset(folder, meta, arrow)
+
+
+def _check_event_types(con: Any, events: Table, declared: Declared) -> None:
+    found = con.to_pyarrow(events.group_by("event").agg(n=events.count())).to_pylist()
+    if not found:
+        raise EmptyResultError("no event lies before the cut-off; name a later one, or import events first")
+    strays = {row["event"]: row["n"] for row in found if row["event"] not in declared.event_weights}
+    if strays:
+        raise InputError(f"events of types without a weight: {strays}; give each a weight (RECSYS_EVENT_WEIGHTS)")
+
+
+def _first_seen(streams: Mapping[str, Table], owner: str, properties: str) -> Table:
+    """Each id of events or properties, and when it first appears (milliseconds)."""
+    both = [
+        table.group_by(id=table[owner]).agg(first=table.timestamp.min())
+        for table in (streams["events"], streams[properties])
+    ]
+    union = both[0].union(both[1])
+    return union.group_by("id").agg(first=union.first.min())
+
+
+def _events(con: Any, events: Table, items: Table, users: Table, declared: Declared) -> Table:
+    weights = [(events.event == name, float(weight)) for name, weight in declared.event_weights.items()]
+    keyed = events.select(
+        "timestamp",
+        "transactionid",
+        "visitorid",
+        "itemid",
+        value=events.value.cast("float64"),
+        event_id=events.seq,
+        event_type=events.event,
+        weight=ibis.cases(*weights).cast("float32"),
+    )
+    keyed = keyed.inner_join(items.select(item_key="key", itemid="id"), "itemid")
+    keyed = keyed.inner_join(users.select(user_key="key", visitorid="id"), "visitorid")
+    keyed = _keep(con, "keyed_events", keyed.drop("visitorid", "itemid"))
+    sessions = _keep(con, "event_sessions", _sessions(keyed))
+    joined = keyed.inner_join(sessions, col.EVENT_ID)
+    return joined.mutate(occurred_at=_instant(joined.timestamp)).order_by(["timestamp", col.EVENT_ID])
+
+
+def _sessions(events: Table) -> Table:
+    """event_id, session_id: a user's session ends with a pause of 30 minutes or with another transaction.
+
+    Events of one transaction stay together, however far apart. Sessions are numbered from 0.
+    """
+    former = {"group_by": col.USER_KEY, "order_by": ["timestamp", col.EVENT_ID]}
+    beside = events.select(
+        col.EVENT_ID,
+        col.USER_KEY,
+        "timestamp",
+        pause=events.timestamp - events.timestamp.lag().over(**former),
+        same=(events.transactionid == events.transactionid.lag().over(**former)),
+    )
+    starts = beside.pause.isnull() | ~beside.same.fill_null(beside.pause <= SESSION_GAP_MS)
+    beside = beside.mutate(starts=starts.cast("int64"))
+    in_order = ibis.cumulative_window(order_by=[col.USER_KEY, "timestamp", col.EVENT_ID])
+    return beside.select(col.EVENT_ID, session_id=beside.starts.sum().over(in_order) - 1)
+
+
+def _history(con: Any, properties: Table, items: Table) -> Table:
+    """Categories, availability and prices over time, in one spelling; of values at one instant the later row's."""
+    price = _price_name(con, properties)
+    names = [CATEGORY, AVAILABLE, *([price] if price else [])]
+    told = properties.filter(properties.property.isin(names) & properties.value.notnull())
+    said_no = told.value.lower().isin([*_NO, "n0.000"])
+    told = told.select(
+        ROW,
+        "timestamp",
+        "itemid",
+        property=told.property.cases((price, PRICE), else_=told.property) if price else told.property,
+        value=ibis.cases(
+            (told.property == AVAILABLE, ibis.ifelse(said_no, "0", "1")),
+            (told.property == CATEGORY, told.value),
+            else_=told.value.re_replace("^n", ""),
+        ),
+    )
+    told = told.filter((told.property != PRICE) | told.value.re_search(_NUMBER))
+    told = told.inner_join(items.select(item_key="key", itemid="id"), "itemid")
+    once = told.group_by([col.ITEM_KEY, "timestamp", "property"]).agg(value=latest(told.value, told[ROW]))
+    return once.select(col.ITEM_KEY, "property", "value", occurred_at=_instant(once.timestamp))
+
+
+def _price_name(con: Any, properties: Table) -> str | None:
+    """The property that gives a price: of `PRICE_NAMES` the one that does so for most items."""
+    priced = properties.filter(properties.property.isin(PRICE_NAMES) & properties.value.re_search(_NUMBER))
+    covered = priced.group_by("property").agg(n=priced.itemid.nunique())
+    best = con.to_pyarrow(covered.order_by([ibis.desc("n"), ibis.desc("property")]).limit(1)).to_pylist()
+    return best[0]["property"] if best else None
+
+
+def _categories(con: Any, tree: Table, given: KnownKeys) -> Table:
+    """Every category of the tree or of an item, with its key and its parent's, in the order of ids."""
+    told = con.table("item_properties").filter(lambda t: t.property == CATEGORY)
+    parents_named = tree.filter(tree.parentid.notnull()).select(id="parentid")
+    ids = ibis.union(tree.select(id="categoryid"), parents_named, told.select(id="value"))
+    ids = ids.distinct()
+    keys = give_keys(con, "category", ids.mutate(length=ids.id.length()), given.categories, ["length", "id"])
+    parents = tree.group_by(id=tree.categoryid).agg(parent_id=tree.parentid.min())
+    placed = keys.left_join(parents, "id").drop("id_right")
+    up = keys.select(parent_id="id", parent_category_key="key")
+    placed = placed.left_join(up, "parent_id")
+    return placed.select("parent_category_key", category_key="key", category_id="id")
+
+
+def _items(con: Any, properties: Table, items: Table, as_of: int) -> Table:
+    """The table items: what `items_as_of` says, title, and all other properties as a JSON object."""
+    state = items_as_of(con, as_of)
+    ids = con.table("items").select(col.ITEM_KEY, col.ITEM_ID)
+    joined = state.inner_join(ids, col.ITEM_KEY)
+    values = _latest_values(con, "item", properties, "itemid", items)
+    kept = values.filter(values.property.notin([CATEGORY, AVAILABLE, TITLE]))
+    objects = kept.group_by(item_key=kept.key).agg(properties=json_group_object(kept.property, kept.value))
+    titles = values.filter(values.property == TITLE).select("value", item_key="key").rename(title="value")
+    joined = joined.left_join(objects, col.ITEM_KEY).drop("item_key_right")
+    joined = joined.left_join(titles, col.ITEM_KEY).drop("item_key_right")
+    return joined.mutate(properties=joined.properties.fill_null("{}")).order_by(col.ITEM_KEY)
+
+
+def _users(con: Any, properties: Table, users: Table) -> Table:
+    values = _latest_values(con, "user", properties, "visitorid", users)
+    objects = values.group_by("key").agg(properties=json_group_object(values.property, values.value))
+    joined = users.left_join(objects, "key").drop("key_right")
+    return joined.select(
+        user_key="key",
+        user_id="id",
+        first_seen_at=_instant(joined.first),
+        properties=joined.properties.fill_null("{}"),
+    ).order_by(col.USER_KEY)
+
+
+def _latest_values(con: Any, name: str, properties: Table, owner: str, keys: Table) -> Table:
+    """key, property, value: the value of the newest row of each, of rows at one instant the later in the source.
+
+    Millions of rows: groups are found by one integer (owner and property), and the values, which are long
+    texts, are fetched by row number afterwards.
+    """
+    told = properties.filter(properties.value.notnull())
+    found = told.group_by("property").agg(n=told.count())
+    names = found.select("property", code=ibis.row_number().over(order_by="property"))
+    names = _keep(con, f"{name}_property_names", names)
+    n_names = max(int(con.to_pyarrow(names.count()).as_py()), 1)
+    placed = told.inner_join(keys.select("key", **{owner: "id"}), owner).inner_join(names, "property")
+    placed = placed.select(
+        slot=placed.key.cast("int64") * n_names + placed.code,
+        newness=placed.timestamp.cast("decimal(38, 0)") * 10**12 + placed[ROW],
+    )
+    newest = placed.group_by("slot").agg(newness=placed.newness.max())
+    newest = _keep(con, f"newest_{name}_rows", newest.select("slot", **{ROW: (newest.newness % 10**12).cast("int64")}))
+    values = newest.inner_join(told.select(ROW, "value"), ROW)
+    values = values.mutate(key=(values.slot // n_names).cast("int32"), code=values.slot % n_names)
+    return _keep(con, f"{name}_values", values.inner_join(names, "code").select("key", "property", "value"))
+
+
+@ibis.udf.agg.builtin
+def json_group_object(name: str, value: str) -> str:
+    """A JSON object of names and values."""
+    raise NotImplementedError  # the engine's own
+
+
+def _instant(milliseconds: ibis.Value) -> ibis.Value:
+    return milliseconds.as_timestamp("ms").cast("timestamp('UTC')")
+
+
+def _keep(con: Any, name: str, table: Table) -> Table:
+    """Compute a table now, so that what is built on it does not compute it again."""
+    return con.create_table(name, table, temp=True)

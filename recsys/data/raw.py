@@ -1,0 +1,97 @@
+"""The raw tables as the preparation reads them: Parquet files under DuckDB, cut at an instant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ibis import Table
+
+from recsys.data.dataset import IdType
+from recsys.errors import InputError
+
+_COLUMNS: Mapping[str, pa.Schema] = {
+    "events": pa.schema(
+        {"timestamp": pa.int64(), "visitorid": pa.string(), "event": pa.string(), "itemid": pa.string()}
+        | {"transactionid": pa.string(), "value": pa.float64(), "seq": pa.int64()}
+    ),
+    "item_properties": pa.schema(
+        {"timestamp": pa.int64(), "itemid": pa.string(), "property": pa.string(), "value": pa.string()}
+    ),
+    "user_properties": pa.schema(
+        {"timestamp": pa.int64(), "visitorid": pa.string(), "property": pa.string(), "value": pa.string()}
+    ),
+    "category_tree": pa.schema({"categoryid": pa.string(), "parentid": pa.string()}),
+}
+_MAY_BE_MISSING = {"transactionid": "string", "value": "float64"}
+ROW = "row"  # position of a row in its file
+
+
+@dataclass(frozen=True)
+class RawTables:
+    """The four streams of a source (columns as in schema `raw`), each an Arrow table or a Parquet file.
+
+    Timestamps are milliseconds since the epoch. `seq` of events may be missing: the order of rows stands for it.
+    """
+
+    events: pa.Table | Path
+    item_properties: pa.Table | Path | None = None
+    user_properties: pa.Table | Path | None = None
+    category_tree: pa.Table | Path | None = None
+
+    def open(self, con: Any, folder: Path) -> Mapping[str, Table]:
+        """Each stream as an Ibis table of the DuckDB backend `con`, with the position of each row as `row`.
+
+        Arrow tables are first written into `folder`. Raises InputError for a missing column.
+        """
+        opened = {}
+        for name, schema in _COLUMNS.items():
+            given = getattr(self, name)
+            path = given if isinstance(given, Path) else folder / f"raw_{name}.parquet"
+            if not isinstance(given, Path):
+                pq.write_table(schema.empty_table() if given is None else given, path)
+            table = con.read_parquet(path, table_name=f"raw_{name}", file_row_number=True)
+            table = table.rename({ROW: "file_row_number"})
+            if name == "events":
+                absent = {
+                    column: ibis.null(kind) for column, kind in _MAY_BE_MISSING.items() if column not in table.columns
+                }
+                table = table.mutate(**absent, **({} if "seq" in table.columns else {"seq": table[ROW]}))
+            missing = set(schema.names) - set(table.columns)
+            if missing:
+                raise InputError(f"the raw table {name} lacks the column {', '.join(sorted(missing))}")
+            opened[name] = table
+        return opened
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the source (or the settings in its stead) says about its data."""
+
+    source: str
+    event_weights: Mapping[str, float]
+    label_event_types: tuple[str, ...]
+    bought_event_types: tuple[str, ...]
+    id_types: Mapping[str, IdType]
+
+    def __post_init__(self) -> None:
+        """Raises InputError when labels or purchases are not among the weighted event types, or a weight is bad."""
+        for what, names in (("label", self.label_event_types), ("bought", self.bought_event_types)):
+            strays = [name for name in names if name not in self.event_weights]
+            if strays:
+                raise InputError(
+                    f"{what} event types {strays} have no weight; weights are given for {sorted(self.event_weights)}"
+                )
+        bad = [name for name, weight in self.event_weights.items() if not 0 <= weight < float("inf")]
+        if bad or not self.event_weights:
+            raise InputError(f"event weights must be finite and not negative, at least one; see {bad}")
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """All event types, the lightest first, by name where weights are equal."""
+        return tuple(sorted(self.event_weights, key=lambda name: (self.event_weights[name], name)))
