@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -35,8 +36,8 @@ class Popular:
     that small categories get full lists. An item without any event is never proposed.
     """
 
-    half_life_days: float = 7.0
-    all_time_share: float = 0.05
+    half_life_days: float = 5.0
+    all_time_share: float = 0.02
     name: ClassVar[str] = "popular"
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
@@ -60,20 +61,41 @@ class Popular:
         best = self.order[:n]
         return self.items.keys[best], self.score[best]
 
-    def top_by_category(self, n: int) -> Candidates:
-        """For each category that directly holds popular available items, its best `n`; owners are category keys."""
-        category = self.category_key[self.order]
-        order = self.order[np.argsort(category, kind="stable")]  # by category, best first within
-        order = order[self.category_key[order] >= 0]
-        owners, starts = np.unique(self.category_key[order], return_index=True)
-        rank = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
-        row = np.searchsorted(owners, self.category_key[order])
+    def top_by_category(self, n: int, parents: Mapping[int, int | None] | None = None) -> Candidates:
+        """For each category that holds popular available items, its best `n`; owners are category keys.
+
+        `parents`: category key → key of the category above; the items of a category then also count in all
+        categories above it. A ring of parents ends after as many levels as there are categories.
+        """
+        places, owners_of = self._memberships(parents or {})
+        by_owner = np.lexsort((places, owners_of))  # by category, best first within
+        place, owner = places[by_owner], owners_of[by_owner]
+        owners, starts = np.unique(owner, return_index=True)
+        rank = np.arange(len(owner)) - np.repeat(starts, np.diff([*starts, len(owner)]))
+        row = np.searchsorted(owners, owner)
         keep = rank < n
         keys = np.full((len(owners), n), NO_ITEM, dtype=np.int32)
         scores = np.full((len(owners), n), np.nan, dtype=np.float32)
-        keys[row[keep], rank[keep]] = self.items.keys[order[keep]]
-        scores[row[keep], rank[keep]] = self.score[order[keep]]
+        keys[row[keep], rank[keep]] = self.items.keys[self.order[place[keep]]]
+        scores[row[keep], rank[keep]] = self.score[self.order[place[keep]]]
         return Candidates(owners.astype(np.int32), keys, scores)
+
+    def _memberships(self, parents: Mapping[int, int | None]) -> tuple[Positions, NDArray[np.int64]]:
+        """Distinct pairs of a place in `order` and a category that holds the item, directly or below it."""
+        category = self.category_key[self.order].astype(np.int64)
+        above = np.full(max([int(category.max(initial=0)), *parents, *(p or 0 for p in parents.values())]) + 1, -1)
+        for child, parent in parents.items():
+            above[child] = -1 if parent is None else parent
+        place = np.arange(len(category))
+        found: list[NDArray[np.int64]] = []
+        for _ in range(len(parents) + 1):
+            place, category = place[category >= 0], category[category >= 0]
+            if not len(place):
+                break
+            found.append(place * len(above) + category)
+            category = above[category]
+        pairs = np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+        return pairs // len(above), pairs % len(above)
 
     def candidates(self, user_keys: Keys, n: int, *, seen: Any | None = None) -> Candidates:
         """The best `n` for each user less what the user has seen; unknown users get them too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,3 +45,8 @@ def make(name: str, params: Mapping[str, Any] | None = None) -> CandidateGenerat
 def load(name: str, folder: Path) -> CandidateGenerator:
     """A fitted generator that its `save` wrote into `folder`; ArtifactError when that holds something else."""
     return class_of(name).load(folder)
+
+
+def continues(name: str) -> bool:
+    """Whether a generator can go on from a model of an earlier cut (`fit` takes `start_from`)."""
+    return "start_from" in signature(class_of(name).fit).parameters

@@ -193,7 +193,8 @@ def _measure(
         source: gate.segment_values(found.item_key, labels, history, catalogue) for source, found in lists.items()
     }
     found = lists[name]
-    answered = Candidates(*(part[found.n_found > 0] for part in (found.owner_key, found.item_key, found.score)))
+    there = found.n_found > 0
+    answered = Candidates(found.owner_key[there], found.item_key[there], found.score[there])
     decision = gate.decide(
         {"all": values[name]["all"]},
         None,

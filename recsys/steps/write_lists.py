@@ -62,15 +62,21 @@ def champion_of(ctx: Context, model: str) -> str:
 
 
 def to_lists(candidates: Candidates, catalogue: Catalogue, source: int = 0) -> Lists:
-    """Lists of one source, without items that the catalogue does not offer now, and without empty lists."""
-    at = catalogue.positions(candidates.item_key)
-    offered = (candidates.item_key >= 0) & (at >= 0) & catalogue.available[np.maximum(at, 0)]
-    order = np.argsort(~offered, axis=1, kind="stable")  # what is offered moves up, in its order
-    keys = np.take_along_axis(np.where(offered, candidates.item_key, -1), order, axis=1)
-    scores = np.take_along_axis(np.where(offered, candidates.score, np.nan), order, axis=1).astype(np.float32)
-    there = (keys >= 0).any(axis=1)
-    sources = np.where(keys >= 0, source, 0).astype(np.int16)
-    return Lists(candidates.owner_key[there], keys[there].astype(np.int32), scores[there], sources[there])
+    """Candidates of one generator as lists, without items that are not on offer and without empty lists."""
+    sources = np.full(candidates.item_key.shape, source, dtype=np.int16)
+    return offered(Lists(candidates.owner_key, candidates.item_key, candidates.score, sources), catalogue)
+
+
+def offered(lists: Lists, catalogue: Catalogue) -> Lists:
+    """The lists without items that the catalogue does not offer now, and without those that are empty then."""
+    at = catalogue.positions(lists.item_key)
+    keep = (lists.item_key >= 0) & (at >= 0) & catalogue.available[np.maximum(at, 0)]
+    order = np.argsort(~keep, axis=1, kind="stable")  # what stays moves up, in its order
+    keys = np.take_along_axis(np.where(keep, lists.item_key, np.int32(-1)), order, axis=1)
+    scores = np.take_along_axis(np.where(keep, lists.score, np.float32(np.nan)), order, axis=1)
+    sources = np.take_along_axis(lists.source, order, axis=1)
+    moved = Lists(lists.owner_key, keys, scores, sources)
+    return moved.take(moved.lengths > 0)
 
 
 def recent_users(interactions: Interactions, n: int) -> Keys:

@@ -1,0 +1,42 @@
+"""Write the ranked lists: every active user's candidates, put in order by the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from recsys.ranking.ranker import Ranker
+from recsys.ranking.two_stage import rank
+from recsys.steps.context import SERVING, Context, step
+from recsys.steps.stages import serving_artifacts, stage_at
+from recsys.steps.write_lists import blocks, offered, recent_users, write_lists
+from recsys.types import Lists
+
+
+@step
+def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
+    """Ranked lists for the most recently active users, up to `max_ranked_users`; `dataset`: the newest when None.
+
+    Without a champion there is nothing to rank by: `list_version` is None, the reason says so, and the other lists
+    serve.
+    """
+    ctx = ctx or Context.open()
+    ref, data = ctx.dataset(dataset)
+    champion = ctx.champion("ranker")
+    if champion is None:
+        reason = "no ranker has been accepted yet: personal and default lists serve; see why at train_ranker in MLflow"
+        return {"dataset": ref, "list_version": None, "n_rows": 0, "reason": reason}
+    folder, manifest = ctx.store.open(champion)
+    names: list[str] = manifest.meta["generators"]
+    artifacts = serving_artifacts(ctx, ref, names)
+    length, most = ctx.settings.list_length, ctx.settings.max_ranked_users
+
+    def make() -> Iterator[Lists]:
+        interactions, catalogue = data.interactions(), data.catalogue()
+        stage = stage_at(ctx, data, interactions, data.meta.as_of, artifacts, SERVING, names)
+        ranker = Ranker.load(folder)
+        for users in blocks(recent_users(interactions, most)):
+            yield offered(rank(ranker, stage, users, length), catalogue)
+
+    inputs = {"ranker": champion, "artifacts": artifacts, "length": length, "max_users": most}
+    return write_lists(ctx, "ranked", "rank_users", ref, data, make, sources=names, inputs=inputs, force=force)

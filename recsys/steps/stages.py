@@ -1,0 +1,85 @@
+"""The first stage as of one cut, ready for the ranker: fitted generators, features, and what is masked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from recsys.candidates import registry
+from recsys.data.dataset import Dataset
+from recsys.errors import InputError, NotFoundError
+from recsys.features.frame import CATEGORICAL, Features
+from recsys.ranking.two_stage import Stage
+from recsys.steps.context import SERVING, Context
+from recsys.steps.train_generator import load_generator
+from recsys.steps.write_lists import bought
+from recsys.types import CandidateGenerator, Interactions, Keys
+
+logger = logging.getLogger(__name__)
+
+TRAINED = ("als", "deepfm")  # these come from artifacts; the others are fitted where they are needed, in seconds
+
+
+def stage_at(
+    ctx: Context,
+    data: Dataset,
+    interactions: Interactions,
+    cut_at: int,
+    artifacts: Mapping[str, str],
+    purpose: str,
+    names: list[str],
+) -> Stage:
+    """Everything as of `cut_at`, by generators `names`; those of TRAINED are loaded from `artifacts`.
+
+    Bought items are masked. Raises ModelError when an artifact was fitted for another purpose.
+    """
+    history, catalogue = interactions.before(cut_at), data.catalogue(cut_at)
+    generators: list[CandidateGenerator] = []
+    for name in names:
+        if name in TRAINED:
+            generators.append(load_generator(ctx, artifacts[name], purpose))
+        else:
+            generators.append(registry.make(name, ctx.settings.generator_params.get(name, {})).fit(history, catalogue))
+
+    def seen(user_keys: Keys) -> Any:
+        return bought(data, history, user_keys, catalogue)
+
+    return Stage(generators, Features(data, cut_at), seen, leave_out=CATEGORICAL)
+
+
+def usable_generators(ctx: Context, interactions: Interactions) -> list[str]:
+    """The generators of the settings less those that are not made for a catalogue of this size, which is logged."""
+    names = []
+    for name in ctx.settings.generators:
+        most = getattr(registry.make(name, ctx.settings.generator_params.get(name, {})), "max_items", None)
+        n_items = len(set(interactions.item_key.tolist())) if most is not None else 0
+        if most is not None and n_items > most:
+            logger.warning("%s is left out: %d items with events are more than its %d", name, n_items, most)
+        else:
+            names.append(name)
+    if not names:
+        raise InputError("no candidate generator is left; name at least one that fits in RECSYS_GENERATORS")
+    return names
+
+
+def history_artifacts(ctx: Context, dataset: str, names: list[str], cut_at: int) -> dict[str, str]:
+    """The models fitted on what lies before `cut_at`, by generator; NotFoundError says which step to run."""
+    found = {}
+    for name in set(names) & set(TRAINED):
+        ref = ctx.history(f"train_{name}", dataset).get(cut_at)
+        if ref is None:
+            raise NotFoundError(f"train_{name} has not fitted {dataset} for this label window; run it first")
+        found[name] = ref
+    return found
+
+
+def serving_artifacts(ctx: Context, dataset: str, names: list[str]) -> dict[str, str]:
+    """The models that serve, by generator: those fitted on `dataset`, or else the champions."""
+    found = {}
+    for name in set(names) & set(TRAINED):
+        ref = ctx.newest(f"train_{name}", dataset, purpose=SERVING) or ctx.champion(name)
+        if ref is None:
+            raise NotFoundError(f"no {name} model has been accepted yet; run train_{name} and read what its gate said")
+        found[name] = ref
+    return found

@@ -1,0 +1,228 @@
+"""Train the ranker on the last label windows, and let the gate decide whether it becomes the champion.
+
+A tenth of the users, by a stable hash, never train any ranker: on their labels in the newest window challenger and
+champion are compared, per segment, beside popularity.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import recsys
+from recsys.artifacts import version_of
+from recsys.candidates.popular import Popular
+from recsys.data.dataset import Dataset
+from recsys.errors import InputError
+from recsys.evaluation import gate, plots
+from recsys.evaluation.metrics import Labels, Values, accuracy
+from recsys.evaluation.protocol import Task, Window, labels_of
+from recsys.ranking.ranker import Ranker, RankerParams
+from recsys.ranking.two_stage import Stage, rank
+from recsys.ranking.two_stage import train_ranker as fit_ranker
+from recsys.ranking.windows import is_held_out, training_windows
+from recsys.steps.context import HISTORY, Context, step
+from recsys.steps.stages import history_artifacts, stage_at, usable_generators
+from recsys.tracking import Run
+from recsys.types import Candidates, Interactions, Keys
+
+logger = logging.getLogger(__name__)
+
+STEP = "train_ranker"
+LIST_LENGTH = 20  # of the lists that the gate compares
+MAX_JUDGED_USERS = 5_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes into one training."""
+
+    dataset: str
+    windows: list[Window]
+    generators: list[str]
+    artifacts: list[dict[str, str]]  # per window: generator → reference
+    params: RankerParams
+    version: str
+
+
+@step
+def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
+    """Train, judge and register the ranker; `dataset`: a reference, the newest when None.
+
+    Needs train_als and train_deepfm to have run for the data set. Does nothing twice for the same inputs, unless
+    `force`.
+    """
+    ctx = ctx or Context.open()
+    ref, data = ctx.dataset(dataset)
+    interactions = data.interactions()
+    plan = _plan(ctx, ref, data, interactions)
+    artifact = f"ranker/{plan.version}"
+    verdict = None if force else ctx.verdict(STEP, ref, artifact)
+    if verdict is None or not ctx.store.exists(artifact):
+        verdict = _train(ctx, plan, data, interactions, force=force)
+    else:
+        logger.info("the ranker was trained from the same inputs before: %s", artifact)
+    return {"dataset": ref, "ranker": artifact, "accepted": verdict[0], "reason": verdict[1]}
+
+
+def _plan(ctx: Context, ref: str, data: Dataset, interactions: Interactions) -> Plan:
+    windows = training_windows(interactions, n=ctx.settings.n_label_windows, days=ctx.settings.label_window_days)
+    names = usable_generators(ctx, interactions)
+    artifacts = [history_artifacts(ctx, ref, names, window.cut_at) for window in windows]
+    params = RankerParams(**({"seed": ctx.settings.seed} | ctx.settings.ranker_params))
+    ingredients = {
+        "dataset": ref,
+        "windows": [asdict(window) for window in windows],
+        "generators": names,
+        "generator_params": ctx.settings.generator_params,
+        "artifacts": artifacts,
+        "params": asdict(params),
+        "code": recsys.__version__,
+    }
+    return Plan(ref, windows, names, artifacts, params, version_of(data.meta.as_of_at, ingredients))
+
+
+def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, *, force: bool) -> tuple[bool, str]:
+    """One MLflow run: fit or find the artifact, judge it, register it; whether it was accepted, and why."""
+    artifact = f"ranker/{plan.version}"
+    stages = [
+        stage_at(ctx, data, interactions, window.cut_at, refs, HISTORY, plan.generators)
+        for window, refs in zip(plan.windows, plan.artifacts, strict=True)
+    ]
+    labels = [_labels(data, interactions, window) for window in plan.windows]
+    params = asdict(plan.params) | {"dataset": plan.dataset, "generators": plan.generators, "windows": len(stages)}
+    tags = {"dataset": plan.dataset, "step": STEP, "code_version": recsys.__version__, "artifact": artifact}
+    with ctx.tracker.run("ranker", f"ranker {data.meta.as_of_at:%Y-%m-%d}", params=params, tags=tags) as run:
+
+        def make(folder: Path, meta: dict[str, Any]) -> None:
+            ranker, _ = fit_ranker(list(zip(stages, labels, strict=True)), plan.params, hold_out=True)
+            ranker.save(folder)
+            meta |= {"loss": ranker.report["loss"], "why": ranker.report["why"]}
+
+        inputs = {"dataset": plan.dataset}
+        for window, refs in zip(plan.windows, plan.artifacts, strict=True):
+            inputs |= {f"{name}.{window.cut_at}": ref for name, ref in refs.items()}
+        meta = {"generators": plan.generators, "params": asdict(plan.params)}
+        ctx.store.get_or_make("ranker", plan.version, make, made_by=STEP, inputs=inputs, meta=meta, force=force)
+        ranker = Ranker.load(ctx.store.open(artifact)[0])
+        _log_training(run, ranker)
+        decision, metrics = _judge(
+            ctx, run, ranker, artifact, stages[-1], labels[-1], data, interactions, plan.windows[-1]
+        )
+        version = ctx.tracker.register(
+            "ranker", artifact, run.run_id, tags={"dataset": plan.dataset, "ndcg_at_10": f"{metrics['ndcg@10']:.4f}"}
+        )
+        run.tag("gate", decision.reason)
+        if decision.accepted:
+            ctx.tracker.promote("ranker", version)
+        else:
+            ctx.tracker.refuse("ranker", version, decision.reason)
+            logger.warning("the gate refused %s: %s", artifact, decision.reason)
+    ctx.record(
+        STEP,
+        plan.dataset,
+        artifact,
+        as_of=data.meta.as_of,
+        status="succeeded" if decision.accepted else "refused",
+        reason=decision.reason,
+        metrics=metrics,
+        mlflow_run_id=run.run_id,
+    )
+    return decision.accepted, decision.reason
+
+
+def _labels(data: Dataset, interactions: Interactions, window: Window) -> Labels:
+    return labels_of(
+        interactions,
+        window,
+        Task.DISCOVERY,
+        label_event_types=data.meta.label_event_types,
+        bought_event_types=data.meta.bought_event_types,
+    )
+
+
+def _judge(
+    ctx: Context,
+    run: Run,
+    ranker: Ranker,
+    artifact: str,
+    stage: Stage,
+    labels: Labels,
+    data: Dataset,
+    interactions: Interactions,
+    window: Window,
+) -> tuple[gate.GateDecision, dict[str, float]]:
+    """Challenger, champion and popularity on the held-out users of the newest window."""
+    history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
+    labels = labels.of_users(labels.user_key[is_held_out(labels.user_key)][:MAX_JUDGED_USERS])
+    bounds = gate.Bounds(max_relative_loss=ctx.settings.gate_max_relative_loss, min_users=ctx.settings.gate_min_users)
+    if not len(labels):
+        reason = "no held-out user has a label in the newest window: nothing to judge the ranker by; load more users"
+        return gate.GateDecision(False, (reason,), "popularity"), {"ndcg@10": 0.0, "users": 0.0}
+    popular = Popular(**ctx.settings.generator_params.get("popular", {})).fit(history, catalogue)
+    users = labels.user_key
+    lists: dict[str, Keys] = {"popular": popular.candidates(users, LIST_LENGTH, seen=stage.seen(users)).item_key}
+    challenger = rank(ranker, stage, users, LIST_LENGTH)
+    lists["ranker"] = challenger.item_key
+    champion = _champion_lists(ctx, artifact, stage, users)
+    if champion is not None:
+        lists["champion"] = champion
+    values: dict[str, dict[str, Values]] = {
+        source: gate.segment_values(found, labels, history, catalogue) for source, found in lists.items()
+    }
+    decision = gate.decide(
+        values["ranker"],
+        values.get("champion"),
+        values["popular"],
+        gate.list_facts(Candidates(users, challenger.item_key, challenger.score), catalogue),
+        bounds,
+        seed=ctx.settings.seed,
+    )
+    metrics = {metric: float(v.mean()) for metric, v in accuracy(challenger.item_key, labels).items()}
+    for source, by_segment in values.items():
+        metrics |= {f"{source}.ndcg@10.{segment}": float(v.mean()) for segment, v in by_segment.items() if len(v)}
+    metrics["users"] = float(len(labels))
+    run.metrics(metrics)
+    run.figure("popularity", plots.popularity_curve(lists, len(catalogue)))
+    run.figure("coverage", plots.coverage_curve(lists, len(catalogue)))
+    means = {source: float(by_segment["all"].mean()) for source, by_segment in values.items()}
+    run.figure("comparison", plots.comparison(means, metric="ndcg@10", intervals={}))
+    rows = [
+        {"segment": name, "users": len(v), **{source: _mean(values[source][name]) for source in values}}
+        for name, v in values["ranker"].items()
+    ]
+    run.table("segments", rows)
+    return decision, metrics
+
+
+def _champion_lists(ctx: Context, artifact: str, stage: Stage, users: Keys) -> Keys | None:
+    """What the champion would show to the same users; None without a champion, or when it cannot rank these pools."""
+    ref = ctx.champion("ranker")
+    if ref is None or ref == artifact:
+        return None
+    try:
+        return rank(Ranker.load(ctx.store.open(ref)[0]), stage, users, LIST_LENGTH).item_key
+    except InputError as error:
+        logger.warning("the champion %s cannot be compared, popularity stands in for it: %s", ref, error)
+        return None
+
+
+def _log_training(run: Run, ranker: Ranker) -> None:
+    report = ranker.report
+    run.params({"loss": report["loss"], "n_trees": report["n_trees"], "n_training_rows": report["n_training_rows"]})
+    run.tag("loss_chosen", report["why"])
+    for loss, tried in report["validation"].items():
+        run.metrics({f"validation.{loss}.ndcg@10": tried["ndcg@10"], f"validation.{loss}.trees": tried["trees"]})
+        run.figure(
+            f"learning_curve_{loss}", plots.learning_curve({loss: tried["curve"]}, y_label=loss, x_label="trees")
+        )
+    run.figure("feature_importance", plots.feature_importance(report["importance"]))
+    run.table("feature_importance", [{"feature": k, "importance": v} for k, v in report["importance"].items()])
+
+
+def _mean(values: Values) -> float | None:
+    return float(np.mean(values)) if len(values) else None
