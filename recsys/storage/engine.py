@@ -105,7 +105,7 @@ def with_patience(fn: Callable[[], Result], patience_s: float) -> Result:
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_lost_connection),
-        wait=tenacity.wait_exponential_jitter(initial=0.5, max=8, jitter=0.5),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.5),
         stop=tenacity.stop_after_delay(patience_s),
         before_sleep=tell,
         reraise=True,

@@ -120,7 +120,8 @@ def publish(
 def rollback(engine: sa.Engine, to: int | None = None) -> Publication:
     """Move the pointer back to publication `to`, or to the last one before the current that was not withdrawn.
 
-    The current publication is withdrawn, and publishers that are under way are shut out. Raises NotFoundError
+    The current publication is withdrawn (unless `to` is a later one, to go forward again), and publishers that are
+    under way are shut out. Raises NotFoundError
     when there is nothing to go back to and PublicationError when the target's lists are not there any more.
     """
     with engine.begin() as connection:
@@ -137,7 +138,8 @@ def rollback(engine: sa.Engine, to: int | None = None) -> Publication:
         if problems:
             raise PublicationError(f"publication {target.publication_id} cannot serve: " + "; ".join(problems))
         _raise_fence(connection)
-        _set_status(connection, left.publication_id, "withdrawn")
+        if target.publication_id < left.publication_id:
+            _set_status(connection, left.publication_id, "withdrawn")
         _set_status(connection, target.publication_id, "published")
         _move_pointer(connection, target.publication_id)
         target = _get(connection, target.publication_id)

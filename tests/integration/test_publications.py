@@ -1,0 +1,293 @@
+"""Publications on real Postgres: invariants, fence, rollback, pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from recsys.errors import EmptyResultError, FencedError, NotFoundError, PublicationError
+from recsys.storage import lists as list_store
+from recsys.storage import publications
+from recsys.storage.pruning import erase, prune
+from recsys.storage.tables import items, list_versions
+from tests.integration import lists_world as world
+
+
+@pytest.fixture
+def shop(clean_database: sa.Engine) -> sa.Engine:
+    world.add_items(clean_database)
+    return clean_database
+
+
+def execute(engine: sa.Engine, statement: str, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text(statement), values)
+
+
+def partitions(engine: sa.Engine) -> set[int]:
+    with engine.connect() as connection:
+        names = connection.scalars(sa.text("select relname from pg_class where relname ~ '^lists_[0-9]+$'"))
+        return {int(name.removeprefix("lists_")) for name in names}
+
+
+def test_lists_are_written_once_and_found_again(shop: sa.Engine) -> None:
+    written = world.write(shop, "personal", 1)
+    assert (written.n_rows, written.n_items, written.sources) == (200, world.N_ITEMS, ("als",))
+    assert list_store.find(shop, "personal", "edition-1") == written
+
+    def not_again() -> list[object]:
+        raise AssertionError
+
+    again = list_store.write(
+        shop, "personal", "edition-1", not_again, dataset="dataset/1", made_by="test", sources=["als"]
+    )
+    assert again == written
+    expected = [
+        (int(block.owner_key[i]), block.item_key[i].tolist(), block.score[i].tolist(), block.source[i].tolist())
+        for block in world.make(1)
+        for i in range(len(block))
+    ]
+    assert world.contents(shop, written) == expected
+
+
+def test_a_writer_that_fails_leaves_nothing_and_can_come_again(shop: sa.Engine) -> None:
+    def breaks() -> object:
+        yield from list(world.make(1))[:2]
+        raise ZeroDivisionError
+
+    for error, make in ((ZeroDivisionError, breaks), (EmptyResultError, lambda: [])):
+        with pytest.raises(error):
+            list_store.write(shop, "personal", "edition-1", make, dataset="d", made_by="t", sources=["als"])
+        assert list_store.find(shop, "personal", "edition-1") is None
+        assert partitions(shop) == set()
+    assert world.write(shop, "personal", 1).n_rows == 200
+
+
+def test_nothing_is_published_at_first(shop: sa.Engine) -> None:
+    assert publications.current(shop) is None
+    with pytest.raises(NotFoundError, match="nothing has been published"):
+        publications.rollback(shop)
+    with pytest.raises(NotFoundError, match="nothing has been published"):
+        publications.verify(shop)
+
+
+def test_kinds_and_models_that_are_not_named_stay(shop: sa.Engine) -> None:
+    first = world.publish(shop, 1)
+    newer = world.write(shop, "default", 2)
+    second = publications.publish(
+        shop, {"default": newer.list_version_id}, publications.take_fence(shop), dataset="d2", models={"ranker": "r/2"}
+    )
+    assert second.manifest == {**first.manifest, "default": newer.list_version_id}
+    assert second.models == {"edition": "1", "ranker": "r/2"}
+    assert publications.current(shop) == second
+    assert set(publications.verify(shop)) == set(world.KINDS)
+
+
+def test_publishing_again_what_is_published_changes_nothing(shop: sa.Engine) -> None:
+    assert world.publish(shop, 1).publication_id == world.publish(shop, 1).publication_id
+    assert len(publications.newest(shop)) == 1
+
+
+def unavailable(shop: sa.Engine) -> dict[str, int]:
+    manifest = {"personal": world.write(shop, "personal", 2).list_version_id}
+    execute(shop, "update items set available = false where item_key in (7, 9)")  # after they were written
+    return manifest
+
+
+def unknown(shop: sa.Engine) -> dict[str, int]:
+    return {"personal": world.write(shop, "personal", 2, n_items=world.N_ITEMS + 5).list_version_id}
+
+
+def half_the_owners(shop: sa.Engine) -> dict[str, int]:
+    return {"personal": world.write(shop, "personal", 2, n_owners=99).list_version_id}
+
+
+def half_the_catalogue(shop: sa.Engine) -> dict[str, int]:
+    return {"personal": world.write(shop, "personal", 2, n_items=29).list_version_id}
+
+
+def lost_rows(shop: sa.Engine) -> dict[str, int]:
+    version = world.write(shop, "personal", 2)
+    execute(shop, "delete from lists where list_version_id = :id and owner_key < 3", id=version.list_version_id)
+    return {"personal": version.list_version_id}
+
+
+def another_kind(shop: sa.Engine) -> dict[str, int]:
+    return {"personal": world.write(shop, "similar", 2).list_version_id}
+
+
+def still_writing(shop: sa.Engine) -> dict[str, int]:
+    version = world.write(shop, "personal", 2)
+    execute(shop, "update list_versions set status = 'writing' where list_version_id = :id", id=version.list_version_id)
+    return {"personal": version.list_version_id}
+
+
+def no_list_of_all_items(shop: sa.Engine) -> dict[str, int]:
+    version = world.write(shop, "default", 2)
+    execute(
+        shop,
+        "update lists set owner_key = 1000 where owner_key = 0 and list_version_id = :id",
+        id=version.list_version_id,
+    )
+    return {"default": version.list_version_id}
+
+
+def short_list_of_all_items(shop: sa.Engine) -> dict[str, int]:
+    blocks = [block.take(slice(None)) for block in world.make(2)]
+    short = [type(b)(b.owner_key, b.item_key[:, :9], b.score[:, :9], b.source[:, :9]) for b in blocks]
+    version = list_store.write(shop, "default", "short", lambda: short, dataset="d", made_by="t", sources=["als"])
+    return {"default": version.list_version_id}
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (unavailable, r"personal: 2 items are not available, e\.g\. item 7, item 9 \(item keys \[7, 9\]\)"),
+        (unknown, r"personal: 5 items are not in the catalogue, e\.g\. item keys \[61, 62, 63\]"),
+        (half_the_owners, r"personal: 99 lists, only 50% of the 200 that are published now"),
+        (half_the_catalogue, r"personal: 29 distinct items, only 48% of the 60"),
+        (lost_rows, r"personal: 197 lists are stored of the 200 that were written"),
+        (another_kind, "holds similar lists"),
+        (still_writing, "no complete list version"),
+        (lambda _: {"personal": 12345}, "no complete list version 12345"),
+        (no_list_of_all_items, "no list over all items"),
+        (short_list_of_all_items, "the list over all items holds 9 of at least 10"),
+    ],
+)
+def test_each_broken_invariant_is_refused_and_the_old_keeps_serving(
+    shop: sa.Engine, bad: Callable[[sa.Engine], dict[str, int]], reason: str
+) -> None:
+    before = world.publish(shop, 1)
+    manifest = bad(shop)
+    with pytest.raises(PublicationError, match=reason):
+        publications.publish(shop, manifest, publications.take_fence(shop), dataset="d", min_share=0.5)
+    assert publications.current(shop) == before
+    assert len(publications.newest(shop)) == 1
+
+
+def test_a_first_publication_needs_lists_and_default_lists(shop: sa.Engine) -> None:
+    fence = publications.take_fence(shop)
+    with pytest.raises(PublicationError, match="at least one kind"):
+        publications.publish(shop, {}, fence, dataset="d")
+    personal = world.write(shop, "personal", 1).list_version_id
+    with pytest.raises(PublicationError, match="no default lists"):
+        publications.publish(shop, {"personal": personal}, fence, dataset="d")
+    assert publications.current(shop) is None
+
+
+def test_a_small_shop_needs_no_ten_items(shop: sa.Engine) -> None:
+    execute(shop, "update items set available = false where item_key > 4")
+    version = world.write(shop, "default", 1, n_items=4)
+    manifest = {"default": version.list_version_id}
+    assert publications.publish(shop, manifest, publications.take_fence(shop), dataset="d").manifest == manifest
+
+
+def test_the_later_fence_wins_whoever_publishes_first(shop: sa.Engine) -> None:
+    early, late = publications.take_fence(shop), publications.take_fence(shop)
+    assert early < late
+    with pytest.raises(FencedError, match=f"fence {early} .* took {late}"):
+        world.publish(shop, 1, fence=early)
+    published = world.publish(shop, 2, fence=late)
+    with pytest.raises(FencedError):
+        world.publish(shop, 1, fence=early)
+    assert publications.current(shop) == published
+
+
+def test_rollback_withdraws_goes_back_and_shuts_out_whoever_is_publishing(shop: sa.Engine) -> None:
+    one, two, three = (world.publish(shop, edition) for edition in (1, 2, 3))
+    fence = publications.take_fence(shop)
+    assert publications.rollback(shop).publication_id == two.publication_id
+    with pytest.raises(FencedError):
+        world.publish(shop, 4, fence=fence)
+    assert publications.rollback(shop).publication_id == one.publication_id
+    with pytest.raises(NotFoundError, match="go back to"):
+        publications.rollback(shop)
+    assert [p.status for p in publications.newest(shop)] == ["withdrawn", "withdrawn", "published"]
+    assert publications.rollback(shop, to=three.publication_id).manifest == three.manifest
+    assert publications.rollback(shop).publication_id < three.publication_id
+    with pytest.raises(PublicationError, match="the current one already"):
+        publications.rollback(shop, to=one.publication_id)
+    with pytest.raises(NotFoundError, match="no publication 99"):
+        publications.rollback(shop, to=99)
+
+
+def test_pruning_keeps_what_can_still_serve(shop: sa.Engine) -> None:
+    published = [world.publish(shop, edition) for edition in range(1, 6)]
+    waiting = world.write(shop, "personal", 9)
+    execute(
+        shop,
+        "insert into list_versions (kind, version, dataset, made_by, status, sources)"
+        " values ('personal', 'killed', 'd', 't', 'writing', '{}')",
+    )
+    dropped = prune(shop, keep=2)
+    assert set(dropped) == {i for p in published[:2] for i in p.manifest.values()}
+    kept = {i for p in published[2:] for i in p.manifest.values()}
+    assert partitions(shop) == kept | {waiting.list_version_id}
+    with shop.connect() as connection:
+        assert (
+            connection.scalars(sa.select(list_versions.c.version).where(list_versions.c.status == "writing")).all()
+            == []
+        )
+    assert [p.status for p in publications.newest(shop)] == ["published"] * 3 + ["pruned"] * 2
+    with pytest.raises(PublicationError, match="pruned"):
+        publications.rollback(shop, to=published[0].publication_id)
+    assert publications.rollback(shop, to=published[2].publication_id).manifest == published[2].manifest
+    assert prune(shop, keep=2) == []
+    assert publications.verify(shop).keys() == set(world.KINDS)
+
+
+def test_pruning_gives_way_to_a_reader_that_does_not_end(shop: sa.Engine) -> None:
+    for edition in range(1, 4):
+        world.publish(shop, edition)
+    before = partitions(shop)
+    with shop.connect() as reader:
+        reader.execute(sa.text("select count(*) from lists")).scalar_one()
+        assert prune(shop, keep=1) == []
+        assert partitions(shop) == before
+    assert len(prune(shop, keep=1)) == 3
+
+
+def test_erasing_starts_over_and_shuts_out_publishers(shop: sa.Engine) -> None:
+    world.publish(shop, 1)
+    fence = publications.take_fence(shop)
+    with shop.begin() as connection:
+        erase(connection)
+    assert (publications.current(shop), publications.newest(shop), partitions(shop)) == (None, [], set())
+    with pytest.raises(FencedError):
+        world.publish(shop, 1, fence=fence)
+    assert world.publish(shop, 1).status == "published"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("scores[2] = 'nan'", "not finite"),
+        ("scores[2] = 7", "do not descend"),
+        ("item_keys[2] = item_keys[1]", "hold an item twice"),
+        ("item_keys[1] = 61", "differ from what was written"),
+        ("sources[1] = 4", "source outside"),
+        ("item_keys = '{}', scores = '{}', sources = '{}'", "are empty"),
+        ("scores = scores[1:3]", "unequal length"),
+        ("item_keys[2] = null", "nulls"),
+    ],
+)
+def test_verify_finds_damage_in_stored_rows(shop: sa.Engine, damage: str, reason: str) -> None:
+    published = world.publish(shop, 1)
+    publications.verify(shop)
+    execute(
+        shop,
+        f"update lists set {damage} where owner_key = 5 and list_version_id = :id",
+        id=published.manifest["similar"],
+    )
+    with pytest.raises(PublicationError, match=reason):
+        publications.verify(shop, published.publication_id)
+
+
+def test_verify_finds_items_that_went_away(shop: sa.Engine) -> None:
+    world.publish(shop, 1)
+    with shop.begin() as connection:
+        connection.execute(sa.update(items).where(items.c.item_key == 3).values(available=False))
+    with pytest.raises(PublicationError, match=r"1 items are not available, e\.g\. item 3"):
+        publications.verify(shop)
