@@ -1,0 +1,65 @@
+"""The ranker's feature matrix: what the pool knows of a candidate, and what the features know as of the cut.
+
+One function for training and for serving, so both see the same columns in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recsys import columns as col
+from recsys.ranking.pool import Pool
+from recsys.types import Scores
+
+
+class PairFeatures(Protocol):
+    """Features as of one cut; `recsys.features.frame.Features` is the implementation."""
+
+    def join(self, pairs: pa.Table) -> pa.Table:
+        """`pairs` (user_key, item_key), and one numeric column for each feature, rows in the same order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A feature matrix with the names of its columns."""
+
+    names: tuple[str, ...]
+    matrix: NDArray[np.float32]  # (n_rows, n_features), NaN where unknown
+
+    def take(self, rows: NDArray[Any]) -> Frame:
+        """The rows that a mask or positions select."""
+        return Frame(self.names, self.matrix[rows])
+
+
+def feature_frame(pool: Pool, features: PairFeatures, leave_out: Sequence[str] = ()) -> Frame:
+    """All features of the pool's rows (n_rows). `leave_out`: columns of `features` that are names, not quantities."""
+    pairs = pa.table({col.USER_KEY: pool.user_key[pool.row_of_user], col.ITEM_KEY: pool.item_key})
+    joined = features.join(pairs)
+    ignored = {col.USER_KEY, col.ITEM_KEY, *leave_out}
+    columns: dict[str, NDArray[Any]] = dict(pool.columns) | _agreement(pool)
+    columns |= {name: joined[name].to_numpy() for name in joined.column_names if name not in ignored}
+    matrix = np.empty((len(pool), len(columns)), dtype=np.float32)
+    for place, values in enumerate(columns.values()):
+        matrix[:, place] = values
+    return Frame(tuple(columns), matrix)
+
+
+def _agreement(pool: Pool) -> dict[str, Scores]:
+    """How far the generators agree on a candidate: how many found it, its best and its mean standing."""
+    found = np.stack([values for name, values in pool.columns.items() if name.endswith("_found")])
+    ranks = np.stack([values for name, values in pool.columns.items() if name.endswith("_rank")])
+    shares = np.stack([values for name, values in pool.columns.items() if name.endswith("_share")])
+    known = ~np.isnan(shares)
+    return {
+        "pool_n_found": found.sum(axis=0),
+        "pool_best_rank": np.nan_to_num(ranks, nan=np.inf).min(axis=0),
+        "pool_mean_share": np.where(known, shares, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1),
+        "pool_fusion": (1 / (60 + np.nan_to_num(ranks, nan=1e6))).sum(axis=0),  # reciprocal rank fusion
+    }

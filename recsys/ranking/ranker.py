@@ -1,0 +1,224 @@
+"""The ranker: gradient boosting over the candidates' features (CatBoost; Prokhorenkova et al. 2018).
+
+Classification of "will it be bought" (Logloss) and a ranking loss (YetiRank; Gulin et al. 2011) are trained with
+equal settings; the one with the better NDCG@10 on the validation users is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import ArtifactError, InputError, ModelError
+from recsys.evaluation.metrics import Labels, accuracy
+from recsys.ranking.frame import Frame
+from recsys.types import Scores
+
+MODEL_FILE = "ranker.cbm"
+DESCRIPTION_FILE = "ranker.json"
+
+
+@dataclass(frozen=True)
+class RankerParams:
+    """How the ranker is trained; the defaults were chosen on a window before the first cut of protocol B4."""
+
+    losses: tuple[str, ...] = ("Logloss", "YetiRank")
+    iterations: int = 800
+    learning_rate: float = 0.06
+    depth: int = 6
+    l2_leaf_reg: float = 10.0
+    column_share: float = 0.3  # of the features, drawn anew for each split
+    early_stopping_rounds: int = 60
+    refit: bool = True  # once the number of trees is known, train on the validation users as well
+    max_negatives: int = 50  # per user and window, beside all positives
+    max_rows: int = 2_000_000  # of training, all windows together: users beyond it are left out
+    threads: int = -1  # all cores
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "losses", tuple(self.losses))  # a JSON list will do
+        if not self.losses:
+            raise InputError("the ranker needs at least one loss, Logloss or YetiRank")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled rows, those of one user in one window together."""
+
+    frame: Frame  # (n_rows, n_features)
+    label: NDArray[np.bool_]  # (n_rows,)
+    group: NDArray[np.int64]  # (n_rows,), ascending: one number for each user and window
+    user_key: NDArray[np.int32]  # (n_rows,)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, rows: NDArray[Any]) -> Examples:
+        """The rows that a mask selects."""
+        return Examples(self.frame.take(rows), self.label[rows], self.group[rows], self.user_key[rows])
+
+    @staticmethod
+    def concatenate(parts: Sequence[Examples]) -> Examples:
+        """Examples of several windows as one; groups are numbered on."""
+        if not parts:
+            raise InputError("there are no labelled candidates to train the ranker on")
+        offsets = np.cumsum([0, *[int(part.group.max(initial=-1)) + 1 for part in parts[:-1]]])
+        return Examples(
+            Frame(parts[0].frame.names, np.concatenate([part.frame.matrix for part in parts])),
+            np.concatenate([part.label for part in parts]),
+            np.concatenate([part.group + offset for part, offset in zip(parts, offsets, strict=True)]),
+            np.concatenate([part.user_key for part in parts]),
+        )
+
+
+@dataclass
+class Ranker:
+    """A trained ranker. `report` says how it came to be: loss, validation figures, trees, rows, importance."""
+
+    names: tuple[str, ...]
+    model: Any  # catboost.CatBoost
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, frame: Frame) -> Scores:
+        """Scores of candidates (n_rows,), comparable within a user only.
+
+        Raises InputError when the features are not those of the training, ModelError when a score is not finite.
+        """
+        if frame.names != self.names:
+            missing, new = set(self.names) - set(frame.names), set(frame.names) - set(self.names)
+            raise InputError(
+                f"the ranker was trained on other features (missing: {sorted(missing)}, new: {sorted(new)},"
+                " or in another order); train it again with the generators and features of now"
+            )
+        if not len(frame.matrix):
+            return np.zeros(0, dtype=np.float32)
+        scores = np.asarray(self.model.predict(frame.matrix, prediction_type="RawFormulaVal"), dtype=np.float32)
+        if not np.isfinite(scores).all():
+            raise ModelError("the ranker gives scores that are not finite; keep the former one and train again")
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write `ranker.cbm` and `ranker.json` into an existing folder."""
+        self.model.save_model(str(folder / MODEL_FILE))
+        description = {"names": self.names, "report": self.report}
+        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> Ranker:
+        """Read what `save` wrote; ArtifactError when it is missing or unreadable."""
+        from catboost import CatBoost, CatBoostError
+
+        try:
+            description = json.loads((folder / DESCRIPTION_FILE).read_text())
+            model = CatBoost().load_model(str(folder / MODEL_FILE))
+        except (OSError, ValueError, CatBoostError) as error:
+            raise ArtifactError(f"no ranker can be read from {folder}: {error}; train it again") from error
+        return cls(tuple(description["names"]), model, description["report"])
+
+
+def train(training: Examples, validation: Examples, params: RankerParams) -> Ranker:
+    """Train with each loss, keep the better on `validation`, and train that one on both parts if `params.refit`.
+
+    `validation` holds whole pools of other users. Raises InputError when a part has no positive or no negative,
+    ModelError when the model is the same for everything.
+    """
+    for name, part in (("training", training), ("validation", validation)):
+        if not part.label.any() or part.label.all():
+            raise InputError(f"the ranker's {name} rows need both bought and not bought candidates; load more history")
+    tried: dict[str, dict[str, Any]] = {}
+    models: dict[str, Any] = {}
+    for loss in params.losses:
+        model = _fit(training, validation, params, loss, params.iterations)
+        models[loss] = model
+        tried[loss] = {
+            "ndcg@10": float(mean_ndcg(np.asarray(model.predict(validation.frame.matrix)), validation)),
+            "trees": int(model.tree_count_),
+            "curve": _curve(model),
+        }
+    best = max(tried, key=lambda loss: tried[loss]["ndcg@10"])
+    chosen = models[best]
+    if params.refit:
+        both = Examples.concatenate([training, validation])
+        chosen = _fit(both, None, params, best, tried[best]["trees"])
+    ranker = Ranker(training.frame.names, chosen)
+    if np.ptp(ranker.score(validation.frame)) == 0:
+        raise ModelError("the ranker gives every candidate the same score: its features tell nothing apart")
+    importance = (
+        chosen.get_feature_importance(_data(validation, best)) if best != "Logloss" else chosen.get_feature_importance()
+    )
+    ranker.report = {
+        "loss": best,
+        "why": "; ".join(f"{loss}: NDCG@10 {figures['ndcg@10']:.4f} on validation" for loss, figures in tried.items()),
+        "validation": tried,
+        "n_trees": int(chosen.tree_count_),
+        "n_training_rows": len(training),
+        "n_validation_rows": len(validation),
+        "importance": dict(
+            sorted(zip(ranker.names, map(float, importance), strict=True), key=lambda pair: pair[1], reverse=True)
+        ),
+        "params": asdict(params),
+    }
+    return ranker
+
+
+def mean_ndcg(scores: NDArray[Any], examples: Examples, k: int = 10) -> float:
+    """NDCG@k over the groups that have a positive, of candidates ordered by `scores` (n_rows,)."""
+    order = np.lexsort((-scores, examples.group))
+    group = examples.group[order]
+    place = np.arange(len(group)) - np.searchsorted(group, group)
+    positive = np.unique(examples.group[examples.label])
+    keep = (place < k) & np.isin(group, positive)
+    lists = np.full((len(positive), k), -1, dtype=np.int32)
+    lists[np.searchsorted(positive, group[keep]), place[keep]] = order[keep]  # a row's position stands for its item
+    rows = np.flatnonzero(examples.label)
+    labels = Labels.from_pairs(np.searchsorted(positive, examples.group[rows]), rows)
+    return float(accuracy(lists, labels, (k,))[f"ndcg@{k}"].mean())
+
+
+def _data(examples: Examples, loss: str) -> Any:
+    from catboost import Pool as CatBoostPool
+
+    groups = None if loss == "Logloss" else examples.group
+    return CatBoostPool(
+        examples.frame.matrix, examples.label.astype(np.int8), group_id=groups, feature_names=list(examples.frame.names)
+    )
+
+
+def _fit(training: Examples, validation: Examples | None, params: RankerParams, loss: str, iterations: int) -> Any:
+    from catboost import CatBoost
+
+    model = CatBoost(
+        {
+            "loss_function": loss,
+            **({} if loss == "Logloss" else {"eval_metric": "NDCG:top=10;type=Base"}),
+            "iterations": iterations,
+            "learning_rate": params.learning_rate,
+            "depth": params.depth,
+            "l2_leaf_reg": params.l2_leaf_reg,
+            "rsm": params.column_share,
+            "random_seed": params.seed,
+            "thread_count": params.threads,
+            "allow_writing_files": False,
+            "logging_level": "Silent",
+        }
+    )
+    if validation is None:
+        return model.fit(_data(training, loss))
+    return model.fit(
+        _data(training, loss),
+        eval_set=_data(validation, loss),
+        early_stopping_rounds=params.early_stopping_rounds,
+        use_best_model=True,
+    )
+
+
+def _curve(model: Any) -> list[float]:
+    """The validation metric after each tree."""
+    values = next(iter(model.get_evals_result()["validation"].values()))
+    return [float(value) for value in values]

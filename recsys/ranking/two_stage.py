@@ -1,0 +1,189 @@
+"""The two stages together: candidates of fitted generators, features as of a cut, a ranker over them.
+
+Everything here works in chunks of users, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import EmptyResultError, InputError, ModelError
+from recsys.evaluation.metrics import Labels
+from recsys.ranking.frame import Frame, PairFeatures, feature_frame
+from recsys.ranking.pool import Pool, build_pool
+from recsys.ranking.ranker import Examples, Ranker, RankerParams, train
+from recsys.ranking.windows import is_held_out, is_validation
+from recsys.types import NO_ITEM, CandidateGenerator, Keys, Lists, Scores
+
+USERS_PER_CHUNK = 1_000
+CANDIDATES_PER_GENERATOR = 100
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What there is as of one cut: generators fitted on the events before it, features of then, what is masked."""
+
+    generators: Sequence[CandidateGenerator]
+    features: PairFeatures
+    seen: Callable[[Keys], Any | None] = lambda user_keys: None  # user keys → CSR for `candidates`, rows as given
+    n_candidates: int | Mapping[str, int] = CANDIDATES_PER_GENERATOR  # of each generator, or by its name
+    leave_out: Sequence[str] = ()  # features that are names of things, not quantities
+
+    def pools(self, user_keys: Keys, chunk: int = USERS_PER_CHUNK) -> Iterator[tuple[slice, Pool]]:
+        """Candidates of `user_keys` (n,), with the slice of users that each chunk stands for."""
+        for start in range(0, len(user_keys), chunk):
+            part = slice(start, min(start + chunk, len(user_keys)))
+            users = user_keys[part]
+            yield part, build_pool(self.generators, users, self.n_candidates, self.seen(users))
+
+    def frame(self, pool: Pool) -> Frame:
+        """The features of a pool's rows."""
+        return feature_frame(pool, self.features, self.leave_out)
+
+
+def examples_of(
+    stage: Stage,
+    labels: Labels,
+    *,
+    max_negatives: int | None,
+    max_rows: int | None = None,
+    seed: int = 0,
+    chunk: int = USERS_PER_CHUNK,
+) -> Examples:
+    """Labelled candidates of the users in `labels`: of each user all positives and at most `max_negatives` others.
+
+    Users without a positive among their candidates teach nothing and are left out; so are users beyond
+    `max_rows`, in a random order. Raises InputError when no user is left.
+    """
+    rng = np.random.default_rng(seed)
+    users = rng.permutation(labels.user_key)
+    parts: list[Examples] = []
+    n_rows = 0
+    for part, pool in stage.pools(users, chunk):
+        if max_rows is not None and n_rows >= max_rows:
+            break
+        label = _labelled(pool, labels)
+        rows = sample_rows(pool, label, max_negatives, rng)
+        if not len(rows):
+            continue
+        kept = _only(pool, rows)
+        user = pool.row_of_user[rows]
+        parts.append(Examples(stage.frame(kept), label[rows], user + part.start, pool.user_key[user]))
+        n_rows += len(rows)
+    return Examples.concatenate(parts)
+
+
+def sample_rows(
+    pool: Pool, label: NDArray[np.bool_], max_negatives: int | None, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Positions of rows, ascending: all positives and up to `max_negatives` random others of users with a positive."""
+    user = pool.row_of_user
+    n_positive = np.bincount(user[label], minlength=len(pool.user_key))
+    lottery = np.where(label, -1.0, rng.random(len(pool)))
+    order = np.lexsort((lottery, user))  # positives first within each user
+    place = np.arange(len(pool)) - pool.starts[user[order]]
+    limit = np.where(n_positive > 0, n_positive + (len(pool) if max_negatives is None else max_negatives), 0)
+    return np.sort(order[place < limit[user[order]]])
+
+
+@dataclass(frozen=True)
+class WindowExamples:
+    """What one label window gives to the ranker; it needs neither generators nor features any more."""
+
+    training: Examples  # of training users, negatives sampled
+    validation: Examples  # of validation users, whole pools
+
+
+def window_examples(
+    stage: Stage, labels: Labels, params: RankerParams, *, hold_out: bool = False, max_rows: int | None = None
+) -> WindowExamples:
+    """The labelled candidates of one window, users split by a stable hash of their key, the same in every window.
+
+    With `hold_out` a tenth of the users stays out altogether, for the gate. `max_rows` of each part.
+    """
+    validates = is_validation(labels.user_key)
+    trains = ~validates & ~is_held_out(labels.user_key) if hold_out else ~validates
+    training, validation = (labels.of_users(labels.user_key[part]) for part in (trains, validates))
+    return WindowExamples(
+        examples_of(stage, training, max_negatives=params.max_negatives, max_rows=max_rows, seed=params.seed),
+        examples_of(stage, validation, max_negatives=None, max_rows=max_rows, seed=params.seed),
+    )
+
+
+def train_on(windows: Sequence[WindowExamples], params: RankerParams) -> Ranker:
+    """Train on label windows, oldest first; validation looks at the newest alone."""
+    if not windows:
+        raise InputError("the ranker needs at least one label window")
+    return train(Examples.concatenate([window.training for window in windows]), windows[-1].validation, params)
+
+
+def train_ranker(
+    stages: Sequence[tuple[Stage, Labels]], params: RankerParams, *, hold_out: bool = False
+) -> tuple[Ranker, Examples]:
+    """Train on one or more label windows, oldest first; the ranker, and the newest window's validation examples."""
+    max_rows = params.max_rows // max(len(stages), 1)
+    windows = [window_examples(stage, labels, params, hold_out=hold_out, max_rows=max_rows) for stage, labels in stages]
+    return train_on(windows, params), windows[-1].validation
+
+
+def rank(ranker: Ranker, stage: Stage, user_keys: Keys, n: int, *, chunk: int = USERS_PER_CHUNK) -> Lists:
+    """The best `n` candidates of each user, best first, with the generator that placed each of them best.
+
+    `Lists.source` counts in the order of `stage.generators`. Users without candidates get an empty list. Raises
+    ModelError when the ranker gives the same score to everything, or scores that are not finite; EmptyResultError
+    when nobody has a candidate.
+    """
+    lists = Lists(
+        user_keys,
+        np.full((len(user_keys), n), NO_ITEM, dtype=np.int32),
+        np.full((len(user_keys), n), np.nan, dtype=np.float32),
+        np.zeros((len(user_keys), n), dtype=np.int16),
+    )
+    least, greatest, n_rows = np.inf, -np.inf, 0
+    names = [generator.name for generator in stage.generators]
+    for part, pool in stage.pools(user_keys, chunk):
+        if not len(pool):
+            continue
+        scores = ranker.score(stage.frame(pool))
+        least, greatest, n_rows = min(least, scores.min()), max(greatest, scores.max()), n_rows + len(scores)
+        _write_best(lists, part, pool, scores, _source(pool, names))
+    if not n_rows:
+        raise EmptyResultError(f"none of the generators {names} has a candidate for any of {len(user_keys)} users")
+    if n_rows > 1 and least == greatest:
+        raise ModelError("the ranker gives every candidate the same score; keep the former one and train again")
+    return lists
+
+
+def _write_best(lists: Lists, part: slice, pool: Pool, scores: Scores, source: NDArray[np.int16]) -> None:
+    """Put the best of the pool into rows `part` of `lists`; equal scores keep the order of their keys."""
+    user = pool.row_of_user
+    order = np.lexsort((-scores, user))
+    place = np.arange(len(order)) - pool.starts[user[order]]
+    kept = place < lists.item_key.shape[1]
+    chosen, row, column = order[kept], user[order][kept] + part.start, place[kept]
+    lists.item_key[row, column] = pool.item_key[chosen]
+    lists.score[row, column] = scores[chosen]
+    lists.source[row, column] = source[chosen]
+
+
+def _source(pool: Pool, names: Sequence[str]) -> NDArray[np.int16]:
+    """Of the generators that proposed a row, the one that ranks it best, (n_rows,)."""
+    ranks = np.stack([np.where(pool.columns[f"{n}_found"] > 0, pool.columns[f"{n}_rank"], np.inf) for n in names])
+    return ranks.argmin(axis=0).astype(np.int16)
+
+
+def _labelled(pool: Pool, labels: Labels) -> NDArray[np.bool_]:
+    wanted = (labels.user_key[labels.row].astype(np.int64) << 32) | labels.item_key
+    rows = (pool.user_key[pool.row_of_user].astype(np.int64) << 32) | pool.item_key
+    return np.isin(rows, wanted)
+
+
+def _only(pool: Pool, rows: NDArray[np.int64]) -> Pool:
+    """The pool with only `rows` (ascending) left; columns were computed over the whole pool and stay as they are."""
+    starts = np.searchsorted(rows, pool.starts)
+    return Pool(pool.user_key, starts, pool.item_key[rows], {n: v[rows] for n, v in pool.columns.items()})

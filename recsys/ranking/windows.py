@@ -1,0 +1,46 @@
+"""Which label windows the ranker trains on, and which users it never sees."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import InputError
+from recsys.evaluation.protocol import Window, windows
+from recsys.types import Interactions
+
+HELD_OUT_SHARE = 0.1  # of the users: they never train the ranker, the gate compares models on them
+VALIDATION_SHARE = 0.15  # of the users: they stop the training early and choose the loss
+_MULTIPLIER, _MODULUS = 2_654_435_761, 2**32  # Knuth's multiplicative hash
+
+
+def training_windows(interactions: Interactions, *, n: int, days: float) -> list[Window]:
+    """The last `n` windows of `days` before `interactions.cut_at`, oldest first, the last one ending there.
+
+    Left out are windows that begin before the first event. Raises InputError when none is left: the data must be
+    longer than one window.
+    """
+    found = windows(interactions.cut_at, n=n, days=days)
+    first_at = int(interactions.occurred_at[0]) if len(interactions) else interactions.cut_at
+    usable = [window for window in found if window.cut_at > first_at]
+    if not usable:
+        raise InputError(
+            f"the events span less than one label window of {days:g} days; load a longer history"
+            " or shorten RECSYS_LABEL_WINDOW_DAYS"
+        )
+    return usable
+
+
+def place_of_user(user_keys: NDArray[np.integer]) -> NDArray[np.float64]:
+    """A number in [0, 1) for each user key, the same in every run, on every machine, for every window."""
+    return (user_keys.astype(np.uint64) * _MULTIPLIER % _MODULUS).astype(np.float64) / _MODULUS
+
+
+def is_held_out(user_keys: NDArray[np.integer], share: float = HELD_OUT_SHARE) -> NDArray[np.bool_]:
+    """Which users never train a ranker, same shape as `user_keys`."""
+    return place_of_user(user_keys) < share
+
+
+def is_validation(user_keys: NDArray[np.integer], share: float = VALIDATION_SHARE) -> NDArray[np.bool_]:
+    """Which users only stop the training, same shape as `user_keys`; apart from those held out (share ≤ 0.9)."""
+    return place_of_user(user_keys) >= 1 - share
