@@ -1,0 +1,149 @@
+"""Prepare a data set from the raw tables: give keys, write the artifact, bring the catalogue up to date."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from recsys.artifacts import version_of
+from recsys.data import checks
+from recsys.data.dataset import Dataset, instant, microseconds
+from recsys.data.keys import KnownKeys
+from recsys.data.prepare import prepare
+from recsys.data.raw import Declared, RawTables
+from recsys.errors import EmptyResultError, InputError
+from recsys.settings import Settings
+from recsys.steps.context import Context, step
+from recsys.storage import keys
+from recsys.storage.engine import migrate
+from recsys.storage.raw_snapshot import RawSnapshot, raw_snapshot
+from recsys.storage.tables import training_runs
+
+logger = logging.getLogger(__name__)
+
+STEP = "prepare_dataset"
+KIND = "dataset"
+CODE_VERSION = 1  # raise it when the same raw tables come to mean another data set
+MEMORY_LIMIT = "2GB"  # DuckDB's; beyond it, it spills
+_ENTITIES = {"items": "item", "users": "user", "categories": "category"}
+
+
+@step
+def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
+    """Prepare everything strictly before `as_of` (ISO 8601, UTC unless it says otherwise; all when None).
+
+    The cut-off is never later than just after the last event. The same raw tables and cut-off give the same
+    data set, found again unless `force`; `force` also accepts a data set that lost much against the former one.
+    Raises InputError for an unreadable `as_of` or an unfinished import, EmptyResultError (and records the
+    refusal) when the data cannot be true.
+    """
+    ctx = ctx or Context.open()
+    migrate(ctx.engine)
+    with raw_snapshot(ctx.engine) as snapshot, ctx.engine.begin() as connection:
+        keys.lock(connection)
+        imports = _finished_imports(snapshot)
+        n_events, last_seq, last_ms = snapshot.events()
+        if last_ms is None:
+            raise EmptyResultError("there are no raw events; run `recsys import SOURCE PATH` first")
+        cut_at = min(_parse(as_of), (last_ms + 1) * 1000)
+        declared = _declared(imports, ctx.settings)
+        ingredients = {
+            "cut_at": cut_at,
+            "imports": imports,
+            "events": [n_events, last_seq],
+            "declared": asdict(declared),
+            "code": CODE_VERSION,
+        }
+        version = version_of(instant(cut_at), ingredients)
+        former = ctx.newest(STEP)
+
+        def make(folder: Path, meta: dict[str, Any]) -> None:
+            dataset = _prepare(folder, snapshot, declared, cut_at, connection)
+            _check(ctx, dataset, None if force else former)
+            # Before the artifact is there: a run that is killed in between gives the same keys again.
+            _store(ctx, dataset)
+            meta.update(as_of=dataset.meta.as_of_at.isoformat(), source=dataset.meta.source, n_rows=dataset.meta.n_rows)
+
+        ref = f"{KIND}/{version}"
+        try:
+            _, made = ctx.store.get_or_make(KIND, version, make, made_by=STEP, force=force)
+        except EmptyResultError as error:
+            ctx.record(STEP, ref, None, as_of=cut_at, status="refused", reason=str(error))
+            raise
+    n_rows = ctx.dataset(ref)[1].meta.n_rows
+    ctx.record(STEP, ref, ref, as_of=cut_at, metrics={f"n_{name}": n for name, n in n_rows.items()})
+    return {"dataset": ref, "as_of": instant(cut_at).isoformat(), "made": made, "n_rows": dict(n_rows)}
+
+
+def _prepare(
+    folder: Path, snapshot: RawSnapshot, declared: Declared, cut_at: int, connection: sa.Connection
+) -> Dataset:
+    known = KnownKeys(**{entity: keys.known_keys(connection, entity) for entity in _ENTITIES})
+    with tempfile.TemporaryDirectory(prefix="recsys-raw-") as raw_folder:
+        raw = RawTables(**snapshot.export(Path(raw_folder), -(-cut_at // 1000)))
+        return prepare(folder, raw, declared, cut_at, known=known, memory_limit=MEMORY_LIMIT)
+
+
+def _check(ctx: Context, dataset: Dataset, former: str | None) -> None:
+    found = checks.problems(dataset, now=dt.datetime.now(dt.UTC))
+    if former is not None and ctx.store.exists(former):
+        found += checks.losses(dataset, ctx.dataset(former)[1])
+    checks.require(found)
+
+
+def _store(ctx: Context, dataset: Dataset) -> None:
+    """Give the keys; the rest of the catalogue follows unless a later data set has brought it further."""
+    with ctx.engine.begin() as connection:
+        newest = not _is_older(connection, dataset.meta.as_of)
+        keys.store_id_types(connection, dataset.meta.id_types)
+        for entity in ("categories", "items", "users"):
+            n_written = keys.store(connection, entity, dataset.table(entity), update=newest)
+            logger.info("%s: %d rows written", entity, n_written)
+
+
+def _parse(as_of: str | None) -> int:
+    if as_of is None:
+        return 2**62
+    try:
+        at = dt.datetime.fromisoformat(as_of)
+    except ValueError:
+        raise InputError(f"as_of {as_of!r} is no instant; write it as 2011-12-09T12:50:00+00:00") from None
+    return microseconds(at if at.tzinfo else at.replace(tzinfo=dt.UTC))
+
+
+def _finished_imports(snapshot: RawSnapshot) -> list[dict[str, Any]]:
+    imports = snapshot.imports()
+    unfinished = [row["path"] for row in imports if row["status"] != "complete"]
+    if unfinished:
+        raise InputError(
+            f"the import of {', '.join(unfinished)} is not finished; run it again, it goes on where it was"
+        )
+    return imports
+
+
+def _declared(imports: list[dict[str, Any]], settings: Settings) -> Declared:
+    """What the newest import declares, the settings first."""
+    if not imports:
+        raise EmptyResultError("nothing has been imported; run `recsys import SOURCE PATH` first")
+    said = imports[-1]
+    return Declared(
+        source=said["source"],
+        event_weights=said["event_weights"] | (settings.event_weights or {}),
+        label_event_types=tuple(settings.label_event_types or said["label_event_types"]),
+        bought_event_types=tuple(settings.bought_event_types or said["bought_event_types"]),
+        id_types={entity: said[f"{entity}_id_type"] for entity in _ENTITIES.values()},
+    )
+
+
+def _is_older(connection: sa.Connection, cut_at: int) -> bool:
+    """Whether a later data set has been prepared: then the catalogue of the service stays as it is."""
+    done = (training_runs.c.step == STEP) & (training_runs.c.status == "succeeded")
+    query = sa.select(sa.func.max(training_runs.c.as_of)).where(done)
+    latest = connection.execute(query).scalar_one()
+    return latest is not None and microseconds(latest) > cut_at
