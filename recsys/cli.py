@@ -39,7 +39,9 @@ def generate(
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="retailrocket, movielens, online-retail, table, generated …")],
+    source: Annotated[
+        str, typer.Argument(help="retailrocket (also generated shops), movielens, online-retail or table")
+    ],
     path: Path,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE for the source, e.g. -o user=customer_id.")
