@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from recsys.candidates.deepfm_fields import Vocabulary
 from recsys.candidates.deepfm_samples import EXCLUDED, Samples, Vocabularies
 from recsys.errors import ModelError
-from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, network_weights, set_network_weights
+from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, network_weights, set_network_weights, weight_shapes
 
 Weights = dict[str, Floats]
 Probability = NDArray[np.float64]
@@ -46,25 +45,19 @@ def network_config(vocabularies: Vocabularies, dim: int, hidden: tuple[int, ...]
 
 def initial_weights(config: dict[str, Any], rng: np.random.Generator) -> Weights:
     """Embeddings N(0, 0.05²), first-order weights 0, dense layers Glorot-uniform with zero biases."""
-    dim, hidden = config["dim"], config["hidden"]
-    n_user, n_item = len(config["user_sizes"]), len(config["item_sizes"])
-    tables = {
-        "user_fields/table": (sum(config["user_sizes"]), dim + 1),
-        "item_fields/table": (sum(config["item_sizes"]), dim + 1),
-        "history_bag/table": (config["history_size"], dim),
-    }
-    weights = {name: (rng.standard_normal(shape) * 0.05).astype(np.float32) for name, shape in tables.items()}
-    for name in ("user_fields/table", "item_fields/table"):
-        weights[name][:, dim] = 0.0
-    fan_in = (n_user + 1 + n_item) * dim
-    layers = [("deep_user", (n_user + 1) * dim, hidden[0], fan_in), ("deep_item", n_item * dim, hidden[0], fan_in)]
-    layers += [(f"deep_{i}", a, b, a) for i, (a, b) in enumerate(itertools.pairwise(hidden), 1)]
-    layers.append(("deep_out", hidden[-1], 1, hidden[-1]))
-    for name, n_in, n_out, fan in layers:
-        limit = np.sqrt(6.0 / (fan + n_out))
-        weights[f"{name}/kernel"] = rng.uniform(-limit, limit, (n_in, n_out)).astype(np.float32)
-        if name != "deep_item":
-            weights[f"{name}/bias"] = np.zeros(n_out, dtype=np.float32)
+    shapes, dim = weight_shapes(config), config["dim"]
+    first_fan_in = shapes["deep_user/kernel"][0] + shapes["deep_item/kernel"][0]  # two halves of one layer
+    weights: Weights = {}
+    for name, shape in shapes.items():
+        if name.endswith("/table"):
+            weights[name] = (rng.standard_normal(shape) * 0.05).astype(np.float32)
+            weights[name][:, dim:] = 0.0
+        elif name.endswith("/kernel"):
+            fan_in = first_fan_in if name in ("deep_user/kernel", "deep_item/kernel") else shape[0]
+            limit = np.sqrt(6.0 / (fan_in + shape[1]))
+            weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
+        else:
+            weights[name] = np.zeros(shape, dtype=np.float32)
     return weights
 
 

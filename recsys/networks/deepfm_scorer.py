@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ class DeepFmScorer:
     """Numpy twin of a `DeepFmNetwork`; `weights` are that network's, by path (`network_weights`)."""
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Floats]) -> None:
+        """Raises ValueError when a weight is missing or has another shape than `config` says."""
+        for name, shape in weight_shapes(config).items():
+            if name not in weights or weights[name].shape != shape:
+                received = "nothing" if name not in weights else f"shape {weights[name].shape}"
+                raise ValueError(f"weight {name} should have shape {shape}; received {received}")
         self.config, self.weights = dict(config), dict(weights)
         self._dim = int(config["dim"])
         self._user_offsets = _offsets(config["user_sizes"])
@@ -74,6 +80,23 @@ class DeepFmScorer:
             second = np.matmul(items.vector[i], users.vector[u][:, :, None])[..., 0]
             result[part] = deep + second + users.bias[u][:, None] + items.bias[i]
         return result
+
+
+def weight_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a `DeepFmNetwork` with these arguments, by `layer/weight`."""
+    dim, hidden = config["dim"], list(config["hidden"])
+    n_user, n_item = len(config["user_sizes"]), len(config["item_sizes"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "user_fields/table": (sum(config["user_sizes"]), dim + 1),
+        "item_fields/table": (sum(config["item_sizes"]), dim + 1),
+        "history_bag/table": (config["history_size"], dim),
+        "deep_user/kernel": ((n_user + 1) * dim, hidden[0]),
+        "deep_user/bias": (hidden[0],),
+        "deep_item/kernel": (n_item * dim, hidden[0]),
+    }
+    for i, (n_in, n_out) in enumerate(pairwise(hidden), 1):
+        shapes |= {f"deep_{i}/kernel": (n_in, n_out), f"deep_{i}/bias": (n_out,)}
+    return shapes | {"deep_out/kernel": (hidden[-1], 1), "deep_out/bias": (1,)}
 
 
 def network_weights(network: Any) -> dict[str, Floats]:

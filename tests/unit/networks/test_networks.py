@@ -12,7 +12,11 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-pytestmark = [pytest.mark.slow]  # importing Keras and its backend takes 20 s
+pytestmark = [
+    pytest.mark.slow,  # importing Keras and its backend takes 20 s
+    # Keras 3.15 copies TensorFlow's variables in a way that numpy 2 wants written otherwise
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
 
 CONFIG: dict[str, Any] = {
     "user_sizes": [7, 3],
@@ -131,10 +135,11 @@ def test_the_logit_is_that_of_the_paper() -> None:
 
 
 def test_the_numpy_twin_equals_keras() -> None:
-    from recsys.networks.deepfm_scorer import DeepFmScorer, network_weights
+    from recsys.networks.deepfm_scorer import DeepFmScorer, network_weights, weight_shapes
 
     made, given = network(), inputs(n=50, k=7)
     expected = np.asarray(made(given))
+    assert {name: value.shape for name, value in network_weights(made).items()} == weight_shapes(CONFIG)
     scorer = DeepFmScorer(CONFIG, network_weights(made))
     users = scorer.user_side(given["user"], given["history"], given["history_weight"])
     items = scorer.item_side(given["item"].reshape(-1, given["item"].shape[-1]))
