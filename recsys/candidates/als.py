@@ -16,6 +16,8 @@ from recsys.candidates.base import (
     KeyIndex,
     Positions,
     available_positions,
+    decayed_weight,
+    item_trend,
     load_model,
     ranked,
     require_finite,
@@ -44,15 +46,17 @@ class Als:
     alpha: float = 1.0
     iterations: int = 15
     half_life_days: float = 90.0
-    bm25_k1: float = 100.0
-    bm25_b: float = 0.8
+    bm25_k1: float = 10.0
+    bm25_b: float = 0.4
+    trend: float = 1.0
+    trend_half_life_days: float = 20.0
     seed: int = 42
     num_threads: int = 0  # 0: all cores
     name: ClassVar[str] = "als"
 
     def confidence(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
         """What is factorised: CSR float32 (n_users, n_items), BM25 with users as documents and items as terms."""
-        matrix = user_item_matrix(history, history.decayed_weight(self.half_life_days), users, items)
+        matrix = user_item_matrix(history, decayed_weight(history, self.half_life_days), users, items)
         if self.bm25_k1 > 0:
             n_users_of_item = np.bincount(matrix.indices, minlength=len(items))
             rarity = np.log1p(len(users) / np.maximum(n_users_of_item, 1))
@@ -82,9 +86,11 @@ class Als:
                 model.fit(matrix, show_progress=False)
             except ModelFitError as error:
                 raise ModelError(f"als: {error}; check the event weights, or raise the regularization") from error
-        require_finite(self.name, user_factors=model.user_factors, item_factors=model.item_factors)
         available = available_positions(items, catalogue)
-        self._set(interactions.cut_at, users, items, model.user_factors, model.item_factors, available)
+        trend = item_trend(history, items, self.trend_half_life_days, self.trend)
+        item_factors = model.item_factors * trend[:, None]
+        require_finite(self.name, user_factors=model.user_factors, item_factors=item_factors)
+        self._set(interactions.cut_at, users, items, model.user_factors, item_factors, available)
         return self
 
     def _set(

@@ -22,6 +22,8 @@ Positions = NDArray[np.int64]
 Best = tuple[Positions, Scores]  # (rows, n) item positions, -1 where there are fewer; their scores, NaN there
 
 FORMAT = 1
+TREND_PRIOR = 5.0  # average events
+LEAST_DECAY = 2.0**-20
 ARRAYS = "model.npz"
 DESCRIPTION = "model.json"
 
@@ -69,6 +71,18 @@ def usable_history(interactions: Interactions, catalogue: Catalogue) -> Interact
     return history
 
 
+def decay(history: Interactions, half_life_days: float) -> Scores:
+    """`2^(-age / half_life_days)`, float32 (n,), where age counts from the newest event of `history`, not from the
+    cut: a shop that has been silent for years is not forgotten. Never below `LEAST_DECAY`, for the same reason."""
+    age_days = history.age_days
+    return np.maximum(np.exp2((age_days.min() - age_days) / half_life_days), LEAST_DECAY).astype(np.float32)
+
+
+def decayed_weight(history: Interactions, half_life_days: float) -> Scores:
+    """`weight · decay`, float32 (n,)."""
+    return history.weight * decay(history, half_life_days)
+
+
 def user_item_matrix(history: Interactions, weights: Scores, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
     """Weights summed by user and item: CSR float32 (n_users, n_items), columns ascending; unknown keys left out."""
     rows, columns = users.positions(history.user_key), items.positions(history.item_key)
@@ -86,6 +100,20 @@ def available_positions(items: KeyIndex, catalogue: Catalogue) -> NDArray[np.boo
     """Which of `items` the catalogue holds as available, (n_items,)."""
     at = catalogue.positions(items.keys)
     return (at >= 0) & catalogue.available[np.maximum(at, 0)] if len(catalogue) else np.zeros(len(items), dtype=bool)
+
+
+def item_trend(history: Interactions, items: KeyIndex, half_life_days: float, exponent: float) -> Scores:
+    """How much of each item's weight is recent, relative to the average item: float32 (n_items,), around 1.
+
+    ((Σ decayed weights + p·r) / (Σ weights + p) / r) ^ exponent, where r is the decayed share of all weight and p
+    is worth `TREND_PRIOR` average events: an item with few events has an average trend.
+    """
+    at = items.positions(history.item_key)
+    recent = np.bincount(at, decayed_weight(history, half_life_days), minlength=len(items))
+    total = np.bincount(at, history.weight, minlength=len(items))
+    share = recent.sum() / total.sum()
+    prior = TREND_PRIOR * float(history.weight.mean(dtype=np.float64))
+    return (((recent + prior * share) / ((total + prior) * share)) ** exponent).astype(np.float32)
 
 
 def seen_positions(seen: Any | None, items: KeyIndex, n_users: int) -> sp.csr_matrix | None:

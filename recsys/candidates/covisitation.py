@@ -3,92 +3,79 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recsys.candidates.base import KeyIndex, Positions, user_item_matrix
+from recsys.candidates.base import KeyIndex, decay, decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
-from recsys.types import Interactions
+from recsys.types import Interactions, Scores
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
 PAIRS_PER_BLOCK = 8_000_000
+Pairs = tuple[NDArray[np.int32], NDArray[np.int32], Scores]  # rows, columns, weights, each (n_pairs,)
 
 
 @dataclass
 class Covisitation(Neighbourhood):
     """Near is what the same user touches at most `max_distance` events apart, in one session or `within_hours`.
 
-    A pair of events (a, then b) adds w = 2^(-age of b / half_life_days) · distance^(-distance_power) to a → b, and
-    `backward` · w to b → a (both w where they happened at the same instant: an invoice has no order). The sums
-    are divided by (Σ of the row's item · Σ of the column's item)^damping, so that popular items are not near to
-    everything. A user's own items count weight · 2^(-age / history_half_life_days).
-    Memory is bounded by `max_events` last events per user.
+    A pair of events (a, then b) adds w = 2^(-age of b / half_life_days) · distance^(-distance_power), times the
+    weight of b, to a → b; and w times `backward` times the weight of a to b → a (`backward` is 1 where they happened
+    at the same instant: an invoice has no order). The sums are divided by (weight of a · weight of b)^damping,
+    weights summed without decay, so that popular items are not near to everything, and what was near only long ago
+    is near no more. A user's own items count √(weight · 2^(-age / history_half_life_days)). `max_events` last
+    events per user bound time and memory.
     """
 
     within_hours: float = 24.0
     max_distance: int = 50
     max_events: int = 500
-    distance_power: float = 0.0
+    distance_power: float = 0.5
     backward: float = 0.5
-    half_life_days: float = 90.0
-    history_half_life_days: float = 30.0
-    history_power: float = 1.0
-    damping: float = 0.4
-    n_neighbours: int = 200
+    damping: float = 0.5
+    half_life_days: float = 30.0
+    history_half_life_days: float = 60.0
+    n_neighbours: int = 100
     name: ClassVar[str] = "covisitation"
 
     def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
         recent = last_events(history, self.max_events)
-        matrix = sp.csr_matrix((len(items), len(items)), dtype=np.float32)
-        rows: list[Positions] = []
-        columns: list[Positions] = []
-        values: list[NDArray[np.float32]] = []
         item = items.positions(recent.item_key).astype(np.int32)
-        decay = np.exp2(-recent.age_days / self.half_life_days)
-        waiting = 0
+        together = sp.csr_matrix((len(items), len(items)), dtype=np.float32)
+        waiting: list[Pairs] = []
         for distance in range(1, self.max_distance + 1):
-            first = self._pairs(recent, distance)
-            if not len(first):
-                break
-            later = first + distance
-            first, later = (part[item[first] != item[later]] for part in (first, later))
-            weight = (decay[later] * distance**-self.distance_power).astype(np.float32)
-            together = recent.occurred_at[first] == recent.occurred_at[later]
-            rows += [item[first], item[later]]
-            columns += [item[later], item[first]]
-            values += [weight, np.where(together, weight, self.backward * weight).astype(np.float32)]
-            waiting += 2 * len(first)
-            if waiting > PAIRS_PER_BLOCK or distance == self.max_distance:
-                matrix = matrix + _summed(rows, columns, values, len(items))
-                rows, columns, values, waiting = [], [], [], 0
-        if waiting:
-            matrix = matrix + _summed(rows, columns, values, len(items))
-        return self._damped(matrix)
+            waiting += self._pairs(recent, item, distance)
+            if sum(len(weight) for _, _, weight in waiting) > PAIRS_PER_BLOCK or distance == self.max_distance:
+                row, column, weight = (np.concatenate(part) for part in zip(*waiting, strict=True))
+                together = together + sp.csr_matrix((weight, (row, column)), shape=together.shape)
+                waiting = []
+        return self._damped(together.tocsr(), np.bincount(item, recent.weight, minlength=len(items)))
 
-    def _pairs(self, recent: Interactions, distance: int) -> Positions:
-        """Positions of the events that have a partner `distance` events later (events are grouped by user)."""
-        same_user = recent.user_key[:-distance] == recent.user_key[distance:]
-        gap = recent.occurred_at[distance:] - recent.occurred_at[:-distance]
-        close = gap <= self.within_hours * MICROSECONDS_PER_HOUR
-        same_session = recent.session_id[:-distance] == recent.session_id[distance:]
-        return np.flatnonzero(same_user & (close | same_session))
+    def _pairs(self, recent: Interactions, item: NDArray[np.int32], distance: int) -> list[Pairs]:
+        """The pairs of events `distance` apart, there and back; `item` (n,) holds the position of each event's item."""
+        user, at, session = recent.user_key, recent.occurred_at, recent.session_id
+        gap = at[distance:] - at[:-distance]
+        near = (gap <= self.within_hours * MICROSECONDS_PER_HOUR) | (session[distance:] == session[:-distance])
+        first = np.flatnonzero((user[distance:] == user[:-distance]) & near & (item[distance:] != item[:-distance]))
+        later = first + distance
+        shared = decay(recent, self.half_life_days)[later] * np.float32(distance**-self.distance_power)
+        back = np.where(gap[first] == 0, 1.0, self.backward).astype(np.float32)
+        there = (item[first], item[later], shared * recent.weight[later])
+        return [there, (item[later], item[first], shared * recent.weight[first] * back)]
 
-    def _damped(self, matrix: sp.csr_matrix) -> sp.csr_matrix:
-        matrix = matrix.tocsr()
-        total_row = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), np.finfo(np.float32).tiny)
-        total_column = np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), np.finfo(np.float32).tiny)
-        row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-        matrix.data = (matrix.data / (total_row[row] * total_column[matrix.indices]) ** self.damping).astype(np.float32)
-        return matrix
+    def _damped(self, together: sp.csr_matrix, total: NDArray[Any]) -> sp.csr_matrix:
+        """Sums of pairs over (total of the row's item · total of the column's)^damping; `total` is (n_items,)."""
+        scale = np.maximum(total, np.finfo(np.float32).tiny) ** -self.damping
+        row = np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
+        together.data = (together.data * scale[row] * scale[together.indices]).astype(np.float32)
+        return together
 
     def user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
         recent = last_events(history, self.max_events)
-        x = user_item_matrix(recent, recent.decayed_weight(self.history_half_life_days), users, items)
-        x.data **= self.history_power
-        return x
+        return np.sqrt(user_item_matrix(recent, decayed_weight(recent, self.history_half_life_days), users, items))
 
 
 def last_events(history: Interactions, n: int) -> Interactions:
@@ -97,11 +84,3 @@ def last_events(history: Interactions, n: int) -> Interactions:
     _, starts, counts = np.unique(history.user_key[order], return_index=True, return_counts=True)
     from_end = np.repeat(starts + counts, counts) - np.arange(len(order))
     return history.take(order[from_end <= n])
-
-
-def _summed(
-    rows: list[Positions], columns: list[Positions], values: list[NDArray[np.float32]], n_items: int
-) -> sp.csr_matrix:
-    return sp.csr_matrix(
-        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(n_items, n_items)
-    )

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from recsys.candidates.base import KeyIndex, user_item_matrix
+from recsys.candidates.base import KeyIndex, decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.types import Interactions
 
@@ -22,9 +22,9 @@ class ItemKnn(Neighbourhood):
     A user's own items count √(weight · 2^(-age / history_half_life_days)).
     """
 
-    half_life_days: float = 60.0
+    half_life_days: float = 30.0
     history_half_life_days: float = 60.0
-    n_neighbours: int = 100
+    n_neighbours: int = 50
     num_threads: int = 0  # 0: all cores
     name: ClassVar[str] = "item_knn"
 
@@ -32,7 +32,7 @@ class ItemKnn(Neighbourhood):
         from implicit.nearest_neighbours import ItemItemRecommender
 
         full = np.sqrt(user_item_matrix(history, history.weight, users, items))
-        decayed = np.sqrt(user_item_matrix(history, history.decayed_weight(self.half_life_days), users, items))
+        decayed = np.sqrt(user_item_matrix(history, decayed_weight(history, self.half_life_days), users, items))
         n_items_of_user = np.diff(full.indptr)
         rarity = np.repeat(np.log1p(len(items) / np.maximum(n_items_of_user, 1)), n_items_of_user)
         full.data *= rarity
@@ -43,4 +43,4 @@ class ItemKnn(Neighbourhood):
         return model.similarity.astype(np.float32)
 
     def user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
-        return np.sqrt(user_item_matrix(history, history.decayed_weight(self.history_half_life_days), users, items))
+        return np.sqrt(user_item_matrix(history, decayed_weight(history, self.history_half_life_days), users, items))

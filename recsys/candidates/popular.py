@@ -14,6 +14,7 @@ from recsys.candidates.base import (
     Best,
     KeyIndex,
     Positions,
+    decayed_weight,
     load_model,
     ranked,
     require_finite,
@@ -43,7 +44,7 @@ class Popular:
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
         history = usable_history(interactions, catalogue)
         at = catalogue.positions(history.item_key)
-        recent = np.bincount(at, history.decayed_weight(self.half_life_days), minlength=len(catalogue))
+        recent = np.bincount(at, decayed_weight(history, self.half_life_days), minlength=len(catalogue))
         total = np.bincount(at, history.weight, minlength=len(catalogue))
         score = recent / max(recent.sum(), np.finfo(np.float64).tiny) + self.all_time_share * total / total.sum()
         require_finite(self.name, score=score)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from recsys.candidates.base import KeyIndex, user_item_matrix
+from recsys.candidates.base import KeyIndex, decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.types import Interactions
 
@@ -28,4 +28,4 @@ class Recent(Neighbourhood):
         return sp.identity(len(items), dtype=np.float32, format="csr")
 
     def user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
-        return user_item_matrix(history, history.decayed_weight(self.half_life_days), users, items)
+        return user_item_matrix(history, decayed_weight(history, self.half_life_days), users, items)

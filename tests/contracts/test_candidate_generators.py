@@ -17,6 +17,16 @@ from recsys.errors import ArtifactError, InputError, ModelError
 from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Catalogue, Interactions, SimilarItems
 
 SLOW = pytest.mark.slow
+DEEPFM = {
+    "dim": 8,
+    "hidden": (16, 8),
+    "n_negatives": 7,
+    "batch_rows": 32,
+    "learning_rate": 0.01,
+    "validation_share": 0.0,
+    "max_epochs": 12,
+    "history_length": 20,
+}
 GENERATORS = [
     pytest.param("popular", {}),
     pytest.param("recent", {}),
@@ -24,6 +34,7 @@ GENERATORS = [
     pytest.param("covisitation", {}),
     pytest.param("item_knn", {}),
     pytest.param("ease", {"l2": 5.0}),
+    pytest.param("deepfm", DEEPFM, marks=SLOW),
 ]
 IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
 OWN_ITEMS_ONLY = {"recent"}  # proposes nothing but what the user already has
