@@ -1,0 +1,157 @@
+"""From raw tables in real Postgres to a data set and keys, and again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from recsys.artifacts import ArtifactStore
+from recsys.errors import EmptyResultError, InputError
+from recsys.settings import Settings
+from recsys.steps import import_raw, prepare_dataset
+from recsys.steps.context import Context
+from recsys.storage import raw_tables, tables
+from recsys.tracking import Tracker
+
+DAY_MS = 86_400_000
+START_MS = 1_433_000_000_000
+
+
+def write_shop(folder: Path, *, n_items: int = 8, first_day: int = 0, part: int = 1) -> Path:
+    """Four users view and buy items 0 … n_items, one event an hour, from `first_day` on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines, properties = ["timestamp,visitorid,event,itemid,transactionid"], ["timestamp,itemid,property,value"]
+    for i in range(4 * n_items):
+        at = START_MS + first_day * DAY_MS + i * 3_600_000
+        event, order = ("transaction", str(i)) if i % 4 == 0 else ("view", "")
+        lines.append(f"{at},{100 + i % 4},{event},{i % n_items},{order}")
+    for item in range(n_items):
+        at = START_MS + first_day * DAY_MS
+        properties += [
+            f"{at},{item},categoryid,{item % 2 + 5}",
+            f"{at},{item},available,1",
+            f"{at},{item},790,n{item}.5",
+        ]
+        properties += [f'{at},{item},888,say "hi" \\ é']
+    (folder / f"events_{part}.csv").write_text("\n".join(lines) + "\n")
+    (folder / f"item_properties_part{part}.csv").write_text("\n".join(properties) + "\n")
+    (folder / "category_tree.csv").write_text("categoryid,parentid\n5,1\n6,1\n1,\n")
+    return folder
+
+
+@pytest.fixture
+def ctx(clean_database: sa.Engine, tmp_path: Path) -> Context:
+    settings = Settings(artifact_root=str(tmp_path / "artifacts"), local_dir=tmp_path, _env_file=None)
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "mlflow"))
+    return Context(settings, clean_database, ArtifactStore(settings.artifact_root), tracker)
+
+
+@pytest.fixture
+def load(ctx: Context, tmp_path: Path):
+    def run(path: Path, **kwargs: object) -> None:
+        import_raw.run("retailrocket", path, engine=ctx.engine, quarantine_dir=tmp_path / "quarantine", **kwargs)
+
+    return run
+
+
+def keys_of(ctx: Context, table: sa.Table) -> dict[str, int]:
+    key, id_ = list(table.c)[:2]
+    with ctx.engine.connect() as connection:
+        return {row[1]: row[0] for row in connection.execute(sa.select(key, id_))}
+
+
+def test_a_data_set_its_keys_and_its_catalogue(ctx: Context, load, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    result = prepare_dataset.run(ctx=ctx)
+    ref, dataset = ctx.dataset(result["dataset"])
+    assert result["made"]
+    assert ref == ctx.newest("prepare_dataset")
+    assert dataset.meta.n_rows == {"events": 32, "items": 8, "users": 4, "categories": 3, "item_properties": 24}
+    assert dataset.meta.id_types == {"user": "integer", "item": "integer", "category": "integer"}
+    assert dataset.meta.as_of == (START_MS + 31 * 3_600_000 + 1) * 1000
+    items = {row["item_id"]: row for row in dataset.table("items").to_pylist()}
+    assert keys_of(ctx, tables.items) == {id_: row["item_key"] for id_, row in items.items()}
+    assert keys_of(ctx, tables.users) == dict(zip(["100", "101", "102", "103"], range(1, 5), strict=True))
+    with ctx.engine.connect() as connection:
+        stored = connection.execute(sa.select(tables.items).where(tables.items.c.item_id == "3")).mappings().one()
+        assert connection.execute(sa.select(tables.id_types.c.json_type)).scalars().all() == ["integer"] * 3
+    assert stored["properties"] == {"888": 'say "hi" \\ é', "790": "n3.5"}
+    assert stored["properties"] == json.loads(items["3"]["properties"])
+    assert stored["category_key"] == items["3"]["category_key"] == keys_of(ctx, tables.categories)["6"]
+    assert (items["3"]["price"], items["3"]["parent_category_key"]) == (3.5, keys_of(ctx, tables.categories)["1"])
+
+
+def test_the_same_raw_tables_give_the_same_version_and_new_ones_keep_the_keys(ctx, load, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    first = prepare_dataset.run(ctx=ctx)
+    assert prepare_dataset.run(ctx=ctx) == {**first, "made": False}
+    assert prepare_dataset.run(ctx=ctx, force=True) == first
+    before = keys_of(ctx, tables.items)
+    load(write_shop(tmp_path / "shop", n_items=10, first_day=5, part=2))
+    second = prepare_dataset.run(ctx=ctx)
+    after = keys_of(ctx, tables.items)
+    assert second["dataset"] != first["dataset"]
+    assert {id_: after[id_] for id_ in before} == before
+    assert sorted(after[id_] for id_ in ("8", "9")) == [9, 10]
+
+
+def test_an_earlier_cut_gives_its_own_data_set_and_leaves_the_service_s_catalogue(ctx, load, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    load(write_shop(tmp_path / "shop", n_items=10, first_day=5, part=2))
+    late = prepare_dataset.run(ctx=ctx)
+    with ctx.engine.connect() as connection:
+        catalogue = connection.execute(sa.select(tables.items).order_by("item_key")).all()
+    early = prepare_dataset.run(as_of="2015-06-01", ctx=ctx)
+    assert early["as_of"] == "2015-06-01T00:00:00+00:00"
+    assert (early["n_rows"]["items"], late["n_rows"]["items"]) == (8, 10)
+    assert ctx.newest("prepare_dataset") == late["dataset"]
+    with ctx.engine.connect() as connection:
+        assert connection.execute(sa.select(tables.items).order_by("item_key")).all() == catalogue
+
+
+def test_keys_are_given_again_after_a_kill_between_keys_and_artifact(ctx, load, tmp_path: Path, monkeypatch) -> None:
+    load(write_shop(tmp_path / "shop", n_items=10, first_day=5, part=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(ctx.store, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            prepare_dataset.run(ctx=ctx)
+    given = keys_of(ctx, tables.items)
+    assert len(given) == 10
+    assert ctx.newest("prepare_dataset") is None
+    _, dataset = ctx.dataset(prepare_dataset.run(ctx=ctx)["dataset"])
+    assert {row["item_id"]: row["item_key"] for row in dataset.table("items").to_pylist()} == given
+
+
+def test_half_a_catalogue_is_refused_with_the_reason_unless_forced(ctx, load, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop", n_items=20))
+    prepare_dataset.run(ctx=ctx)
+    gone = START_MS + 30 * DAY_MS
+    with ctx.engine.begin() as connection:
+        rows = [{"timestamp": gone, "itemid": str(i), "property": "available", "value": "0"} for i in range(12)]
+        connection.execute(raw_tables.item_properties.insert(), rows)
+        event = {"timestamp": gone + 1, "visitorid": "100", "event": "view", "itemid": "15", "import_id": 1}
+        connection.execute(raw_tables.events.insert(), event)
+    with pytest.raises(EmptyResultError, match="available items fell from 20 to 8"):
+        prepare_dataset.run(ctx=ctx)
+    with ctx.engine.connect() as connection:
+        refused = connection.execute(sa.select(tables.training_runs).filter_by(status="refused")).mappings().one()
+        assert "available items fell" in refused["reason"]
+        assert connection.execute(sa.select(tables.items.c.available)).scalars().all() == [True] * 20
+    assert prepare_dataset.run(ctx=ctx, force=True)["made"]
+
+
+def test_nothing_imported_an_unfinished_import_and_a_bad_instant_are_named(ctx, load, tmp_path: Path) -> None:
+    with pytest.raises(EmptyResultError, match="recsys import"):
+        prepare_dataset.run(ctx=ctx)
+    load(write_shop(tmp_path / "shop"))
+    with pytest.raises(InputError, match="'yesterday' is no instant"):
+        prepare_dataset.run(as_of="yesterday", ctx=ctx)
+    with pytest.raises(EmptyResultError, match="no event lies before"):
+        prepare_dataset.run(as_of="2015-01-01", ctx=ctx)
+    with ctx.engine.begin() as connection:
+        connection.execute(raw_tables.imports.update().values(status="loading"))
+    with pytest.raises(InputError, match="not finished"):
+        prepare_dataset.run(ctx=ctx)
