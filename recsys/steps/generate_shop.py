@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys import log
-from recsys.data.sources.generated import PROPERTY_ROWS_PER_ITEM, write_shop
+from recsys.data.sources.generated_files import PROPERTY_ROWS_PER_ITEM, write_shop
 
 logger = logging.getLogger(__name__)
 

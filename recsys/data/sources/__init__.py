@@ -9,12 +9,12 @@ from typing import Final
 from recsys.data.sources.base import Source
 from recsys.data.sources.movielens import MovieLens
 from recsys.data.sources.online_retail import OnlineRetail
-from recsys.data.sources.retailrocket import RetailRocket
+from recsys.data.sources.retailrocket import GeneratedShop, RetailRocket
 from recsys.data.sources.table import Table
 from recsys.errors import InputError
 
 SOURCES: Final[dict[str, type[Source]]] = {
-    source.name: source for source in (RetailRocket, MovieLens, OnlineRetail, Table)
+    source.name: source for source in (RetailRocket, MovieLens, OnlineRetail, Table, GeneratedShop)
 }
 
 

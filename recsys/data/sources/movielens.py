@@ -30,7 +30,8 @@ from recsys.data.sources.base import (
     chunks_of,
     properties_chunks,
 )
-from recsys.data.sources.reading import Checked, CsvFormat, is_parquet, read_blocks, read_lines, require_columns
+from recsys.data.sources.checking import Checked
+from recsys.data.sources.reading import CsvFormat, is_parquet, read_blocks, read_lines, require_columns
 from recsys.errors import InputError
 
 # u.item marks each genre in a column of its own, in this order

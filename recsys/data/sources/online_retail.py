@@ -28,7 +28,8 @@ from recsys.data.sources.base import (
     find_files,
     properties_chunks,
 )
-from recsys.data.sources.reading import Checked, CsvFormat, columns_of, iso_milliseconds, read_blocks
+from recsys.data.sources.checking import Checked, iso_milliseconds
+from recsys.data.sources.reading import CsvFormat, columns_of, read_blocks
 from recsys.errors import InputError
 
 # Each column's name here, and those that the editions of the set give it.

@@ -24,7 +24,8 @@ from recsys.data.sources.base import (
     check_options,
     find_files,
 )
-from recsys.data.sources.reading import Checked, read_blocks, require_columns
+from recsys.data.sources.checking import Checked
+from recsys.data.sources.reading import read_blocks, require_columns
 from recsys.errors import InputError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -79,6 +80,12 @@ class RetailRocket:
             *(Part(ITEM_PROPERTIES, file, file.name, partial(_properties, file)) for file in self._properties),
             *(Part(CATEGORY_TREE, file, file.name, partial(_tree, file)) for file in self._tree),
         ]
+
+
+class GeneratedShop(RetailRocket):
+    """What `recsys generate` wrote (see `generated`): the same files, by a name that says where from."""
+
+    name: ClassVar[str] = "generated"
 
 
 def _events(path: Path) -> Iterator[Chunk]:

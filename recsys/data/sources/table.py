@@ -26,14 +26,8 @@ from recsys.data.sources.base import (
     check_options,
     find_files,
 )
-from recsys.data.sources.reading import (
-    Checked,
-    CsvFormat,
-    TimestampFormat,
-    is_parquet,
-    read_blocks,
-    require_columns,
-)
+from recsys.data.sources.checking import Checked, TimestampFormat
+from recsys.data.sources.reading import CsvFormat, is_parquet, read_blocks, require_columns
 from recsys.errors import InputError
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
