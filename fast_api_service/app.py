@@ -28,7 +28,7 @@ loaded; `123` and `"123"` are both understood. Errors have one form:
 def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAPI:
     """The service on the Postgres of `database_url`, which may be away when it starts.
 
-    Raises InputError at start-up when the URL cannot be understood.
+    Raises InputError when the URL is not one of Postgres.
     """
     settings = settings or ApiSettings()
     metrics = Metrics()

@@ -184,8 +184,13 @@ def _count(state: State, route: str, picks: list[Pick], top_k: int, degraded: li
 def _answer(head: dict[str, Any], snapshot: Snapshot, picks: list[Pick], provenance: dict[str, Any]) -> Response:
     id_of = snapshot.items.id
     recommendations = [
-        {"item_id": id_of(key), "score": score, "rank": rank, "source": source, "generator": generator}
+        {"item_id": id_of(key), "score": _shortest(score), "rank": rank, "source": source, "generator": generator}
         for rank, (key, score, source, generator) in enumerate(picks, 1)
     ]
     body = {"success": True, **head, "recommendations": recommendations, "provenance": provenance}
     return Response(orjson.dumps(body), media_type="application/json")
+
+
+def _shortest(score: float | None) -> float | None:
+    """A stored float32 with the 7 digits that it holds."""
+    return None if score is None else float(f"{score:.7g}")

@@ -231,7 +231,15 @@ def test_popular_items_are_served_while_postgres_is_away(tmp_path_factory: pytes
 
 @pytest.mark.slow
 def test_the_contract_holds_under_fuzz(service: httpx.Client) -> None:
-    call = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.base_url}openapi.json", "--checks", "all"]
+    call = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        str(service.base_url.join("/openapi.json")),
+        "--checks",
+        "all",
+    ]
     limits = ["--max-examples", "25", "--generation-deterministic", "--no-color", "--workers", "1"]
     done = subprocess.run([*call, *limits], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

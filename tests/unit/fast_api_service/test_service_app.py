@@ -15,6 +15,7 @@ from fast_api_service.app import create_app
 from fast_api_service.middleware import MAX_BODY_BYTES
 from fast_api_service.schemas import RecommendAnswer
 from fast_api_service.settings import ApiSettings
+from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
 from recsys.serving.snapshot import ListVersion, Publication, Snapshot, StoredList
@@ -223,3 +224,8 @@ def test_the_service_is_for_this_machine_alone_by_default(monkeypatch: pytest.Mo
     monkeypatch.delenv("API_HOST", raising=False)
     assert ApiSettings().is_loopback
     assert not ApiSettings(host="0.0.0.0").is_loopback  # noqa: S104 - the point of the test
+
+
+def test_a_url_of_another_database_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match="expected postgresql://"):
+        create_app("mysql://root@localhost/shop", ApiSettings())

@@ -1,0 +1,209 @@
+"""POST /recommend against a bare FastAPI route that reads one row by primary key with asyncpg, in one run.
+
+    python research/benchmarks/serving.py [--users 200000] [--items 50000] [--seconds 2] [--rounds 9]
+
+Both run as one uvicorn worker on the same embedded Postgres (a temporary one), with the same client (keep-alive
+connections in one asyncio process) and the same 100-item ranked lists. Rounds alternate; medians, and medians of
+the ratios within a round, are reported. On a machine that others use as well only the ratios mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import sqlalchemy as sa
+
+from recsys.storage import embedded, lists, tables
+from recsys.storage.engine import engine_of, migrate
+from recsys.types import Lists
+
+LENGTH = 100
+
+
+def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
+    """A published catalogue with a ranked list for every user."""
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("insert into id_types values ('user', 'integer'), ('item', 'integer')"))
+        connection.execute(
+            sa.text("insert into items (item_key, item_id) select k, (1000 + k)::text from generate_series(1, :n) k"),
+            {"n": n_items},
+        )
+        connection.execute(
+            sa.text("insert into users (user_key, user_id) select k, (7 * k)::text from generate_series(1, :n) k"),
+            {"n": n_users},
+        )
+    rng = np.random.default_rng(1)
+
+    def blocks(owners: np.ndarray) -> Iterator[Lists]:
+        for part in np.array_split(owners, max(1, len(owners) // 20_000)):
+            start = rng.integers(1, n_items, len(part))[:, None]
+            item_key = ((start + np.arange(LENGTH) * 37) % n_items + 1).astype(np.int32)
+            score = np.tile(np.linspace(1, 0, LENGTH, dtype=np.float32), (len(part), 1))
+            yield Lists(part.astype(np.int32), item_key, score, np.zeros(item_key.shape, np.int16))
+
+    manifest = {}
+    for kind, owners in {"ranked": np.arange(1, n_users + 1), "default": np.array([0])}.items():
+        written = lists.write(
+            engine, kind, "1", lambda owners=owners: blocks(owners), dataset="dataset/1", made_by="x", sources=["als"]
+        )
+        manifest[kind] = written.list_version_id
+    with engine.begin() as connection:
+        publication = sa.insert(tables.publications).values(
+            status="published", dataset="dataset/1", manifest=manifest, models={"als": "als/1"}, fence=1
+        )
+        key = connection.execute(publication.returning(tables.publications.c.publication_id)).scalar_one()
+        connection.execute(
+            sa.update(tables.publication_pointer).values(publication_id=key, fence=1, moved_at=sa.func.now())
+        )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("vacuum analyze"))
+
+
+def bare(dsn: str, port: int, list_version_id: int) -> None:
+    """The peer: one route, one row."""
+    import asyncpg
+    import uvicorn
+    from fastapi import FastAPI
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> object:
+        async with asyncpg.create_pool(dsn, min_size=8, max_size=8) as app.state.pool:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/row/{key}")
+    async def row(key: int) -> dict[str, object]:
+        sql = f"select item_keys from lists_{list_version_id} where list_version_id = {list_version_id} and owner_key = $1"  # noqa: E501
+        return {"item_keys": (await app.state.pool.fetchrow(sql, key))["item_keys"][:10]}
+
+    uvicorn.run(app, port=port, access_log=False, log_level="warning")
+
+
+async def load(port: int, request: Callable[[], bytes], seconds: float, connections: int) -> tuple[float, float]:
+    """(requests per second, 99th percentile in ms) of a closed loop over so many connections."""
+    durations: list[float] = []
+    until = time.perf_counter() + seconds
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (started := time.perf_counter()) < until:
+            writer.write(request())
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+            durations.append(time.perf_counter() - started)
+        writer.close()
+
+    await asyncio.gather(*(ask() for _ in range(connections)))
+    return len(durations) / seconds, float(np.percentile(durations, 99) * 1000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=200_000)
+    parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--bare", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.bare:
+        bare(arguments.bare[0], int(arguments.bare[1]), int(arguments.bare[2]))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
+    folder.chmod(0o755)
+    try:
+        url = embedded.ensure(folder, free_port()).url("recsys")
+        engine = engine_of(url)
+        fill(engine, arguments.users, arguments.items)
+        version = lists.find(engine, "ranked", "1")
+        engine.dispose()
+        compare(url, version.list_version_id, arguments)
+    finally:
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def compare(url: str, list_version_id: int, arguments: argparse.Namespace) -> None:
+    """Start both, measure them by turns, print the medians."""
+    service_port, bare_port = free_port(), free_port()
+    environment = os.environ | {"DATABASE_URL": url, "API_PORT": str(service_port)}
+    started = time.monotonic()
+    service = subprocess.Popen([sys.executable, "-m", "fast_api_service"], env=environment)
+    peer = subprocess.Popen([sys.executable, __file__, "--bare", url, str(bare_port), str(list_version_id)])
+    pick = random.Random(2)
+
+    def recommend() -> bytes:
+        body = b'{"user_id": %d, "top_k": 10}' % (7 * pick.randint(1, arguments.users))
+        head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        return head % len(body) + body
+
+    def row() -> bytes:
+        return b"GET /row/%d HTTP/1.1\r\nHost: x\r\n\r\n" % pick.randint(1, arguments.users)
+
+    try:
+        wait(f"http://127.0.0.1:{service_port}/ready")
+        ready_s = time.monotonic() - started
+        wait(f"http://127.0.0.1:{bare_port}/row/1")
+        sides = {"bare row": (bare_port, row, peer), "recommend": (service_port, recommend, service)}
+        figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
+        for _ in range(arguments.rounds + 1):  # the first round warms up
+            for name, (port, request, process) in sides.items():
+                before = cpu_s(process)
+                rate, p99 = asyncio.run(load(port, request, arguments.seconds, arguments.connections))
+                cpu_ms = (cpu_s(process) - before) * 1000 / (rate * arguments.seconds)
+                figures[name].append((rate, p99, cpu_ms))
+        for name, rounds in figures.items():
+            rate, p99, cpu_ms = (statistics.median(values) for values in zip(*rounds[1:], strict=True))
+            print(f"{name:10} {rate:6.0f} requests/s, p99 {p99:6.1f} ms, {cpu_ms:.2f} ms of processor a request")
+        pairs = list(zip(figures["recommend"][1:], figures["bare row"][1:], strict=True))
+        ratios = [statistics.median(ours[i] / theirs[i] for ours, theirs in pairs) for i in range(3)]
+        print("ratios: throughput {:.2f}, p99 {:.2f}, processor time {:.2f}".format(*ratios))
+        memory = psutil.Process(service.pid).memory_info().rss / 2**20
+        print(f"both ready after {ready_s:.1f} s, service {memory:.0f} MiB")
+    finally:
+        for process in (service, peer):
+            process.terminate()
+            process.wait(20)
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return times.user + times.system
+
+
+def wait(url: str) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own
+            return
+        time.sleep(0.1)
+    raise TimeoutError(url)
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()
