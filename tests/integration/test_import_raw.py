@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import sqlalchemy as sa
 
@@ -214,3 +216,43 @@ def test_a_load_killed_again_and_again_loads_every_row_exactly_once(
 def progress(engine: sa.Engine) -> dict[tuple[str, str], raw_imports.FileProgress]:
     with engine.connect() as connection:
         return raw_imports.files(connection)
+
+
+AWKWARD = ['"', ",", "''", "\\N", "\\.", "NULL", "é, ü", "line\nbreak", "tab\t", " pad ", "x\ry", "$1", "𝄞"]
+
+
+def test_awkward_texts_arrive_as_they_are(load, clean_database, tmp_path):
+    table = pa.table({"who": AWKWARD, "what": AWKWARD[::-1], "at": [1714557600000] * len(AWKWARD)})
+    pyarrow.parquet.write_table(table, tmp_path / "log.parquet")
+    load("table", tmp_path / "log.parquet", options={"user": "who", "item": "what", "timestamp": "at"})
+    loaded = sorted(rows(clean_database, raw.events))
+    assert [row[2] for row in loaded] == AWKWARD
+    assert [row[4] for row in loaded] == AWKWARD[::-1]
+
+
+@pytest.mark.skipif("RECSYS_DATA_DIR" not in os.environ, reason="RECSYS_DATA_DIR is not set")
+def test_the_real_subset_is_loaded_and_its_missing_file_told(load, tmp_path):
+    result = load("retailrocket", Path(os.environ["RECSYS_DATA_DIR"]) / "retailrocket")
+    assert result["n_loaded"] == {"events": 21_012, "category_tree": 1_669}
+    assert result["n_rejected"] == 0
+    assert any("no item_properties file" in note for note in result["notes"])
+
+
+@pytest.mark.slow
+def test_a_load_goes_on_by_itself_when_its_connection_is_lost(load, clean_database, tmp_path, monkeypatch):
+    shop = write_shop(tmp_path / "shop", EVENTS + "".join(f"{1433221332117 + i},1,view,{i},\n" for i in range(5_000)))
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 20_000)
+    append, calls = raw_imports.append, []
+
+    def lose_connection_once(connection, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            me = connection.execute(sa.text("select pg_backend_pid()")).scalar_one()
+            with clean_database.connect() as other:
+                other.execute(sa.select(sa.func.pg_terminate_backend(me)))
+        return append(connection, *args, **kwargs)
+
+    monkeypatch.setattr(raw_imports, "append", lose_connection_once)
+    result = load("retailrocket", shop)
+    assert result["n_loaded"]["events"] == len(rows(clean_database, raw.events)) == 5_003
+    assert len(calls) > 5
