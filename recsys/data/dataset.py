@@ -292,17 +292,20 @@ def _check_meaning(tables: Mapping[str, pa.Table], meta: DatasetMeta) -> None:
 
 
 def _sorted(table: pa.Table, by: tuple[str, ...]) -> pa.Table:
-    columns = {name: table[name] for name in by}
+    columns = {name: _comparable(table[name]) for name in by}
     if len(table) < 2 or _is_sorted(list(columns.values())):
         return table
     return table.take(pc.sort_indices(pa.table(columns), sort_keys=[(name, "ascending") for name in by]))
 
 
+def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
 def _is_sorted(by: list[pa.ChunkedArray]) -> bool:
     """Whether the rows are in ascending order of the columns `by`, first column first."""
     still_equal: Any = True
-    for column in by:
-        values = column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+    for values in by:
         left, right = values.slice(0, len(values) - 1), values.slice(1)
         if pc.any(pc.and_(pc.greater(left, right), still_equal)).as_py():
             return False

@@ -1,0 +1,173 @@
+"""From raw tables to a data set, on small worlds with a known answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.data.dataset import Dataset
+from recsys.data.keys import KnownKeys
+from recsys.data.prepare import prepare
+from recsys.data.raw import Declared, RawTables
+from recsys.errors import EmptyResultError, InputError
+
+MINUTE = 60_000
+DECLARED = Declared(
+    "hand",
+    {"transaction": 5.0, "view": 1.0},
+    ("transaction",),
+    ("transaction",),
+    dict.fromkeys(("user", "item"), "string"),
+)
+
+
+def raw_events(*rows: tuple[int, str, str, str, str | None]) -> pa.Table:
+    names = ("timestamp", "visitorid", "event", "itemid", "transactionid")
+    return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def raw_properties(*rows: tuple[int, str, str, str | None]) -> pa.Table:
+    columns = list(map(list, zip(*rows, strict=True))) or [[], [], [], []]
+    types = (pa.int64(), pa.string(), pa.string(), pa.string())
+    names = ("timestamp", "itemid", "property", "value")
+    return pa.table({n: pa.array(c, t) for n, c, t in zip(names, columns, types, strict=True)})
+
+
+def prepared(folder: Path, events: pa.Table, properties: pa.Table | None = None, **options: object) -> Dataset:
+    folder.mkdir(exist_ok=True)
+    as_of = options.pop("as_of", 10**12)
+    raw = RawTables(events, properties, options.pop("people", None), options.pop("tree", None))
+    return prepare(folder, raw, DECLARED, as_of, threads=1, **options)
+
+
+def test_a_session_ends_with_a_pause_or_another_transaction(tmp_path: Path) -> None:
+    events = raw_events(
+        (0, "u", "view", "a", None),
+        (20 * MINUTE, "u", "view", "b", None),
+        (45 * MINUTE, "u", "transaction", "b", "1"),  # the visit goes on
+        (46 * MINUTE, "u", "transaction", "c", "2"),  # another order
+        (46 * MINUTE, "v", "view", "c", None),  # another user
+        (77 * MINUTE, "u", "transaction", "d", "2"),  # the same order, long after
+        (107 * MINUTE, "u", "view", "d", None),  # 30 minutes: still the visit
+        (138 * MINUTE, "u", "view", "d", None),  # 31 minutes: another
+    )
+    rows = prepared(tmp_path, events).table("events").to_pylist()
+    sessions = [row["session_id"] for row in rows]
+    assert sessions == [0, 0, 0, 1, 3, 1, 1, 2]
+    assert [row["weight"] for row in rows] == [1, 1, 5, 5, 1, 5, 1, 1]
+
+
+def test_items_have_their_latest_properties_before_the_cut(tmp_path: Path) -> None:
+    events = raw_events(
+        (1000, "u", "view", "a", None), (2000, "u", "view", "b", None), (5000, "u", "view", "late", None)
+    )
+    properties = raw_properties(
+        (3000, "a", "colour", "red"),
+        (1000, "a", "colour", "blue"),
+        (1000, "a", "categoryid", "7"),
+        (1500, "a", "available", "1"),
+        (2500, "a", "available", "0"),
+        (4000, "a", "available", "1"),  # at the cut
+        (1000, "a", "790", "n12000.000"),
+        (1000, "a", "title", "A thing"),
+        (500, "only-described", "size", "1"),
+        (1000, "a", "gone", None),
+    )
+    tree = pa.table({"categoryid": ["7", "1"], "parentid": pa.array(["1", None])})
+    dataset = prepared(tmp_path, events, properties, tree=tree, as_of=4000 * 1000)
+    items = {row["item_id"]: row for row in dataset.table("items").to_pylist()}
+    assert list(items) == ["only-described", "a", "b"]  # by key: in order of first appearance
+    a = items["a"]
+    assert (a["available"], a["price"], a["title"]) == (False, 12000.0, "A thing")
+    assert json.loads(a["properties"]) == {"colour": "red", "790": "n12000.000"}
+    categories = {row["category_id"]: row for row in dataset.table("categories").to_pylist()}
+    assert a["category_key"] == categories["7"]["category_key"]
+    assert a["parent_category_key"] == categories["1"]["category_key"] == categories["7"]["parent_category_key"]
+    assert (items["b"]["available"], items["b"]["category_key"], items["b"]["properties"]) == (True, None, "{}")
+    assert dataset.interactions().item_key.tolist() == [a["item_key"], items["b"]["item_key"]]
+    assert dataset.catalogue(2000 * 1000).item_key.tolist() == [1, 2]
+
+
+def test_of_values_told_at_one_instant_the_later_row_counts(tmp_path: Path) -> None:
+    events = raw_events((1000, "u", "view", "a", None))
+    told = [(500, "a", name, value) for value in ("9", "1", "5") for name in ("size", "categoryid")]
+    dataset = prepared(tmp_path, events, raw_properties(*told))
+    item = dataset.table("items").to_pylist()[0]
+    assert json.loads(item["properties"]) == {"size": "5"}
+    assert dataset.table("item_properties")["value"].to_pylist() == ["5"]
+
+
+def test_a_property_named_price_is_a_price_and_words_are_not(tmp_path: Path) -> None:
+    events = raw_events((1000, "u", "view", "a", None), (1000, "u", "view", "b", None))
+    told = raw_properties(
+        (500, "a", "price", "2.55"), (500, "b", "price", "3"), (500, "a", "790", "yes"), (600, "b", "price", "?")
+    )
+    items = prepared(tmp_path, events, told).table("items").to_pylist()
+    assert [item["price"] for item in items] == [2.55, 3.0]
+
+
+def test_people_have_their_latest_properties(tmp_path: Path) -> None:
+    people = pa.table(
+        {"timestamp": [1, 2], "visitorid": ["u", "u"], "property": ["country"] * 2, "value": ["UK", 'F"R']}
+    )
+    users = prepared(tmp_path, raw_events((5, "u", "view", "a", None), (7, "v", "view", "a", None)), people=people)
+    assert [json.loads(row["properties"]) for row in users.table("users").to_pylist()] == [{"country": 'F"R'}, {}]
+
+
+def test_what_cannot_be_prepared_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EmptyResultError, match="no event lies before"):
+        prepared(tmp_path, raw_events((5, "u", "view", "a", None)), as_of=5000)
+    with pytest.raises(InputError, match="'wish': 1"):
+        prepared(tmp_path, raw_events((5, "u", "wish", "a", None)))
+    with pytest.raises(InputError, match="lacks the column itemid"):
+        prepared(tmp_path, raw_events((5, "u", "view", "a", None)).drop(["itemid"]))
+    with pytest.raises(InputError, match="have no weight"):
+        Declared("x", {"view": 1.0}, ("buy",), (), {})
+    with pytest.raises(InputError, match="finite and not negative"):
+        Declared("x", {"view": -1.0}, (), (), {})
+
+
+rows = st.tuples(
+    st.integers(0, 100),
+    st.sampled_from("uvw"),
+    st.sampled_from(["view", "transaction"]),
+    st.sampled_from("abcd"),
+    st.sampled_from([None, "1", "2"]),
+)
+told = st.tuples(
+    st.integers(0, 100),
+    st.sampled_from("abcde"),
+    st.sampled_from(["available", "size", "price"]),
+    st.sampled_from("012"),
+)
+
+
+@given(st.lists(rows, min_size=1, max_size=12), st.lists(told, max_size=12), st.integers(0, 100), st.data())
+@settings(max_examples=8, deadline=None)
+def test_what_comes_at_or_after_the_cut_changes_nothing(tmp_path_factory, events, properties, cut, data) -> None:
+    events = [*events, (0, "u", "view", "a", None)]
+    later_events = data.draw(st.lists(rows.map(lambda row: (row[0] + cut + 1, *row[1:])), max_size=5))
+    later_told = data.draw(st.lists(told.map(lambda row: (row[0] + cut + 1, *row[1:])), max_size=5))
+    as_of = (cut + 1) * 1000
+
+    def make(more_events: list, more_told: list) -> Dataset:
+        folder = tmp_path_factory.mktemp("dataset")
+        shop = raw_events(*events, *more_events), raw_properties(*properties, *more_told)
+        return prepared(folder, *shop, as_of=as_of, known=KnownKeys.none())
+
+    before, after = make([], []), make(later_events, later_told)
+    for name in before.meta.n_rows:
+        plain, extended = (_comparable(dataset.table(name)) for dataset in (before, after))
+        assert plain == extended, name
+
+
+def _comparable(table: pa.Table) -> list[dict]:
+    return [
+        {name: json.loads(value) if name == "properties" else value for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
