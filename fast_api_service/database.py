@@ -50,7 +50,7 @@ left join lists s on s.list_version_id = $3 and s.owner_key = $1
 """
 # The counters say that items or categories changed without a publication (an item went out of stock).
 _PULSE_SQL = """
-select p.publication_id, p.fence, p.moved_at,
+select p.publication_id, p.moved_at,
        (select coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint from pg_stat_user_tables
         where schemaname = current_schema() and relname in ('items', 'categories')) as n_changes
 from publication_pointer p where p.publication_id is not null
@@ -81,7 +81,6 @@ class Pulse(NamedTuple):
     """What tells a new state of the database from the one that was loaded."""
 
     publication_id: int
-    fence: int
     moved_at: dt.datetime | None
     n_changes: int
 

@@ -69,7 +69,7 @@ class State:
         self._pulse = pulse
 
     def _is_news(self, pulse: Pulse) -> bool:
-        if self._pulse is None or self.snapshot is None or pulse[:3] != self._pulse[:3]:
+        if self._pulse is None or self.snapshot is None or pulse[:2] != self._pulse[:2]:
             return True
         return pulse != self._pulse and time.monotonic() - self._loaded_at > _CATALOGUE_REST_S
 
