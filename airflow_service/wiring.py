@@ -34,10 +34,13 @@ SIMILAR_LISTS = Asset("similar_lists", group="recsys")
 RANKER = Asset("ranker", group="recsys")
 PUBLICATION = Asset("publication", group="recsys")
 
-# What a step says about its input stays true when it is asked again; all else (a lost database, a killed
-# process, a full disk) deserves patience.
+# What a step says about its input, and a mistake in its code, stay true when it is asked again; all else (a lost
+# database, a killed process, a full disk) deserves patience.
 _RETRY_POLICY = ExceptionRetryPolicy(
-    [RetryRule("recsys.errors.RecsysError", RetryAction.FAIL, reason="the same input would be refused again")]
+    [
+        RetryRule("recsys.errors.RecsysError", RetryAction.FAIL, reason="the same input would be refused again"),
+        RetryRule([TypeError, NameError, ImportError], RetryAction.FAIL, reason="a mistake in the code"),
+    ]
 )
 
 FORCE = Param(False, type="boolean", description="Make the result again although it is there.")

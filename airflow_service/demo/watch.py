@@ -50,6 +50,10 @@ class Day:
         }
         return of_runs | of_tasks
 
+    def tasks_in(self, state: str) -> list[dict[str, Any]]:
+        """The task instances in a state."""
+        return [task for tasks in self.tasks.values() for task in tasks if task["state"] == state]
+
     @property
     def is_done(self) -> bool:
         return all(self.runs.get(dag_id, {}).get("state") == "success" for dag_id in DAGS)
@@ -83,6 +87,10 @@ def follow(api: AirflowApi, first: dict[str, Any], console: Console, check: Call
                 live.update(_table(day, time.monotonic() - started))
             for change in changes if not live else []:
                 console.print(f"[{time.monotonic() - started:5.0f} s] {change}", markup=False, highlight=False)
+            for task in day.tasks_in("up_for_retry"):
+                if before.get(f"{task['dag_id']}/{task['task_id']}") != "up_for_retry":
+                    why = api.log(task, n_lines=3)
+                    console.print(f"{task['task_id']} will be tried again:\n{why}", markup=False, highlight=False)
             if day.failed_run:
                 raise RecsysError(_what_failed(api, day.failed_run, day.tasks[day.failed_run["dag_id"]]))
             if time.monotonic() - moved_at > STALLED_S:
