@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import Any, Final
 
 import psutil
 import psycopg2
+import psycopg2.extensions
 
 from recsys.errors import NotFoundError, RecsysError
 from recsys.settings import LOCAL
@@ -74,9 +76,11 @@ def running(folder: Path) -> Server | None:
     if not _is_locked(folder):
         return None
     try:
-        return Server(**json.loads((folder / "keeper.json").read_text()))
+        server = Server(**json.loads((folder / "keeper.json").read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None  # starting, or stopping
+    # What a killed keeper left behind says nothing about the one that holds the lock now.
+    return server if server.keeper_pid == _keeper_pid(folder) and _is_alive(server.keeper_pid) else None
 
 
 def ensure(folder: Path, port: int) -> Server:
@@ -100,12 +104,12 @@ def stop(folder: Path) -> bool:
     """End the keeper and the server of this folder and wait for it; whether anything was running."""
     found = False
     pid = _keeper_pid(folder)
-    if pid is not None:
+    if pid is not None and _is_alive(pid):
         found = True
-        with contextlib.suppress(psutil.NoSuchProcess):
-            keeper = psutil.Process(pid)
-            keeper.terminate()
-            keeper.wait(STOP_S + 10)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        if not _ends(pid, STOP_S + 10):
+            raise RecsysError(f"the keeper of {folder} (process {pid}) does not end; see {folder / 'keeper.log'}")
     home = _Home.of(folder)
     if home.postmaster() is not None:  # its keeper was killed
         found = True
@@ -133,6 +137,7 @@ def keep(folder: Path, port: int) -> None:
         signal.signal(signal.SIGINT, ask)
         home = _Home.of(folder)
         state = folder / "keeper.json"
+        state.unlink(missing_ok=True)  # that of a killed keeper
         try:
             home.prepare()
             while not asked_to_stop:
@@ -204,7 +209,7 @@ class _Home:
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
             process = psutil.Process(int(lines[0]))
-            alive = process.status() != psutil.STATUS_ZOMBIE and str(self.data) in process.cmdline()
+            alive = _is_alive(process.pid) and str(self.data) in process.cmdline()
         except (OSError, ValueError, IndexError, psutil.Error):
             return None
         if not alive or (port is not None and lines[3:4] != [str(port)]):
@@ -244,12 +249,12 @@ def _start_server(home: _Home, port: int) -> None:
             process = subprocess.Popen(  # noqa: S603 - a program of the wheel
                 call, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **home.identity()
             )
-        while process.poll() is None and not _answers(port):
+        while process.poll() is None and not _answers(home, port):
             if time.monotonic() > deadline:
                 process.send_signal(signal.SIGQUIT)
                 process.wait()
             time.sleep(0.1)
-        if process.poll() is None and home.postmaster(port) is not None:
+        if process.poll() is None:
             return
         # It ended by itself: the port is taken, or processes of a killed server are still on their way out.
         tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-8:])
@@ -266,11 +271,9 @@ def _stop_server(home: _Home) -> None:
         return
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGINT)  # "fast" shutdown
-        try:
-            process.wait(STOP_S)
-        except psutil.TimeoutExpired:
+        if not _ends(process.pid, STOP_S):
             process.send_signal(signal.SIGQUIT)  # "immediate": recovers at the next start
-            process.wait(10)
+            _ends(process.pid, 10)
 
 
 def _forget_recycled_pid(home: _Home) -> None:
@@ -281,17 +284,40 @@ def _forget_recycled_pid(home: _Home) -> None:
             path.unlink()
 
 
-def _answers(port: int) -> bool:
+def _answers(home: _Home, port: int) -> bool:
+    """Whether our own server answers (and no other that has the port)."""
     try:
-        psycopg2.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres", connect_timeout=3).close()
-    except psycopg2.OperationalError:
+        with closing(_connect(port)) as connection, connection.cursor() as cursor:
+            cursor.execute("show data_directory")
+            return cursor.fetchone() == (str(home.data),)
+    except psycopg2.Error:
         return False
+
+
+def _connect(port: int) -> psycopg2.extensions.connection:
+    return psycopg2.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres", connect_timeout=5)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _ends(pid: int, timeout_s: float) -> bool:
+    """Wait for a process to end, our child or not; False when it still runs after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while _is_alive(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
     return True
 
 
 def _create_databases(port: int) -> None:
-    connection = psycopg2.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres", connect_timeout=30)
-    try:
+    with closing(_connect(port)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("select datname from pg_database")
@@ -299,8 +325,6 @@ def _create_databases(port: int) -> None:
             for name in DATABASES:
                 if name not in there:
                     cursor.execute(f'create database "{name}"')
-    finally:
-        connection.close()
 
 
 def _wheel() -> Path:

@@ -121,8 +121,8 @@ def rollback(engine: sa.Engine, to: int | None = None) -> Publication:
     """Move the pointer back to publication `to`, or to the last one before the current that was not withdrawn.
 
     The current publication is withdrawn (unless `to` is a later one, to go forward again), and publishers that are
-    under way are shut out. Raises NotFoundError
-    when there is nothing to go back to and PublicationError when the target's lists are not there any more.
+    under way are shut out. Raises NotFoundError when there is nothing to go back to, and PublicationError when the
+    target's lists are not there any more.
     """
     with engine.begin() as connection:
         _lock_pointer(connection)

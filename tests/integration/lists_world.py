@@ -74,7 +74,8 @@ def contents(engine: sa.Engine, version: ListVersion) -> list[tuple[object, ...]
     with engine.connect() as connection:
         rows = connection.execute(
             sa.text(
-                "select owner_key, item_keys, scores::float8[], sources from lists where list_version_id = :id order by 1"
+                "select owner_key, item_keys, scores::float8[], sources from lists"
+                " where list_version_id = :id order by owner_key"
             ),
             {"id": version.list_version_id},
         )
