@@ -29,12 +29,12 @@ class RankerParams:
     """How the ranker is trained; the defaults were chosen on a window before the first cut of protocol B4."""
 
     losses: tuple[str, ...] = ("Logloss", "YetiRank")
-    iterations: int = 800
-    learning_rate: float = 0.06
+    iterations: int = 500
+    learning_rate: float = 0.1
     depth: int = 6
     l2_leaf_reg: float = 10.0
     column_share: float = 0.3  # of the features, drawn anew for each split
-    early_stopping_rounds: int = 60
+    early_stopping_rounds: int = 50
     refit: bool = True  # once the number of trees is known, train on the validation users as well
     max_negatives: int = 50  # per user and window, beside all positives
     max_rows: int = 2_000_000  # of training, all windows together: users beyond it are left out

@@ -1,0 +1,235 @@
+"""Measure popularity, each generator alone and the two stages on past label windows: protocol B4.
+
+The cuts are one label window apart, and so are the ranker's training windows: the generators fitted at a cut serve
+to measure that cut and to train the rankers of the later ones. One cut's models are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.candidates import registry
+from recsys.data.dataset import Dataset
+from recsys.errors import InputError
+from recsys.evaluation import report, segments
+from recsys.evaluation.metrics import Labels, pool_recall
+from recsys.evaluation.protocol import Task, Window, labels_of, seen_items, windows
+from recsys.evaluation.report import Ground, Measured, Row
+from recsys.features.frame import CATEGORICAL, Features
+from recsys.ranking.ranker import RankerParams
+from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
+from recsys.steps.context import Context, step
+from recsys.steps.stages import usable_generators
+from recsys.types import NO_ITEM, CandidateGenerator, Catalogue, Interactions, Keys
+
+logger = logging.getLogger(__name__)
+
+TWO_STAGE = "two-stage"
+OWN_ITEMS = "recent"  # the generator of a user's own items: of use only where they may be recommended
+LIST_LENGTH = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how."""
+
+    generators: Sequence[str]
+    generator_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ranker: RankerParams = field(default_factory=RankerParams)
+    cuts: int = 4
+    days: float = 14
+    training_windows: int = 3
+    tasks: Sequence[Task] = tuple(Task)
+    seed: int = 42
+
+
+@step
+def run(
+    dataset: str | None = None,
+    cuts: int = 4,
+    days: float = 14,
+    out: Path | str | None = None,
+    *,
+    ctx: Context | None = None,
+) -> dict[str, Any]:
+    """Print the tables, log them to MLflow, write `report.json` and `report.csv` into `out` if given.
+
+    `dataset`: a reference, the newest when None. Raises InputError when the data is too short for the cuts.
+    """
+    ctx = ctx or Context.open()
+    ref, data = ctx.dataset(dataset)
+    plan = Plan(
+        generators=usable_generators(ctx, data.interactions()),
+        generator_params=ctx.settings.generator_params,
+        ranker=RankerParams(**({"seed": ctx.settings.seed} | ctx.settings.ranker_params)),
+        cuts=cuts,
+        days=days,
+        training_windows=ctx.settings.n_label_windows,
+        seed=ctx.settings.seed,
+    )
+    started = time.monotonic()
+    with ctx.tracker.run("evaluate", f"B4 {data.meta.as_of_at:%Y-%m-%d}", params=asdict(plan)) as log:
+        rows, rankers = measure(data, plan)
+        cost = {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib()}
+        above = report.beaten_everywhere(rows, TWO_STAGE)
+        report.show(rows)
+        means = [row for row in rows if row["cut"] == report.MEAN]
+        log.tag("dataset", ref)
+        log.table("rows", rows)
+        log.metrics({_name(row): row[report.HEADLINE] for row in means} | cost)
+    if out is not None:
+        facts = {"dataset": ref, **cost, "above_every_single_stage": above, "rankers": rankers}
+        report.write(rows, Path(out), facts)
+    logger.info("%.0f s, peak memory %.0f MiB, two-stage above every row in each cut: %s", *cost.values(), above)
+    headline = {_name(row): round(row[report.HEADLINE], 4) for row in means if row["segment"] == report.ALL}
+    return {"dataset": ref, **headline}
+
+
+def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows of the report, and what each ranker says of its training (one for each task and cut)."""
+    interactions = data.interactions()
+    measured_windows = windows(interactions.cut_at, n=plan.cuts, days=plan.days)
+    first_at = int(interactions.occurred_at[0])
+    whole = windows(interactions.cut_at, n=plan.cuts + plan.training_windows, days=plan.days)
+    usable = [window for window in whole if window.cut_at > first_at]
+    if len(usable) <= plan.cuts:
+        raise InputError(
+            f"the events span too little time for {plan.cuts} cuts of {plan.days:g} days and a training window"
+            " before them; ask for fewer or shorter ones"
+        )
+    examples: dict[Task, list[WindowExamples]] = {task: [] for task in plan.tasks}
+    results: list[Measured] = []
+    rankers: list[dict[str, Any]] = []
+    earlier: dict[str, CandidateGenerator] = {}
+    for window in usable:
+        at_cut = _Cut(data, interactions, window, plan, earlier)
+        earlier = at_cut.generators
+        for task in plan.tasks:
+            labels = at_cut.labels(task)
+            if window in measured_windows:
+                found, training = at_cut.measure(task, labels, examples[task])
+                results += found
+                rankers.append(training)
+                means = {one.source: round(float(one.values[report.HEADLINE].mean()), 4) for one in found}
+                logger.info("%s, %s, %s: %s", report.day(window.cut_at), task, report.HEADLINE, means)
+            if window is not usable[-1]:
+                stage = at_cut.stage(task)
+                rows = plan.ranker.max_rows // plan.training_windows
+                examples[task].append(window_examples(stage, labels, plan.ranker, max_rows=rows))
+                del examples[task][: -plan.training_windows]
+    return report.rows_of(results, seed=plan.seed), rankers
+
+
+class _Cut:
+    """Everything fitted on what lies before one cut."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        interactions: Interactions,
+        window: Window,
+        plan: Plan,
+        earlier: Mapping[str, CandidateGenerator],
+    ) -> None:
+        self.data, self.interactions, self.window, self.plan = data, interactions, window, plan
+        self.history = interactions.before(window.cut_at)
+        self.catalogue = data.catalogue(window.cut_at)
+        self.seconds: dict[str, float] = {}
+        self.generators: dict[str, CandidateGenerator] = {}
+        names = [*plan.generators, *([OWN_ITEMS] if Task.ALL_PURCHASES in plan.tasks else [])]
+        for name in dict.fromkeys(names):
+            started = time.monotonic()
+            self.generators[name] = _fit(name, plan, self.history, self.catalogue, earlier.get(name))
+            self.seconds[name] = time.monotonic() - started
+        started = time.monotonic()
+        self.features = Features(data, window.cut_at)
+        self.seconds[TWO_STAGE] = time.monotonic() - started
+
+    def labels(self, task: Task) -> Labels:
+        meta = self.data.meta
+        return labels_of(
+            self.interactions,
+            self.window,
+            task,
+            label_event_types=meta.label_event_types,
+            bought_event_types=meta.bought_event_types,
+        )
+
+    def stage(self, task: Task) -> Stage:
+        """The first stage of a task: own items are proposed where they count, masked where they do not."""
+        names = [name for name in self.generators if task is Task.ALL_PURCHASES or name in self.plan.generators]
+        bought = self.history.of_types(self.data.meta.bought_event_types)
+        n_item_keys = int(max(self.catalogue.item_key.max(), self.history.item_key.max())) + 1
+
+        def seen(user_keys: Keys) -> Any | None:
+            return None if task is Task.ALL_PURCHASES else seen_items(bought, user_keys, n_item_keys)
+
+        return Stage([self.generators[name] for name in names], self.features, seen, leave_out=CATEGORICAL)
+
+    def measure(
+        self, task: Task, labels: Labels, examples: Sequence[WindowExamples]
+    ) -> tuple[list[Measured], dict[str, Any]]:
+        """Every generator alone, and the two stages trained on the windows before."""
+        stage, users = self.stage(task), labels.user_key
+        ground = self._ground(task, labels)
+        results = []
+        for generator in stage.generators:
+            started = time.monotonic()
+            lists = generator.candidates(users, LIST_LENGTH, seen=stage.seen(users)).item_key
+            seconds = time.monotonic() - started + self.seconds[generator.name]
+            results.append(Measured(ground, generator.name, lists, seconds))
+        started = time.monotonic()
+        ranker = train_on(examples, self.plan.ranker)
+        lists = rank(ranker, stage, users, LIST_LENGTH).item_key
+        seconds = time.monotonic() - started + sum(self.seconds.values())
+        results.append(Measured(ground, TWO_STAGE, lists, seconds, self._pool_recall(stage, labels)))
+        training = {"task": str(task), "cut": report.day(self.window.cut_at), **ranker.report}
+        return results, training
+
+    def _ground(self, task: Task, labels: Labels) -> Ground:
+        history = self.history
+        pairs = np.unique((history.user_key.astype(np.int64) << 32) | history.item_key)
+        counts = np.bincount(pairs & 0xFFFFFFFF, minlength=int(self.catalogue.item_key.max()) + 1)
+        return Ground(
+            task=str(task),
+            cut_at=self.window.cut_at,
+            labels=labels,
+            segments=segments.activity(history, labels.user_key),
+            n_users_by_item=counts,
+            n_users=len(np.unique(history.user_key)),
+            n_items=len(self.catalogue),
+        )
+
+    def _pool_recall(self, stage: Stage, labels: Labels) -> np.ndarray[Any, Any]:
+        found = np.zeros(len(labels))
+        for part, pool in stage.pools(labels.user_key):
+            found[part] = pool_recall(pool.padded(pool.item_key, NO_ITEM), labels.of_users(labels.user_key[part]))
+        return found
+
+
+def _fit(
+    name: str, plan: Plan, history: Interactions, catalogue: Catalogue, earlier: CandidateGenerator | None
+) -> CandidateGenerator:
+    generator = registry.make(name, plan.generator_params.get(name, {}))
+    if earlier is not None and registry.continues(name):
+        return generator.fit(history, catalogue, start_from=earlier)  # type: ignore[call-arg]
+    return generator.fit(history, catalogue)
+
+
+def _name(row: Row) -> str:
+    return f"{row['task']}.{row['system']}.{row['segment']}".replace(" ", "_")
+
+
+def peak_memory_mib() -> float:
+    """The most that this process ever held in memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform != "darwin" else peak / 2**20
