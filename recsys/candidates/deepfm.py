@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from recsys.candidates.base import (
     Best,
+    KeyIndex,
     Positions,
     best_of_dense,
     load_model,
@@ -32,7 +34,7 @@ from recsys.candidates.deepfm_training import (
     train,
 )
 from recsys.errors import ArtifactError, InputError, ModelError
-from recsys.networks.deepfm_scorer import DeepFmScorer, Side
+from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, Side
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 _PAIRS_PER_CHUNK = 1 << 18
@@ -54,10 +56,10 @@ class DeepFm:
     the last epoch, in which the slice itself is learned, has no validation.
     """
 
-    dim: int = 16
+    dim: int = 32
     hidden: tuple[int, ...] = (64, 32)
     half_life_days: float = 60.0  # of an event's chance to be drawn
-    history_length: int = 50  # latest events in a user's bag
+    history_length: int = 120  # latest events in a user's bag
     history_half_life_days: float = 60.0
     n_negatives: int = 15  # per event
     uniform_share: float = 0.5  # of the negatives; the others are drawn by popularity^0.75
@@ -65,7 +67,6 @@ class DeepFm:
     min_user_events: int = 5  # users with fewer share row 0 and are known by their history
     min_item_events: int = 2  # items with fewer share row 0 and are known by category and trend
     learning_rate: float = 0.002
-    weight_decay: float = 0.01
     batch_rows: int = 256  # events; each comes with its negatives
     max_epochs: int = 10
     patience: int = 2
@@ -144,7 +145,6 @@ class DeepFm:
             patience=self.patience,
             batch_rows=self.batch_rows,
             learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
             seed=self.seed,
         )
 
@@ -152,21 +152,22 @@ class DeepFm:
         """As the protocol says: the best `n` by the whole network among the best 3n by the factorisation part."""
         state = self._fitted()
         at = state.users.positions(user_keys)
-        mask = seen_positions(seen, state.items, len(user_keys))
+        offered = np.flatnonzero(state.available)
+        mask = seen_positions(seen, KeyIndex(state.items.keys[offered]), len(user_keys))
+        items = self._item_side.take(offered)
+        vectors = np.hstack([items.vector, items.bias[:, None]])  # one inner product gives vector and bias
 
         def best(rows: Positions) -> Best:
             users = self._user_side(at[rows])
-            retrieval = users.vector @ self._item_side.vector.T + self._item_side.bias  # (rows, n_items)
-            retrieval[:, ~state.available] = -np.inf
-            if mask is not None:
-                hidden = mask[rows].tocoo()
-                retrieval[hidden.row, hidden.col] = -np.inf
-            pool, _ = best_of_dense(retrieval, min(_RESCORED * n, retrieval.shape[1]))
-            logits = self._scorer.logits(users, np.arange(len(rows)), self._item_side, np.maximum(pool, 0))
+            query = np.hstack([users.vector, np.ones((len(rows), 1), dtype=np.float32)])
+            pool = _largest_products(query, vectors, _RESCORED * n, None if mask is None else mask[rows])
+            logits = self._scorer.logits(users, np.arange(len(rows)), items, np.maximum(pool, 0))
             logits[pool < 0] = -np.inf
             place, score = best_of_dense(logits, n)
-            found = np.take_along_axis(pool, np.clip(place, 0, pool.shape[1] - 1), axis=1)
-            return np.where(place >= 0, found, -1), score
+            if not pool.shape[1]:
+                return place, score
+            chosen = offered[np.take_along_axis(pool, np.maximum(place, 0), axis=1)]
+            return np.where(place >= 0, chosen, -1), score
 
         return ranked(user_keys, n, at >= 0, state.items, best)
 
@@ -218,6 +219,18 @@ class DeepFm:
 
     def _user_side(self, user: Positions) -> Side:
         return self._scorer.user_side(*self._fitted().user_inputs(user, self.history_length))
+
+
+def _largest_products(query: Floats, vectors: Floats, n: int, mask: Any | None) -> Positions:
+    """Positions of the `n` vectors with the largest product with each query, unordered; -1 for those in `mask`."""
+    from implicit.cpu.topk import topk
+
+    n = min(n, len(vectors))
+    if not n:
+        return np.zeros((len(query), 0), dtype=np.int64)
+    with threadpool_limits(1, "blas"):  # implicit brings its own threads
+        found, product = topk(vectors, query, n, filter_query_items=mask)
+    return np.where(product > np.finfo(np.float32).min / 2, found, -1)
 
 
 def _with_replay(probability: NDArray[np.float64], is_new: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:

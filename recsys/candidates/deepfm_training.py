@@ -28,7 +28,6 @@ class Schedule:
     patience: int
     batch_rows: int
     learning_rate: float
-    weight_decay: float
     seed: int
 
 
@@ -132,7 +131,7 @@ def train(
         held_out = samples.draw(probability * is_validation, n_rows, rng, masked=False)
     learned_from = probability * ~is_validation if validating else probability
     for epoch in range(1, schedule.max_epochs + 1):
-        row = _run_epoch(network, samples, learned_from, schedule, rng)
+        row = run_epoch(network, samples, learned_from, schedule, rng)
         now = network_weights(network)
         if held_out is not None:
             row["validation_loss"], row["validation_auc"] = judge(DeepFmScorer(config, now), *held_out)
@@ -144,7 +143,7 @@ def train(
             break
     if validating:
         set_network_weights(network, best)
-        _note(curve, _run_epoch(network, samples, probability, schedule, rng))
+        _note(curve, run_epoch(network, samples, probability, schedule, rng))
         best = network_weights(network)
     bad = [name for name, value in best.items() if not np.isfinite(value).all()]
     if bad:
@@ -159,18 +158,13 @@ def _note(curve: dict[str, list[float]], row: dict[str, float]) -> None:
 
 def compile_network(network: Any, schedule: Schedule) -> None:
     """The optimizer and the loss that `fit` uses."""
-    import keras
-
+    from recsys.networks.lazy_adam import LazyAdam
     from recsys.networks.sampled_softmax import SampledSoftmax
 
-    network.compile(
-        optimizer=keras.optimizers.AdamW(schedule.learning_rate, weight_decay=schedule.weight_decay),
-        loss=SampledSoftmax(),
-        jit_compile=False,
-    )
+    network.compile(optimizer=LazyAdam(schedule.learning_rate), loss=SampledSoftmax(), jit_compile=False)
 
 
-def _run_epoch(
+def run_epoch(
     network: Any, samples: Samples, probability: Probability, schedule: Schedule, rng: np.random.Generator
 ) -> dict[str, float]:
     inputs, log_q = samples.draw(probability, schedule.rows_per_epoch, rng)

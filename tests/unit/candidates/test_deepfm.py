@@ -143,7 +143,7 @@ def test_candidates_are_the_best_by_score(fitted: DeepFm) -> None:
     hidden[:, 100:110] = 1
     found = fitted.candidates(USERS, 20, seen=sp.csr_matrix(hidden))
     table[:, :10] = -np.inf
-    np.testing.assert_allclose(found.score, -np.sort(-table, axis=1)[:, :20], rtol=1e-5)
+    np.testing.assert_allclose(found.score, -np.sort(-table, axis=1)[:, :20], rtol=1e-5, atol=1e-5)
     assert (found.item_key >= 110).all()
 
 

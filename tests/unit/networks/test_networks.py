@@ -155,3 +155,26 @@ def test_saved_as_keras_it_gives_the_same(tmp_path: Path) -> None:
     made.save(tmp_path / "network.keras")
     again = keras.saving.load_model(tmp_path / "network.keras", compile=False)
     np.testing.assert_allclose(np.asarray(again(given)), before, rtol=1e-6)
+
+
+def test_lazy_adam_is_adam_on_the_rows_that_were_read() -> None:
+    """Rows read in every step move as by Adam on the dense gradient, repeated rows summed; others stay."""
+    import keras
+    import tensorflow as tf
+
+    from recsys.networks.lazy_adam import LazyAdam
+
+    random = np.random.default_rng(0)
+    start = random.random((6, 3)).astype("float32")
+    lazy, dense = keras.Variable(start), keras.Variable(start)
+    optimizers = LazyAdam(0.01), keras.optimizers.Adam(0.01)
+    rows = np.array([4, 1, 4, 2])
+    for _ in range(3):
+        gradient = random.normal(size=(4, 3)).astype("float32")
+        whole = np.zeros_like(start)
+        np.add.at(whole, rows, gradient)
+        optimizers[0].apply([tf.IndexedSlices(gradient, rows, start.shape)], [lazy])
+        optimizers[1].apply([tf.constant(whole)], [dense])
+    np.testing.assert_allclose(lazy.numpy(), dense.numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(lazy.numpy()[[0, 3, 5]], start[[0, 3, 5]])
+    assert (np.abs(lazy.numpy() - start)[[1, 2, 4]] > 1e-4).all()
