@@ -138,7 +138,8 @@ def read(connection: sa.Connection, version: ListVersion, take: Callable[[Lists]
         sa.text(f"select cardinality(item_keys), count(*) from {table} group by 1 order by 1")  # noqa: S608
     ).all()
     receiver = _Receiver(Decoder([(length, rows) for length, rows in runs]), take)
-    query = f"select {', '.join(COLUMNS)} from {table} order by cardinality(item_keys)"  # noqa: S608
+    order = "order by cardinality(item_keys)" if len(runs) > 1 else ""  # sorting costs more than reading
+    query = f"select {', '.join(COLUMNS)} from {table} {order}"  # noqa: S608
     with closing(connection.connection.cursor()) as cursor:
         cursor.copy_expert(f"copy ({query}) to stdout (format binary)", receiver)
 
