@@ -418,9 +418,8 @@ def main() -> None:
         sys.exit(1)
     ours = taken["ours"]
     met = ours["seconds"] < SECONDS_TARGET and ours["gib"] < GIB_TARGET and ratio["seconds"] >= RATIO_TARGET
-    print(
-        f"targets (< {SECONDS_TARGET} s, < {GIB_TARGET} GiB, ≥ {RATIO_TARGET} times pandas): {'met' if met else 'missed'}"
-    )
+    targets = f"< {SECONDS_TARGET} s, < {GIB_TARGET} GiB, ≥ {RATIO_TARGET} times pandas"
+    print(f"targets ({targets}): {'met' if met else 'missed'}")
 
 
 if __name__ == "__main__":
