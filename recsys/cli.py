@@ -40,7 +40,7 @@ def generate(
 @app.command("import")
 def import_(
     source: Annotated[
-        str, typer.Argument(help="retailrocket (also generated shops), movielens, online-retail or table")
+        str, typer.Argument(help="retailrocket, movielens, online-retail, table or generated")
     ],
     path: Path,
     option: Annotated[

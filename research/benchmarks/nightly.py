@@ -81,7 +81,7 @@ def main() -> None:
     files = folder / "shop"
     size = ["--users", str(users), "--items", str(items), "--events", str(events)]
     try:
-        for name, command in (("generate", [str(files), *size]), ("import", ["retailrocket", str(files)])):
+        for name, command in (("generate", [str(files), *size]), ("import", ["generated", str(files)])):
             seconds, peak, _ = measured([*recsys, name, *command], env)
             print(f"{name:26} {seconds:8.1f} s {peak:6.2f} GiB   (not counted)", flush=True)
         rows = []
