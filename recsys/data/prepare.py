@@ -20,6 +20,7 @@ from recsys.data.dataset import (
     CATEGORY,
     PRICE,
     SCHEMAS,
+    TITLE,
     Dataset,
     DatasetMeta,
     items_as_of,
@@ -31,7 +32,6 @@ from recsys.data.raw import ROW, Declared, RawTables
 from recsys.errors import EmptyResultError, InputError
 
 SESSION_GAP_MS = 30 * 60 * 1000
-TITLE = "title"
 # A price is named so, or is RetailRocket's hashed property 790, whose numbers look like n12000.000.
 PRICE_NAMES = ("price", "790")
 _NUMBER = r"^n?-?[0-9]+(\.[0-9]+)?$"
@@ -155,9 +155,9 @@ def _sessions(events: Table) -> Table:
 
 
 def _history(con: Any, properties: Table, items: Table) -> Table:
-    """Categories, availability and prices over time, in one spelling; of values at one instant the later row's."""
+    """Categories, availability, titles and prices over time; of values at one instant the later row's."""
     price = _price_name(con, properties)
-    names = [CATEGORY, AVAILABLE, *([price] if price else [])]
+    names = [CATEGORY, AVAILABLE, TITLE, *([price] if price else [])]
     told = properties.filter(properties.property.isin(names) & properties.value.notnull())
     said_no = told.value.lower().isin([*_NO, "n0.000"])
     told = told.select(
@@ -167,7 +167,7 @@ def _history(con: Any, properties: Table, items: Table) -> Table:
         property=told.property.cases((price, PRICE), else_=told.property) if price else told.property,
         value=ibis.cases(
             (told.property == AVAILABLE, ibis.ifelse(said_no, "0", "1")),
-            (told.property == CATEGORY, told.value),
+            (told.property.isin([CATEGORY, TITLE]), told.value),
             else_=told.value.re_replace("^n", ""),
         ),
     )

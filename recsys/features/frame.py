@@ -18,6 +18,7 @@ from recsys import columns as col
 from recsys.data.dataset import Dataset
 from recsys.features.item import item_features
 from recsys.features.pair import is_count, pair_history
+from recsys.features.title import TitleWords
 from recsys.features.user import user_category_affinity, user_features
 
 CATEGORICAL = ("item_category", "item_parent_category", "user_favourite_category")  # int32, -1 where unknown
@@ -72,6 +73,7 @@ class Features:
         for prefix, level in _LEVELS.items():
             found = con.to_pyarrow(user_category_affinity(con, self.at, level))
             self._affinity[prefix] = Lookup.of(found, _pack(found[col.USER_KEY], found["category"]), _AFFINITY)
+        self._title = TitleWords(con, self.at)
         con.disconnect()
 
     @property
@@ -92,6 +94,7 @@ class Features:
     def _columns(self, user_key: NDArray[np.int64], item_key: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         out = {**self._item.take(item_key), **self._user.take(user_key)}
         out |= self._pair.take(user_key << 32 | item_key)
+        out |= self._title.join(user_key, item_key)
         for prefix, own in (("pair_category", "item_category"), ("pair_parent", "item_parent_category")):
             found = self._affinity[prefix].take(user_key << 32 | out[own].astype(np.int64) & 0xFFFFFFFF)
             out |= {f"{prefix}_{name}": column for name, column in found.items()}
