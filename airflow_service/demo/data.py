@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recsys.errors import InputError
 
@@ -66,13 +67,14 @@ class Input:
         replaced only where REPLACE is set.
         """
         options = [word for option in self.options for word in ("-o", option)]
-        makes_room = GENERATED in _read(self._loaded) and _read(self._loaded) != self._identity
+        before = json.loads(_read(self._loaded) or "null")
+        makes_room = before is not None and before["source"] == GENERATED and before != self._identity
         replace = ["--replace"] if self.replace or makes_room else []
         return (*_RECSYS, "import", self.source, str(self.path), *options, *replace)
 
     def loaded(self) -> None:
         """Note what the database now holds."""
-        self._loaded.write_text(self._identity)
+        self._loaded.write_text(json.dumps(self._identity))
 
     @property
     def _note(self) -> Path:
@@ -87,8 +89,8 @@ class Input:
         return json.dumps(self.size)
 
     @property
-    def _identity(self) -> str:
-        return json.dumps([self.source, self.size if self.source == GENERATED else str(self.path)])
+    def _identity(self) -> dict[str, Any]:
+        return {"source": self.source, "of": dict(self.size) if self.source == GENERATED else str(self.path)}
 
 
 def _read(path: Path) -> str:

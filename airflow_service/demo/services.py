@@ -46,6 +46,7 @@ class Services:
     def __init__(self, state: Path) -> None:
         self._state = state
         self._run = state / "run"
+        self._children: dict[str, subprocess.Popen[bytes]] = {}  # those that this process has started
 
     def is_running(self, service: Service) -> bool:
         """Whether this very service (same command, same variables) runs and answers."""
@@ -89,6 +90,7 @@ class Services:
         part = self._run / f"{service.name}.part"
         part.write_text(json.dumps(known))
         part.replace(self._run / f"{service.name}.json")
+        self._children[service.name] = process
         return process
 
     def wait(self, services: Iterable[Service], timeout_s: float) -> None:
@@ -165,6 +167,8 @@ class Services:
             psutil.wait_procs(left, timeout=3)
         for name in names:
             (self._run / f"{name}.json").unlink(missing_ok=True)
+        for child in self._children.values():
+            child.poll()  # no zombies
         return ended
 
     def _left(self, names: Iterable[str]) -> list[psutil.Process]:

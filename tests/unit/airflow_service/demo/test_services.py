@@ -1,0 +1,172 @@
+"""Real processes: found again by the next command, reused or replaced, and ended with all their descendants."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from airflow_service.demo import lock
+from airflow_service.demo.services import Service, Services
+from recsys.errors import RecsysError
+
+# A leader with a child in a session of its own, as Airflow's are; both note their numbers and go on for ever.
+FAMILY = """
+import os, subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+Path("family.part").write_text(f"{os.getpid()} {child.pid}")
+os.rename("family.part", "family")
+time.sleep(600)
+"""
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from airflow_service.demo import lock
+with lock.only_one(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    for name in ("run", "log"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def services(state: Path) -> Iterator[Services]:
+    services = Services(state)
+    yield services
+    services.stop(services.names())
+
+
+def family(state: Path, variables: dict[str, str] | None = None) -> Service:
+    return Service("family", (sys.executable, "-c", FAMILY), variables or {}, (state / "family").exists)
+
+
+def members(state: Path) -> list[int]:
+    return [int(pid) for pid in (state / "family").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_service_is_found_again_and_ended_with_its_descendants(services: Services, state: Path) -> None:
+    service = family(state)
+    services.start(service, os.environ)
+    services.wait([service], 20)
+    later = Services(state)  # as a later command sees it
+    assert later.is_running(service)
+    assert later.names() == ["family"]
+    assert not later.is_running(family(state, {"PORT": "other"})), "other variables are another service"
+    pids = members(state)
+    assert later.stop(["family"]) == {"family": 2}
+    assert not any(is_alive(pid) for pid in pids)
+    assert later.stop(["family"]) == {}
+
+
+def test_orphans_of_a_killed_leader_are_ended(services: Services, state: Path) -> None:
+    service = family(state)
+    services.start(service, os.environ).kill()  # may die before or after its child is born
+    (state / "family").unlink(missing_ok=True)
+    process = services.start(service, os.environ)
+    services.wait([service], 20)
+    process.kill()
+    process.wait()
+    leader, child = members(state)
+    assert not is_alive(leader)
+    assert is_alive(child)
+    with pytest.raises(RecsysError, match="family has ended"):
+        services.check_alive(["family"])
+    assert Services(state).stop(["family"]) == {"family": 1}
+    assert not is_alive(child)
+
+
+def test_a_child_that_ignores_the_request_is_killed(
+    services: Services, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_service.demo.services.TERMINATE_S", 0.5)
+    code = (
+        "import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); pathlib.Path('up').touch(); time.sleep(600)"
+    )
+    service = Service("stubborn", (sys.executable, "-c", code), {}, (state / "up").exists)
+    process = services.start(service, os.environ)
+    services.wait([service], 20)
+    assert services.stop(["stubborn"]) == {"stubborn": 1}
+    assert not is_alive(process.pid)
+
+
+def test_other_state_folders_are_left_alone(
+    services: Services, state: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    service = family(state)
+    services.start(service, os.environ)
+    services.wait([service], 20)
+    other = tmp_path_factory.mktemp("other")
+    (other / "run").mkdir()
+    assert Services(other).processes() == []
+    assert Services(other).stop(["family"]) == {}
+    assert services.is_running(service)
+
+
+def test_a_recycled_number_is_not_taken_for_the_service(services: Services, state: Path) -> None:
+    note = f'{{"pid": {os.getpid()}, "created": 1.0, "fingerprint": "{family(state).fingerprint}"}}'
+    (state / "run" / "family.json").write_text(note)
+    (state / "family").touch()
+    assert not services.is_running(family(state))
+    assert services.stop(["family"]) == {}  # and this test goes on living
+
+
+def test_a_foreign_port_is_named_with_its_variable(services: Services) -> None:
+    with socket.socket() as foreign:
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        port = foreign.getsockname()[1]
+        service = Service("mlflow", ("true",), {}, lambda: True, port, "MLFLOW_PORT")
+        with pytest.raises(RecsysError, match=rf"port {port}.*mlflow.*MLFLOW_PORT="):
+            services.start(service, os.environ)
+
+
+def test_a_service_that_dies_shows_the_end_of_its_log(services: Services) -> None:
+    code = "import sys; sys.exit('the disk is full')"
+    service = Service("frail", (sys.executable, "-c", code), {}, lambda: False)
+    services.start(service, os.environ).wait()
+    with pytest.raises(RecsysError, match="the disk is full"):
+        services.wait([service], 20)
+
+
+def test_a_job_runs_to_its_end_or_says_why_not(services: Services, state: Path) -> None:
+    services.run_job("job", (sys.executable, "-c", "open('done', 'w')"), os.environ)
+    assert (state / "done").exists()
+    with pytest.raises(RecsysError, match=r"exit status 3(.|\n)*no such table"):
+        services.run_job("job", (sys.executable, "-c", "print('no such table'); raise SystemExit(3)"), os.environ)
+    assert services.names() == []
+
+
+def test_one_demo_at_a_time_and_it_can_be_ended(state: Path) -> None:
+    assert not lock.end_starter(state)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(state)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RecsysError, match=f"process {holder.pid}"), lock.only_one(state):
+            pass
+        assert lock.end_starter(state)
+        deadline = time.monotonic() + 10
+        while holder.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert holder.poll() is not None
+    with lock.only_one(state):
+        pass
