@@ -39,9 +39,7 @@ def generate(
 
 @app.command("import")
 def import_(
-    source: Annotated[
-        str, typer.Argument(help="retailrocket, movielens, online-retail, table or generated")
-    ],
+    source: Annotated[str, typer.Argument(help="retailrocket, movielens, online-retail, table or generated")],
     path: Path,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE for the source, e.g. -o user=customer_id.")
