@@ -1,0 +1,163 @@
+"""The two stages learn what there is to learn, and nothing from the label window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from recsys.candidates.covisitation import Covisitation
+from recsys.candidates.popular import Popular
+from recsys.data.dataset import Dataset
+from recsys.errors import EmptyResultError
+from recsys.evaluation.metrics import Labels, accuracy
+from recsys.evaluation.protocol import Task, Window, labels_of, seen_items
+from recsys.features.frame import CATEGORICAL, Features
+from recsys.ranking.ranker import Ranker, RankerParams
+from recsys.ranking.two_stage import Stage, examples_of, rank, train_ranker
+from recsys.ranking.windows import is_held_out, is_validation
+from recsys.types import MICROSECONDS_PER_DAY as DAY
+from recsys.types import Lists
+from tests.unit.ranking.taste_world import CUT_AT, N_ITEMS, N_USERS, SURGE, WINDOW_DAYS, dataset
+
+PARAMS = RankerParams(losses=("Logloss",), iterations=60, early_stopping_rounds=20, threads=2, max_negatives=30)
+EVERYBODY = np.arange(N_USERS, dtype=np.int32)
+
+
+@dataclass
+class World:
+    data: Dataset
+    at_cut: Stage
+    windows: list[tuple[Stage, Labels]]
+    labels: Labels
+
+    @classmethod
+    def of(cls, data: Dataset) -> World:
+        length = WINDOW_DAYS * DAY
+        before = [Window(CUT_AT - length * i, CUT_AT - length * (i - 1)) for i in (2, 1)]
+        return cls(
+            data,
+            stage(data, CUT_AT),
+            [(stage(data, window.cut_at), labels_in(data, window)) for window in before],
+            labels_in(data, Window(CUT_AT, CUT_AT + length)),
+        )
+
+
+def stage(data: Dataset, cut_at: int) -> Stage:
+    history, catalogue = data.interactions(cut_at), data.catalogue(cut_at)
+    generators = [model.fit(history, catalogue) for model in (Popular(), Covisitation())]
+    features = Features(data, cut_at, threads=1)
+    return Stage(generators, features, lambda users: seen_items(history, users, N_ITEMS), 40, CATEGORICAL)
+
+
+def labels_in(data: Dataset, window: Window) -> Labels:
+    return labels_of(data.interactions(), window, Task.DISCOVERY, label_event_types=["buy"], bought_event_types=["buy"])
+
+
+def ndcg(lists: Lists, labels: Labels) -> float:
+    return float(accuracy(lists.item_key, labels)["ndcg@10"].mean())
+
+
+def popular(world: World, labels: Labels) -> float:
+    users = labels.user_key
+    lists = world.at_cut.generators[0].candidates(users, 10, seen=world.at_cut.seen(users))
+    return float(accuracy(lists.item_key, labels)["ndcg@10"].mean())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World.of(dataset(tmp_path_factory.mktemp("world") / "calm"))
+
+
+@pytest.fixture(scope="module")
+def ranker(world: World) -> Ranker:
+    return train_ranker(world.windows, PARAMS)[0]
+
+
+def test_two_stages_beat_popularity_by_far(world: World, ranker: Ranker) -> None:
+    lists = rank(ranker, world.at_cut, world.labels.user_key, 10)
+    assert ndcg(lists, world.labels) > 1.3 * popular(world, world.labels)
+
+
+def test_lists_are_distinct_unseen_descending_and_say_who_found_them(world: World, ranker: Ranker) -> None:
+    lists = rank(ranker, world.at_cut, EVERYBODY, 20, chunk=100)
+    seen = world.at_cut.seen(EVERYBODY).toarray() > 0
+    for row in range(N_USERS):
+        items = lists.item_key[row, : lists.lengths[row]]
+        assert len(set(items.tolist())) == len(items) > 0
+        assert not seen[row, items].any()
+        assert (np.diff(lists.score[row, : len(items)]) <= 0).all()
+    assert set(np.unique(lists.source)) == {0, 1}
+    whole = rank(ranker, world.at_cut, EVERYBODY, 20)
+    np.testing.assert_array_equal(lists.item_key, whole.item_key)  # chunks change nothing
+
+
+def test_nothing_that_happens_after_the_cut_changes_a_list(world: World, ranker: Ranker, tmp_path) -> None:
+    """The leak test: in the other world four items become popular, inside the label window only."""
+    surging = World.of(dataset(tmp_path / "surging", surge=True))
+    surge_labels = surging.labels.of_items(SURGE)
+    assert len(surge_labels) > 80  # they are most of what there is to find …
+    trained = train_ranker(surging.windows, PARAMS)[0]
+    lists = rank(trained, surging.at_cut, EVERYBODY, 10)
+    np.testing.assert_array_equal(lists.item_key, rank(ranker, world.at_cut, EVERYBODY, 10).item_key)
+    found = rank(trained, surging.at_cut, surge_labels.user_key, 10)
+    assert accuracy(found.item_key, surge_labels)["recall@10"].mean() < 10 / N_ITEMS  # … and nobody foresees them
+
+
+def test_with_labels_shuffled_across_users_nothing_more_than_popularity_is_left(tmp_path) -> None:
+    world = World.of(dataset(tmp_path / "steady", fashion=0))
+    rng = np.random.default_rng(3)
+
+    def shuffled(labels: Labels) -> Labels:
+        return Labels(labels.user_key, *_shuffle(labels, rng))
+
+    ranker = train_ranker([(stage, shuffled(labels)) for stage, labels in world.windows], PARAMS)[0]
+    labels = shuffled(world.labels)
+    lists = rank(ranker, world.at_cut, labels.user_key, 10)
+    assert ndcg(lists, labels) < 1.1 * popular(world, labels)
+
+
+def _shuffle(labels: Labels, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The users' sets of labels, dealt out anew."""
+    order = rng.permutation(len(labels))
+    parts = [labels.item_key[labels.starts[i] : labels.starts[i + 1]] for i in order]
+    return np.concatenate([[0], np.cumsum([len(part) for part in parts])]), np.concatenate(parts)
+
+
+def test_examples_have_all_positives_and_few_negatives(world: World) -> None:
+    at_window, labels = world.windows[0]
+    examples = examples_of(at_window, labels, max_negatives=7)
+    everything = examples_of(at_window, labels, max_negatives=None)
+    assert examples.label.sum() == everything.label.sum()
+    negatives = np.bincount(examples.group[~examples.label])
+    assert negatives.max() <= 7
+    assert (np.diff(examples.group) >= 0).all()
+    positive_users = set(examples.user_key[examples.label].tolist())
+    assert set(examples.user_key.tolist()) == positive_users
+
+
+def test_examples_stop_at_the_bound(world: World) -> None:
+    at_window, labels = world.windows[0]
+    bounded = examples_of(at_window, labels, max_negatives=None, max_rows=100, chunk=5)
+    assert 100 <= len(bounded) < 100 + 5 * N_ITEMS
+
+
+def test_held_out_users_train_nothing(world: World) -> None:
+    at_window, labels = world.windows[1]
+    ranker, validation = train_ranker([(at_window, labels)], PARAMS, hold_out=True)
+    assert not is_held_out(validation.user_key).any()
+    assert is_validation(validation.user_key).all()
+    free = labels.of_users(labels.user_key[~is_held_out(labels.user_key) & ~is_validation(labels.user_key)])
+    assert ranker.report["n_training_rows"] == len(
+        examples_of(at_window, free, max_negatives=PARAMS.max_negatives, seed=PARAMS.seed)
+    )
+
+
+def test_users_whom_nobody_knows_get_empty_lists_and_all_unknown_is_an_error(world: World, ranker: Ranker) -> None:
+    known, unknown = 0, N_USERS + 5
+    personal = Stage([world.at_cut.generators[1]], world.at_cut.features, leave_out=CATEGORICAL)
+    with pytest.raises(EmptyResultError, match="candidate"):
+        rank(ranker, personal, np.array([unknown], dtype=np.int32), 5)
+    lists = rank(ranker, world.at_cut, np.array([known, unknown], dtype=np.int32), 5)
+    assert lists.lengths.tolist() == [5, 5]  # popularity answers for everybody
