@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 DATABASES: Final = ("recsys", "airflow")
 START_S: Final = 90.0  # a first start runs initdb, which is slow on a busy machine
 STOP_S: Final = 60.0
+_RECOVERY_S: Final = 900.0  # after a crash the log is replayed before the server answers
 _SYSTEM_USER: Final = "pgserver"
 _SYSTEM_FOLDER: Final = Path("/var/lib/recsys-postgres")
 _OPTIONS: Final = {
@@ -239,12 +240,12 @@ def _start_server(home: _Home, port: int) -> None:
     other = home.postmaster()
     if other is not None:  # it runs, but not on the port that is wanted
         _stop_server(home)
-    _forget_recycled_pid(home)
     log_file = home.folder / "server.log"
     settings = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
     call = [str(home.binaries / "postgres"), "-D", str(home.data), "-p", str(port), *settings]
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + _RECOVERY_S
     while True:
+        _forget_ended_postmaster(home)
         with log_file.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - a program of the wheel
                 call, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **home.identity()
@@ -276,12 +277,20 @@ def _stop_server(home: _Home) -> None:
             _ends(process.pid, 10)
 
 
-def _forget_recycled_pid(home: _Home) -> None:
-    """Remove a postmaster.pid whose number now belongs to a process that is no Postgres (as after a reboot)."""
+def _forget_ended_postmaster(home: _Home) -> None:
+    """Put a free process number into a postmaster.pid whose own is taken, but not by a running Postgres.
+
+    It may belong to another process since (after a reboot), or to a killed Postgres that nobody waits for (in
+    containers whose first process is no init); Postgres would refuse to start. The file's other lines stay: by
+    them Postgres still sees whether processes of the old server use its memory.
+    """
     path = home.data / "postmaster.pid"
-    with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
-        if psutil.Process(int(path.read_text().splitlines()[0])).name() != "postgres":
-            path.unlink()
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        first, _, rest = path.read_text().partition("\n")
+        pid = int(first)
+        if psutil.pid_exists(pid) and not (_is_alive(pid) and psutil.Process(pid).name() == "postgres"):
+            free = next(number for number in range(4_194_303, 1, -1) if not psutil.pid_exists(number))
+            path.write_text(f"{free}\n{rest}")
 
 
 def _answers(home: _Home, port: int) -> bool:
@@ -310,6 +319,8 @@ def _ends(pid: int, timeout_s: float) -> bool:
     """Wait for a process to end, our child or not; False when it still runs after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while _is_alive(pid):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
