@@ -145,13 +145,11 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
     chosen = models[best]
     if params.refit:
         both = Examples.concatenate([training, validation])
-        chosen = _fit(both, None, params, best, tried[best]["trees"])
+        chosen = _fit(both, None, params, best, max(tried[best]["trees"], 1))
     ranker = Ranker(training.frame.names, chosen)
     if np.ptp(ranker.score(validation.frame)) == 0:
         raise ModelError("the ranker gives every candidate the same score: its features tell nothing apart")
-    importance = (
-        chosen.get_feature_importance(_data(validation, best)) if best != "Logloss" else chosen.get_feature_importance()
-    )
+    importance = chosen.get_feature_importance(None if best == "Logloss" else _data(validation, best))
     ranker.report = {
         "loss": best,
         "why": "; ".join(f"{loss}: NDCG@10 {figures['ndcg@10']:.4f} on validation" for loss, figures in tried.items()),
@@ -191,7 +189,7 @@ def _data(examples: Examples, loss: str) -> Any:
 
 
 def _fit(training: Examples, validation: Examples | None, params: RankerParams, loss: str, iterations: int) -> Any:
-    from catboost import CatBoost
+    from catboost import CatBoost, CatBoostError
 
     model = CatBoost(
         {
@@ -208,14 +206,14 @@ def _fit(training: Examples, validation: Examples | None, params: RankerParams, 
             "logging_level": "Silent",
         }
     )
-    if validation is None:
-        return model.fit(_data(training, loss))
-    return model.fit(
-        _data(training, loss),
-        eval_set=_data(validation, loss),
-        early_stopping_rounds=params.early_stopping_rounds,
-        use_best_model=True,
-    )
+    stopping: dict[str, Any] = {}
+    if validation is not None:
+        stopping = {"eval_set": _data(validation, loss), "use_best_model": True}
+        stopping["early_stopping_rounds"] = params.early_stopping_rounds
+    try:
+        return model.fit(_data(training, loss), **stopping)
+    except CatBoostError as error:
+        raise ModelError(f"the ranker cannot be trained ({loss}): {error}") from error
 
 
 def _curve(model: Any) -> list[float]:
