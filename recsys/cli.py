@@ -138,11 +138,14 @@ def rank_users(dataset: DatasetOption = None, force: ForceOption = False) -> Non
 
 
 @app.command("publish")
-def publish(dataset: DatasetOption = None) -> None:
+def publish(
+    dataset: DatasetOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Although newer data are published.")] = False,
+) -> None:
     """Check the newest lists of a data set and move the pointer to them."""
     from recsys.steps import publish
 
-    _print(publish.run(dataset=dataset))
+    _print(publish.run(dataset=dataset, force=force))
 
 
 @app.command("run-all")

@@ -18,9 +18,10 @@ import sqlalchemy as sa
 
 from recsys import log
 from recsys import settings as settings_module
-from recsys.artifacts import ArtifactStore, Manifest
+from recsys.artifacts import ArtifactStore, Manifest, split_ref
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError, NotFoundError
+from recsys.evaluation.gate import GateDecision
 from recsys.settings import Settings
 from recsys.storage.engine import engine, with_patience
 from recsys.storage.tables import training_runs
@@ -94,7 +95,10 @@ class Context:
             return {to_microseconds(as_of): ref for as_of, ref in connection.execute(query)}
 
     def verdict(self, step: str, dataset: str, artifact: str) -> tuple[bool, str] | None:
-        """Whether an artifact was accepted when it was made, and why; None when this step did not get that far."""
+        """Whether an artifact was accepted when it was made, and why.
+
+        None when the step did not get that far, or when MLflow does not know of the champion that came of it.
+        """
         query = (
             sa.select(training_runs.c.status, training_runs.c.reason)
             .where(training_runs.c.step == step, training_runs.c.dataset == dataset)
@@ -104,7 +108,12 @@ class Context:
         )
         with self.engine.connect() as connection:
             found = connection.execute(query).first()
-        return None if found is None else (found.status == "succeeded", found.reason or "")
+        if found is None:
+            return None
+        accepted = found.status == "succeeded"
+        if accepted and self.champion(split_ref(artifact)[0]) is None:
+            return None
+        return accepted, found.reason or ""
 
     def known(self, artifact: str) -> bool:
         """Whether some step of this database made the artifact: a champion of another world does not count."""
@@ -116,6 +125,32 @@ class Context:
         """The artifact of the champion in MLflow, None when there is none that this database knows."""
         ref = self.tracker.champion(model)
         return ref if ref is not None and self.known(ref) and self.store.exists(ref) else None
+
+    def serving_model(self, model: str, dataset: str) -> str:
+        """The artifact that serves for a data set: the one trained on it, or else the champion.
+
+        NotFoundError says which step to run.
+        """
+        ref = self.newest(f"train_{model}", dataset) or self.champion(model)
+        if ref is None:
+            raise NotFoundError(
+                f"no {model} model has been accepted yet; run train_{model}, or read what its gate said"
+            )
+        return ref
+
+    def crown(self, model: str, artifact: str, version: str, decision: GateDecision) -> None:
+        """Make a registered version the champion when it was accepted, or say at it why it is not.
+
+        A model of older data than the champion's, from a run for a past interval, does not take its place.
+        """
+        champion = self.champion(model)
+        if not decision.accepted:
+            self.tracker.refuse(model, version, decision.reason)
+            logger.warning("the gate refused %s: %s", artifact, decision.reason)
+        elif champion is not None and data_ends(champion) > data_ends(artifact):
+            logger.info("%s is of older data than the champion %s, which stays", artifact, champion)
+        else:
+            self.tracker.promote(model, version)
 
     def record(
         self,
@@ -148,6 +183,11 @@ class Context:
         with self.engine.begin() as connection:
             connection.execute(training_runs.delete().where(*same))
             connection.execute(training_runs.insert().values(row))
+
+
+def data_ends(ref: str) -> str:
+    """The instant at which the data of an artifact ends, as its version says it (sorts by time)."""
+    return split_ref(ref)[1].split("-")[0]
 
 
 def require_purpose(manifest: Manifest, purpose: str) -> None:

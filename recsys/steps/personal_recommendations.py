@@ -7,7 +7,7 @@ from typing import Any
 
 from recsys.steps.context import SERVING, Context, step
 from recsys.steps.train_generator import load_generator
-from recsys.steps.write_lists import blocks, bought, champion_of, recent_users, to_lists, write_lists
+from recsys.steps.write_lists import blocks, bought, recent_users, to_lists, write_lists
 from recsys.types import Lists
 
 
@@ -16,7 +16,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     """Lists for the most recently active users, up to `max_personal_users`; `dataset`: the newest when None."""
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
-    model = champion_of(ctx, "als")
+    model = ctx.serving_model("als", ref)
     length, most = ctx.settings.list_length, ctx.settings.max_personal_users
 
     def make() -> Iterator[Lists]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from recsys.artifacts import split_ref
 from recsys.errors import EmptyResultError
-from recsys.steps.context import Context, step
+from recsys.steps.context import Context, data_ends, step
 from recsys.storage import lists, pruning, publications
 from recsys.storage.lists import ListVersion
 
@@ -20,15 +20,20 @@ LIST_STEPS = (
 
 
 @step
-def run(dataset: str | None = None, *, ctx: Context | None = None) -> dict[str, Any]:
+def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Make the lists of `dataset` (the newest when None) what readers see, all kinds together.
 
-    A kind for which the data set has no lists keeps what is published now. Raises PublicationError with all
-    reasons when an invariant is broken, and FencedError when another publisher started later: the old publication
-    keeps serving.
+    A kind for which the data set has no lists keeps what is published now. Lists of older data than those that are
+    published, from a run for a past interval, change nothing unless `force`; the result says so.
+    Raises PublicationError with all reasons when an invariant is broken, and FencedError when another publisher
+    started later: the old publication keeps serving.
     """
     ctx = ctx or Context.open()
     ref, _ = ctx.dataset(dataset)
+    live = publications.current(ctx.engine)
+    if live is not None and data_ends(live.dataset) > data_ends(ref) and not force:
+        reason = f"publication {live.publication_id} is of newer data ({live.dataset}) and stays; force publishes {ref}"
+        return {"dataset": ref, "publication_id": live.publication_id, "reason": reason}
     fence = publications.take_fence(ctx.engine)
     found = _newest_lists(ctx, ref)
     if not found:

@@ -10,7 +10,7 @@ import numpy as np
 from recsys.errors import ModelError
 from recsys.steps.context import SERVING, Context, step
 from recsys.steps.train_generator import load_generator
-from recsys.steps.write_lists import blocks, champion_of, to_lists, write_lists
+from recsys.steps.write_lists import blocks, to_lists, write_lists
 from recsys.types import Lists, SimilarItems
 
 
@@ -19,7 +19,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     """Neighbours of every item that ALS knows; `dataset`: the newest when None."""
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
-    model = champion_of(ctx, "als")
+    model = ctx.serving_model("als", ref)
     length = ctx.settings.neighbours
 
     def make() -> Iterator[Lists]:

@@ -11,7 +11,7 @@ from recsys.data.dataset import Dataset
 from recsys.errors import InputError, NotFoundError
 from recsys.features.frame import CATEGORICAL, Features
 from recsys.ranking.two_stage import Stage
-from recsys.steps.context import SERVING, Context
+from recsys.steps.context import Context
 from recsys.steps.train_generator import load_generator
 from recsys.steps.write_lists import bought
 from recsys.types import CandidateGenerator, Interactions, Keys
@@ -75,11 +75,5 @@ def history_artifacts(ctx: Context, dataset: str, names: list[str], cut_at: int)
 
 
 def serving_artifacts(ctx: Context, dataset: str, names: list[str]) -> dict[str, str]:
-    """The models that serve, by generator: those fitted on `dataset`, or else the champions."""
-    found = {}
-    for name in set(names) & set(TRAINED):
-        ref = ctx.newest(f"train_{name}", dataset, purpose=SERVING) or ctx.champion(name)
-        if ref is None:
-            raise NotFoundError(f"no {name} model has been accepted yet; run train_{name} and read what its gate said")
-        found[name] = ref
-    return found
+    """The models that serve for a data set, by generator."""
+    return {name: ctx.serving_model(name, dataset) for name in names if name in TRAINED}

@@ -22,8 +22,7 @@ from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import Labels, Values, accuracy
 from recsys.evaluation.protocol import Task, Window, labels_of
 from recsys.ranking.ranker import Ranker, RankerParams
-from recsys.ranking.two_stage import Stage, rank
-from recsys.ranking.two_stage import train_ranker as fit_ranker
+from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
 from recsys.ranking.windows import is_held_out, training_windows
 from recsys.steps.context import HISTORY, Context, step
 from recsys.steps.stages import history_artifacts, stage_at, usable_generators
@@ -89,17 +88,16 @@ def _plan(ctx: Context, ref: str, data: Dataset, interactions: Interactions) -> 
 def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, *, force: bool) -> tuple[bool, str]:
     """One MLflow run: fit or find the artifact, judge it, register it; whether it was accepted, and why."""
     artifact = f"ranker/{plan.version}"
-    stages = [
-        stage_at(ctx, data, interactions, window.cut_at, refs, HISTORY, plan.generators)
-        for window, refs in zip(plan.windows, plan.artifacts, strict=True)
-    ]
-    labels = [_labels(data, interactions, window) for window in plan.windows]
-    params = asdict(plan.params) | {"dataset": plan.dataset, "generators": plan.generators, "windows": len(stages)}
+    params = asdict(plan.params) | {
+        "dataset": plan.dataset,
+        "generators": plan.generators,
+        "windows": len(plan.windows),
+    }
     tags = {"dataset": plan.dataset, "step": STEP, "code_version": recsys.__version__, "artifact": artifact}
     with ctx.tracker.run("ranker", f"ranker {data.meta.as_of_at:%Y-%m-%d}", params=params, tags=tags) as run:
 
         def make(folder: Path, meta: dict[str, Any]) -> None:
-            ranker, _ = fit_ranker(list(zip(stages, labels, strict=True)), plan.params, hold_out=True)
+            ranker = train_on(_examples(ctx, plan, data, interactions), plan.params)
             ranker.save(folder)
             meta |= {"loss": ranker.report["loss"], "why": ranker.report["why"]}
 
@@ -110,18 +108,12 @@ def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, 
         ctx.store.get_or_make("ranker", plan.version, make, made_by=STEP, inputs=inputs, meta=meta, force=force)
         ranker = Ranker.load(ctx.store.open(artifact)[0])
         _log_training(run, ranker)
-        decision, metrics = _judge(
-            ctx, run, ranker, artifact, stages[-1], labels[-1], data, interactions, plan.windows[-1]
-        )
+        decision, metrics = _judge(ctx, run, ranker, artifact, plan, data, interactions)
         version = ctx.tracker.register(
             "ranker", artifact, run.run_id, tags={"dataset": plan.dataset, "ndcg_at_10": f"{metrics['ndcg@10']:.4f}"}
         )
         run.tag("gate", decision.reason)
-        if decision.accepted:
-            ctx.tracker.promote("ranker", version)
-        else:
-            ctx.tracker.refuse("ranker", version, decision.reason)
-            logger.warning("the gate refused %s: %s", artifact, decision.reason)
+        ctx.crown("ranker", artifact, version, decision)
     ctx.record(
         STEP,
         plan.dataset,
@@ -133,6 +125,29 @@ def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, 
         mlflow_run_id=run.run_id,
     )
     return decision.accepted, decision.reason
+
+
+def _stage(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, window: int) -> Stage:
+    cut_at, artifacts = plan.windows[window].cut_at, plan.artifacts[window]
+    return stage_at(ctx, data, interactions, cut_at, artifacts, HISTORY, plan.generators)
+
+
+def _examples(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions) -> list[WindowExamples]:
+    """Labelled candidates of each window, oldest first; one window's models are in memory at a time."""
+    rows = plan.params.max_rows // len(plan.windows)
+    found = []
+    for number, window in enumerate(plan.windows):
+        stage = _stage(ctx, plan, data, interactions, number)
+        labels = _labels(data, interactions, window)
+        found.append(window_examples(stage, labels, plan.params, hold_out=True, max_rows=rows))
+        logger.info(
+            "label window %d of %d: %d users with labels, %d rows to train on",
+            number + 1,
+            len(plan.windows),
+            len(labels),
+            len(found[-1].training),
+        )
+    return found
 
 
 def _labels(data: Dataset, interactions: Interactions, window: Window) -> Labels:
@@ -150,19 +165,20 @@ def _judge(
     run: Run,
     ranker: Ranker,
     artifact: str,
-    stage: Stage,
-    labels: Labels,
+    plan: Plan,
     data: Dataset,
     interactions: Interactions,
-    window: Window,
 ) -> tuple[gate.GateDecision, dict[str, float]]:
     """Challenger, champion and popularity on the held-out users of the newest window."""
-    history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
+    window = plan.windows[-1]
+    labels = _labels(data, interactions, window)
     labels = labels.of_users(labels.user_key[is_held_out(labels.user_key)][:MAX_JUDGED_USERS])
     bounds = gate.Bounds(max_relative_loss=ctx.settings.gate_max_relative_loss, min_users=ctx.settings.gate_min_users)
     if not len(labels):
         reason = "no held-out user has a label in the newest window: nothing to judge the ranker by; load more users"
         return gate.GateDecision(False, (reason,), "popularity"), {"ndcg@10": 0.0, "users": 0.0}
+    stage = _stage(ctx, plan, data, interactions, -1)
+    history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
     popular = Popular(**ctx.settings.generator_params.get("popular", {})).fit(history, catalogue)
     users = labels.user_key
     lists: dict[str, Keys] = {"popular": popular.candidates(users, LIST_LENGTH, seen=stage.seen(users)).item_key}

@@ -11,7 +11,6 @@ import numpy as np
 import recsys
 from recsys.artifacts import version_of
 from recsys.data.dataset import Dataset
-from recsys.errors import NotFoundError
 from recsys.evaluation.protocol import seen_items
 from recsys.steps.context import Context
 from recsys.storage import lists as list_store
@@ -51,14 +50,6 @@ def write_lists(
     )
     ctx.record(step, dataset, f"{kind}/{written.version}", as_of=data.meta.as_of, metrics={"n_rows": written.n_rows})
     return {"dataset": dataset, "list_version": written.list_version_id, "n_rows": written.n_rows}
-
-
-def champion_of(ctx: Context, model: str) -> str:
-    """The artifact that serves for `model`; NotFoundError says which step to run."""
-    ref = ctx.champion(model)
-    if ref is None:
-        raise NotFoundError(f"no {model} model has been accepted yet; run train_{model} and read what its gate said")
-    return ref
 
 
 def to_lists(candidates: Candidates, catalogue: Catalogue, source: int = 0) -> Lists:

@@ -241,7 +241,7 @@ def test_a_step_killed_at_any_moment_and_run_again_ends_as_if_undisturbed(
         "MLFLOW_TRACKING_URI": ctx.settings.mlflow_tracking_uri,
         "RECSYS_LOCAL_DIR": str(ctx.settings.local_dir),
     }
-    command = [sys.executable, "-m", "recsys.cli", name] + (["--force"] if name != "publish" else [])
+    command = [sys.executable, "-m", "recsys.cli", name, "--force"]
     for seconds in (1.5, 4.0):
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
