@@ -1,0 +1,36 @@
+"""Protocol B4 on a small shop with a known structure: every row is there, and the two stages earn their keep."""
+
+from __future__ import annotations
+
+import pytest
+
+from recsys.errors import InputError
+from recsys.evaluation import report
+from recsys.evaluation.protocol import Task
+from recsys.ranking.ranker import RankerParams
+from recsys.steps.evaluate import TWO_STAGE, Plan, measure
+from tests.unit.ranking.taste_world import dataset
+
+RANKER = RankerParams(losses=("Logloss",), iterations=60, early_stopping_rounds=20, threads=2, max_negatives=30)
+
+
+def test_two_stages_beat_popularity_in_both_tasks_and_every_cut(tmp_path) -> None:
+    plan = Plan(generators=["popular", "covisitation"], ranker=RANKER, cuts=2, days=10, training_windows=2)
+    rows, rankers = measure(dataset(tmp_path / "world"), plan)
+    means = [row for row in rows if row["cut"] == report.MEAN and row["segment"] == report.ALL]
+    systems = {(row["task"], row["system"]) for row in means}
+    own = [(str(Task.ALL_PURCHASES), "recent")]
+    assert systems == {(str(task), s) for task in Task for s in ("popular", "covisitation", TWO_STAGE)} | set(own)
+    value = {(row["task"], row["cut"], row["system"]): row["ndcg@10"] for row in rows if row["segment"] == report.ALL}
+    for (task, cut, system), ndcg in value.items():
+        if system == "popular":
+            assert value[task, cut, TWO_STAGE] > 1.2 * ndcg
+    assert len(rankers) == 4  # one for each task and cut
+    (pool,) = {row["pool_recall"] for row in means if row["system"] == TWO_STAGE and row["task"] == "discovery"}
+    (recall,) = {row["recall@10"] for row in means if row["system"] == TWO_STAGE and row["task"] == "discovery"}
+    assert pool > recall  # the pool is the ceiling
+
+
+def test_too_little_time_is_an_error_that_says_so(tmp_path) -> None:
+    with pytest.raises(InputError, match="fewer or shorter"):
+        measure(dataset(tmp_path / "world"), Plan(generators=["popular"], ranker=RANKER, cuts=5, days=20))
