@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from recsys.storage import raw_tables as raw
 from recsys.storage import tables
+from recsys.storage.pruning import erase
 
 TABLES = {table.name: table for table in (raw.events, raw.item_properties, raw.user_properties, raw.category_tree)}
 _IMPORT_LOCK = 0x726177  # one import at a time in a database
@@ -115,17 +116,8 @@ def mark_complete(connection: sa.Connection, import_id: int) -> None:
 
 
 def start_over(connection: sa.Connection) -> None:
-    """Empty raw tables, keys, lists, publications and the record of runs; the caller commits.
-
-    The newest fence stays: a publisher that began before this is still refused.
-    """
-    connection.execute(sa.update(tables.publication_pointer).values(publication_id=None, moved_at=sa.func.now()))
-    partitions = connection.execute(
-        sa.text("select inhrelid::regclass::text from pg_inherits where inhparent = 'public.lists'::regclass")
-    )
-    for name in partitions.scalars().all():
-        connection.execute(sa.text(f"drop table {name}"))  # quoted by regclass
-    connection.execute(sa.delete(tables.publications))
+    """Empty raw tables, keys, lists, publications and the record of runs; the caller commits."""
+    erase(connection)
     emptied = [*TABLES.values(), raw.imports, raw.import_files, *_KEYED]
     connection.execute(sa.text(f"truncate {', '.join(table.fullname for table in emptied)}"))
 
@@ -135,7 +127,6 @@ _KEYED = (
     tables.categories,
     tables.items,
     tables.users,
-    tables.list_versions,
     tables.training_runs,
 )
 

@@ -120,7 +120,7 @@ def test_another_source_is_refused_unless_it_replaces(load, clean_database, tmp_
         load("table", log, options={**options, "transaction": "what"})
 
 
-def test_replacing_drops_lists_and_publications_but_keeps_the_fence(load, clean_database, tmp_path):
+def test_replacing_drops_lists_and_publications_and_shuts_out_their_publishers(load, clean_database, tmp_path):
     load("retailrocket", write_shop(tmp_path / "shop"))
     with clean_database.begin() as connection:
         version = connection.execute(
@@ -139,7 +139,7 @@ def test_replacing_drops_lists_and_publications_but_keeps_the_fence(load, clean_
         connection.execute(tables.publication_pointer.update().values(publication_id=publication, fence=7))
     load("retailrocket", write_shop(tmp_path / "shop"), replace=True)
     ((_, pointer, fence, _),) = rows(clean_database, tables.publication_pointer)
-    assert (pointer, fence) == (None, 7)
+    assert (pointer, fence) == (None, 8)
     assert rows(clean_database, tables.publications) == rows(clean_database, tables.list_versions) == []
     with clean_database.connect() as connection:
         assert connection.execute(sa.text(f"select to_regclass('lists_{version}')")).scalar_one() is None
