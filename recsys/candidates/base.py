@@ -61,8 +61,8 @@ def usable_history(interactions: Interactions, catalogue: Catalogue) -> Interact
     """
     if not np.isfinite(interactions.weight).all():
         raise InputError("some event weights are not finite; check the event weights in the settings and the values")
-    known = catalogue.positions(interactions.item_key) >= 0
-    history = interactions.take(known & (interactions.weight > 0))
+    usable = (KeyIndex(catalogue.item_key).positions(interactions.item_key) >= 0) & (interactions.weight > 0)
+    history = interactions if usable.all() else interactions.take(usable)
     if not len(history):
         raise InputError(
             f"nothing to learn from: none of {len(interactions)} events before the cut has a positive weight and an "

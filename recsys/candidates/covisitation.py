@@ -45,23 +45,24 @@ class Covisitation(Neighbourhood):
         recent = last_events(history, self.max_events)
         item = items.positions(recent.item_key).astype(np.int32)
         together = sp.csr_matrix((len(items), len(items)), dtype=np.float32)
+        fresh = decay(recent, self.half_life_days)
         waiting: list[Pairs] = []
         for distance in range(1, self.max_distance + 1):
-            waiting += self._pairs(recent, item, distance)
+            waiting += self._pairs(recent, item, fresh, distance)
             if sum(len(weight) for _, _, weight in waiting) > PAIRS_PER_BLOCK or distance == self.max_distance:
                 row, column, weight = (np.concatenate(part) for part in zip(*waiting, strict=True))
                 together = together + sp.csr_matrix((weight, (row, column)), shape=together.shape)
                 waiting = []
         return self._damped(together.tocsr(), np.bincount(item, recent.weight, minlength=len(items)))
 
-    def _pairs(self, recent: Interactions, item: NDArray[np.int32], distance: int) -> list[Pairs]:
-        """The pairs of events `distance` apart, there and back; `item` (n,) holds the position of each event's item."""
+    def _pairs(self, recent: Interactions, item: NDArray[np.int32], fresh: Scores, distance: int) -> list[Pairs]:
+        """The pairs of events `distance` apart, there and back; `item`, `fresh` (n,): each event's item and decay."""
         user, at, session = recent.user_key, recent.occurred_at, recent.session_id
         gap = at[distance:] - at[:-distance]
         near = (gap <= self.within_hours * MICROSECONDS_PER_HOUR) | (session[distance:] == session[:-distance])
         first = np.flatnonzero((user[distance:] == user[:-distance]) & near & (item[distance:] != item[:-distance]))
         later = first + distance
-        shared = decay(recent, self.half_life_days)[later] * np.float32(distance**-self.distance_power)
+        shared = fresh[later] * np.float32(distance**-self.distance_power)
         back = np.where(gap[first] == 0, 1.0, self.backward).astype(np.float32)
         there = (item[first], item[later], shared * recent.weight[later])
         return [there, (item[later], item[first], shared * recent.weight[first] * back)]

@@ -43,7 +43,7 @@ class Popular:
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
         history = usable_history(interactions, catalogue)
-        at = catalogue.positions(history.item_key)
+        at = KeyIndex(catalogue.item_key).positions(history.item_key)
         recent = np.bincount(at, decayed_weight(history, self.half_life_days), minlength=len(catalogue))
         total = np.bincount(at, history.weight, minlength=len(catalogue))
         score = recent / max(recent.sum(), np.finfo(np.float64).tiny) + self.all_time_share * total / total.sum()
