@@ -63,6 +63,15 @@ class Examples:
         """The rows that a mask selects."""
         return Examples(self.frame.take(rows), self.label[rows], self.group[rows], self.user_key[rows])
 
+    def thinned(self, max_negatives: int, seed: int) -> Examples:
+        """All positives, and at most `max_negatives` random others of each group."""
+        lottery = np.where(self.label, -1.0, np.random.default_rng(seed).random(len(self)))
+        order = np.lexsort((lottery, self.group))  # positives first within each group
+        group = self.group[order]
+        place = np.arange(len(group)) - np.searchsorted(group, group)
+        n_positive = np.bincount(self.group[self.label], minlength=int(self.group.max(initial=-1)) + 1)
+        return self.take(np.sort(order[place < n_positive[group] + max_negatives]))
+
     @staticmethod
     def concatenate(parts: Sequence[Examples]) -> Examples:
         """Examples of several windows as one; groups are numbered on."""
@@ -131,10 +140,12 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
     for name, part in (("training", training), ("validation", validation)):
         if not part.label.any() or part.label.all():
             raise InputError(f"the ranker's {name} rows need both bought and not bought candidates; load more history")
+    # as few negatives as in training: a probability that is right there would look wrong in whole pools
+    stopping = validation.thinned(params.max_negatives, params.seed)
     tried: dict[str, dict[str, Any]] = {}
     models: dict[str, Any] = {}
     for loss in params.losses:
-        model = _fit(training, validation, params, loss, params.iterations)
+        model = _fit(training, stopping, params, loss, params.iterations)
         models[loss] = model
         tried[loss] = {
             "ndcg@10": float(mean_ndcg(np.asarray(model.predict(validation.frame.matrix)), validation)),
@@ -144,7 +155,7 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
     best = max(tried, key=lambda loss: tried[loss]["ndcg@10"])
     chosen = models[best]
     if params.refit:
-        both = Examples.concatenate([training, validation])
+        both = Examples.concatenate([training, stopping])
         chosen = _fit(both, None, params, best, max(tried[best]["trees"], 1))
     ranker = Ranker(training.frame.names, chosen)
     if np.ptp(ranker.score(validation.frame)) == 0:

@@ -115,3 +115,10 @@ def test_mean_ndcg_by_hand() -> None:
     group = np.array([0, 0, 0, 1, 2])  # the last group has no positive and does not count
     part = Examples(frame, label, group, group.astype(np.int32))
     assert mean_ndcg(np.array([1.0, 2.0, 0.0, 5.0, 1.0]), part) == pytest.approx((1 / np.log2(3) + 1) / 2)
+
+
+def test_thinned_examples_keep_all_positives_and_few_negatives_of_each_group() -> None:
+    thin = VALIDATION.thinned(3, seed=1)
+    assert thin.label.sum() == VALIDATION.label.sum()
+    assert (np.bincount(thin.group[~thin.label], minlength=40) == 3).all()
+    assert len(VALIDATION.thinned(100, seed=1)) == len(VALIDATION)
