@@ -38,6 +38,7 @@ from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, Side
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 _PAIRS_PER_CHUNK = 1 << 18
+_USERS_PER_CHUNK = 1 << 14
 _RESCORED = 3  # how many times n items are rescored by the whole network
 
 
@@ -179,7 +180,7 @@ class DeepFm:
             distinct, row = np.unique(users, return_inverse=True)
             return self._scorer.logits(self._user_side(distinct), row, self._item_side, items)
 
-        chunk = max(_PAIRS_PER_CHUNK // max(item_keys.shape[-1], 1), 1)
+        chunk = min(max(_PAIRS_PER_CHUNK // max(item_keys.shape[-1], 1), 1), _USERS_PER_CHUNK)
         return scored(user_keys, item_keys, state.users, state.items, score, rows_per_chunk=chunk)
 
     def save(self, folder: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
+_USERS_AT_ONCE = 4096  # bounds the memory of their histories' embeddings
 _PAIRS_AT_ONCE = 65_536  # bounds the memory of the hidden layers, and keeps them in cache
 
 
@@ -46,8 +47,11 @@ class DeepFmScorer:
     def user_side(self, rows: Rows, history: Rows, history_weight: Floats) -> Side:
         """`rows` (n, n_user_fields), `history` and `history_weight` (n, length) → the users' side."""
         fields = self.weights["user_fields/table"][rows + self._user_offsets]  # (n, n_user, dim + 1)
-        values = self.weights["history_bag/table"][history]  # (n, length, dim)
-        bag = np.matmul(history_weight[:, None, :], values)  # (n, 1, dim)
+        bag = np.empty((len(rows), 1, self._dim), dtype=np.float32)
+        for start in range(0, len(rows), _USERS_AT_ONCE):
+            part = slice(start, start + _USERS_AT_ONCE)
+            values = self.weights["history_bag/table"][history[part]]  # (n, length, dim)
+            np.matmul(history_weight[part, None, :], values, out=bag[part])
         embeddings = np.concatenate([fields[..., : self._dim], bag], axis=1)
         first_order = fields[..., self._dim].sum(axis=1)
         hidden = embeddings.reshape(len(rows), -1) @ self.weights["deep_user/kernel"]
