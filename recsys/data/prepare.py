@@ -228,8 +228,7 @@ def _users(con: Any, properties: Table, users: Table) -> Table:
 def _latest_values(con: Any, name: str, properties: Table, owner: str, keys: Table) -> Table:
     """key, property, value: the value of the newest row of each, of rows at one instant the later in the source.
 
-    Millions of rows: groups are found by one integer (owner and property), and the values, which are long
-    texts, are fetched by row number afterwards.
+    Millions of groups: one integer stands for owner and property, and one for how new a row is.
     """
     told = properties.filter(properties.value.notnull())
     found = told.group_by("property").agg(n=told.count())
@@ -238,14 +237,21 @@ def _latest_values(con: Any, name: str, properties: Table, owner: str, keys: Tab
     n_names = max(int(con.to_pyarrow(names.count()).as_py()), 1)
     placed = told.inner_join(keys.select("key", **{owner: "id"}), owner).inner_join(names, "property")
     placed = placed.select(
-        slot=placed.key.cast("int64") * n_names + placed.code,
-        newness=placed.timestamp.cast("decimal(38, 0)") * 10**12 + placed[ROW],
+        "value", slot=placed.key.cast("int64") * n_names + placed.code, newness=_newness(con, told, placed)
     )
-    newest = placed.group_by("slot").agg(newness=placed.newness.max())
-    newest = _keep(con, f"newest_{name}_rows", newest.select("slot", **{ROW: (newest.newness % 10**12).cast("int64")}))
-    values = newest.inner_join(told.select(ROW, "value"), ROW)
-    values = values.mutate(key=(values.slot // n_names).cast("int32"), code=values.slot % n_names)
-    return _keep(con, f"{name}_values", values.inner_join(names, "code").select("key", "property", "value"))
+    values = placed.group_by("slot").agg(value=latest(placed.value, placed.newness))
+    values = _keep(con, f"{name}_values", values)
+    named = values.mutate(code=values.slot % n_names).inner_join(names, "code")
+    return named.select("property", "value", key=(named.slot // n_names).cast("int32"))
+
+
+def _newness(con: Any, told: Table, placed: Table) -> ibis.Value:
+    """A number that grows with the timestamp, and with the position in the source where timestamps are equal."""
+    extent = told.agg(first=told.timestamp.min(), last=told.timestamp.max(), n=told[ROW].max() + 1)
+    [row] = con.to_pyarrow(extent).to_pylist()
+    first, last, n = (row[name] or 0 for name in ("first", "last", "n"))
+    kind = "int64" if (last - first + 1) * n < 2**63 else "decimal(38, 0)"  # the wide one takes twice as long
+    return (placed.timestamp - first).cast(kind) * n + placed[ROW]
 
 
 @ibis.udf.agg.builtin
