@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class RankerParams:
     l2_leaf_reg: float = 10.0
     column_share: float = 0.3  # of the features, drawn anew for each split
     early_stopping_rounds: int = 50
-    refit: bool = True  # once the number of trees is known, train on the validation users as well
+    n_models: int = 3  # of the chosen loss and number of trees, from all users, whose scores are averaged
     max_negatives: int = 50  # per user and window, beside all positives
     max_rows: int = 2_000_000  # of training, all windows together: users beyond it are left out
     threads: int = -1  # all cores
@@ -43,8 +43,8 @@ class RankerParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "losses", tuple(self.losses))  # a JSON list will do
-        if not self.losses:
-            raise InputError("the ranker needs at least one loss, Logloss or YetiRank")
+        if not self.losses or self.n_models < 1:
+            raise InputError("the ranker needs at least one model and one loss, Logloss or YetiRank")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Ranker:
 
 
 def train(training: Examples, validation: Examples, params: RankerParams) -> Ranker:
-    """Train with each loss, keep the better on `validation`, and train that one on both parts if `params.refit`.
+    """Train with each loss, keep the better on `validation`, and train that one on all users, `params.n_models` times.
 
     `validation` holds whole pools of other users. Raises InputError when a part has no positive or no negative,
     ModelError when the model is the same for everything.
@@ -143,29 +143,25 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
     # as few negatives as in training: a probability that is right there would look wrong in whole pools
     stopping = validation.thinned(params.max_negatives, params.seed)
     tried: dict[str, dict[str, Any]] = {}
-    models: dict[str, Any] = {}
     for loss in params.losses:
         model = _fit(training, stopping, params, loss, params.iterations)
-        models[loss] = model
         tried[loss] = {
             "ndcg@10": float(mean_ndcg(np.asarray(model.predict(validation.frame.matrix)), validation)),
             "trees": int(model.tree_count_),
             "curve": _curve(model),
         }
     best = max(tried, key=lambda loss: tried[loss]["ndcg@10"])
-    chosen = models[best]
-    if params.refit:
-        both = Examples.concatenate([training, stopping])
-        chosen = _fit(both, None, params, best, max(tried[best]["trees"], 1))
+    n_trees = max(tried[best]["trees"], 1)
+    chosen = _average(Examples.concatenate([training, stopping]), params, best, n_trees)
     ranker = Ranker(training.frame.names, chosen)
     if np.ptp(ranker.score(validation.frame)) == 0:
         raise ModelError("the ranker gives every candidate the same score: its features tell nothing apart")
-    importance = chosen.get_feature_importance(None if best == "Logloss" else _data(validation, best))
+    importance = chosen.get_feature_importance(_data(stopping, best), type="PredictionValuesChange")
     ranker.report = {
         "loss": best,
         "why": "; ".join(f"{loss}: NDCG@10 {figures['ndcg@10']:.4f} on validation" for loss, figures in tried.items()),
         "validation": tried,
-        "n_trees": int(chosen.tree_count_),
+        "n_trees": n_trees,
         "n_training_rows": len(training),
         "n_validation_rows": len(validation),
         "importance": dict(
@@ -225,6 +221,16 @@ def _fit(training: Examples, validation: Examples | None, params: RankerParams, 
         return model.fit(_data(training, loss), **stopping)
     except CatBoostError as error:
         raise ModelError(f"the ranker cannot be trained ({loss}): {error}") from error
+
+
+def _average(examples: Examples, params: RankerParams, loss: str, n_trees: int) -> Any:
+    """One model that gives the mean score of `n_models`, which differ in their seed alone: less noise, no bias."""
+    from catboost import sum_models
+
+    models = [
+        _fit(examples, None, replace(params, seed=params.seed + i), loss, n_trees) for i in range(params.n_models)
+    ]
+    return sum_models(models, weights=[1 / len(models)] * len(models)) if len(models) > 1 else models[0]
 
 
 def _curve(model: Any) -> list[float]:

@@ -8,7 +8,16 @@ import pytest
 
 from recsys.errors import ArtifactError, InputError, ModelError
 from recsys.ranking.frame import Frame
-from recsys.ranking.ranker import DESCRIPTION_FILE, MODEL_FILE, Examples, Ranker, RankerParams, mean_ndcg, train
+from recsys.ranking.ranker import (
+    DESCRIPTION_FILE,
+    MODEL_FILE,
+    Examples,
+    Ranker,
+    RankerParams,
+    _average,
+    mean_ndcg,
+    train,
+)
 
 PARAMS = RankerParams(losses=("Logloss",), iterations=30, early_stopping_rounds=10, threads=1, column_share=1.0)
 
@@ -51,6 +60,16 @@ def test_both_losses_are_tried_and_the_better_one_is_kept() -> None:
 def test_equal_seeds_give_equal_rankers(ranker: Ranker) -> None:
     again = train(TRAINING, VALIDATION, PARAMS)
     np.testing.assert_array_equal(again.score(VALIDATION.frame), ranker.score(VALIDATION.frame))
+
+
+def test_the_scores_of_several_models_are_averaged() -> None:
+    def scores(n_models: int, seed: int) -> np.ndarray:
+        model = _average(TRAINING, replace(PARAMS, n_models=n_models, seed=seed), "Logloss", 20)
+        return Ranker(TRAINING.frame.names, model).score(VALIDATION.frame)
+
+    singles = [scores(1, seed) for seed in (5, 6, 7)]
+    assert not np.array_equal(singles[0], singles[1])
+    np.testing.assert_allclose(scores(3, 5), np.mean(singles, axis=0), atol=1e-5)
 
 
 def test_what_is_saved_is_what_is_loaded(ranker: Ranker, tmp_path) -> None:
@@ -99,7 +118,7 @@ def test_nothing_to_learn_from_is_an_error() -> None:
         train(replace(TRAINING, label=np.zeros(len(TRAINING), dtype=bool)), VALIDATION, PARAMS)
     with pytest.raises(InputError, match="no labelled candidates"):
         Examples.concatenate([])
-    with pytest.raises(InputError, match="at least one loss"):
+    with pytest.raises(InputError, match="at least one model and one loss"):
         RankerParams(losses=())
 
 
