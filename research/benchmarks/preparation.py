@@ -365,7 +365,7 @@ def run_postgres(raw: Path) -> None:
         }
         ids = dict.fromkeys(("user_id_type", "item_id_type", "category_id_type"), "integer")
         kinds = {"label_event_types": ["transaction"], "bought_event_types": ["transaction"]}
-        connection.execute(imports.insert().values(**values, **ids, **kinds, event_weights=WEIGHTS))
+        connection.execute(imports.insert().values(**values, **ids, **kinds))
     url = ctx.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with dbapi.connect(url) as connection, connection.cursor() as cursor:
         for name in ("events", "item_properties", "category_tree"):
