@@ -116,19 +116,12 @@ def window_examples(
 
 
 def train_on(windows: Sequence[WindowExamples], params: RankerParams) -> Ranker:
-    """Train on label windows, oldest first; validation looks at the newest alone."""
+    """Train on label windows, and validate on the other users of all of them: one window's would be few."""
     if not windows:
         raise InputError("the ranker needs at least one label window")
-    return train(Examples.concatenate([window.training for window in windows]), windows[-1].validation, params)
-
-
-def train_ranker(
-    stages: Sequence[tuple[Stage, Labels]], params: RankerParams, *, hold_out: bool = False
-) -> tuple[Ranker, Examples]:
-    """Train on one or more label windows, oldest first; the ranker, and the newest window's validation examples."""
-    max_rows = params.max_rows // max(len(stages), 1)
-    windows = [window_examples(stage, labels, params, hold_out=hold_out, max_rows=max_rows) for stage, labels in stages]
-    return train_on(windows, params), windows[-1].validation
+    training = Examples.concatenate([window.training for window in windows])
+    validation = Examples.concatenate([window.validation for window in windows])
+    return train(training, validation, params)
 
 
 def rank(ranker: Ranker, stage: Stage, user_keys: Keys, n: int, *, chunk: int = USERS_PER_CHUNK) -> Lists:
