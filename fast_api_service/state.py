@@ -45,7 +45,6 @@ class State:
             except Exception:  # whatever it is, the next look may go better, and the old snapshot serves on
                 log.exception("the publication could not be loaded")
                 self.problem = "the publication could not be loaded; the log of the service has the reason"
-            self.metrics.database_up.set(self.database.up)
             try:
                 await asyncio.wait_for(self._wake.wait(), self.settings.poll_s)
             except TimeoutError:

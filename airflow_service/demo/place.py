@@ -132,7 +132,8 @@ class Place:
             "MLFLOW_HOST": "127.0.0.1",
             "MLFLOW_PORT": str(self.port("MLFLOW_PORT")),
             "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder / 'mlflow.db'}",
-            "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
+            # Where `recsys.steps.context` puts plots without a server, so that both may log to one experiment.
+            "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"{self.variables.get('ARTIFACT_ROOT', self.state / 'artifacts')}/mlflow",
         }
 
 

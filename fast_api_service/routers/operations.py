@@ -45,6 +45,7 @@ async def ready(request: Request) -> Ready:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format; `monitoring/` says what each metric means."""
     state: State = request.app.state.service
+    state.metrics.database_up.set(state.database.up)
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

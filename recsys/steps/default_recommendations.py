@@ -9,6 +9,7 @@ import numpy as np
 
 from recsys.candidates.popular import Popular
 from recsys.steps.context import Context, step
+from recsys.steps.train_generator import generator_params
 from recsys.steps.write_lists import to_lists, write_lists
 from recsys.storage.tables import ALL_ITEMS_OWNER
 from recsys.types import Candidates, Lists
@@ -19,7 +20,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     """One list for all items and one per category that holds popular items; `dataset`: the newest when None."""
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
-    params = ctx.settings.generator_params.get("popular", {})
+    params = generator_params(ctx, "popular")
     length = ctx.settings.list_length
 
     def make() -> Iterator[Lists]:

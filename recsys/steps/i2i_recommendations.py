@@ -9,6 +9,7 @@ import numpy as np
 
 from recsys.candidates.covisitation import Covisitation
 from recsys.steps.context import Context, step
+from recsys.steps.train_generator import generator_params
 from recsys.steps.write_lists import blocks, to_lists, write_lists
 from recsys.types import Lists
 
@@ -18,7 +19,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     """Neighbours of every item that has events; `dataset`: the newest when None."""
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
-    params = ctx.settings.generator_params.get("covisitation", {})
+    params = generator_params(ctx, "covisitation")
     length = ctx.settings.neighbours
 
     def make() -> Iterator[Lists]:

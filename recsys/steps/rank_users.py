@@ -9,6 +9,7 @@ from recsys.ranking.ranker import Ranker
 from recsys.ranking.two_stage import rank
 from recsys.steps.context import SERVING, Context, step
 from recsys.steps.stages import serving_artifacts, stage_at
+from recsys.steps.train_generator import generator_params
 from recsys.steps.write_lists import blocks, offered, recent_users, write_lists
 from recsys.types import Lists
 
@@ -38,5 +39,12 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
         for users in blocks(recent_users(interactions, most)):
             yield offered(rank(ranker, stage, users, length), catalogue)
 
-    inputs = {"ranker": champion, "artifacts": artifacts, "length": length, "max_users": most}
+    params = {name: generator_params(ctx, name) for name in names}
+    inputs = {
+        "ranker": champion,
+        "artifacts": artifacts,
+        "generator_params": params,
+        "length": length,
+        "max_users": most,
+    }
     return write_lists(ctx, "ranked", "rank_users", ref, data, make, sources=names, inputs=inputs, force=force)

@@ -12,7 +12,7 @@ from recsys.errors import InputError, NotFoundError
 from recsys.features.frame import CATEGORICAL, Features
 from recsys.ranking.two_stage import Stage
 from recsys.steps.context import Context
-from recsys.steps.train_generator import load_generator
+from recsys.steps.train_generator import generator_params, load_generator
 from recsys.steps.write_lists import bought
 from recsys.types import CandidateGenerator, Interactions, Keys
 
@@ -40,7 +40,7 @@ def stage_at(
         if name in TRAINED:
             generators.append(load_generator(ctx, artifacts[name], purpose))
         else:
-            generators.append(registry.make(name, ctx.settings.generator_params.get(name, {})).fit(history, catalogue))
+            generators.append(registry.make(name, generator_params(ctx, name)).fit(history, catalogue))
 
     def seen(user_keys: Keys) -> Any:
         return bought(data, history, user_keys, catalogue)
@@ -52,7 +52,7 @@ def usable_generators(ctx: Context, interactions: Interactions) -> list[str]:
     """The generators of the settings less those that are not made for a catalogue of this size, which is logged."""
     names = []
     for name in ctx.settings.generators:
-        most = getattr(registry.make(name, ctx.settings.generator_params.get(name, {})), "max_items", None)
+        most = getattr(registry.make(name, generator_params(ctx, name)), "max_items", None)
         n_items = len(set(interactions.item_key.tolist())) if most is not None else 0
         if most is not None and n_items > most:
             logger.warning("%s is left out: %d items with events are more than its %d", name, n_items, most)

@@ -70,9 +70,15 @@ def train_generator(ctx: Context, name: str, dataset: str | None, *, force: bool
     return {"dataset": ref, "serving": serving, "history": history, "accepted": accepted, "reason": reason}
 
 
+def generator_params(ctx: Context, name: str) -> dict[str, Any]:
+    """All hyper-parameters of a generator: its defaults, and what the settings put over them."""
+    generator = registry.make(name, ctx.settings.generator_params.get(name, {}))
+    return dataclasses.asdict(generator)  # type: ignore[call-overload]
+
+
 def _plan(ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int) -> list[Fit]:
     """The fits to make, oldest first; one of a kind that continues depends on the one before."""
-    params = ctx.settings.generator_params.get(name, {})
+    params = generator_params(ctx, name)
     continues = registry.continues(name)
     plan: list[Fit] = []
     for cut_at, purpose in [*((cut, HISTORY) for cut in cuts), (as_of, SERVING)]:
@@ -80,7 +86,8 @@ def _plan(ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int) ->
         if continues and plan:
             inputs["earlier"] = f"{name}/{plan[-1].version}"
         meta = {"purpose": purpose, "cut_at": cut_at, "params": params, "code_version": recsys.__version__}
-        plan.append(Fit(cut_at, purpose, version_of(from_microseconds(cut_at), inputs | meta), inputs, meta))
+        version = version_of(from_microseconds(cut_at), inputs | meta | {"generator": name})
+        plan.append(Fit(cut_at, purpose, version, inputs, meta))
     return plan
 
 
@@ -97,7 +104,7 @@ def _train(
     force: bool,
 ) -> tuple[bool, str]:
     """Make what is missing of the plan within one MLflow run; whether the serving model was accepted, and why."""
-    params = dataclasses.asdict(registry.make(name, plan[-1].meta["params"]))  # type: ignore[call-overload]
+    params = plan[-1].meta["params"]
     tags = {"dataset": ref, "step": step, "code_version": recsys.__version__}
     with ctx.tracker.run(
         name, f"{name} {data.meta.as_of_at:%Y-%m-%d}", params=params | {"dataset": ref}, tags=tags
@@ -181,7 +188,7 @@ def _measure(
     bought = history.of_types(data.meta.bought_event_types)
     seen = seen_items(bought, labels.user_key, int(catalogue.item_key.max()) + 1)
     model = load_generator(ctx, f"{name}/{plan[-2].version}", HISTORY)
-    popular = registry.make("popular", ctx.settings.generator_params.get("popular", {})).fit(history, catalogue)
+    popular = registry.make("popular", generator_params(ctx, "popular")).fit(history, catalogue)
     lists = {
         source: generator.candidates(labels.user_key, LIST_LENGTH, seen=seen)
         for source, generator in ((name, model), ("popular", popular))

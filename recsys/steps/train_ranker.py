@@ -26,6 +26,7 @@ from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, wind
 from recsys.ranking.windows import is_held_out, training_windows
 from recsys.steps.context import HISTORY, Context, step
 from recsys.steps.stages import history_artifacts, stage_at, usable_generators
+from recsys.steps.train_generator import generator_params
 from recsys.tracking import Run
 from recsys.types import Candidates, Interactions, Keys
 
@@ -77,7 +78,7 @@ def _plan(ctx: Context, ref: str, data: Dataset, interactions: Interactions) -> 
         "dataset": ref,
         "windows": [asdict(window) for window in windows],
         "generators": names,
-        "generator_params": ctx.settings.generator_params,
+        "generator_params": {name: generator_params(ctx, name) for name in names},
         "artifacts": artifacts,
         "params": asdict(params),
         "code": recsys.__version__,
@@ -179,7 +180,7 @@ def _judge(
         return gate.GateDecision(False, (reason,), "popularity"), {"ndcg@10": 0.0, "users": 0.0}
     stage = _stage(ctx, plan, data, interactions, -1)
     history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
-    popular = Popular(**ctx.settings.generator_params.get("popular", {})).fit(history, catalogue)
+    popular = Popular(**generator_params(ctx, "popular")).fit(history, catalogue)
     users = labels.user_key
     lists: dict[str, Keys] = {"popular": popular.candidates(users, LIST_LENGTH, seen=stage.seen(users)).item_key}
     challenger = rank(ranker, stage, users, LIST_LENGTH)
