@@ -18,23 +18,33 @@ from recsys.features.history import (
     events_before,
 )
 
+_HALF_LIVES_DAYS = (3, 14, 30)  # of shares, beside the fast one of all features
+_NEW_DAYS = (7, 14, 28)  # windows in which first-time users of an item are counted; all in WINDOWS_DAYS
+
 
 def item_features(con: ibis.BaseBackend, at: int) -> Table:
     """One row for each item known before `at`: `item_key`, and columns that start with `item_`.
 
     Counts are of events; `trend_a_b` is the event rate of the last a days over that of the last b, both
-    smoothed by one event; `share` is of all events of the shop in the same window. Null where unknown.
+    smoothed by one event; `share` is of all events of the shop in the same window; `new_rate` are the users who met
+    the item for the first time, over all users of the window, `new_share` those over the item's events, smoothed;
+    `n_days` are days with an event. Null where unknown.
     """
     events = events_before(con, at)
     totals = events.agg(
-        total_7d=count_within(events, 7), total_28d=count_within(events, 28), total_decayed=_fast(events)
+        **{f"total_{days}d": count_within(events, days) for days in WINDOWS_DAYS},
+        **{f"total_decayed_{days}d": decayed_weight(events, days) for days in _HALF_LIVES_DAYS},
+        **{f"total_users_{days}d": events[col.USER_KEY].nunique(where=_within(events, days)) for days in _NEW_DAYS},
+        total_decayed=_fast(events),
     )
     by_item = events.group_by(col.ITEM_KEY).agg(**_counts(events))
     known = items_as_of(con, at)
     items = known.left_join(by_item, col.ITEM_KEY).drop("item_key_right")
+    items = items.left_join(_first_times(events), col.ITEM_KEY).drop("item_key_right")
     items = items.left_join(_category_trend(events, known), col.CATEGORY_KEY).drop("category_key_right")
     items = items.cross_join(totals)
     counts = [name for name in _counts(events) if name not in _UNKNOWN_WITHOUT_EVENTS]
+    counts += [f"item_n_new_{days}d" for days in _NEW_DAYS]
     items = items.mutate(**{name: items[name].fill_null(0) for name in counts})
     features = items.mutate(
         item_known_days=days_before(items.first_seen_at, at),
@@ -46,8 +56,13 @@ def item_features(con: ibis.BaseBackend, at: int) -> Table:
         item_trend_7_28=_trend(items, 7, 28),
         item_trend_14_90=_trend(items, 14, 90),
         item_trend_28_90=_trend(items, 28, 90),
-        item_share_7d=items.item_n_7d / items.total_7d.nullif(0),
-        item_share_28d=items.item_n_28d / items.total_28d.nullif(0),
+        **{f"item_share_{d}d": items[f"item_n_{d}d"] / items[f"total_{d}d"].nullif(0) for d in WINDOWS_DAYS},
+        **{
+            f"item_decayed_share_{d}d": items[f"item_decayed_{d}d"] / items[f"total_decayed_{d}d"].nullif(0)
+            for d in _HALF_LIVES_DAYS
+        },
+        **{f"item_new_rate_{d}d": items[f"item_n_new_{d}d"] / items[f"total_users_{d}d"].nullif(0) for d in _NEW_DAYS},
+        **{f"item_new_share_{d}d": (items[f"item_n_new_{d}d"] + 1) / (items[f"item_n_{d}d"] + 2) for d in _NEW_DAYS},
         item_decayed_share=items.item_decayed_fast / items.total_decayed.nullif(0),
         item_share_of_category=items.item_decayed_fast / items.item_category_decayed.nullif(0),
         item_events_per_user=items.item_n_all / items.item_n_users.nullif(0),
@@ -69,7 +84,10 @@ _REST = (
     *("item_decayed_fast", "item_decayed_slow", "item_weight_28d", "item_known_days", "item_price", "item_available"),
     *("item_category", "item_parent_category", "item_category_n_28d", "item_category_decayed"),
     *("item_trend_1_7", "item_trend_7_28", "item_trend_14_90", "item_trend_28_90"),
-    *("item_share_7d", "item_share_28d", "item_decayed_share", "item_share_of_category"),
+    *("item_decayed_share", "item_share_of_category"),
+    *(f"item_share_{days}d" for days in WINDOWS_DAYS),
+    *(f"item_decayed_share_{days}d" for days in _HALF_LIVES_DAYS),
+    *(f"item_new_{what}_{days}d" for what in ("rate", "share") for days in _NEW_DAYS),
     *("item_events_per_user", "item_rate", "item_rank_7d", "item_rank_decayed"),
 )
 
@@ -82,6 +100,9 @@ def _counts(events: Table) -> dict[str, ibis.Value]:
         "item_n_users": events[col.USER_KEY].nunique(),
         "item_n_users_28d": events[col.USER_KEY].nunique(where=age <= 28),
         "item_n_sessions": events[col.SESSION_ID].nunique(),
+        "item_n_days_14d": age.floor().nunique(where=age <= 14),
+        "item_n_days_28d": age.floor().nunique(where=age <= 28),
+        **{f"item_decayed_{days}d": decayed_weight(events, days) for days in _HALF_LIVES_DAYS},
         "item_decayed_fast": _fast(events),
         "item_decayed_slow": decayed_weight(events, SLOW_HALF_LIFE_DAYS),
         "item_weight_28d": events[col.WEIGHT].sum(where=age <= 28).fill_null(0.0),
@@ -90,6 +111,16 @@ def _counts(events: Table) -> dict[str, ibis.Value]:
         "item_mean_value": events[col.VALUE].mean(),
         "item_mean_gap_days": (age.max() - age.min()) / (events.count() - 1).nullif(0),
     }
+
+
+def _first_times(events: Table) -> Table:
+    """item_key, and how many users met the item for the first time in each of the windows."""
+    first = events.group_by([col.USER_KEY, col.ITEM_KEY]).agg(met_days=events[AGE_DAYS].max())
+    return first.group_by(col.ITEM_KEY).agg(**{f"item_n_new_{d}d": (first.met_days <= d).sum() for d in _NEW_DAYS})
+
+
+def _within(events: Table, days: float) -> ibis.Value:
+    return events[AGE_DAYS] <= days
 
 
 def _fast(events: Table) -> ibis.Value:
