@@ -9,6 +9,10 @@ class InputError(RecsysError):
     """What the user gave cannot be used: a missing column, an empty file, a wrong format, a bad option."""
 
 
+class TooFewLabelsError(InputError):
+    """The label windows hold too little to learn or to judge by; the message says what to load or to change."""
+
+
 class NotFoundError(RecsysError):
     """A thing that was named does not exist: a data set, an artifact, a publication."""
 

@@ -17,7 +17,7 @@ _SOMEBODY = sa.text(
     select u.user_id, i.item_id, (select json_type from id_types where entity = 'user') as user_type
     from publication_pointer p
     join publications b using (publication_id)
-    join lists l on l.list_version_id = (b.manifest ->> 'ranked')::bigint
+    join lists l on l.list_version_id = coalesce(b.manifest ->> 'ranked', b.manifest ->> 'personal')::bigint
     join users u on u.user_key = l.owner_key
     join items i on i.item_key = l.item_keys[1]
     order by cardinality(l.item_keys) desc, l.owner_key
@@ -27,7 +27,10 @@ _SOMEBODY = sa.text(
 
 
 def somebody(database_url: str) -> tuple[str | int, str]:
-    """A user who has a published ranked list, and the first item on it, both as their source names them."""
+    """A user with a published ranked list (a personal one when no ranker has been accepted), and its first item.
+
+    Both as their source names them.
+    """
     engine = sa.create_engine(database_url.replace("postgres://", "postgresql://", 1))
     try:
         with engine.connect() as connection:
@@ -35,7 +38,7 @@ def somebody(database_url: str) -> tuple[str | int, str]:
     finally:
         engine.dispose()
     if row is None:
-        raise RecsysError("all runs have succeeded, but no user has a published ranked list")
+        raise RecsysError("all runs have succeeded, but no user has a published ranked or personal list")
     return (int(row.user_id) if row.user_type == "integer" else row.user_id), str(row.item_id)
 
 

@@ -18,7 +18,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.sparse import csr_array
 
-from recsys.errors import InputError
+from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
 from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys
 
@@ -54,7 +54,7 @@ def labels_of(
     label_event_types: Sequence[str],
     bought_event_types: Sequence[str],
 ) -> Labels:
-    """What is to be foretold, for users known before the window. Raises InputError when the window has no label."""
+    """What is to be foretold, for users known before the window; TooFewLabelsError when the window has no label."""
     history = interactions.before(window.cut_at)
     events = interactions.between(window.cut_at, window.end_at).of_types(label_event_types)
     keep = np.isin(events.user_key, history.user_key)
@@ -62,7 +62,7 @@ def labels_of(
         bought = history.of_types(bought_event_types)
         keep &= ~np.isin(_pairs(events), _pairs(bought))
     if not keep.any():
-        raise InputError(
+        raise TooFewLabelsError(
             f"no {task} labels of known users between {window.cut_at} and {window.end_at} (microseconds);"
             " use fewer cuts, longer windows or a longer data set"
         )

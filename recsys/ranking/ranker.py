@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import ArtifactError, InputError, ModelError
+from recsys.errors import ArtifactError, InputError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels, accuracy
 from recsys.ranking.frame import Frame
 from recsys.types import Scores
@@ -76,7 +76,10 @@ class Examples:
     def concatenate(parts: Sequence[Examples]) -> Examples:
         """Examples of several windows as one; groups are numbered on."""
         if not parts:
-            raise InputError("there are no labelled candidates to train the ranker on")
+            raise TooFewLabelsError(
+                "no user has a label among the candidates: the ranker has nothing to learn from; load a longer history,"
+                " or use longer or more label windows (RECSYS_LABEL_WINDOW_DAYS, RECSYS_N_LABEL_WINDOWS)"
+            )
         offsets = np.cumsum([0, *[int(part.group.max(initial=-1)) + 1 for part in parts[:-1]]])
         return Examples(
             Frame(parts[0].frame.names, np.concatenate([part.frame.matrix for part in parts])),
@@ -139,7 +142,9 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
     """
     for name, part in (("training", training), ("validation", validation)):
         if not part.label.any() or part.label.all():
-            raise InputError(f"the ranker's {name} rows need both bought and not bought candidates; load more history")
+            raise TooFewLabelsError(
+                f"the ranker's {name} rows need both bought and not bought candidates; load more history"
+            )
     # as few negatives as in training: a probability that is right there would look wrong in whole pools
     stopping = validation.thinned(params.max_negatives, params.seed)
     tried: dict[str, dict[str, Any]] = {}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import EmptyResultError, InputError, ModelError
+from recsys.errors import EmptyResultError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
 from recsys.ranking.frame import Frame, PairFeatures, feature_frame
 from recsys.ranking.pool import Pool, build_pool
@@ -58,7 +58,7 @@ def examples_of(
     """Labelled candidates of the users in `labels`: of each user all positives and at most `max_negatives` others.
 
     Users without a positive among their candidates teach nothing and are left out; so are users beyond
-    `max_rows`, in a random order. Raises InputError when no user is left.
+    `max_rows`, in a random order. Raises TooFewLabelsError when no user is left.
     """
     rng = np.random.default_rng(seed)
     users = rng.permutation(labels.user_key)
@@ -95,8 +95,8 @@ def sample_rows(
 class WindowExamples:
     """What one label window gives to the ranker; it needs neither generators nor features any more."""
 
-    training: Examples  # of training users, negatives sampled
-    validation: Examples  # of validation users, whole pools
+    training: Examples | None  # of training users, negatives sampled; None: nobody has a label among the candidates
+    validation: Examples | None  # of validation users, whole pools
 
 
 def window_examples(
@@ -109,18 +109,23 @@ def window_examples(
     validates = is_validation(labels.user_key)
     trains = ~validates & ~is_held_out(labels.user_key) if hold_out else ~validates
     training, validation = (labels.of_users(labels.user_key[part]) for part in (trains, validates))
-    return WindowExamples(
-        examples_of(stage, training, max_negatives=params.max_negatives, max_rows=max_rows, seed=params.seed),
-        examples_of(stage, validation, max_negatives=None, max_rows=max_rows, seed=params.seed),
-    )
+
+    def examples(part: Labels, max_negatives: int | None) -> Examples | None:
+        try:
+            return examples_of(stage, part, max_negatives=max_negatives, max_rows=max_rows, seed=params.seed)
+        except TooFewLabelsError:
+            return None
+
+    return WindowExamples(examples(training, params.max_negatives), examples(validation, None))
 
 
 def train_on(windows: Sequence[WindowExamples], params: RankerParams) -> Ranker:
-    """Train on label windows, and validate on the other users of all of them: one window's would be few."""
-    if not windows:
-        raise InputError("the ranker needs at least one label window")
-    training = Examples.concatenate([window.training for window in windows])
-    validation = Examples.concatenate([window.validation for window in windows])
+    """Train on label windows, and validate on the other users of all of them: one window's would be few.
+
+    Raises TooFewLabelsError when no window has anything to train on, or to validate on.
+    """
+    training = Examples.concatenate([window.training for window in windows if window.training])
+    validation = Examples.concatenate([window.validation for window in windows if window.validation])
     return train(training, validation, params)
 
 

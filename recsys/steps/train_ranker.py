@@ -17,7 +17,7 @@ import recsys
 from recsys.artifacts import version_of
 from recsys.candidates.popular import Popular
 from recsys.data.dataset import Dataset
-from recsys.errors import InputError
+from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import Labels, Values, accuracy
 from recsys.evaluation.protocol import Task, Window, labels_of
@@ -63,7 +63,12 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     artifact = f"ranker/{plan.version}"
     verdict = None if force else ctx.verdict(STEP, ref, artifact)
     if verdict is None or not ctx.store.exists(artifact):
-        verdict = _train(ctx, plan, data, interactions, force=force)
+        try:
+            verdict = _train(ctx, plan, data, interactions, force=force)
+        except TooFewLabelsError as error:  # a small shop: the other lists serve until there is enough to learn from
+            verdict = (False, str(error))
+            logger.warning("no ranker: %s", error)
+            ctx.record(STEP, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error))
     else:
         logger.info("the ranker was trained from the same inputs before: %s", artifact)
     return {"dataset": ref, "ranker": artifact, "accepted": verdict[0], "reason": verdict[1]}
@@ -138,15 +143,19 @@ def _examples(ctx: Context, plan: Plan, data: Dataset, interactions: Interaction
     rows = plan.params.max_rows // len(plan.windows)
     found = []
     for number, window in enumerate(plan.windows):
+        try:
+            labels = _labels(data, interactions, window)
+        except TooFewLabelsError as error:
+            logger.warning("label window %d of %d is left out: %s", number + 1, len(plan.windows), error)
+            continue
         stage = _stage(ctx, plan, data, interactions, number)
-        labels = _labels(data, interactions, window)
         found.append(window_examples(stage, labels, plan.params, hold_out=True, max_rows=rows))
         logger.info(
             "label window %d of %d: %d users with labels, %d rows to train on",
             number + 1,
             len(plan.windows),
             len(labels),
-            len(found[-1].training),
+            len(found[-1].training or ()),
         )
     return found
 
