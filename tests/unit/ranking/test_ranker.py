@@ -116,7 +116,7 @@ def test_features_that_tell_nothing_apart_are_an_error() -> None:
 def test_nothing_to_learn_from_is_an_error() -> None:
     with pytest.raises(InputError, match="both bought and not bought"):
         train(replace(TRAINING, label=np.zeros(len(TRAINING), dtype=bool)), VALIDATION, PARAMS)
-    with pytest.raises(InputError, match="no labelled candidates"):
+    with pytest.raises(InputError, match="no user has a label"):
         Examples.concatenate([])
     with pytest.raises(InputError, match="at least one model and one loss"):
         RankerParams(losses=())
