@@ -72,8 +72,9 @@ static: setup
 	$(MAKE) --no-print-directory lock-check
 
 .PHONY: bench
-bench: setup ## the benchmarks; rows go to research/benchmarks/RESULTS.md by hand
-	@for script in research/benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: setup ## the benchmarks of minutes; rows go to research/benchmarks/RESULTS.md by hand (nightly and b4: by their own)
+	@for name in als deepfm publication serving preparation; do \
+	  echo "== $$name"; $(BIN)/python -m research.benchmarks.$$name; done
 
 # ---- pinned requirements: each .in is compiled to a .txt, the light and the dev ones within the main one
 

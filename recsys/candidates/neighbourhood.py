@@ -3,6 +3,7 @@ of (what the own item counts now) × (how near the item is to it), all in sparse
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,18 +29,18 @@ from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 
 @dataclass
-class Neighbourhood:
+class Neighbourhood(ABC):
     """Base of the neighbour models; a subclass says what counts as near and what a user's history is worth."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
         """How near each item (column) is to each item (row), ≥ 0: CSR float32 (n_items, n_items)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
         """What each item counts for each user, ≥ 0: CSR float32 (n_users, n_items)."""
-        raise NotImplementedError
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
         """As the protocol says. Only available items are kept as neighbours."""

@@ -6,7 +6,6 @@ Steps find each other's results in `training_runs`, always for one named data se
 
 from __future__ import annotations
 
-import datetime as dt
 import functools
 import logging
 import time
@@ -19,7 +18,7 @@ import sqlalchemy as sa
 from recsys import log
 from recsys import settings as settings_module
 from recsys.artifacts import ArtifactStore, Manifest, split_ref
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, instant, microseconds
 from recsys.errors import ModelError, NotFoundError
 from recsys.evaluation.gate import GateDecision
 from recsys.settings import Settings
@@ -92,7 +91,7 @@ class Context:
             .order_by(training_runs.c.run_id)
         )
         with self.engine.connect() as connection:
-            return {to_microseconds(as_of): ref for as_of, ref in connection.execute(query)}
+            return {microseconds(as_of): ref for as_of, ref in connection.execute(query)}
 
     def verdict(self, step: str, dataset: str, artifact: str) -> tuple[bool, str] | None:
         """Whether an artifact was accepted when it was made, and why.
@@ -171,7 +170,7 @@ class Context:
             "dataset": dataset,
             "artifact": artifact,
             "purpose": purpose,
-            "as_of": from_microseconds(as_of),
+            "as_of": instant(as_of),
             "status": status,
             "reason": reason,
             "metrics": {k: float(v) for k, v in (metrics or {}).items() if v == v},
@@ -219,13 +218,3 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
         return result
 
     return wrapped
-
-
-def to_microseconds(instant: dt.datetime) -> int:
-    """A UTC instant as microseconds since the epoch."""
-    return (instant - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
-
-
-def from_microseconds(instant: int) -> dt.datetime:
-    """Microseconds since the epoch as a UTC instant."""
-    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=int(instant))

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from recsys.candidates import registry
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError, NotFoundError
@@ -53,7 +55,7 @@ def usable_generators(ctx: Context, interactions: Interactions) -> list[str]:
     names = []
     for name in ctx.settings.generators:
         most = getattr(registry.make(name, generator_params(ctx, name)), "max_items", None)
-        n_items = len(set(interactions.item_key.tolist())) if most is not None else 0
+        n_items = len(np.unique(interactions.item_key)) if most is not None else 0
         if most is not None and n_items > most:
             logger.warning("%s is left out: %d items with events are more than its %d", name, n_items, most)
         else:

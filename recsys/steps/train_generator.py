@@ -18,12 +18,12 @@ import numpy as np
 import recsys
 from recsys.artifacts import version_of
 from recsys.candidates import registry
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, instant
 from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import accuracy, novelty, user_coverage
 from recsys.evaluation.protocol import Task, Window, labels_of, seen_items
 from recsys.ranking.windows import training_windows
-from recsys.steps.context import HISTORY, SERVING, Context, from_microseconds, require_purpose
+from recsys.steps.context import HISTORY, SERVING, Context, require_purpose
 from recsys.tracking import Run
 from recsys.types import CandidateGenerator, Candidates, Interactions
 
@@ -86,7 +86,7 @@ def _plan(ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int) ->
         if continues and plan:
             inputs["earlier"] = f"{name}/{plan[-1].version}"
         meta = {"purpose": purpose, "cut_at": cut_at, "params": params, "code_version": recsys.__version__}
-        version = version_of(from_microseconds(cut_at), inputs | meta | {"generator": name})
+        version = version_of(instant(cut_at), inputs | meta | {"generator": name})
         plan.append(Fit(cut_at, purpose, version, inputs, meta))
     return plan
 
@@ -112,7 +112,7 @@ def _train(
         for fit in plan:
             seconds = _fit(ctx, name, fit, data, interactions, force=force)
             run.metrics({f"seconds.{fit.purpose}": seconds}, step=fit.cut_at // 1_000_000)
-            run.tag(f"artifact.{fit.purpose}.{from_microseconds(fit.cut_at):%Y%m%d}", f"{name}/{fit.version}")
+            run.tag(f"artifact.{fit.purpose}.{instant(fit.cut_at):%Y%m%d}", f"{name}/{fit.version}")
         decision, metrics = _measure(ctx, run, name, plan, data, interactions, newest)
         serving = f"{name}/{plan[-1].version}"
         version = ctx.tracker.register(name, serving, run.run_id, tags={"dataset": ref, **_texts(metrics)})
@@ -151,9 +151,7 @@ def _fit(ctx: Context, name: str, fit: Fit, data: Dataset, interactions: Interac
     )
     seconds = time.monotonic() - started
     verb = "fitted" if made else "found"
-    logger.info(
-        "%s for %s up to %s: %s, %.1f s", verb, fit.purpose, from_microseconds(fit.cut_at), manifest.ref, seconds
-    )
+    logger.info("%s for %s up to %s: %s, %.1f s", verb, fit.purpose, instant(fit.cut_at), manifest.ref, seconds)
     return seconds
 
 
