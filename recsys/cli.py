@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,79 +74,28 @@ def prepare_dataset(
     _print(prepare_dataset.run(as_of=as_of, force=force))
 
 
-@app.command("train-als")
-def train_als(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-    """Train ALS: for the ranker's label windows, and for serving."""
-    from recsys.steps import train_als
-
-    _print(train_als.run(dataset=dataset, force=force))
-
-
-@app.command("train-deepfm")
-def train_deepfm(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-    """Train DeepFM: for the ranker's label windows, and for serving."""
-    from recsys.steps import train_deepfm
-
-    _print(train_deepfm.run(dataset=dataset, force=force))
+# The steps that work on one data set; the module, and what `recsys --help` says without importing it.
+STEPS = {
+    "train_als": "Train ALS: for the ranker's label windows, and for serving.",
+    "train_deepfm": "Train DeepFM: for the ranker's label windows, and for serving.",
+    "default_recommendations": "Write the default lists: popular items overall and by category.",
+    "personal_recommendations": "Write the personal lists of ALS.",
+    "i2i_recommendations": "Write the item-to-item lists of co-visitation.",
+    "similar_items": "Write the lists of similar items, by ALS' item factors.",
+    "train_ranker": "Train the CatBoost ranker and let the gate decide.",
+    "rank_users": "Write the ranked lists of the champion.",
+    "publish": "Check the newest lists of a data set and move the pointer to them (--force: to older data, too).",
+}
 
 
-@app.command("default-recommendations")
-def default_recommendations(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-    """Write the default lists: popular items overall and by category."""
-    from recsys.steps import default_recommendations
-
-    _print(default_recommendations.run(dataset=dataset, force=force))
+def _add_step(module: str, help_text: str) -> None:
+    @app.command(module.replace("_", "-"), help=help_text)
+    def command(dataset: DatasetOption = None, force: ForceOption = False) -> None:
+        _print(import_module(f"recsys.steps.{module}").run(dataset=dataset, force=force))
 
 
-@app.command("personal-recommendations")
-def personal_recommendations(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-    """Write the personal lists of ALS."""
-    from recsys.steps import personal_recommendations
-
-    _print(personal_recommendations.run(dataset=dataset, force=force))
-
-
-@app.command("i2i-recommendations")
-def i2i_recommendations(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-    """Write the item-to-item lists of co-visitation."""
-    from recsys.steps import i2i_recommendations
-
-    _print(i2i_recommendations.run(dataset=dataset, force=force))
-
-
-@app.command("similar-items")
-def similar_items(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-    """Write the lists of similar items, by ALS' item factors."""
-    from recsys.steps import similar_items
-
-    _print(similar_items.run(dataset=dataset, force=force))
-
-
-@app.command("train-ranker")
-def train_ranker(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-    """Train the CatBoost ranker and let the gate decide."""
-    from recsys.steps import train_ranker
-
-    _print(train_ranker.run(dataset=dataset, force=force))
-
-
-@app.command("rank-users")
-def rank_users(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-    """Write the ranked lists of the champion."""
-    from recsys.steps import rank_users
-
-    _print(rank_users.run(dataset=dataset, force=force))
-
-
-@app.command("publish")
-def publish(
-    dataset: DatasetOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Although newer data are published.")] = False,
-) -> None:
-    """Check the newest lists of a data set and move the pointer to them."""
-    from recsys.steps import publish
-
-    _print(publish.run(dataset=dataset, force=force))
+for _module, _help_text in STEPS.items():
+    _add_step(_module, _help_text)
 
 
 @app.command("run-all")

@@ -37,6 +37,7 @@ GENERATORS = [
     pytest.param("deepfm", DEEPFM, marks=SLOW),
 ]
 IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
+KNOWS_NEIGHBOURS = {"als", "covisitation", "item_knn"}
 OWN_ITEMS_ONLY = {"recent"}  # proposes nothing but what the user already has
 
 DAY = MICROSECONDS_PER_DAY
@@ -52,6 +53,9 @@ personal_generator = pytest.mark.parametrize(
 )
 learning_generator = pytest.mark.parametrize(
     ("name", "params"), [each for each in GENERATORS if each.values[0] not in IMPERSONAL | OWN_ITEMS_ONLY]
+)
+similar_items = pytest.mark.parametrize(
+    ("name", "params"), [each for each in GENERATORS if each.values[0] in KNOWS_NEIGHBOURS]
 )
 
 
@@ -367,12 +371,15 @@ def test_n_below_one_is_an_input_error(name: str, params: dict[str, Any]) -> Non
 
 
 @every_generator
+def test_knows_neighbours_or_does_not_claim_to(name: str, params: dict[str, Any]) -> None:
+    claims = name in KNOWS_NEIGHBOURS | OWN_ITEMS_ONLY  # with the latter an item is its own only neighbour
+    assert isinstance(registry.make(name, params), SimilarItems) == claims
+
+
+@similar_items
 def test_neighbours_share_the_taste(name: str, params: dict[str, Any]) -> None:
     model = fitted(name, params, np.arange(N_ITEMS) != 2)
-    if not isinstance(model, SimilarItems):
-        pytest.skip(f"{name} knows no neighbours")
-    if name in OWN_ITEMS_ONLY:
-        pytest.skip(f"{name}: an item is its own only neighbour")
+    assert isinstance(model, SimilarItems)
     found = model.similar(np.append(ITEM_KEYS, UNKNOWN_KEY), 5)
     assert_well_formed(found.item_key, found.score)
     assert found.n_found[-1] == 0
