@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -240,8 +241,10 @@ def write_dataset(folder: Path, meta: DatasetMeta, tables: Mapping[str, pa.Table
         raise InputError(f"a data set has no table {', '.join(sorted(unknown))}; its tables are {', '.join(SCHEMAS)}")
     ready = {name: conform(name, tables.get(name)) for name in SCHEMAS}
     _check_meaning(ready, meta)
-    for name, table in ready.items():
-        pq.write_table(table, Path(folder) / _file(name), compression="zstd")
+    with ThreadPoolExecutor() as writers:
+        list(
+            writers.map(lambda name: pq.write_table(ready[name], Path(folder) / _file(name), compression="zstd"), ready)
+        )
     counted = DatasetMeta(**{**meta.__dict__, "n_rows": {name: len(table) for name, table in ready.items()}})
     (Path(folder) / META_FILE).write_text(counted.to_json())
     return Dataset(folder)

@@ -179,8 +179,11 @@ def _history(con: Any, properties: Table, items: Table) -> Table:
 
 def _price_name(con: Any, properties: Table) -> str | None:
     """The property that gives a price: of `PRICE_NAMES` the one that does so for most items."""
-    priced = properties.filter(properties.property.isin(PRICE_NAMES) & properties.value.re_search(_NUMBER))
-    covered = priced.group_by("property").agg(n=priced.itemid.nunique())
+    named = properties.filter(properties.property.isin(PRICE_NAMES))
+    found = con.to_pyarrow(named.select("property").distinct())["property"].to_pylist()
+    if len(found) < 2:
+        return found[0] if found else None
+    covered = named.filter(named.value.re_search(_NUMBER)).group_by("property").agg(n=lambda t: t.itemid.nunique())
     best = con.to_pyarrow(covered.order_by([ibis.desc("n"), ibis.desc("property")]).limit(1)).to_pylist()
     return best[0]["property"] if best else None
 
@@ -204,10 +207,12 @@ def _items(con: Any, properties: Table, items: Table, as_of: int) -> Table:
     state = items_as_of(con, as_of)
     ids = con.table("items").select(col.ITEM_KEY, col.ITEM_ID)
     joined = state.inner_join(ids, col.ITEM_KEY)
-    values = _latest_values(con, "item", properties, "itemid", items)
-    kept = values.filter(values.property.notin([CATEGORY, AVAILABLE, TITLE]))
-    objects = kept.group_by(item_key=kept.key).agg(properties=json_group_object(kept.property, kept.value))
-    titles = values.filter(values.property == TITLE).select("value", item_key="key").rename(title="value")
+    told = properties.filter(properties.property.notin([CATEGORY, AVAILABLE, TITLE]))
+    values = _latest_values(con, "item", told, "itemid", items)
+    objects = values.group_by(item_key=values.key).agg(properties=json_group_object(values.property, values.value))
+    history = con.table("item_properties")
+    history = history.filter(history.property == TITLE)
+    titles = history.group_by(col.ITEM_KEY).agg(title=latest(history.value, history.occurred_at))
     joined = joined.left_join(objects, col.ITEM_KEY).drop("item_key_right")
     joined = joined.left_join(titles, col.ITEM_KEY).drop("item_key_right")
     return joined.mutate(properties=joined.properties.fill_null("{}")).order_by(col.ITEM_KEY)
@@ -228,21 +233,18 @@ def _users(con: Any, properties: Table, users: Table) -> Table:
 def _latest_values(con: Any, name: str, properties: Table, owner: str, keys: Table) -> Table:
     """key, property, value: the value of the newest row of each, of rows at one instant the later in the source.
 
-    Millions of groups: one integer stands for owner and property, and one for how new a row is.
+    Millions of groups: one sort by integers keeps the rows of an owner together, which the JSON objects need next.
     """
     told = properties.filter(properties.value.notnull())
-    found = told.group_by("property").agg(n=told.count())
-    names = found.select("property", code=ibis.row_number().over(order_by="property"))
-    names = _keep(con, f"{name}_property_names", names)
-    n_names = max(int(con.to_pyarrow(names.count()).as_py()), 1)
+    names = told.select("property").distinct()
+    names = _keep(con, f"{name}_property_names", names.mutate(code=ibis.row_number().over(order_by="property")))
     placed = told.inner_join(keys.select("key", **{owner: "id"}), owner).inner_join(names, "property")
     placed = placed.select(
-        "value", slot=placed.key.cast("int64") * n_names + placed.code, newness=_newness(con, told, placed)
+        "key", "property", "value", code=placed.code.cast("int32"), newness=_newness(con, told, placed)
     )
-    values = placed.group_by("slot").agg(value=latest(placed.value, placed.newness))
-    values = _keep(con, f"{name}_values", values)
-    named = values.mutate(code=values.slot % n_names).inner_join(names, "code")
-    return named.select("property", "value", key=(named.slot // n_names).cast("int32"))
+    placed = placed.mutate(next_code=placed.code.lead().over(group_by="key", order_by=["code", "newness"]))
+    newest = placed.filter(placed.next_code.isnull() | (placed.next_code != placed.code))
+    return newest.select("key", "property", "value")
 
 
 def _newness(con: Any, told: Table, placed: Table) -> ibis.Value:

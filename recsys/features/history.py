@@ -25,19 +25,23 @@ AGE_DAYS = "age_days"
 
 def events_before(con: ibis.BaseBackend, at: int) -> Table:
     """Columns of events and `age_days` > 0 at the cut; no event at or after `at`."""
-    cut = ibis.timestamp(instant(at))
-    events = con.table("events").filter(lambda t: t.occurred_at < cut)
-    return events.mutate(age_days=cut.delta(events.occurred_at, unit="microsecond") / MICROSECONDS_PER_DAY)
+    events = con.table("events").filter(lambda t: t.occurred_at < ibis.timestamp(instant(at)))
+    return events.mutate(age_days=days_before(events.occurred_at, at))
+
+
+@ibis.udf.scalar.builtin
+def epoch_us(column) -> int:  # type: ignore[no-untyped-def,empty-body]  # an instant
+    """Microseconds since the epoch, by the engine's own: a difference of instants with a time zone is 17 times slower."""
 
 
 def days_before(column: ibis.Value, at: int) -> NumericValue:
     """Days from an instant in a column to the cut."""
-    return ibis.timestamp(instant(at)).delta(column, unit="microsecond") / MICROSECONDS_PER_DAY
+    return (at - epoch_us(column)) / MICROSECONDS_PER_DAY
 
 
 def count_within(events: Table, days: float) -> IntegerScalar:
     """How many events are at most `days` old."""
-    return (events[AGE_DAYS] <= days).sum()
+    return events.count(where=events[AGE_DAYS] <= days)
 
 
 def decayed_weight(events: Table, half_life_days: float) -> FloatingScalar:
@@ -50,8 +54,20 @@ def decay(events: Table, half_life_days: float) -> NumericValue:
     return ibis.literal(2.0).pow(-events[AGE_DAYS] / half_life_days)
 
 
+def former(events: Table, column: str, group_by: str, *order_by: str) -> ibis.Value:
+    """`column` of the event before, in this order within the group; null for the first.
+
+    Where equal values stand together, counting the changes counts the distinct: one sort serves several such counts,
+    and it is cheaper than the sets that `nunique` keeps for each group.
+    """
+    return events[column].lag().over(group_by=group_by, order_by=order_by)
+
+
 def counts_by_type(events: Table, event_types: Sequence[str], prefix: str) -> dict[str, ibis.Value]:
     """Column name → count of each event type; nothing where there is one type only."""
     if len(event_types) < 2:
         return {}
-    return {prefix + re.sub(r"\W+", "_", kind.lower()): (events[col.EVENT_TYPE] == kind).sum() for kind in event_types}
+    return {
+        prefix + re.sub(r"\W+", "_", kind.lower()): events.count(where=events[col.EVENT_TYPE] == kind)
+        for kind in event_types
+    }

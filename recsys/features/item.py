@@ -16,6 +16,7 @@ from recsys.features.history import (
     days_before,
     decayed_weight,
     events_before,
+    former,
 )
 
 _HALF_LIVES_DAYS = (3, 14, 30)  # of shares, beside the fast one of all features
@@ -31,20 +32,19 @@ def item_features(con: ibis.BaseBackend, at: int) -> Table:
     `n_days` are days with an event. Null where unknown.
     """
     events = events_before(con, at)
-    totals = events.agg(
-        **{f"total_{days}d": count_within(events, days) for days in WINDOWS_DAYS},
-        **{f"total_decayed_{days}d": decayed_weight(events, days) for days in _HALF_LIVES_DAYS},
-        **{f"total_users_{days}d": events[col.USER_KEY].nunique(where=_within(events, days)) for days in _NEW_DAYS},
-        total_decayed=_fast(events),
-    )
     by_item = events.group_by(col.ITEM_KEY).agg(**_counts(events))
+    totals = by_item.agg(
+        **{f"total_{days}d": by_item[f"item_n_{days}d"].sum() for days in WINDOWS_DAYS},
+        **{f"total_decayed_{days}d": by_item[f"item_decayed_{days}d"].sum() for days in _HALF_LIVES_DAYS},
+        total_decayed=by_item.item_decayed_fast.sum(),
+    )
     known = items_as_of(con, at)
     items = known.left_join(by_item, col.ITEM_KEY).drop("item_key_right")
-    items = items.left_join(_first_times(events), col.ITEM_KEY).drop("item_key_right")
-    items = items.left_join(_category_trend(events, known), col.CATEGORY_KEY).drop("category_key_right")
-    items = items.cross_join(totals)
+    items = items.left_join(_meetings(events), col.ITEM_KEY).drop("item_key_right")
+    items = items.left_join(_category_trend(by_item, known), col.CATEGORY_KEY).drop("category_key_right")
+    items = items.cross_join(totals).cross_join(_users_within(events))
     counts = [name for name in _counts(events) if name not in _UNKNOWN_WITHOUT_EVENTS]
-    counts += [f"item_n_new_{days}d" for days in _NEW_DAYS]
+    counts += _MEETINGS
     items = items.mutate(**{name: items[name].fill_null(0) for name in counts})
     features = items.mutate(
         item_known_days=days_before(items.first_seen_at, at),
@@ -97,11 +97,7 @@ def _counts(events: Table) -> dict[str, ibis.Value]:
     return {
         **{f"item_n_{days}d": count_within(events, days) for days in WINDOWS_DAYS},
         "item_n_all": events.count(),
-        "item_n_users": events[col.USER_KEY].nunique(),
-        "item_n_users_28d": events[col.USER_KEY].nunique(where=age <= 28),
-        "item_n_sessions": events[col.SESSION_ID].nunique(),
-        "item_n_days_14d": age.floor().nunique(where=age <= 14),
-        "item_n_days_28d": age.floor().nunique(where=age <= 28),
+        **{f"item_n_days_{days}d": _n_days(events, days) for days in (14, 28)},
         **{f"item_decayed_{days}d": decayed_weight(events, days) for days in _HALF_LIVES_DAYS},
         "item_decayed_fast": _fast(events),
         "item_decayed_slow": decayed_weight(events, SLOW_HALF_LIFE_DAYS),
@@ -113,25 +109,58 @@ def _counts(events: Table) -> dict[str, ibis.Value]:
     }
 
 
-def _first_times(events: Table) -> Table:
-    """item_key, and how many users met the item for the first time in each of the windows."""
-    first = events.group_by([col.USER_KEY, col.ITEM_KEY]).agg(met_days=events[AGE_DAYS].max())
-    return first.group_by(col.ITEM_KEY).agg(**{f"item_n_new_{d}d": (first.met_days <= d).sum() for d in _NEW_DAYS})
+def _n_days(events: Table, days: int) -> ibis.Value:
+    """Distinct days among the last `days` < 63 that have an event: each day is a bit."""
+    day = events[AGE_DAYS].clip(0, days).floor().cast("int64")
+    return _bit_count((ibis.literal(1, "int64") << day).bit_or(where=events[AGE_DAYS] <= days)).fill_null(0)
 
 
-def _within(events: Table, days: float) -> ibis.Value:
-    return events[AGE_DAYS] <= days
+@ibis.udf.scalar.builtin(name="bit_count")
+def _bit_count(bits: int) -> int:
+    """How many bits are set; the engine's own."""
+    raise NotImplementedError
+
+
+_MEETINGS = ["item_n_users", "item_n_users_28d", "item_n_sessions", *(f"item_n_new_{days}d" for days in _NEW_DAYS)]
+
+
+def _meetings(events: Table) -> Table:
+    """item_key, and the columns of `_MEETINGS`: how many users and sessions had the item, how many users anew."""
+    user, session, age = (
+        former(events, name, col.ITEM_KEY, col.USER_KEY, col.OCCURRED_AT, col.EVENT_ID)
+        for name in (col.USER_KEY, col.SESSION_ID, AGE_DAYS)
+    )
+    met = events.select(
+        col.ITEM_KEY,
+        AGE_DAYS,
+        first=(events[col.USER_KEY] != user).fill_null(True),
+        opens=(events[col.SESSION_ID] != session).fill_null(True),
+        former_age=age,
+    )
+    met = met.mutate(first_28d=(met[AGE_DAYS] <= 28) & (met["first"] | (met.former_age > 28)))
+    return met.group_by(col.ITEM_KEY).agg(
+        item_n_users=met.count(where=met["first"]),
+        item_n_users_28d=met.count(where=met.first_28d),
+        item_n_sessions=met.count(where=met.opens),
+        **{f"item_n_new_{days}d": met.count(where=met["first"] & (met[AGE_DAYS] <= days)) for days in _NEW_DAYS},
+    )
+
+
+def _users_within(events: Table) -> Table:
+    """One row: how many users had an event in each of the windows."""
+    users = events.group_by(col.USER_KEY).agg(last_days=events[AGE_DAYS].min())
+    return users.agg(**{f"total_users_{days}d": users.count(where=users.last_days <= days) for days in _NEW_DAYS})
 
 
 def _fast(events: Table) -> ibis.Value:
     return decayed_weight(events, FAST_HALF_LIFE_DAYS)
 
 
-def _category_trend(events: Table, known: Table) -> Table:
-    placed = events.inner_join(known.select(col.ITEM_KEY, col.CATEGORY_KEY), col.ITEM_KEY)
+def _category_trend(by_item: Table, known: Table) -> Table:
+    placed = by_item.inner_join(known.select(col.ITEM_KEY, col.CATEGORY_KEY), col.ITEM_KEY)
     placed = placed.filter(placed.category_key.notnull())
     return placed.group_by(col.CATEGORY_KEY).agg(
-        item_category_n_28d=count_within(placed, 28), item_category_decayed=_fast(placed)
+        item_category_n_28d=placed.item_n_28d.sum(), item_category_decayed=placed.item_decayed_fast.sum()
     )
 
 

@@ -32,9 +32,10 @@ logger = logging.getLogger(__name__)
 MAX_MEASURED_USERS = 10_000  # of the newest label window; a sample of this size is exact to half a per cent
 LIST_LENGTH = 100
 
-# A generator is refused when it is broken or far worse than popularity: how good it must be is the ranker's
-# business, which may use the candidates of a weak generator well.
-BOUNDS = gate.Bounds(max_relative_loss=0.5)
+# A generator is refused when it is broken or far worse than popularity: how good and how varied it must be is the
+# ranker's business, which may use the candidates of a weak generator well. In a catalogue of hundreds of thousands of
+# items, 64 factors know the busiest one in a hundred alone, and find five times as much as popularity.
+BOUNDS = gate.Bounds(max_relative_loss=0.5, min_item_coverage=0.001, max_top_item_share=1.0)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ibis
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from recsys.data.prepare import prepare
+from recsys.data.raw import Declared, RawTables
+from recsys.features.item import item_features
+from recsys.features.user import user_features
 
 N_EVENTS, N_PROPERTIES, N_USERS, N_ITEMS = 2_760_000, 20_000_000, 1_400_000, 235_000
 N_NAMES, N_CATEGORIES, N_WEEKS = 1100, 1669, 18
@@ -99,11 +106,6 @@ def as_of(raw: Path) -> int:
 
 
 def prepare_ours(raw: Path, out: Path, at: int) -> None:
-    from recsys.data.prepare import prepare
-    from recsys.data.raw import Declared, RawTables
-    from recsys.features.item import item_features
-    from recsys.features.user import user_features
-
     files = {name: raw / f"{name}.parquet" for name in ("events", "item_properties", "category_tree")}
     ids = dict.fromkeys(("user", "item", "category"), "integer")
     declared = Declared("generated", WEIGHTS, ("transaction",), ("transaction",), ids)
@@ -117,8 +119,6 @@ def prepare_ours(raw: Path, out: Path, at: int) -> None:
 
 
 def prepare_pandas(raw: Path, out: Path, at: int) -> None:
-    import pandas as pd
-
     events = pd.read_parquet(raw / "events.parquet")
     told = pd.read_parquet(raw / "item_properties.parquet")
     tree = pd.read_parquet(raw / "category_tree.parquet")
@@ -207,13 +207,20 @@ def prepare_pandas(raw: Path, out: Path, at: int) -> None:
 def pandas_item_features(events: Any, items: Any, at: int) -> Any:
     """The columns of recsys.features.item, without the value's mean (there are no values)."""
     weight, age = events["weight"].to_numpy(np.float64), events["age"]
-    events = events.assign(fast=weight * 2 ** (-age / 7), slow=weight * 2 ** (-age / 60))
+    events = events.assign(fast=weight * 2 ** (-age / 7), slow=weight * 2 ** (-age / 60), day=np.floor(age))
     for days in (1, 7, 14, 28, 90):
         events[f"n_{days}d"] = age <= days
+    for days in (3, 14, 30):
+        events[f"decayed_{days}d"] = weight * 2 ** (-age / days)
     events["weight_28d"] = events["weight"].where(age <= 28, 0.0)
     by_item = events.groupby("item_key")
-    sums = ["n_1d", "n_7d", "n_14d", "n_28d", "n_90d", "weight_28d"]
+    sums = ["n_1d", "n_7d", "n_14d", "n_28d", "n_90d", "weight_28d", "decayed_3d", "decayed_14d", "decayed_30d"]
     out = by_item[sums].sum().add_prefix("item_")
+    met = events.groupby(["item_key", "user_key"])["age"].max().reset_index()
+    for days in (7, 14, 28):
+        out[f"item_n_new_{days}d"] = (met["age"] <= days).groupby(met["item_key"]).sum()
+    for days in (14, 28):
+        out[f"item_n_days_{days}d"] = events[age <= days].groupby("item_key")["day"].nunique()
     out["item_decayed_fast"], out["item_decayed_slow"] = by_item["fast"].sum(), by_item["slow"].sum()
     out["item_n_all"], out["item_n_users"] = by_item.size(), by_item["user_key"].nunique()
     out["item_n_sessions"] = by_item["session_id"].nunique()
@@ -235,8 +242,15 @@ def pandas_item_features(events: Any, items: Any, at: int) -> Any:
     for short, long in ((1, 7), (7, 28), (14, 90), (28, 90)):
         rate = [(out[f"item_n_{days}d"] + 1) / days for days in (short, long)]
         out[f"item_trend_{short}_{long}"] = rate[0] / rate[1]
-    out["item_share_7d"] = out["item_n_7d"] / out["item_n_7d"].sum()
-    out["item_share_28d"] = out["item_n_28d"] / out["item_n_28d"].sum()
+    for days in (1, 7, 14, 28, 90):
+        out[f"item_share_{days}d"] = out[f"item_n_{days}d"] / out[f"item_n_{days}d"].sum()
+    for days in (3, 14, 30):
+        decayed = out.pop(f"item_decayed_{days}d")
+        out[f"item_decayed_share_{days}d"] = decayed / decayed.sum()
+    for days in (7, 14, 28):
+        n_users = events.loc[age <= days, "user_key"].nunique()
+        out[f"item_new_rate_{days}d"] = out[f"item_n_new_{days}d"] / n_users
+        out[f"item_new_share_{days}d"] = (out[f"item_n_new_{days}d"] + 1) / (out[f"item_n_{days}d"] + 2)
     out["item_decayed_share"] = out["item_decayed_fast"] / out["item_decayed_fast"].sum()
     out["item_share_of_category"] = out["item_decayed_fast"] / out["item_category_decayed"]
     out["item_events_per_user"] = out["item_n_all"] / out["item_n_users"].where(out["item_n_users"] > 0)
@@ -247,8 +261,6 @@ def pandas_item_features(events: Any, items: Any, at: int) -> Any:
 
 def pandas_user_features(events: Any, items: Any) -> Any:
     """The columns of recsys.features.user, without those of the value."""
-    import pandas as pd
-
     weight, age = events["weight"].to_numpy(np.float64), events["age"]
     events = events.assign(fast=weight * 2 ** (-age / 7), slow=weight * 2 ** (-age / 60), day=np.floor(age))
     for days in (7, 28, 90):
@@ -308,8 +320,6 @@ def compare(ours: Path, theirs: Path) -> list[str]:
 
 
 def _equal(left: Any, right: Any, column: str) -> bool:
-    import pandas as pd
-
     if column == "properties":
         return all(a == b or json.loads(a) == json.loads(b) for a, b in zip(left, right, strict=True))
     if pd.api.types.is_datetime64_any_dtype(left.dtype):
@@ -328,10 +338,7 @@ def measure(side: str, raw: Path, out: Path) -> dict[str, float]:
 
 
 def run_side(side: str, raw: Path, out: Path) -> None:
-    import duckdb  # noqa: F401 - imports are not timed
-    import ibis  # noqa: F401
-    import pandas as pd  # noqa: F401
-
+    ibis.duckdb.connect().disconnect()  # imports the backend; imports are not timed
     at = as_of(raw)
     started, cpu = time.perf_counter(), time.process_time()
     {"ours": prepare_ours, "pandas": prepare_pandas}[side](raw, out, at)
