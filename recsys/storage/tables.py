@@ -155,3 +155,67 @@ training_runs = sa.Table(
     sa.Index("ix_training_runs_step_dataset", "step", "dataset"),
     sa.CheckConstraint("status in ('succeeded', 'refused', 'failed')", name="status"),
 )
+
+# --- online: what clients post, and what the service reads of it
+
+# The log: rows are added and never changed. `position` grows as rows are inserted, not as they are committed.
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("position", sa.BigInteger, sa.Identity(always=True), nullable=False, unique=True),
+    sa.Column("user_id", sa.Text),  # external ids: an event may come before its user or item is in the catalogue
+    sa.Column("session_id", sa.Text),
+    sa.Column("item_id", sa.Text, nullable=False),
+    sa.Column("event_type", sa.Text, nullable=False),
+    sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("received_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
+    sa.Column("label", sa.REAL),
+    sa.Column("parameters", JSONB, nullable=False, server_default=_empty_object),
+    sa.Column("features", JSONB, nullable=False, server_default=_empty_object),
+    sa.Column("version", sa.Text),  # the client's own word for what made it send this
+    sa.Column(
+        "digest", sa.LargeBinary, nullable=False
+    ),  # SHA-256 of the payload: the same id with another is a conflict
+    sa.Index("ix_events_user_id_occurred_at", "user_id", "occurred_at"),
+    sa.Index("ix_events_session_id_occurred_at", "session_id", "occurred_at"),
+    sa.CheckConstraint("user_id is not null or session_id is not null", name="owner"),
+)
+
+event_quarantine = sa.Table(
+    "event_quarantine",
+    metadata,
+    sa.Column("quarantine_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("event_id", sa.Text),
+    sa.Column("user_id", sa.Text),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("payload", JSONB, nullable=False),
+    sa.Column("received_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
+)
+
+# The newest events of a user (owner user:ID) or of a guest's session (session:ID), newest first, of known items.
+user_recent = sa.Table(
+    "user_recent",
+    metadata,
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("item_keys", ARRAY(sa.Integer), nullable=False),
+    sa.Column("event_types", ARRAY(sa.Text), nullable=False),
+    sa.Column("occurred_ms", ARRAY(sa.BigInteger), nullable=False),  # milliseconds since the epoch
+    sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
+)
+
+# --- who may call the service
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),  # the public part of the key
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),  # SHA-256 of the secret part, 32 random bytes
+    sa.Column("scopes", ARRAY(sa.Text), nullable=False),
+    sa.Column("rate_per_s", sa.REAL),  # requests; null: the service's default
+    _created_at(),
+    sa.Column("revoked_at", sa.DateTime(timezone=True)),
+    sa.CheckConstraint("scopes <@ array['read', 'write', 'admin'] and cardinality(scopes) > 0", name="scopes"),
+    sa.CheckConstraint("rate_per_s > 0", name="rate_per_s"),
+)
