@@ -36,6 +36,7 @@ class Metrics:
         self.degraded = Counter(
             "recsys_degraded_answers", "Answers that went out without a part", ["part"], registry=registry
         )
+        self.events = Counter("recsys_events", "Posted events by what became of them", ["outcome"], registry=registry)
         self.switches = Counter("recsys_publication_switches", "Publications taken into service", registry=registry)
         self.database_up = Gauge("recsys_database_up", "1 while Postgres answers", registry=registry)
         self.publication_id = Gauge("recsys_publication_id", "Publication in service, 0: none", registry=registry)
