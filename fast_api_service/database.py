@@ -146,6 +146,13 @@ class Database:
             except TimeoutError:
                 self._pool.terminate()
 
+    def pool_use(self) -> tuple[int, int]:
+        """Connections that queries hold now, and open ones that wait for a query."""
+        if self._pool is None:
+            return 0, 0
+        n_idle = self._pool.get_idle_size()
+        return self._pool.get_size() - n_idle, n_idle
+
     async def user_lists(self, user_id: str | None, session_id: str | None, snapshot: Snapshot) -> Lists:
         """Ranked and personal list of a user in the snapshot's publication, and the latest events of the user and of
         the session; DatabaseAwayError."""

@@ -15,6 +15,7 @@ from fastapi.responses import Response
 
 from fast_api_service.database import DatabaseAwayError, Lists
 from fast_api_service.errors import ApiError, documented
+from fast_api_service.metrics import SIMILAR
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
 from fast_api_service.state import State
 from recsys.errors import InputError
@@ -122,14 +123,14 @@ async def similar(
     try:
         lists = await state.database.item_lists(item_key, snapshot)
     except DatabaseAwayError:
-        state.metrics.degraded.labels("neighbours").inc()
         raise ApiError(
             503, "database_away", "neighbours cannot be read while Postgres is away; try again soon", 1
         ) from None
     state.look_now(lists.publication_id)
     picks = cascade.neighbours(snapshot, item_key, lists.first, lists.second, top_k=top_k)
-    _count(state, "/similar", picks, top_k, [])
+    _count(state, "/similar/{item_id}", picks, top_k, [])
     provenance = _provenance(request, snapshot, picks, [])
+    state.metrics.answers.labels(SIMILAR, provenance["tier"]).inc()
     return _answer({"item_id": snapshot.items.id(item_key)}, snapshot, picks, provenance)
 
 
@@ -214,6 +215,7 @@ def _provenance(request: Request, snapshot: Snapshot, picks: list[Pick], degrade
 def _count(state: State, route: str, picks: list[Pick], top_k: int, degraded: list[str]) -> None:
     for source in {pick.source for pick in picks}:
         state.metrics.items.labels(source).inc(sum(pick.source == source for pick in picks))
+    state.metrics.list_length.labels(route).observe(len(picks))
     if len(picks) < top_k:
         state.metrics.short.labels(route).inc()
     for part in degraded:
