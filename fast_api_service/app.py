@@ -60,6 +60,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     app.state.service = state
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
+    app.include_router(recommend.hot)
     app.include_router(recommend.router)
     app.include_router(events.router)
     app.include_router(operations.router)
