@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     # --- training
     history_half_life_days: float = Field(60.0, gt=0, description="age at which an event counts half")
     label_window_days: float = Field(14.0, gt=0, description="length of the ranker's label windows")
-    n_label_windows: int = Field(3, ge=1, le=12, description="how many windows the ranker trains on")
+    n_label_windows: int = Field(4, ge=1, le=12, description="how many windows the ranker trains on")
     generators: list[str] = Field(
         ["popular", "als", "covisitation", "ease", "deepfm"],
         description="candidate generators that feed the ranker; EASE leaves itself out of large catalogues",

@@ -36,7 +36,7 @@ class RankerParams:
     column_share: float = 0.3  # of the features, drawn anew for each split
     early_stopping_rounds: int = 50
     n_models: int = 3  # of the chosen loss and number of trees, from all users, whose scores are averaged
-    max_negatives: int = 50  # per user and window, beside all positives
+    max_negatives: int = 100  # per user and window, beside all positives
     max_rows: int = 2_000_000  # of training, all windows together: users beyond it are left out
     threads: int = -1  # all cores
     seed: int = 42

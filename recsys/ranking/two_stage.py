@@ -21,7 +21,7 @@ from recsys.ranking.windows import is_held_out, is_validation
 from recsys.types import NO_ITEM, CandidateGenerator, Keys, Lists, Scores
 
 USERS_PER_CHUNK = 1_000
-CANDIDATES_PER_GENERATOR = 100
+CANDIDATES_PER_GENERATOR = 200
 
 
 @dataclass(frozen=True)

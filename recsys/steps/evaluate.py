@@ -47,7 +47,7 @@ class Plan:
     ranker: RankerParams = field(default_factory=RankerParams)
     cuts: int = 4
     days: float = 14
-    training_windows: int = 3
+    training_windows: int = 4
     tasks: Sequence[Task] = tuple(Task)
     seed: int = 42
 
@@ -110,9 +110,16 @@ def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]
     results: list[Measured] = []
     rankers: list[dict[str, Any]] = []
     earlier: dict[str, CandidateGenerator] = {}
-    for window in usable:
+    for number, window in enumerate(usable):
+        started = time.monotonic()
         at_cut = _Cut(data, interactions, window, plan, earlier)
         earlier = at_cut.generators
+        what = "measured" if window in measured_windows else "trained on"
+        seconds = time.monotonic() - started
+        logger.info(
+            "window %d of %d, from %s, %s: generators and features in %.0f s",
+            number + 1, len(usable), report.day(window.cut_at), what, seconds,
+        )  # fmt: skip
         for task in plan.tasks:
             labels = at_cut.labels(task)
             if window in measured_windows:
