@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from fast_api_service import documents, errors
+from fast_api_service import documents, errors, listener
 from fast_api_service.database import Database
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
-from fast_api_service.routers import operations, recommend
+from fast_api_service.routers import catalogue, operations, recommend
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
+from fast_api_service.writable import Writable
 from recsys import __version__
 
 _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
@@ -33,17 +34,22 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     settings = settings or ApiSettings()
     metrics = Metrics()
     state = State(Database(database_url, settings), metrics, settings)
+    writes = Writable(state.database.dsn)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await state.database.open()
+        await writes.open()
         follower = asyncio.create_task(state.keep_fresh())
+        ear = asyncio.create_task(listener.listen(state.database.dsn, state.wake))
         try:
             yield
         finally:
-            follower.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await follower
+            for task in (follower, ear):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            await writes.close()
             await state.database.close()
 
     app = FastAPI(
@@ -55,9 +61,11 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
         redoc_url=None,
     )
     app.state.service = state
+    app.state.writes = writes
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
     app.include_router(recommend.router)
+    app.include_router(catalogue.router)
     app.include_router(operations.router)
     documents.install(app, state)
     return app
