@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from fast_api_service import documents, errors
-from fast_api_service.database import Database
+from fast_api_service import documents, errors, listener
+from fast_api_service.database import Database, postgres_dsn
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
-from fast_api_service.routers import events, operations, recommend
+from fast_api_service.routers import catalogue, events, operations, recommend
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
-from fast_api_service.writer import Writer
+from fast_api_service.writable import Writable
 from recsys import __version__
 
 _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
@@ -33,20 +33,22 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     """
     settings = settings or ApiSettings()
     metrics = Metrics()
-    state = State(Database(database_url, settings), Writer(database_url, settings), metrics, settings)
+    state = State(Database(database_url, settings), Writable(postgres_dsn(database_url)), metrics, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await state.database.open()
-        await state.writer.open()
+        await state.writes.open()
         follower = asyncio.create_task(state.keep_fresh())
+        ear = asyncio.create_task(listener.listen(state.database.dsn, state.wake))
         try:
             yield
         finally:
-            follower.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await follower
-            await state.writer.close()
+            for task in (follower, ear):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            await state.writes.close()
             await state.database.close()
 
     app = FastAPI(
@@ -63,6 +65,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     app.include_router(recommend.hot)
     app.include_router(recommend.router)
     app.include_router(events.router)
+    app.include_router(catalogue.router)
     app.include_router(operations.router)
     documents.install(app, state)
     return app

@@ -63,13 +63,19 @@ left join publication_pointer p on true
 left join lists r on r.list_version_id = $2 and r.owner_key = $1
 left join lists s on s.list_version_id = $3 and s.owner_key = $1
 """
-# The counters say that items or categories changed without a publication (an item went out of stock).
-_PULSE_SQL = """
-select p.publication_id, p.moved_at,
-       (select coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint from pg_stat_user_tables
-        where schemaname = current_schema() and relname in ('items', 'categories')) as n_changes
+# $1 is a snapshot of Postgres' transactions: rows that were changed by others than those are new to us.
+_IS_NEW = """changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+             and not pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)"""
+# Asking for the first row in order keeps the look to the index.
+_PULSE_SQL = f"""
+select p.publication_id, p.moved_at, pg_current_snapshot()::text as seen,
+       (select true from items where {_IS_NEW} order by changed_xid limit 1) is not null as items_changed,
+       (select true from categories where {_IS_NEW} order by changed_xid limit 1) is not null as categories_changed
 from publication_pointer p where p.publication_id is not null
-"""
+"""  # noqa: S608 - our own words
+_CHANGED_ITEMS_SQL = f"""
+select item_key, item_id, category_key, available, deleted_at is not null as deleted from items where {_IS_NEW}
+"""  # noqa: S608 - our own words
 _PUBLICATION_SQL = """
 select b.publication_id, b.fence, b.created_at, b.status, b.dataset, b.manifest, b.models, b.checks
 from publication_pointer p join publications b using (publication_id)
@@ -103,7 +109,19 @@ class Pulse(NamedTuple):
 
     publication_id: int
     moved_at: dt.datetime | None
-    n_changes: int
+    seen: str  # Postgres' snapshot of the moment; what is changed by later transactions is not in it
+    items_changed: bool  # since the snapshot that the caller gave
+    categories_changed: bool
+
+
+class ItemChange(NamedTuple):
+    """A row of an item as it is now."""
+
+    item_key: int
+    item_id: str
+    category_key: int | None
+    available: bool
+    deleted: bool
 
 
 class Lists(NamedTuple):
@@ -123,7 +141,7 @@ class Database:
     """
 
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
-        self._dsn = postgres_dsn(dsn)
+        self.dsn = postgres_dsn(dsn)
         self._settings = settings
         self._pool: asyncpg.Pool | None = None  # for the follower
         self._held = HeldConnections(self._connect, settings.pool_size)  # for requests
@@ -134,11 +152,11 @@ class Database:
     async def open(self) -> None:
         """Make the pool; no connection is opened yet."""
         self._pool = await asyncpg.create_pool(
-            self._dsn, min_size=0, max_size=2, timeout=5, reset=_nothing_to_reset, server_settings=_SESSION
+            self.dsn, min_size=0, max_size=2, timeout=5, reset=_nothing_to_reset, server_settings=_SESSION
         )
 
     async def _connect(self) -> asyncpg.Connection:
-        return await asyncpg.connect(self._dsn, timeout=5, server_settings=_SESSION)
+        return await asyncpg.connect(self.dsn, timeout=5, server_settings=_SESSION)
 
     async def close(self) -> None:
         """End all connections, after the requests in flight."""
@@ -169,25 +187,44 @@ class Database:
         row = await self._row(_ITEM_SQL, arguments)
         return Lists(row["publication_id"], True, _stored(row, "r_"), _stored(row, "s_"))
 
-    async def pulse(self) -> Pulse | None:
-        """State of pointer and catalogue, None where nothing is published; DatabaseAwayError. Tries even at rest."""
+    async def pulse(self, seen: str | None) -> Pulse | None:
+        """State of pointer and catalogue, None where nothing is published; DatabaseAwayError. Tries even at rest.
+
+        `seen`: `Pulse.seen` of the catalogue that is loaded, if one is.
+        """
         async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
-            row = await connection.fetchrow(_PULSE_SQL)
+            row = await connection.fetchrow(_PULSE_SQL, seen)
         return Pulse(*row) if row else None
 
-    async def load(self, *, with_example_user: bool) -> Snapshot | None:
-        """All that is held in memory, read in one transaction, None where nothing is published; DatabaseAwayError.
+    async def changed_items(self, seen: str) -> AsyncIterator[ItemChange]:
+        """The items that changed since `seen`; DatabaseAwayError."""
+        async with self._connection(_LOAD_S) as connection, connection.transaction():
+            await connection.execute("set local plan_cache_mode = force_custom_plan")  # how many depends on `seen`
+            cursor = await connection.cursor(_CHANGED_ITEMS_SQL, seen)
+            while portion := await cursor.fetch(_ROWS_A_TIME):
+                for row in portion:
+                    yield ItemChange(*row)
 
-        `with_example_user`: also the id of one user who has a list, for the documentation page.
+    async def categories(self, json_type: JsonType) -> CategoryTree:
+        """All categories; DatabaseAwayError."""
+        async with self._connection(_LOAD_S) as connection:
+            return await _categories(connection, json_type)
+
+    async def load(self, *, with_example_user: bool) -> tuple[Snapshot, str] | None:
+        """All that is held in memory and the `seen` that it is of, read in one transaction; DatabaseAwayError.
+
+        None where nothing is published. `with_example_user`: also the id of one user who has a list, for the
+        documentation page.
         """
         async with self._connection(_LOAD_S) as connection, connection.transaction(isolation="repeatable_read"):
             publication = await _publication(connection)
             if publication is None:
                 return None
+            seen = await connection.fetchval("select pg_current_snapshot()::text")
             types = dict(await connection.fetch("select entity, json_type from id_types"))
             defaults = await connection.fetch(_DEFAULT_SQL, publication.version_id("default"))
             default_lists = {row["owner_key"]: StoredList(*list(row)[1:]) for row in defaults}
-            return Snapshot(
+            snapshot = Snapshot(
                 publication=publication,
                 items=await _items(connection, types.get("item", "string")),
                 categories=await _categories(connection, types.get("category", "string")),
@@ -198,6 +235,7 @@ class Database:
                 example_user_id=await _example_user(connection, publication) if with_example_user else None,
                 example_item_id=await _example_item(connection, publication, default_lists.get(ALL_ITEMS)),
             )
+            return snapshot, seen
 
     async def _row(self, sql: str, arguments: tuple[Any, ...]) -> asyncpg.Record:
         if time.monotonic() < self._resting_until:
@@ -298,7 +336,9 @@ async def _publication(connection: asyncpg.pool.PoolConnectionProxy) -> Publicat
 
 async def _items(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType) -> ItemDictionary:
     items = ItemDictionary(json_type)
-    cursor = await connection.cursor("select item_key, item_id, category_key, available from items order by item_key")
+    cursor = await connection.cursor(
+        "select item_key, item_id, category_key, available from items where deleted_at is null order by item_key"
+    )
     while portion := await cursor.fetch(_ROWS_A_TIME):
         for row in portion:
             items.add(*row)
@@ -306,7 +346,9 @@ async def _items(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonTy
 
 
 async def _categories(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType) -> CategoryTree:
-    rows = await connection.fetch("select category_key, category_id, parent_category_key from categories")
+    rows = await connection.fetch(
+        "select category_key, category_id, parent_category_key from categories where deleted_at is null"
+    )
     ids = {row["category_key"]: row["category_id"] for row in rows}
     return CategoryTree(json_type, ids, {row["category_key"]: row["parent_category_key"] for row in rows})
 

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
+from fast_api_service.schemas_catalogue import ABSENT_ID, STORED_ID
 from fast_api_service.state import State
 from recsys.serving.ids import INTEGER_ID_PATTERN, MAX_ID_LENGTH, ExternalId, JsonType, to_external
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot
@@ -49,10 +50,12 @@ def _document_of(app: FastAPI, state: State) -> Callable[[], dict[str, Any]]:
                 title=app.title, version=app.version, description=app.description, routes=app.routes, tags=[
                     {"name": "recommend", "description": "For the pages of a shop"},
                     {"name": "online", "description": "What users do, as it happens"},
+                    {"name": "catalogue", "description": "What the shop tells of its items, users and categories"},
                     {"name": "operations", "description": "For those who run the service"},
                 ],
             )  # fmt: skip
             _name_id_types(document, _types(made_for))
+            _fill_writes(document)
             if made_for is not None:
                 _fill_examples(document, made_for)
         return document
@@ -104,6 +107,8 @@ def _id_schema(json_type: JsonType | None, entity: str) -> dict[str, Any]:
 def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
     """Put ids of the loaded catalogue into the examples."""
     user_id, item_id = snapshot.example_user_id, snapshot.example_item_id
+    if item_id is not None and snapshot.items.key(to_external(item_id, snapshot.items.json_type, "item")) is None:
+        item_id = None  # deleted since
     paths = document["paths"]
     examples = paths["/recommend"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in examples.values():
@@ -119,9 +124,23 @@ def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
         examples.pop("a category")
     else:
         examples["a category"]["value"]["category_id"] = category_id
-    for parameter in paths["/similar/{item_id}"]["get"]["parameters"]:
-        if parameter["name"] == "item_id" and item_id is not None:
-            parameter["example"] = item_id
+    any_category = next(iter(snapshot.categories), None)
+    known = {"/items/{item_id}": item_id, "/users/{user_id}": user_id, "/categories/{category_id}": any_category}
+    for path, id_ in {"/similar/{item_id}": item_id, **known}.items():
+        _give_example(paths[path]["get"], id_)
+
+
+def _fill_writes(document: dict[str, Any]) -> None:
+    """Let examples of writes store and delete what no shop has."""
+    for path in ("/items/{item_id}", "/users/{user_id}", "/categories/{category_id}"):
+        _give_example(document["paths"][path]["put"], STORED_ID)
+        _give_example(document["paths"][path]["delete"], ABSENT_ID)
+
+
+def _give_example(operation: dict[str, Any], id_: ExternalId | None) -> None:
+    for parameter in operation["parameters"]:
+        if parameter["in"] == "path" and id_ is not None:
+            parameter["example"] = id_
 
 
 def _fill_event_examples(paths: dict[str, Any], snapshot: Snapshot) -> None:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from recsys.errors import InputError
 
@@ -54,7 +55,7 @@ def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` entry of a route that may answer with these codes."""
     descriptions = {
         404: "Not known here",
-        409: "Something else has this id",
+        409: "Something stands in the way; the text says what",
         413: "The body is larger than 1 MiB",
         422: "Something in the request cannot be used",
         503: "Nothing to serve from at the moment; try again after Retry-After seconds",
@@ -88,13 +89,22 @@ async def _validation_error(_: Request, error: RequestValidationError) -> Respon
 async def _http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == 400:  # FastAPI's word for bytes that are no UTF-8, numbers without end and the like
         return error_response(422, "invalid_request", "the body cannot be read as JSON in UTF-8")
+    headers = dict(error.headers) if error.headers else {}
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request)
     texts = {
         404: f"there is no {request.url.path[:100]} here; /docs lists what there is",
-        405: f"{request.url.path[:100]} does not take {request.method}; it takes {(error.headers or {}).get('Allow')}",
+        405: f"{request.url.path[:100]} does not take {request.method}; it takes {headers.get('Allow')}",
     }
     status = _STATUS_BY_CODE.get(error.status_code, "invalid_request")
-    headers = dict(error.headers) if error.headers else None
     return error_response(error.status_code, status, texts.get(error.status_code, str(error.detail)), headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of the path; the framework names those of the first route alone."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    methods = (route.methods or set() for route in routes if route.matches(request.scope)[0] != Match.NONE)
+    return ", ".join(sorted(set().union(*methods)))
 
 
 def in_words(problem: dict[str, Any]) -> str:

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime as dt
 import logging
-import time
 
-from fast_api_service.database import Database, DatabaseAwayError, Pulse
+from fast_api_service.database import Database, DatabaseAwayError, ItemChange, Pulse
 from fast_api_service.metrics import Metrics
 from fast_api_service.settings import ApiSettings
-from fast_api_service.writer import Writer
+from fast_api_service.writable import Writable
 from recsys.errors import InputError
+from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
-_CATALOGUE_REST_S = 5.0  # a catalogue that changes all the time is read again this often at most
 
 
 class State:
     """The snapshot in service. It is swapped as a whole; a request takes it once and keeps it to its end."""
 
-    def __init__(self, database: Database, writer: Writer, metrics: Metrics, settings: ApiSettings) -> None:
+    def __init__(self, database: Database, writes: Writable, metrics: Metrics, settings: ApiSettings) -> None:
         self.database = database
-        self.writer = writer
+        self.writes = writes
         self.metrics = metrics
         self.settings = settings
         self.snapshot: Snapshot | None = None
         self.problem = "starting: nothing is loaded yet"  # why there is no snapshot, or why it may be old
-        self._pulse: Pulse | None = None
-        self._loaded_at = 0.0
+        self._pointer: tuple[int, dt.datetime | None] | None = None
+        self._seen: str | None = None  # changes of the catalogue by other transactions than these are news
         self._wake = asyncio.Event()
         metrics.show(None)
+
+    def wake(self) -> None:
+        """Have pointer and catalogue looked at now: somebody has heard of a change."""
+        self._wake.set()
 
     def look_now(self, seen_publication_id: int | None) -> None:
         """Have the pointer looked at now, when a request saw it elsewhere than at the publication in service."""
@@ -55,24 +60,38 @@ class State:
             await asyncio.sleep(0.05)  # many requests may see the same move
 
     async def refresh(self) -> None:
-        """Take the current publication into service if it is not the one there; DatabaseAwayError, InputError."""
-        pulse = await self.database.pulse()
+        """Take into service what is new of the publication and the catalogue; DatabaseAwayError, InputError."""
+        pulse = await self.database.pulse(self._seen)
         if pulse is None:
             self._serve(None)
+            self._pointer = self._seen = None
             self._tell("nothing is published yet: run the pipeline (`make demo`, or the DAG rank_and_publish)")
-        elif self._is_news(pulse):
-            snapshot = await self.database.load(with_example_user=self.settings.is_loopback)
-            self._serve(snapshot)
-            self._loaded_at = time.monotonic()
-        else:
-            self.problem = ""
             return
-        self._pulse = pulse
+        if self.snapshot is None or self._seen is None or pulse[:2] != self._pointer:
+            await self._load(pulse)
+            return
+        if pulse.items_changed or pulse.categories_changed:
+            await self._follow(self.snapshot, self._seen, pulse)
+        else:
+            self._seen = pulse.seen
+        self.problem = ""
 
-    def _is_news(self, pulse: Pulse) -> bool:
-        if self._pulse is None or self.snapshot is None or pulse[:2] != self._pulse[:2]:
-            return True
-        return pulse != self._pulse and time.monotonic() - self._loaded_at > _CATALOGUE_REST_S
+    async def _load(self, pulse: Pulse) -> None:
+        loaded = await self.database.load(with_example_user=self.settings.is_loopback)
+        snapshot, self._seen = loaded or (None, None)
+        self._serve(snapshot)
+        self._pointer = pulse[:2]
+
+    async def _follow(self, snapshot: Snapshot, seen: str, pulse: Pulse) -> None:
+        """Bring the catalogue in service up to `pulse`; what changes meanwhile is read now and again next time."""
+        if pulse.items_changed:
+            async for change in self.database.changed_items(seen):
+                _apply(change, snapshot.items)
+        if pulse.categories_changed:
+            tree = await self.database.categories(snapshot.categories.json_type)
+            snapshot = dataclasses.replace(snapshot, categories=tree)
+        self._serve(snapshot)
+        self._seen = pulse.seen
 
     def _serve(self, snapshot: Snapshot | None) -> None:
         former = self.snapshot.publication.publication_id if self.snapshot else None
@@ -93,3 +112,13 @@ class State:
         if problem != self.problem:
             log.warning("%s", problem)
         self.problem = problem
+
+
+def _apply(change: ItemChange, items: ItemDictionary) -> None:
+    if change.deleted:
+        items.remove(change.item_key)
+        return
+    try:
+        items.add(change.item_key, change.item_id, change.category_key, change.available)
+    except InputError as error:  # written by hand; the other changes must not wait for it
+        log.warning("an item is left out: %s", error)

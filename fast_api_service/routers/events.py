@@ -11,7 +11,6 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from fast_api_service.database import DatabaseAwayError
 from fast_api_service.errors import ApiError, documented, in_words
 from fast_api_service.schemas_events import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
 from fast_api_service.state import State
@@ -61,11 +60,8 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}
     appended = postgres_log.Appended([], [], [], None)
     if events:
-        try:
-            async with state.writer.connection() as connection:
-                appended = await postgres_log.append(connection, [one for _, one in events])
-        except DatabaseAwayError:
-            raise ApiError(503, "database_away", "nothing was stored; send the same again", 1) from None
+        batch = [one for _, one in events]
+        appended = await state.writes.transaction(lambda connection: postgres_log.append(connection, batch))
     for place in appended.conflicts:
         index = readable[events[place][0]][0]
         rejected[index] = (409, "this event_id is taken by an event with another content, which stays")
@@ -105,11 +101,7 @@ async def latest(
         asked = to_external(_storable(user_id), types["user"], "user")
     except InputError as error:
         raise ApiError(404, "unknown_user", str(error)) from None
-    try:
-        async with state.writer.connection() as connection:
-            rows = await postgres_log.latest(connection, str(asked), limit)
-    except DatabaseAwayError:
-        raise ApiError(503, "database_away", "events cannot be read while Postgres is away", 1) from None
+    rows = await state.writes.transaction(lambda connection: postgres_log.latest(connection, str(asked), limit))
     events = [
         {
             "event_id": row["event_id"],

@@ -7,11 +7,12 @@ properties. The same inputs give the same data set.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import ibis
+import pyarrow as pa
 from ibis import Table
 
 from recsys import columns as col
@@ -45,12 +46,14 @@ def prepare(
     as_of: int,
     *,
     known: KnownKeys | None = None,
+    erased: Set[str] = frozenset(),
     threads: int | None = None,
     memory_limit: str | None = None,
 ) -> Dataset:
     """Write the data set of everything strictly before `as_of` (microseconds) into an existing, empty folder.
 
-    `known`: the keys given so far. `memory_limit`: DuckDB's, e.g. "2GB"; beyond it, it spills to a temporary
+    `known`: the keys given so far. `erased`: SHA-256 (hexadecimal) of the ids of users whose rows are left out.
+    `memory_limit`: DuckDB's, e.g. "2GB"; beyond it, it spills to a temporary
     folder. Raises EmptyResultError when no event lies before the cut-off, InputError for event types without
     a weight and for missing columns.
     """
@@ -66,6 +69,8 @@ def prepare(
             name: table.filter(table.timestamp < cut_ms) if "timestamp" in table.columns else table
             for name, table in raw.open(con, Path(spill)).items()
         }
+        if erased:
+            streams = _without(con, streams, erased)
         _check_event_types(con, streams["events"], declared)
         items = give_keys(con, "item", _first_seen(streams, "itemid", "item_properties"), given.items, ["first", "id"])
         users = give_keys(
@@ -94,6 +99,16 @@ def prepare(
         arrow = {name: con.to_pyarrow(tables[name].select(SCHEMAS[name].names)) for name in tables}
         con.disconnect()
         return write_dataset(folder, meta, arrow)
+
+
+def _without(con: Any, streams: dict[str, Table], erased: Set[str]) -> dict[str, Table]:
+    """The streams less all rows of users who were erased."""
+    con.con.register("erased", pa.table({"digest": sorted(erased)}))
+    told_of = [name for name, table in streams.items() if "visitorid" in table.columns]
+    ids = ibis.union(*(streams[name].select("visitorid") for name in told_of)).distinct()
+    ids = ids.mutate(digest=sha256(ids.visitorid)).semi_join(con.table("erased"), "digest")
+    gone = _keep(con, "erased_ids", ids.select("visitorid"))
+    return streams | {name: streams[name].anti_join(gone, "visitorid") for name in told_of}
 
 
 def _check_event_types(con: Any, events: Table, declared: Declared) -> None:
@@ -254,6 +269,12 @@ def _newness(con: Any, told: Table, placed: Table) -> ibis.Value:
     first, last, n = (row[name] or 0 for name in ("first", "last", "n"))
     kind = "int64" if (last - first + 1) * n < 2**63 else "decimal(38, 0)"  # the wide one takes twice as long
     return (placed.timestamp - first).cast(kind) * n + placed[ROW]
+
+
+@ibis.udf.scalar.builtin
+def sha256(text: str) -> str:
+    """SHA-256 of a text in UTF-8, hexadecimal."""
+    raise NotImplementedError  # the engine's own
 
 
 @ibis.udf.agg.builtin

@@ -78,16 +78,15 @@ class Appended:
 
 
 async def append(connection: asyncpg.Connection, events: Sequence[Event]) -> Appended:
-    """Write a batch in one transaction; asyncpg's errors pass through, and then nothing is written."""
+    """Write a batch within the caller's transaction, at its end or alone; asyncpg's errors pass through."""
     owners = sorted({owner for event in events for owner in owners_of(event)})
-    async with connection.transaction():
-        await connection.execute(_LOCK_SQL, owners)
-        rows = await connection.fetch(_INSERT_SQL, *_columns(events))
-        position_by_id = {row["event_id"]: row["position"] for row in rows}
-        accepted, duplicates, conflicts = await _sort_out(connection, events, set(position_by_id))
-        if conflicts:
-            await connection.execute(_QUARANTINE_SQL, *_quarantined([events[place] for place in conflicts]))
-        await _refresh_recent(connection, [events[place] for place in accepted])
+    await connection.execute(_LOCK_SQL, owners)
+    rows = await connection.fetch(_INSERT_SQL, *_columns(events))
+    position_by_id = {row["event_id"]: row["position"] for row in rows}
+    accepted, duplicates, conflicts = await _sort_out(connection, events, set(position_by_id))
+    if conflicts:
+        await connection.execute(_QUARANTINE_SQL, *_quarantined([events[place] for place in conflicts]))
+    await _refresh_recent(connection, [events[place] for place in accepted])
     return Appended(accepted, duplicates, conflicts, max(position_by_id.values(), default=None))
 
 

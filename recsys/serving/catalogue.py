@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from recsys.serving.ids import ExternalId, JsonType, to_external
 
@@ -14,36 +14,46 @@ NO_CATEGORY = -1
 class ItemDictionary:
     """All items by key, in arrays that a key indexes: 13 bytes an item beside the id itself.
 
-    Keys are given one after the other at import, so the arrays have few gaps.
+    Keys are given one after the other at import, so the arrays have few gaps. Items change in place, so that a
+    change reaches every answer at once.
     """
 
     def __init__(self, json_type: JsonType) -> None:
         self.json_type: JsonType = json_type
+        self.n_available = 0  # how many items may be recommended
         self._id_by_key: list[ExternalId | None] = []
         self._key_by_id: dict[ExternalId, int] = {}
         self._available = bytearray()
         self._category_by_key = array("i")
 
     def add(self, item_key: int, item_id: str, category_key: int | None, available: bool) -> None:
-        """Take one item in; rows may come in any order. Raises InputError for an id not of the catalogue's type."""
+        """Take one item in, or what it has become; rows may come in any order.
+
+        Raises InputError for an id not of the catalogue's type.
+        """
+        external = to_external(item_id, self.json_type, "item")
         missing = item_key + 1 - len(self._id_by_key)
         if missing > 0:
             self._id_by_key.extend([None] * missing)
             self._available.extend(bytes(missing))
             self._category_by_key.extend([NO_CATEGORY] * missing)
-        external = to_external(item_id, self.json_type, "item")
         self._id_by_key[item_key] = external
         self._key_by_id[external] = item_key
+        self.n_available += available - self._available[item_key]
         self._available[item_key] = available
         self._category_by_key[item_key] = NO_CATEGORY if category_key is None else category_key
 
+    def remove(self, item_key: int) -> None:
+        """Forget an item, known or not: lists that hold its key pass over it."""
+        external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
+        if external is not None:
+            del self._key_by_id[external]
+            self._id_by_key[item_key] = None
+            self.n_available -= self._available[item_key]
+            self._available[item_key] = False
+
     def __len__(self) -> int:
         return len(self._key_by_id)
-
-    @cached_property
-    def n_available(self) -> int:
-        """How many items may be recommended; read it only when all items are in."""
-        return sum(self._available)
 
     def key(self, item_id: ExternalId) -> int | None:
         """Key of an id in the catalogue's own type, None where there is no such item."""

@@ -39,8 +39,9 @@ _ENTITIES = {"items": "item", "users": "user", "categories": "category"}
 def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Prepare everything strictly before `as_of` (ISO 8601, UTC unless it says otherwise; all when None).
 
-    The cut-off is never later than just after the last event. The same raw tables and cut-off give the same
-    data set, found again unless `force`; `force` also accepts a data set that lost much against the former one.
+    The cut-off is never later than just after the last event, and rows of erased users are left out. The same raw
+    tables and cut-off give the same data set, found again unless `force`; `force` also accepts a data set that lost
+    much against the former one.
     Raises InputError for an unreadable `as_of` or an unfinished import, EmptyResultError (and records the
     refusal) when the data cannot be true.
     """
@@ -54,18 +55,20 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
             raise EmptyResultError("there are no raw events; run `recsys import SOURCE PATH` first")
         cut_at = min(_parse(as_of), (last_ms + 1) * 1000)
         declared = _declared(imports, ctx.settings)
+        erased = keys.erased(connection)
         ingredients = {
             "cut_at": cut_at,
             "imports": [{k: v for k, v in row.items() if k not in _NOT_CONTENT} for row in imports],
             "events": [n_events, last_seq],
             "declared": asdict(declared),
+            "erased": sorted(erased),
             "code": CODE_VERSION,
         }
         version = version_of(instant(cut_at), ingredients)
         former = ctx.newest(STEP)
 
         def make(folder: Path, meta: dict[str, Any]) -> None:
-            dataset = _prepare(folder, snapshot, declared, cut_at, connection)
+            dataset = _prepare(folder, snapshot, declared, cut_at, connection, erased)
             _check(ctx, dataset, None if force else former)
             # Before the artifact is there: a run that is killed in between gives the same keys again.
             _store(ctx, dataset)
@@ -83,12 +86,17 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
 
 
 def _prepare(
-    folder: Path, snapshot: RawSnapshot, declared: Declared, cut_at: int, connection: sa.Connection
+    folder: Path,
+    snapshot: RawSnapshot,
+    declared: Declared,
+    cut_at: int,
+    connection: sa.Connection,
+    erased: frozenset[str],
 ) -> Dataset:
     known = KnownKeys(**{entity: keys.known_keys(connection, entity) for entity in _ENTITIES})
     with tempfile.TemporaryDirectory(prefix="recsys-raw-") as raw_folder:
         raw = RawTables(**snapshot.export(Path(raw_folder), -(-cut_at // 1000)))
-        return prepare(folder, raw, declared, cut_at, known=known, memory_limit=MEMORY_LIMIT)
+        return prepare(folder, raw, declared, cut_at, known=known, erased=erased, memory_limit=MEMORY_LIMIT)
 
 
 def _check(ctx: Context, dataset: Dataset, former: str | None) -> None:

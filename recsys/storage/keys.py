@@ -1,6 +1,6 @@
 """Keys and the catalogue in Postgres: what each external id is inside, and what the service knows of it.
 
-A key once given is never changed and never removed here.
+A key once given is never changed and never removed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pyarrow.csv
 import sqlalchemy as sa
 
 from recsys.errors import RecsysError
-from recsys.storage.tables import categories, id_types, items, users
+from recsys.storage import locks
+from recsys.storage.tables import categories, erased_users, id_types, items, users
 
-_LOCK = 0x6B657973  # any number that all processes agree on
 # table → its key, its id, and the columns that a newer data set brings up to date
 _ENTITIES: Mapping[str, tuple[sa.Table, str, str, tuple[str, ...]]] = {
     "categories": (categories, "category_key", "category_id", ("parent_category_key",)),
@@ -27,11 +27,11 @@ _ENTITIES: Mapping[str, tuple[sa.Table, str, str, tuple[str, ...]]] = {
 
 def lock(connection: sa.Connection) -> None:
     """Wait until no other process gives keys; held until the connection's transaction ends."""
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.KEYS)))
 
 
 def known_keys(connection: sa.Connection, entity: str) -> pa.Table:
-    """All keys of "items", "users" or "categories": `id` (text), `key` (int32)."""
+    """All keys of "items", "users" or "categories": `id` (text, null where the user was erased), `key` (int32)."""
     table, key, id_, _ = _ENTITIES[entity]
     sql = f"copy (select {key}, {id_} from {table.name} order by {key}) to stdout (format csv)"  # noqa: S608 - our names
     with tempfile.TemporaryFile() as file:
@@ -43,11 +43,19 @@ def known_keys(connection: sa.Connection, entity: str) -> pa.Table:
             file,
             read_options=pyarrow.csv.ReadOptions(column_names=["key", "id"]),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types={"key": pa.int32(), "id": pa.string()}, strings_can_be_null=False
+                column_types={"key": pa.int32(), "id": pa.string()},
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
             ),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         )
     return read.select(["id", "key"])
+
+
+def erased(connection: sa.Connection) -> frozenset[str]:
+    """SHA-256 (hexadecimal) of the ids of all users who have been erased."""
+    return frozenset(digest.hex() for digest in connection.scalars(sa.select(erased_users.c.digest)))
 
 
 def store_id_types(connection: sa.Connection, json_types: Mapping[str, str]) -> None:
@@ -59,6 +67,7 @@ def store_id_types(connection: sa.Connection, json_types: Mapping[str, str]) -> 
 def store(connection: sa.Connection, entity: str, rows: pa.Table, *, update: bool) -> int:
     """Add the rows whose key is new, and with `update` bring the others up to date; how many were written.
 
+    A row that was written or deleted through the API, or a user who was erased, stays as it is (`told_at`).
     `rows`: columns as in the table of `entity` (`properties` as JSON text). Raises RecsysError when an id has
     another key already, or a key another id; then nothing is written.
     """
@@ -81,7 +90,7 @@ def store(connection: sa.Connection, entity: str, rows: pa.Table, *, update: boo
         old, new = (", ".join(f"{alias}.{name}" for name in attributes) for alias in "ts")
         cursor.execute(
             f"update {table.name} t set {assignments} from {staged} s"  # noqa: S608 - our own names
-            f" where t.{key} = s.{key} and ({old}) is distinct from ({new})"
+            f" where t.{key} = s.{key} and t.told_at is null and ({old}) is distinct from ({new})"
         )
         n_written += cursor.rowcount
     cursor.execute(f"analyze {table.name}")

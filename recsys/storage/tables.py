@@ -6,6 +6,7 @@ from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import UserDefinedType
 
 metadata = sa.MetaData(
     naming_convention={
@@ -35,6 +36,30 @@ def _created_at() -> sa.Column[object]:
     return sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_now)
 
 
+class XID8(UserDefinedType[object]):
+    """Postgres' number of a transaction, which is never used twice."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "XID8"
+
+
+def _told_at() -> sa.Column[object]:
+    """When the row was last written through the API; from then on the nightly preparation leaves it alone."""
+    return sa.Column("told_at", sa.DateTime(timezone=True))
+
+
+def _deleted_at() -> sa.Column[object]:
+    """When the thing was deleted, for ever: its key and its id are not used again."""
+    return sa.Column("deleted_at", sa.DateTime(timezone=True))
+
+
+def _changed_xid() -> sa.Column[object]:
+    """The transaction that changed the row last (a trigger keeps it): what a service has not seen yet is read by it."""
+    return sa.Column("changed_xid", XID8, nullable=False, server_default=sa.text("pg_current_xact_id()"), index=True)
+
+
 # --- keys: external ids ↔ the integers that everything inside speaks in
 
 id_types = sa.Table(
@@ -52,6 +77,9 @@ categories = sa.Table(
     sa.Column("category_key", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("category_id", sa.Text, nullable=False, unique=True),
     sa.Column("parent_category_key", sa.Integer),
+    _told_at(),
+    _deleted_at(),
+    _changed_xid(),
 )
 
 items = sa.Table(
@@ -64,15 +92,28 @@ items = sa.Table(
     sa.Column("title", sa.Text),
     sa.Column("properties", JSONB, nullable=False, server_default=_empty_object),
     sa.Column("first_seen_at", sa.DateTime(timezone=True)),
+    _told_at(),
+    _deleted_at(),
+    _changed_xid(),
 )
 
 users = sa.Table(
     "users",
     metadata,
     sa.Column("user_key", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("user_id", sa.Text, nullable=False, unique=True),
+    sa.Column("user_id", sa.Text, unique=True),  # null: erased
     sa.Column("first_seen_at", sa.DateTime(timezone=True)),
     sa.Column("properties", JSONB, nullable=False, server_default=_empty_object),
+    _told_at(),
+)
+
+# Who has been erased and must not come back with the next import. Not tied to the key that the user had.
+erased_users = sa.Table(
+    "erased_users",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),  # SHA-256 of the id
+    sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
+    sa.CheckConstraint("length(digest) = 32", name="digest"),
 )
 
 # --- lists: one row per owner, one partition per version

@@ -63,7 +63,8 @@ def append(url: str, *batches: Sequence[Event], at_once: bool = False) -> list[p
     async def one(batch: Sequence[Event]) -> postgres_log.Appended:
         connection = await asyncpg.connect(dsn(url))
         try:
-            return await postgres_log.append(connection, batch)
+            async with connection.transaction():
+                return await postgres_log.append(connection, batch)
         finally:
             await connection.close()
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from fast_api_service import erasure
+from fast_api_service.catalogue_store import CatalogueStore, Told
+from fast_api_service.writable import Writable
 from recsys.artifacts import ArtifactStore
 from recsys.errors import EmptyResultError, InputError
 from recsys.settings import Settings
@@ -142,6 +147,90 @@ def test_half_a_catalogue_is_refused_with_the_reason_unless_forced(ctx, load, tm
         assert "available items fell" in refused["reason"]
         assert connection.execute(sa.select(tables.items.c.available)).scalars().all() == [True] * 20
     assert prepare_dataset.run(ctx=ctx, force=True)["made"]
+
+
+def tell(ctx: Context, *told: Told, delete: int | None = None, erase_user: int | None = None) -> list[str]:
+    """What the shop says by API; what became of each object."""
+
+    async def say() -> list[str]:
+        writes = Writable(ctx.engine.url.set(drivername="postgresql").render_as_string(hide_password=False))
+        await writes.open()
+        store = CatalogueStore(writes)
+        outcomes = await store.put(told) if told else []
+        if delete is not None:
+            assert await store.delete_item(delete) == (delete, True)
+        if erase_user is not None:
+            await erasure.erase(writes, erase_user)
+        await writes.close()
+        return [outcome.result or outcome.reason for outcome in outcomes]
+
+    return asyncio.run(say())
+
+
+def test_the_night_leaves_alone_what_the_shop_said_by_api(ctx, load, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    prepare_dataset.run(ctx=ctx)
+    said = tell(
+        ctx,
+        Told("item", 3, {"available": False, "title": "Told", "properties": {"888": None}}),
+        Told("item", 77, {"category_id": 5}),
+        Told("category", 6, {"parent_id": None}),
+        Told("user", 100, {"properties": {"country": "UK"}}),
+        Told("user", 900, {}),
+        delete=4,
+    )
+    assert said == ["updated", "created", "updated", "updated", "created"]
+    with ctx.engine.connect() as connection:
+        columns = [column for column in tables.items.c if column.name != "changed_xid"]
+        told = connection.execute(sa.select(*columns).where(tables.items.c.told_at.is_not(None))).all()
+    # more raw data: new and old properties of the same items, an event of the item that was added, a new item
+    load(write_shop(tmp_path / "shop", n_items=9, first_day=5, part=2))
+    with ctx.engine.begin() as connection:
+        event = {"timestamp": START_MS + 9 * DAY_MS, "visitorid": "900", "event": "view", "itemid": "77"}
+        connection.execute(raw_tables.events.insert(), event | {"import_id": 1})
+    ref = prepare_dataset.run(ctx=ctx)["dataset"]
+    with ctx.engine.connect() as connection:
+        now = connection.execute(sa.select(*columns).where(tables.items.c.told_at.is_not(None))).all()
+        parent = sa.select(tables.categories.c.parent_category_key).where(tables.categories.c.category_id == "6")
+        assert connection.execute(parent).scalar_one() is None
+        person = sa.select(tables.users.c.properties).where(tables.users.c.user_id == "100")
+        assert connection.execute(person).scalar_one() == {"country": "UK"}
+    assert len(told) == 3
+    assert now == told
+    assert keys_of(ctx, tables.items) | {"77": 9, "8": 10} == keys_of(ctx, tables.items)
+    items = {row["item_id"]: row["item_key"] for row in ctx.dataset(ref)[1].table("items").to_pylist()}
+    users = {row["user_id"]: row["user_key"] for row in ctx.dataset(ref)[1].table("users").to_pylist()}
+    assert (items["77"], items["8"], users["900"]) == (9, 10, 5)
+
+
+def test_an_erased_user_is_in_no_later_data_set_though_his_files_are_loaded_again(ctx, load, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    first = prepare_dataset.run(ctx=ctx)
+    tell(ctx, erase_user=102)
+    load(write_shop(tmp_path / "shop", n_items=10, first_day=5, part=2))  # he is in it
+    second = prepare_dataset.run(ctx=ctx)
+    with ctx.engine.connect() as connection:
+        mentioned = sa.select(sa.func.count()).where(raw_tables.events.c.visitorid == "102")
+        assert connection.execute(mentioned).scalar_one() == 10
+    for result, there in ((first, True), (second, False)):
+        dataset = ctx.dataset(result["dataset"])[1]
+        assert ("102" in dataset.table("users")["user_id"].to_pylist()) is there
+        assert (3 in dataset.table("events")["user_key"].to_pylist()) is there
+    assert keys_of(ctx, tables.users) == {"100": 1, "101": 2, None: 3, "103": 4}
+    said = tell(ctx, Told("user", 102, {}), Told("user", 555, {}))
+    assert "erased" in said[0]
+    assert said[1] == "created"
+    assert keys_of(ctx, tables.users)["555"] == 5
+
+
+def test_an_erasure_makes_another_data_set_of_the_same_raw_tables(ctx, load, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    first = prepare_dataset.run(ctx=ctx)
+    with ctx.engine.begin() as connection:  # a user of whom nothing is left in the raw tables but properties
+        connection.execute(tables.erased_users.insert().values(digest=hashlib.sha256(b"103").digest()))
+    second = prepare_dataset.run(ctx=ctx)
+    assert second["made"]
+    assert (first["n_rows"]["users"], second["n_rows"]["users"]) == (4, 3)
 
 
 def test_nothing_imported_an_unfinished_import_and_a_bad_instant_are_named(ctx, load, tmp_path: Path) -> None:

@@ -291,3 +291,10 @@ def test_verify_finds_items_that_went_away(shop: sa.Engine) -> None:
         connection.execute(sa.update(items).where(items.c.item_key == 3).values(available=False))
     with pytest.raises(PublicationError, match=r"1 items are not available, e\.g\. item 3"):
         publications.verify(shop)
+
+
+def test_what_the_shop_took_away_by_api_meanwhile_hinders_no_publication(shop: sa.Engine) -> None:
+    execute(shop, "update items set available = false, told_at = now() where item_key in (7, 9)")
+    execute(shop, "update items set available = false, told_at = now(), deleted_at = now() where item_key = 11")
+    published = world.publish(shop, 1)
+    assert set(publications.verify(shop)) == set(published.manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.dataset import Dataset
-from recsys.data.keys import KnownKeys
+from recsys.data.keys import KnownKeys, no_keys
 from recsys.data.prepare import prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.errors import EmptyResultError, InputError
@@ -117,6 +118,18 @@ def test_people_have_their_latest_properties(tmp_path: Path) -> None:
     )
     users = prepared(tmp_path, raw_events((5, "u", "view", "a", None), (7, "v", "view", "a", None)), people=people)
     assert [json.loads(row["properties"]) for row in users.table("users").to_pylist()] == [{"country": 'F"R'}, {}]
+
+
+def test_erased_people_are_left_out_and_their_keys_are_not_given_again(tmp_path: Path) -> None:
+    events = raw_events((5, "u", "view", "a", None), (6, "ü", "view", "b", None), (7, "w", "view", "a", None))
+    people = pa.table({"timestamp": [1, 1], "visitorid": ["ü", "x"], "property": ["c"] * 2, "value": ["UK", "FR"]})
+    erased = {hashlib.sha256(id_.encode()).hexdigest() for id_ in ("ü", "x", "nobody")}
+    known = pa.table({"id": pa.array(["u", None]), "key": pa.array([1, 2], pa.int32())})
+    keys = KnownKeys(no_keys(), known, no_keys())
+    dataset = prepared(tmp_path, events, people=people, known=keys, erased=erased)
+    assert [(row["user_id"], row["user_key"]) for row in dataset.table("users").to_pylist()] == [("u", 1), ("w", 3)]
+    assert dataset.table("events")["user_key"].to_pylist() == [1, 3]
+    assert [row["item_id"] for row in dataset.table("items").to_pylist()] == ["a"]
 
 
 def test_what_cannot_be_prepared_is_named(tmp_path: Path) -> None:

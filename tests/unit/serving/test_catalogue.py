@@ -25,6 +25,27 @@ def test_the_dictionary_answers_as_a_plain_dict_would(rows: dict[int, tuple[int 
                 items.id(key)
 
 
+@given(st.lists(st.tuples(st.integers(0, 20), st.none() | st.tuples(st.none() | st.integers(0, 9), st.booleans()))))
+def test_a_dictionary_that_changes_in_place_is_the_one_of_the_last_rows(
+    changes: list[tuple[int, tuple[int | None, bool] | None]],
+) -> None:
+    changed, last = ItemDictionary("string"), dict(changes)
+    for key, row in changes:
+        if row is None:
+            changed.remove(key)
+        else:
+            changed.add(key, f"item-{key}", *row)
+    fresh = ItemDictionary("string")
+    for key, row in last.items():
+        if row is not None:
+            fresh.add(key, f"item-{key}", *row)
+    assert (len(changed), changed.n_available) == (len(fresh), fresh.n_available)
+    assert list(changed.newest_available()) == list(fresh.newest_available())
+    for key in range(22):
+        assert changed.is_available(key) == fresh.is_available(key)
+        assert changed.key(f"item-{key}") == fresh.key(f"item-{key}") == (key if last.get(key) else None)
+
+
 def test_ids_are_given_in_the_type_of_the_catalogue() -> None:
     items = ItemDictionary("integer")
     items.add(1, "461686", None, True)

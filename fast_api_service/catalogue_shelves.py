@@ -1,0 +1,239 @@
+"""One request's share of the catalogue: read with a lock, changed in memory object by object, written at once."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import asyncpg
+import orjson
+
+from recsys.errors import InputError
+from recsys.serving.catalogue_changes import ItemState, Properties, cycle, told_properties
+from recsys.serving.ids import ExternalId, JsonType, to_external
+
+_FIRST_KEY = 1  # as recsys.data.keys has it; 0 owns the default list of all items
+
+
+class Shelf(ABC):
+    """The rows of one table that a request names, by external id as text.
+
+    The order of calls: `lacks`, then the locks, then `load`, `take` for each object, and `write`.
+    """
+
+    table: ClassVar[str]
+    key: ClassVar[str]
+    id: ClassVar[str]
+    load_sql: ClassVar[str]  # reads and locks the rows of $1, an array of ids
+    write_sql: ClassVar[str]  # writes rows: $1 their keys, $2 their ids, then what `_columns` gives
+
+    def __init__(self) -> None:
+        self.keys: dict[str, int] = {}
+        self._gone: set[str] = set()  # ids that are not used again
+        self._changed: dict[str, None] = {}  # in order
+        self._told: set[str] = set()  # said again what was known already
+        self._next_key = _FIRST_KEY
+
+    async def lacks(self, connection: asyncpg.Connection, ids: set[str]) -> bool:
+        """Whether an id would need a new key."""
+        sql = f"select count(*) from {self.table} where {self.id} = any($1)"  # noqa: S608 - our own names
+        return int(await connection.fetchval(sql, list(ids))) < len(ids)
+
+    async def load(self, connection: asyncpg.Connection, ids: set[str]) -> None:
+        """Read and lock the rows of these ids."""
+        for row in await connection.fetch(self.load_sql, sorted(ids)):
+            self.keys[row[self.id]] = row[self.key]
+            self._put_down(row)
+        if len(ids - self.keys.keys()):
+            sql = f"select max({self.key}) from {self.table}"  # noqa: S608 - our own names
+            self._next_key = (await connection.fetchval(sql) or _FIRST_KEY - 1) + 1
+
+    def take(self, id_: str, fields: dict[str, Any]) -> str:
+        """Change or add one object: "created", "updated" or "unchanged"; InputError with the reason against it."""
+        if id_ in self._gone:
+            raise InputError(self._refusal(id_))
+        is_new = id_ not in self.keys
+        if not self._change(id_, fields, is_new):
+            self._told.add(id_)
+            return "unchanged"
+        if is_new:
+            self.keys[id_] = self._next_key
+            self._next_key += 1
+        self._changed[id_] = None
+        return "created" if is_new else "updated"
+
+    async def write(self, connection: asyncpg.Connection) -> None:
+        """Write what changed, and note what was told."""
+        if self._changed:
+            ids = list(self._changed)
+            await connection.execute(self.write_sql, [self.keys[id_] for id_ in ids], ids, *self._columns(ids))
+        told = [self.keys[id_] for id_ in sorted(self._told - self._changed.keys())]
+        if told:
+            sql = f"update {self.table} set told_at = now() where {self.key} = any($1) and told_at is null"  # noqa: S608
+            await connection.execute(sql, told)
+
+    @abstractmethod
+    def _put_down(self, row: asyncpg.Record) -> None:
+        """Remember a row as it is."""
+
+    @abstractmethod
+    def _change(self, id_: str, fields: dict[str, Any], is_new: bool) -> bool:
+        """Change what is remembered; False where nothing changes. InputError, then nothing is changed."""
+
+    @abstractmethod
+    def _columns(self, ids: Sequence[str]) -> list[list[Any]]:
+        """The arrays $3, $4, … of `write_sql`."""
+
+    def _refusal(self, id_: str) -> str:
+        return f"{id_!r} was deleted, and a deleted id is not used again; take a new one"
+
+
+class Categories(Shelf):
+    table, key, id = "categories", "category_key", "category_id"
+    _SELECT = """
+        select c.category_key, c.category_id, p.category_id as parent_id, c.deleted_at from categories c
+        left join categories p on p.category_key = c.parent_category_key
+    """
+    load_sql = _SELECT + "where c.category_id = any($1) order by c.category_key for update of c"
+    write_sql = """
+        insert into categories (category_key, category_id, parent_category_key, told_at)
+        select key, id, parent, now() from unnest($1::int[], $2::text[], $3::int[]) as told (key, id, parent)
+        on conflict (category_key) do update set
+            parent_category_key = excluded.parent_category_key, told_at = excluded.told_at
+    """
+
+    def __init__(self, json_type: JsonType) -> None:
+        super().__init__()
+        self._json_type = json_type
+        self._parents: dict[str, str | None] = {}
+
+    async def look_up(self, connection: asyncpg.Connection, ids: Iterable[str] | None) -> None:
+        """Know these categories, or all of them, so that items can be put into them and cycles are seen."""
+        if ids is None:
+            rows = await connection.fetch(self._SELECT)
+        else:
+            rows = await connection.fetch(self._SELECT + "where c.category_id = any($1)", sorted(set(ids)))
+        for row in rows:
+            self.keys[row["category_id"]] = row["category_key"]
+            self._put_down(row)
+
+    def key_of(self, category_id: ExternalId) -> tuple[str, int]:
+        """The id as the catalogue writes it, and its key; InputError where there is no such category."""
+        id_ = str(to_external(category_id, self._json_type, "category"))
+        if id_ not in self.keys or id_ in self._gone:
+            raise InputError(f"there is no category {category_id!r}; store it first")
+        return id_, self.keys[id_]
+
+    def _put_down(self, row: asyncpg.Record) -> None:
+        if row["deleted_at"] is not None:
+            self._gone.add(row["category_id"])
+        self._parents[row["category_id"]] = row["parent_id"]
+
+    def _change(self, id_: str, fields: dict[str, Any], is_new: bool) -> bool:
+        former = self._parents.get(id_)
+        parent = former
+        if "parent_id" in fields:
+            parent = None if fields["parent_id"] is None else self.key_of(fields["parent_id"])[0]
+            way = cycle(self._parents, id_, parent)
+            if way and parent != former:
+                raise InputError(f"parent_id: a cycle of categories, {' → '.join(way)}")
+        self._parents[id_] = parent
+        return is_new or parent != former
+
+    def _columns(self, ids: Sequence[str]) -> list[list[Any]]:
+        parents = [self._parents[id_] for id_ in ids]
+        return [[None if parent is None else self.keys[parent] for parent in parents]]
+
+
+class Items(Shelf):
+    table, key, id = "items", "item_key", "item_id"
+    load_sql = """
+        select i.item_key, i.item_id, c.category_key, c.category_id, i.available, i.title, i.properties,
+               i.deleted_at
+        from items i left join categories c on c.category_key = i.category_key and c.deleted_at is null
+        where i.item_id = any($1) order by i.item_key for update of i
+    """
+    write_sql = """
+        insert into items (item_key, item_id, category_key, available, title, properties, first_seen_at, told_at)
+        select key, id, category, available, title, properties::jsonb, now(), now()
+        from unnest($1::int[], $2::text[], $3::int[], $4::bool[], $5::text[], $6::text[])
+            as told (key, id, category, available, title, properties)
+        on conflict (item_key) do update set category_key = excluded.category_key,
+            available = excluded.available, title = excluded.title, properties = excluded.properties,
+            told_at = excluded.told_at
+    """
+
+    def __init__(self, categories: Categories) -> None:
+        super().__init__()
+        self._categories = categories
+        self._states: dict[str, ItemState] = {}
+
+    def _put_down(self, row: asyncpg.Record) -> None:
+        if row["deleted_at"] is not None:
+            self._gone.add(row["item_id"])
+        if row["category_id"] is not None:
+            self._categories.keys[row["category_id"]] = row["category_key"]
+        properties = orjson.loads(row["properties"])
+        self._states[row["item_id"]] = ItemState.stored(row["category_id"], row["available"], row["title"], properties)
+
+    def _change(self, id_: str, fields: dict[str, Any], is_new: bool) -> bool:
+        if fields.get("category_id") is not None:
+            fields = fields | {"category_id": self._categories.key_of(fields["category_id"])[0]}
+        former = self._states.get(id_, ItemState())
+        after = former.told(fields)
+        self._states[id_] = after
+        return is_new or after != former
+
+    def _columns(self, ids: Sequence[str]) -> list[list[Any]]:
+        states = [self._states[id_] for id_ in ids]
+        return [
+            [None if state.category_id is None else self._categories.keys[state.category_id] for state in states],
+            [state.available for state in states],
+            [state.title for state in states],
+            [orjson.dumps(state.stored_properties).decode() for state in states],
+        ]
+
+
+class Users(Shelf):
+    table, key, id = "users", "user_key", "user_id"
+    load_sql = """
+        select user_key, user_id, properties from users where user_id = any($1) order by user_key for update
+    """
+    write_sql = """
+        insert into users (user_key, user_id, properties, first_seen_at, told_at)
+        select key, id, properties::jsonb, now(), now()
+        from unnest($1::int[], $2::text[], $3::text[]) as told (key, id, properties)
+        on conflict (user_key) do update set properties = excluded.properties, told_at = excluded.told_at
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._properties: dict[str, Properties] = {}
+
+    async def load(self, connection: asyncpg.Connection, ids: set[str]) -> None:
+        digests = {digest_of(id_): id_ for id_ in ids}
+        rows = await connection.fetch("select digest from erased_users where digest = any($1)", list(digests))
+        self._gone = {digests[row["digest"]] for row in rows}
+        await super().load(connection, ids)
+
+    def _put_down(self, row: asyncpg.Record) -> None:
+        self._properties[row["user_id"]] = orjson.loads(row["properties"])
+
+    def _change(self, id_: str, fields: dict[str, Any], is_new: bool) -> bool:
+        former = self._properties.get(id_, {})
+        after = told_properties(former, fields.get("properties") or {})
+        self._properties[id_] = after
+        return is_new or after != former
+
+    def _columns(self, ids: Sequence[str]) -> list[list[Any]]:
+        return [[orjson.dumps(self._properties[id_]).decode() for id_ in ids]]
+
+    def _refusal(self, id_: str) -> str:
+        return f"user {id_!r} was erased, and an erased id is not used again; take a new one"
+
+
+def digest_of(user_id: str) -> bytes:
+    """What is remembered of an erased user: SHA-256 of the id as the catalogue writes it."""
+    return hashlib.sha256(user_id.encode()).digest()

@@ -1,0 +1,236 @@
+"""Objects of the catalogue, as OpenAPI shows them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+)
+
+from fast_api_service.errors import ErrorAnswer, in_words
+from fast_api_service.schemas import CategoryId, ItemId, UserId
+from recsys.serving.catalogue_changes import MAX_PROPERTIES, MAX_PROPERTIES_BYTES, PRICE
+
+# For the examples, which may be run over and over: what is stored under the one is shown to nobody.
+STORED_ID = 999_999_999_999
+ABSENT_ID = STORED_ID + 1
+MAX_OBJECTS = 1000
+_MAX_NUMBER = 10**18 - 1  # beyond it, JSON readers disagree
+
+EntityName = Literal["item", "user", "category"]
+Result = Literal["created", "updated", "unchanged"]
+
+_Text = Annotated[str, StringConstraints(pattern=r"^[^\u0000]*$")]
+_Whole = Annotated[int, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, strict=True)]
+_Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+_Flag = Annotated[bool, Field(strict=True)]
+_Scalar = _Flag | _Whole | _Real | _Text
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\u0000]*$")]
+_Properties = Annotated[
+    dict[_Name, _Scalar | list[_Scalar] | None],
+    Field(
+        max_length=MAX_PROPERTIES,
+        description=f"told one by one: null removes one, those not named stay; at most {MAX_PROPERTIES} and "
+        f"{MAX_PROPERTIES_BYTES // 1024} KiB",
+    ),
+]
+
+
+class Unusable(NamedTuple):
+    """Stands in a list where an object cannot be read, so that the others can be stored."""
+
+    reason: str
+
+
+def _or_reason(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        words = [in_words({**problem, "loc": ("body", *problem["loc"])}) for problem in problems[:3]]
+        return Unusable("; ".join(words) if isinstance(value, dict) else "should be an object")
+
+
+_Lenient = WrapValidator(_or_reason)
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ItemFields(_Told):
+    """What an item may be told to be. What is left out stays as it is, or takes its default in a new item."""
+
+    category_id: CategoryId | None = Field(None, description="a category of the catalogue; null: none")
+    available: bool = Field(True, strict=True, description="false: it is recommended to nobody, within a second")
+    title: Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\u0000]*$")] | None = None
+    price: Annotated[float, Field(ge=0, le=_MAX_NUMBER, allow_inf_nan=False, strict=True)] | None = None
+    properties: _Properties = Field({})
+
+    @field_validator("properties")
+    @classmethod
+    def _price_has_its_field(cls, properties: dict[str, Any]) -> dict[str, Any]:
+        if PRICE in properties:
+            raise ValueError("the price is a field of its own, beside the properties")
+        return properties
+
+
+class UserFields(_Told):
+    """What a user may be told to be."""
+
+    properties: _Properties = Field({})
+
+
+class CategoryFields(_Told):
+    """What a category may be told to be."""
+
+    parent_id: CategoryId | None = Field(None, description="a category of the catalogue; null: a root")
+
+
+class ItemIn(ItemFields):
+    item_id: ItemId
+
+
+class UserIn(UserFields):
+    user_id: UserId
+
+
+class CategoryIn(CategoryFields):
+    category_id: CategoryId
+
+
+class ItemsIn(_Told):
+    items: list[Annotated[ItemIn, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
+
+
+class UsersIn(_Told):
+    users: list[Annotated[UserIn, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
+
+
+class CategoriesIn(_Told):
+    categories: list[Annotated[CategoryIn, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
+
+
+class ItemObject(_Told):
+    type: Literal["item"]
+    data: ItemIn
+
+
+class UserObject(_Told):
+    type: Literal["user"]
+    data: UserIn
+
+
+class CategoryObject(_Told):
+    type: Literal["category"]
+    data: CategoryIn
+
+
+AnyObject = Annotated[ItemObject | UserObject | CategoryObject, Field(discriminator="type")]
+
+
+class ObjectsIn(_Told):
+    objects: list[Annotated[AnyObject, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
+
+
+class ItemOut(BaseModel):
+    success: Literal[True] = True
+    item_id: ItemId
+    category_id: CategoryId | None
+    available: bool
+    title: str | None
+    price: float | None
+    properties: dict[str, Any]
+
+
+class UserOut(BaseModel):
+    success: Literal[True] = True
+    user_id: UserId
+    properties: dict[str, Any]
+
+
+class CategoryOut(BaseModel):
+    success: Literal[True] = True
+    category_id: CategoryId
+    parent_id: CategoryId | None
+
+
+AnyId = Annotated[int | str, WithJsonSchema({"type": ["integer", "string"]})]
+
+
+class Stored(BaseModel):
+    """What became of one object."""
+
+    success: Literal[True] = True
+    type: EntityName
+    id: AnyId
+    result: Result
+
+
+class StoredObject(BaseModel):
+    type: EntityName
+    id: AnyId
+
+
+class Rejected(BaseModel):
+    index: int = Field(description="place in the list that was sent, from 0")
+    reason: str
+
+
+class StoredMany(BaseModel):
+    """What became of each object. All that was not rejected is stored, in one transaction."""
+
+    success: Literal[True] = True
+    created: list[StoredObject]
+    updated: list[StoredObject]
+    unchanged: list[StoredObject]
+    rejected: list[Rejected]
+
+
+class AllRejected(ErrorAnswer):
+    """Nothing was stored: the request cannot be used, or none of its objects (then `rejected` says why)."""
+
+    rejected: list[Rejected] = Field([])
+
+
+class Deleted(BaseModel):
+    """The thing is not there (any more)."""
+
+    success: Literal[True] = True
+    type: EntityName
+    id: AnyId
+    result: Literal["deleted", "absent"] = Field(description="absent: there was none, and nothing changed")
+
+
+class Removed(BaseModel):
+    """How many rows were removed, by place; 0 where there were none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    users: int = Field(description="the id and the properties; the row stays, so that its key is never given again")
+    events: int = Field(description="posted events, also of sessions without a user that this user had")
+    event_quarantine: int
+    user_recent: int = Field(description="what recommendations read of his last events and of his sessions")
+    lists: int = Field(description="ranked and personal lists of all publications that are kept")
+    raw_events: int = Field(description="imported events")
+    raw_user_properties: int
+
+
+class Receipt(BaseModel):
+    """What an erasure removed. The user is remembered by the SHA-256 of the id alone, so that no import brings him
+    back."""
+
+    success: Literal[True] = True
+    user_id: UserId
+    erased_at: dt.datetime = Field(description="when he was erased first")
+    removed: Removed

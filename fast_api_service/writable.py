@@ -1,0 +1,117 @@
+"""The few connections that may write, and their patience: a request is one transaction, done whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import asyncpg
+
+from fast_api_service.errors import ApiError
+from recsys.serving.ids import JsonType
+
+Answer = TypeVar("Answer")
+
+_N_CONNECTIONS = 4
+_CONNECT_S = 5.0
+_STATEMENT_S = 10.0
+_LOCK_MS = 500  # less than Postgres' deadlock_timeout: we give way before it ends somebody else's transaction
+_PATIENCE_S = 3.0  # of trying again while others hold what we need
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+_NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+_BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+
+
+class Writable:
+    """A small pool beside the reading one, so that writes never take a reader's connection."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._pool: asyncpg.Pool | None = None
+
+    async def open(self) -> None:
+        """Make the pool; no connection is opened yet."""
+        self._pool = await asyncpg.create_pool(
+            self._dsn,
+            min_size=0,
+            max_size=_N_CONNECTIONS,
+            timeout=_CONNECT_S,
+            server_settings={
+                "application_name": "recsys-api-writes",
+                "statement_timeout": str(int(_STATEMENT_S * 1000)),
+                "lock_timeout": str(_LOCK_MS),
+                "idle_in_transaction_session_timeout": str(int(_STATEMENT_S * 1000)),
+                "jit": "off",
+            },
+        )
+
+    async def close(self) -> None:
+        """End all connections, after the transactions in flight."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 5)
+            except TimeoutError:
+                self._pool.terminate()
+
+    async def transaction(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+        """`work` in one transaction, from the start again while others hold its locks.
+
+        Raises ApiError 503 `database_away`, or `catalogue_busy` when patience ends; then nothing is written.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await self._once(work)
+            except _BUSY:
+                if time.monotonic() > deadline:
+                    raise ApiError(
+                        503,
+                        "catalogue_busy",
+                        "nothing was written: others are writing the same, or the nightly preparation is giving keys "
+                        "to new ids; try again soon",
+                        5,
+                    ) from None
+                await asyncio.sleep(0.05)
+            except _NO_TABLES:
+                raise ApiError(503, "not_ready", "the database lacks tables: prepare data once more", 5) from None
+            except _AWAY:
+                raise ApiError(
+                    503, "database_away", "nothing was written or read: Postgres is away; try the same again soon", 1
+                ) from None
+
+    async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+        if self._pool is None:
+            raise ConnectionError("not connected")
+        async with asyncio.timeout(_CONNECT_S):
+            connection = await self._pool.acquire()
+        try:
+            async with connection.transaction():
+                return await work(connection)
+        finally:
+            await self._pool.release(connection)
+
+
+async def lock(connection: asyncpg.Connection, number: int) -> None:
+    """Take one of `recsys.storage.locks` until the transaction ends."""
+    await connection.execute("select pg_advisory_xact_lock($1)", number)
+
+
+async def id_types(connection: asyncpg.Connection) -> dict[str, JsonType]:
+    """JSON type of the ids of "item", "user" and "category"; ApiError 503 where nothing was prepared yet."""
+    types = dict(await connection.fetch("select entity, json_type from id_types"))
+    missing = {"item", "user", "category"} - types.keys()
+    if missing:
+        raise ApiError(
+            503, "not_ready", "no data is prepared yet, so the type of ids is not known; prepare it first", 5
+        )
+    return types

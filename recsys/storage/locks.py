@@ -1,0 +1,8 @@
+"""Numbers of the advisory locks that the service shares with the nightly steps; taken in the order keys, catalogue."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KEYS: Final = 0x6B657973  # held by whoever gives new keys; the preparation holds it for minutes
+CATALOGUE: Final = 0x636174  # held by one writer of the API at a time, for milliseconds
