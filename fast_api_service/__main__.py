@@ -28,7 +28,7 @@ def database_url() -> str:
 
 
 def main() -> None:
-    log.setup(settings.load().log_level)
+    log.setup(settings.load().log_level, settings.load().log_format)
     api = ApiSettings()
     try:
         app = create_app(database_url(), api)
@@ -38,6 +38,7 @@ def main() -> None:
         _log.warning("listening on %s without API keys: keep it behind a proxy that knows its clients", api.host)
     uvicorn.run(
         app, host=api.host, port=api.port, access_log=False, log_config=None, server_header=False,
+        ws="none",  # there are no WebSockets, and their library logs headers
         timeout_graceful_shutdown=10,
     )  # fmt: skip
 
