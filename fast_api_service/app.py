@@ -7,12 +7,14 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from fast_api_service import documents, errors
 from fast_api_service.database import Database
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
 from fast_api_service.routers import operations, recommend
+from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
 from recsys import __version__
@@ -55,6 +57,16 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
         redoc_url=None,
     )
     app.state.service = state
+    # the last one is the outermost: refusals, too, get a request id, are counted, and can be read by allowed pages
+    app.add_middleware(Guard, keyring=state.keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
     app.include_router(recommend.router)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
+from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
@@ -64,6 +65,7 @@ select list_version_id, kind, version, dataset, made_by, created_at, n_rows, n_i
 from list_versions where list_version_id = any($1)
 """
 _DEFAULT_SQL = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
+_KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null from api_keys"
 _EXAMPLE_USER_SQL = """
 select u.user_id from lists l join users u on u.user_key = l.owner_key where l.list_version_id = $1 limit 1
 """
@@ -154,6 +156,11 @@ class Database:
         async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
             row = await connection.fetchrow(_PULSE_SQL)
         return Pulse(*row) if row else None
+
+    async def api_keys(self) -> list[StoredKey]:
+        """All keys, revoked ones too; DatabaseAwayError. Tries even at rest."""
+        async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
+            return [StoredKey(*row) for row in await connection.fetch(_KEYS_SQL)]
 
     async def load(self, *, with_example_user: bool) -> Snapshot | None:
         """All that is held in memory, read in one transaction, None where nothing is published; DatabaseAwayError.

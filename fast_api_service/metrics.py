@@ -36,6 +36,10 @@ class Metrics:
         self.degraded = Counter(
             "recsys_degraded_answers", "Answers that went out without a part", ["part"], registry=registry
         )
+        self.auth_failures = Counter(
+            "recsys_auth_failures", "Requests refused for want of a key or a scope", ["reason"], registry=registry
+        )
+        self.shed = Counter("recsys_shed", "Requests refused as too many", ["reason"], registry=registry)
         self.switches = Counter("recsys_publication_switches", "Publications taken into service", registry=registry)
         self.database_up = Gauge("recsys_database_up", "1 while Postgres answers", registry=registry)
         self.publication_id = Gauge("recsys_publication_id", "Publication in service, 0: none", registry=registry)

@@ -8,6 +8,7 @@ import time
 
 from fast_api_service.database import Database, DatabaseAwayError, Pulse
 from fast_api_service.metrics import Metrics
+from fast_api_service.security import Keyring
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
 from recsys.serving.snapshot import Snapshot
@@ -23,6 +24,7 @@ class State:
         self.database = database
         self.metrics = metrics
         self.settings = settings
+        self.keys = Keyring(settings, metrics)
         self.snapshot: Snapshot | None = None
         self.problem = "starting: nothing is loaded yet"  # why there is no snapshot, or why it may be old
         self._pulse: Pulse | None = None
@@ -36,9 +38,10 @@ class State:
             self._wake.set()
 
     async def keep_fresh(self) -> None:
-        """Follow the publication pointer and the catalogue until cancelled."""
+        """Follow the API keys, the publication pointer and the catalogue until cancelled."""
         while True:
             try:
+                self.keys.take(await self.database.api_keys())  # first: nothing is served before keys are known
                 await self.refresh()
             except (DatabaseAwayError, InputError) as error:
                 self._tell(str(error))
@@ -59,7 +62,7 @@ class State:
             self._serve(None)
             self._tell("nothing is published yet: run the pipeline (`make demo`, or the DAG rank_and_publish)")
         elif self._is_news(pulse):
-            snapshot = await self.database.load(with_example_user=self.settings.is_loopback)
+            snapshot = await self.database.load(with_example_user=not self.keys.needed)
             self._serve(snapshot)
             self._loaded_at = time.monotonic()
         else:

@@ -71,6 +71,7 @@ def json_type(request: pytest.FixtureRequest) -> JsonType:
 def client(json_type: JsonType) -> Client:
     app = create_app("postgresql://nobody@127.0.0.1:1/nothing", ApiSettings())
     app.state.service.snapshot = snapshot(json_type)
+    app.state.service.keys.take([])
     return Client(app)
 
 
