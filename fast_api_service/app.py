@@ -13,10 +13,11 @@ from fast_api_service import documents, errors
 from fast_api_service.database import Database
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
-from fast_api_service.routers import operations, recommend
+from fast_api_service.routers import events, operations, recommend
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
+from fast_api_service.writer import Writer
 from recsys import __version__
 
 _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
@@ -34,11 +35,12 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     """
     settings = settings or ApiSettings()
     metrics = Metrics()
-    state = State(Database(database_url, settings), metrics, settings)
+    state = State(Database(database_url, settings), Writer(database_url, settings), metrics, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await state.database.open()
+        await state.writer.open()
         follower = asyncio.create_task(state.keep_fresh())
         try:
             yield
@@ -46,6 +48,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
             follower.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await follower
+            await state.writer.close()
             await state.database.close()
 
     app = FastAPI(
@@ -70,6 +73,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
     app.include_router(recommend.router)
+    app.include_router(events.router)
     app.include_router(operations.router)
     documents.install(app, state)
     return app

@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
+from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
+from recsys.serving.recent import EventMeaning, Recent, merged
 from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
 
 log = logging.getLogger(__name__)
@@ -26,20 +28,25 @@ _FAILURES_TO_REST = 3  # in a row; then requests do not try Postgres for a while
 _REST_S = 0.5
 _LOAD_S = 120.0
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
+N_READ = 50  # latest events of a user, and of a session
 _ROWS_A_TIME = 2000  # other requests are answered between two portions of a large catalogue
 
 # Both read the lists of the publication that the caller already holds, so an answer never mixes two; the
 # pointer comes along to tell that a newer one is there.
-_USER_SQL = """
+_USER_SQL = f"""
 select p.publication_id, u.user_key,
        r.item_keys as r_keys, r.scores as r_scores, r.sources as r_sources,
-       s.item_keys as s_keys, s.scores as s_scores, s.sources as s_sources
+       s.item_keys as s_keys, s.scores as s_scores, s.sources as s_sources,
+       a.item_keys[1:{N_READ}] as a_keys, a.event_types[1:{N_READ}] as a_types, a.occurred_ms[1:{N_READ}] as a_ms,
+       b.item_keys[1:{N_READ}] as b_keys, b.event_types[1:{N_READ}] as b_types, b.occurred_ms[1:{N_READ}] as b_ms
 from (values (1)) one
 left join publication_pointer p on true
 left join users u on u.user_id = $1
 left join lists r on r.list_version_id = $2 and r.owner_key = u.user_key
 left join lists s on s.list_version_id = $3 and s.owner_key = u.user_key
-"""
+left join user_recent a on a.owner = 'user:' || $1
+left join user_recent b on b.owner = 'session:' || $4
+"""  # noqa: S608 - a number of ours
 _ITEM_SQL = """
 select p.publication_id,
        r.item_keys as r_keys, r.scores as r_scores, r.sources as r_sources,
@@ -63,6 +70,12 @@ from publication_pointer p join publications b using (publication_id)
 _VERSIONS_SQL = """
 select list_version_id, kind, version, dataset, made_by, created_at, n_rows, n_items, sources
 from list_versions where list_version_id = any($1)
+"""
+_NEIGHBOURS_SQL = f"""
+select owner_key, item_keys[1:{N_NEIGHBOURS}], scores[1:{N_NEIGHBOURS}] from lists where list_version_id = $1
+"""  # noqa: S608 - a number of ours
+_MEANING_SQL = """
+select event_weights, bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
 """
 _DEFAULT_SQL = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
 _KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null from api_keys"
@@ -94,6 +107,7 @@ class Lists(NamedTuple):
     known: bool  # the user is in the catalogue of users
     first: StoredList | None  # ranked, or i2i
     second: StoredList | None  # personal, or similar
+    recent: Sequence[Recent] = ()  # of the user and the session, newest first
 
 
 class Database:
@@ -103,10 +117,7 @@ class Database:
     """
 
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
-        scheme = dsn.partition("://")[0]
-        if scheme not in _SCHEMES:
-            raise InputError(f"DATABASE_URL begins with {scheme[:20]!r}; expected postgresql://user@host:5432/name")
-        self._dsn = "postgresql" + dsn[len(scheme) :]
+        self._dsn = postgres_dsn(dsn)
         self._settings = settings
         self._pool: asyncpg.Pool | None = None
         self._n_failures = 0
@@ -137,12 +148,21 @@ class Database:
             except TimeoutError:
                 self._pool.terminate()
 
-    async def user_lists(self, user_id: str, snapshot: Snapshot) -> Lists:
-        """Ranked and personal list of a user in the snapshot's publication; DatabaseAwayError."""
+    def pool_use(self) -> tuple[int, int]:
+        """Connections that queries hold now, and open ones that wait for a query."""
+        if self._pool is None:
+            return 0, 0
+        n_idle = self._pool.get_idle_size()
+        return self._pool.get_size() - n_idle, n_idle
+
+    async def user_lists(self, user_id: str | None, session_id: str | None, snapshot: Snapshot) -> Lists:
+        """Ranked and personal list of a user in the snapshot's publication, and the latest events of the user and of
+        the session; DatabaseAwayError."""
         publication = snapshot.publication
-        arguments = (user_id, publication.version_id("ranked"), publication.version_id("personal"))
+        arguments = (user_id, publication.version_id("ranked"), publication.version_id("personal"), session_id)
         row = await self._row(_USER_SQL, arguments)
-        return Lists(row["publication_id"], row["user_key"] is not None, _stored(row, "r_"), _stored(row, "s_"))
+        latest = merged(_recent(row, "a_"), _recent(row, "b_"))
+        return Lists(row["publication_id"], row["user_key"] is not None, _stored(row, "r_"), _stored(row, "s_"), latest)
 
     async def item_lists(self, item_key: int, snapshot: Snapshot) -> Lists:
         """i2i and similar list of an item in the snapshot's publication; DatabaseAwayError."""
@@ -180,6 +200,8 @@ class Database:
                 categories=await _categories(connection, types.get("category", "string")),
                 default_lists=default_lists,
                 user_id_type=types.get("user", "string"),
+                neighbours=await _neighbours(connection, publication),
+                meaning=await _meaning(connection),
                 example_user_id=await _example_user(connection, publication) if with_example_user else None,
                 example_item_id=await _example_item(connection, publication, default_lists.get(ALL_ITEMS)),
             )
@@ -210,6 +232,14 @@ class Database:
         self._resting_until = 0.0
 
 
+def postgres_dsn(url: str) -> str:
+    """DATABASE_URL as asyncpg takes it; InputError where it is not of Postgres."""
+    scheme = url.partition("://")[0]
+    if scheme not in _SCHEMES:
+        raise InputError(f"DATABASE_URL begins with {scheme[:20]!r}; expected postgresql://user@host:5432/name")
+    return "postgresql" + url[len(scheme) :]
+
+
 async def _nothing_to_reset(_: Any) -> None:
     """Our statements leave no session state, so a connection needs no round trip before it is used again."""
 
@@ -217,6 +247,32 @@ async def _nothing_to_reset(_: Any) -> None:
 def _stored(row: asyncpg.Record, prefix: str) -> StoredList | None:
     keys = row[prefix + "keys"]
     return None if keys is None else StoredList(keys, row[prefix + "scores"], row[prefix + "sources"])
+
+
+def _recent(row: asyncpg.Record, prefix: str) -> list[Recent]:
+    keys = row[prefix + "keys"]
+    return list(map(Recent, keys, row[prefix + "types"], row[prefix + "ms"])) if keys else []
+
+
+async def _neighbours(
+    connection: asyncpg.pool.PoolConnectionProxy, publication: Publication
+) -> dict[str, NeighbourIndex]:
+    """The best neighbours of all items, by kind."""
+    found = {}
+    for kind in ("i2i", "similar"):
+        version_id = publication.version_id(kind)
+        if version_id is not None:
+            index = found[kind] = NeighbourIndex()
+            cursor = await connection.cursor(_NEIGHBOURS_SQL, version_id)
+            while portion := await cursor.fetch(_ROWS_A_TIME):
+                for row in portion:
+                    index.add(*row)
+    return found
+
+
+async def _meaning(connection: asyncpg.pool.PoolConnectionProxy) -> EventMeaning:
+    row = await connection.fetchrow(_MEANING_SQL)
+    return EventMeaning(orjson.loads(row["event_weights"]), tuple(row["bought_event_types"])) if row else EventMeaning()
 
 
 async def _publication(connection: asyncpg.pool.PoolConnectionProxy) -> Publication | None:

@@ -56,6 +56,7 @@ def _document_of(app: FastAPI, state: State) -> Callable[[], dict[str, Any]]:
             document = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes, tags=[
                     {"name": "recommend", "description": "For the pages of a shop"},
+                    {"name": "online", "description": "What users do, as it happens"},
                     {"name": "operations", "description": "For those who run the service"},
                 ],
             )  # fmt: skip
@@ -99,12 +100,14 @@ def _types(snapshot: Snapshot | None) -> dict[str, JsonType | None]:
 
 
 def _name_id_types(node: Any, types: dict[str, JsonType | None]) -> None:
-    """Replace each schema marked `x-id-of` by what the loaded catalogue takes."""
+    """Replace each schema marked `x-id-of` by what the loaded catalogue takes, and `x-schema` by a reference."""
     if isinstance(node, list):
         for child in node:
             _name_id_types(child, types)
     if not isinstance(node, dict):
         return
+    if "x-schema" in node:
+        node["$ref"] = f"#/components/schemas/{node.pop('x-schema')}"
     entity = node.pop("x-id-of", None)
     if entity is not None:
         node.pop("type", None)
@@ -136,8 +139,10 @@ def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
         value = example["value"] = dict(example["value"])
         if "user_id" in value and user_id is not None:
             value["user_id"] = to_external(user_id, snapshot.user_id_type, "user")
-        if "exclude" in value:
-            value["exclude"] = _popular_ids(snapshot)[:2]
+        for field in ("exclude", "item_ids", "seq", "candidate_items"):
+            if field in value:
+                value[field] = _popular_ids(snapshot)[: 5 if field == "candidate_items" else 2]
+    _fill_event_examples(paths, snapshot)
     category_id = next((c for c in snapshot.categories if _has_list(snapshot, c)), None)
     if category_id is None:
         examples.pop("a category")
@@ -146,6 +151,24 @@ def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
     for parameter in paths["/similar/{item_id}"]["get"]["parameters"]:
         if parameter["name"] == "item_id" and item_id is not None:
             parameter["example"] = item_id
+
+
+def _fill_event_examples(paths: dict[str, Any], snapshot: Snapshot) -> None:
+    user_id, item_id = snapshot.example_user_id, snapshot.example_item_id
+    if user_id is None or item_id is None:
+        return
+    ids = {
+        "user_id": to_external(user_id, snapshot.user_id_type, "user"),
+        "item_id": to_external(item_id, snapshot.items.json_type, "item"),
+    }
+    body = paths["/online/data/add"]["post"]["requestBody"]["content"]["application/json"]
+    for example in body["examples"].values():
+        value = example["value"]
+        samples = [sample | ids for sample in value.get("samples", ())]
+        example["value"] = {"samples": samples} if samples else value | ids
+    for parameter in paths["/online/events/{user_id}"]["get"]["parameters"]:
+        if parameter["name"] == "user_id":
+            parameter["example"] = ids["user_id"]
 
 
 def _popular_ids(snapshot: Snapshot) -> list[ExternalId]:

@@ -17,6 +17,7 @@ from recsys.errors import InputError
 log = logging.getLogger(__name__)
 _STATUS_BY_CODE = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _MAX_PROBLEMS = 5
+_FORMS = ("one", "many")  # pydantic's names for the two forms of a body
 
 
 class ErrorAnswer(BaseModel):
@@ -55,6 +56,7 @@ def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
         401: "No API key, or one that is not valid",
         403: "The key lacks the scope",
         404: "Not known here",
+        409: "Something else has this id",
         413: "The body is larger than 1 MiB",
         422: "Something in the request cannot be used",
         429: "Too many requests with this key; try again after Retry-After seconds",
@@ -81,7 +83,7 @@ async def _input_error(_: Request, error: InputError) -> Response:
 
 
 async def _validation_error(_: Request, error: RequestValidationError) -> Response:
-    problems = [_in_words(problem) for problem in error.errors()]
+    problems = [in_words(problem) for problem in error.errors()]
     more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
     return error_response(422, "invalid_request", "; ".join(problems[:_MAX_PROBLEMS]) + more + ". See /docs")
 
@@ -98,9 +100,9 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     return error_response(error.status_code, status, texts.get(error.status_code, str(error.detail)), headers)
 
 
-def _in_words(problem: dict[str, Any]) -> str:
+def in_words(problem: dict[str, Any]) -> str:
     """One problem of pydantic's as `field: what`; "json_invalid" and a body of the wrong kind get their own words."""
-    where = ".".join(str(part)[:60] for part in problem["loc"][1:])
+    where = ".".join(str(part)[:60] for part in problem["loc"][1:] if part not in _FORMS)
     if problem["type"] == "json_invalid":
         return f"the body is not JSON ({problem['ctx']['error']} at character {where})"
     if problem["loc"] == ("body",):

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+from itertools import product
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from fast_api_service.schemas import ItemSource, Surface, Tier, UserStatus
 from recsys.serving.snapshot import Snapshot
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+SIMILAR = "similar"  # what GET /similar counts its answers under, where /recommend has the surface
+_ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events")
+EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
+SHED_REASONS = ("rate_limit", "queue")
+AUTH_FAILURES = ("missing", "wrong", "scope")
 
 
 class Metrics:
@@ -36,31 +45,67 @@ class Metrics:
         self.degraded = Counter(
             "recsys_degraded_answers", "Answers that went out without a part", ["part"], registry=registry
         )
+        self.list_length = Histogram(
+            "recsys_list_length", "Items in an answer", ["route"], buckets=_ITEMS, registry=registry
+        )
+        self.events = Counter("recsys_events", "Events posted to the log", ["outcome"], registry=registry)
         self.auth_failures = Counter(
             "recsys_auth_failures", "Requests refused for want of a key or a scope", ["reason"], registry=registry
         )
-        self.shed = Counter("recsys_shed", "Requests refused as too many", ["reason"], registry=registry)
+        self.shed = Counter("recsys_shed", "Requests turned away under pressure", ["reason"], registry=registry)
         self.switches = Counter("recsys_publication_switches", "Publications taken into service", registry=registry)
         self.database_up = Gauge("recsys_database_up", "1 while Postgres answers", registry=registry)
+        self.pool = Gauge("recsys_pool_connections", "Connections to Postgres", ["state"], registry=registry)
         self.publication_id = Gauge("recsys_publication_id", "Publication in service, 0: none", registry=registry)
         self.publication_age = Gauge(
             "recsys_publication_age_seconds", "Time since the publication in service was made", registry=registry
         )
+        self.model_info = Gauge(
+            "recsys_model_info", "1 for each model behind the publication in service", ["model", "artifact"],
+            registry=registry,
+        )  # fmt: skip
         self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
         ProcessCollector(registry=registry)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Make the series whose absence would leave ratios empty, or hide the first increment from rate()."""
+        for surface, tier in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
+            self.answers.labels(surface, tier)
+        for source in get_args(ItemSource):
+            self.items.labels(source)
+        for user in set(get_args(UserStatus)) - {"known"}:
+            self.cold_starts.labels(user)
+        for counter, values in (
+            (self.degraded, DEGRADED_PARTS),
+            (self.events, EVENT_OUTCOMES),
+            (self.shed, SHED_REASONS),
+            (self.auth_failures, AUTH_FAILURES),
+        ):
+            for value in values:
+                counter.labels(value)
 
     def show(self, snapshot: Snapshot | None) -> None:
         """Set what depends on the snapshot in service."""
+        self.model_info.clear()
         if snapshot is None:
             self.publication_id.set(0)
             self.publication_age.set_function(lambda: float("nan"))
             self.catalogue_items.clear()
             return
+        for model, artifact in snapshot.publication.models.items():
+            self.model_info.labels(model, str(artifact)).set(1)
         created_at = snapshot.publication.created_at
         self.publication_id.set(snapshot.publication.publication_id)
         self.publication_age.set_function(lambda: (dt.datetime.now(dt.UTC) - created_at).total_seconds())
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
+
+    def show_database(self, *, up: bool, n_in_use: int, n_idle: int) -> None:
+        """Set what is known of Postgres at the moment of a scrape."""
+        self.database_up.set(up)
+        self.pool.labels("in_use").set(n_in_use)
+        self.pool.labels("idle").set(n_idle)
 
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictBool, WithJsonSchema
 
 from recsys.serving.ids import MAX_ID_LENGTH
 
 MAX_TOP_K = 1000
-MAX_EXCLUDED = 1000
+MAX_ITEMS = 1000  # in each list of a request
 _MAX_INTEGER = 10**18 - 1
 
 Surface = Literal["homepage", "product_detail", "category_list", "cart"]
-Tier = Literal["ranked", "personal", "popular_in_category", "popular", "available", "nothing"]
-ItemSource = Literal["ranked", "personal", "popular_in_category", "popular", "available", "i2i", "similar"]
-UserStatus = Literal["known", "light", "unknown", "anonymous", "unread"]
+ItemSource = Literal["ranked", "personal", "i2i", "similar", "popular_in_category", "popular", "available", "candidate"]
+Tier = Literal[ItemSource, "nothing"]
+UserStatus = Literal["known", "light", "unknown", "guest", "anonymous", "unread"]
 
 
 def _external_id(value: Any) -> int | str:
@@ -36,6 +36,13 @@ def _external_id(value: Any) -> int | str:
     return value
 
 
+def _text_id(value: Any) -> str:
+    """A string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text."""
+    if not isinstance(value, str):
+        raise ValueError("a string is expected")
+    return str(_external_id(value))
+
+
 def _id_of(entity: str) -> Any:
     """`x-id-of` lets the document name the JSON type of the loaded catalogue; see fast_api_service.documents."""
     return WithJsonSchema({"type": ["integer", "string"], "x-id-of": entity})
@@ -44,6 +51,11 @@ def _id_of(entity: str) -> Any:
 UserId = Annotated[int | str, PlainValidator(_external_id), _id_of("user")]
 ItemId = Annotated[int | str, PlainValidator(_external_id), _id_of("item")]
 CategoryId = Annotated[int | str, PlainValidator(_external_id), _id_of("category")]
+TextId = Annotated[
+    str,
+    PlainValidator(_text_id),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH, "pattern": r"^[^\u0000]+$"}),
+]
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many items")]
 
 
@@ -55,8 +67,29 @@ class RecommendRequest(BaseModel):
     user_id: UserId | None = Field(None, description="nobody in particular when not given; unknown ids are welcome")
     top_k: TopK = 10
     category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
-    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items not to show; unknown ones are fine")
+    exclude: list[ItemId] = Field([], max_length=MAX_ITEMS, description="items not to show; unknown ones are fine")
     surface: Surface = Field("homepage", description="where the answer is shown: a label in the answer and metrics")
+    session_id: TextId | None = Field(
+        None, description="a guest without user_id is known by the events of the session; with user_id both count"
+    )
+    item_ids: list[ItemId] = Field(
+        [], max_length=100, description="the product or the cart in context: its neighbours come first, itself never"
+    )
+    candidate_items: list[ItemId] | None = Field(
+        None, min_length=1, max_length=MAX_ITEMS, description="rank these and no others; unknown ones are left out"
+    )
+    seq: list[ItemId] | None = Field(
+        None, max_length=MAX_ITEMS, description="what the user looked at, oldest first, in place of the stored events"
+    )
+    explain: StrictBool = Field(
+        False, description="name the item, of the user's own or in context, that led to each item"
+    )
+
+
+class Reason(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    item_id: ItemId = Field(description="the user's own item, or one in context, whose neighbour this is")
 
 
 class Item(BaseModel):
@@ -67,6 +100,7 @@ class Item(BaseModel):
     rank: int = Field(ge=1, description="1 is best")
     source: ItemSource = Field(description="the list the item comes from")
     generator: str | None = Field(description="the model or rule that put the item into that list")
+    reason: Reason | None = Field(None, description="with explain: what led to the item, where one of these did")
 
 
 class _Origin(BaseModel):
@@ -84,10 +118,12 @@ class _Origin(BaseModel):
 class Provenance(_Origin):
     """Where an answer comes from."""
 
-    tier: Tier = Field(description="the source that answered; later ones filled what it left open")
+    tier: Tier = Field(description="the source of the first item")
     user: UserStatus = Field(
-        description="known: has a list; light: in the catalogue without one; unread: Postgres was away"
+        description="known: has a list; light: in the catalogue without one; guest: a session with events and no user;"
+        " unread: Postgres was away"
     )
+    n_recent: int = Field(description="latest events that the answer takes into account")
     surface: Surface
 
 
@@ -98,6 +134,7 @@ class RecommendAnswer(BaseModel):
     user_id: UserId | None
     recommendations: list[Item]
     provenance: Provenance
+    warnings: list[str] = Field([], description="what of the request could not be used")
 
 
 class SimilarProvenance(_Origin):

@@ -20,6 +20,8 @@ class ApiSettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     database_timeout_s: float = Field(0.5, gt=0, le=30, description="then an answer goes out without personal lists")
     pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres")
+    write_timeout_s: float = Field(5.0, gt=0, le=60, description="then a write is given up, and the client told so")
+    write_pool_size: int = Field(4, ge=1, le=100, description="connections to Postgres that write")
     poll_s: float = Field(1.0, gt=0, le=5, description="how often API keys and the publication pointer are looked at")
     rate_per_s: float = Field(1000.0, gt=0, description="requests per second and worker of a key without its own rate")
     cors_origins: list[str] = Field(

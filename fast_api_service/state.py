@@ -10,6 +10,7 @@ from fast_api_service.database import Database, DatabaseAwayError, Pulse
 from fast_api_service.metrics import Metrics
 from fast_api_service.security import Keyring
 from fast_api_service.settings import ApiSettings
+from fast_api_service.writer import Writer
 from recsys.errors import InputError
 from recsys.serving.snapshot import Snapshot
 
@@ -20,8 +21,9 @@ _CATALOGUE_REST_S = 5.0  # a catalogue that changes all the time is read again t
 class State:
     """The snapshot in service. It is swapped as a whole; a request takes it once and keeps it to its end."""
 
-    def __init__(self, database: Database, metrics: Metrics, settings: ApiSettings) -> None:
+    def __init__(self, database: Database, writer: Writer, metrics: Metrics, settings: ApiSettings) -> None:
         self.database = database
+        self.writer = writer
         self.metrics = metrics
         self.settings = settings
         self.keys = Keyring(settings, metrics)

@@ -1,29 +1,27 @@
 """The cascade: sources in order, each filling what the former left open; the rules hold for all of them.
 
-ranked → personal → popular in the category (then in its parents) → popular → any available item.
+What is in context (a product, a cart) calls its neighbours first; then the user's stored list blended with the
+neighbours of what the user did a moment ago; then popular in the category and its parents, popular, any available.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Set
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+from recsys.serving import recent
 from recsys.serving.catalogue import ItemDictionary
+from recsys.serving.recent import Neighbour, Recent
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList
-
-Entries = Iterable[tuple[int, float | None, str | None]]  # (item key, score, generator), best first
 
 RANKED, PERSONAL = "ranked", "personal"
 POPULAR_IN_CATEGORY, POPULAR, AVAILABLE = "popular_in_category", "popular", "available"
 I2I, SIMILAR = "i2i", "similar"
+CANDIDATE = "candidate"  # one of `candidate_keys` that no source speaks for
 NOTHING = "nothing"  # the tier of an answer that no source could give an item to
 
-
-class Source(NamedTuple):
-    """One tier of the cascade; `entries` is read only as far as it is needed."""
-
-    name: str
-    entries: Entries
+FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
 
 
 class Pick(NamedTuple):
@@ -33,73 +31,44 @@ class Pick(NamedTuple):
     score: float | None
     source: str
     generator: str | None
+    because_key: int | None = None  # the item, of the user's own or of the context, that called this one
 
 
-def fill(sources: Iterable[Source], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:
-    """The first `top_k` distinct allowed items of all sources in their order; fewer only when all are exhausted."""
-    picks: list[Pick] = []
-    taken: set[int] = set()
-    for name, entries in sources:
-        for key, score, generator in entries:
-            if key not in taken and allowed(key):
-                taken.add(key)
-                picks.append(Pick(key, score, name, generator))
-                if len(picks) == top_k:
-                    return picks
-    return picks
+@dataclass(frozen=True)
+class Query:
+    """What is asked, in keys."""
+
+    top_k: int
+    category_key: int | None = None
+    excluded: Set[int] = frozenset()
+    context_keys: Sequence[int] = ()  # the product or the cart
+    candidate_keys: Sequence[int] | None = None  # rank these and no others
 
 
-def tier(picks: list[Pick]) -> str:
-    """The source that answered: the first one that had an item."""
-    return picks[0].source if picks else NOTHING
+@dataclass(frozen=True)
+class UserState:
+    """What is known of who asks."""
+
+    ranked: StoredList | None = None
+    personal: StoredList | None = None
+    recent: Sequence[Recent] = ()  # newest first
 
 
-def rules(items: ItemDictionary, excluded: Set[int], category_keys: Set[int] | None) -> Callable[[int], bool]:
-    """Whether an item may be shown: available, not excluded, and in one of the categories where some are given."""
-    is_available, category = items.is_available, items.category
-    if category_keys is None:
-        return lambda key: is_available(key) and key not in excluded
-    return lambda key: is_available(key) and key not in excluded and category(key) in category_keys
+NOBODY: Final = UserState()
 
 
-def popular(snapshot: Snapshot, category_key: int | None) -> Iterator[Source]:
-    """Default lists from the narrowest to the widest, then any available item, the newest first."""
-    version = snapshot.publication.lists.get("default")
-    if version is not None:
-        for owner in snapshot.categories.lineage(category_key) if category_key is not None else ():
-            stored = snapshot.default_lists.get(owner)
-            if stored is not None:
-                yield Source(POPULAR_IN_CATEGORY, version.entries(stored))
-        stored = snapshot.default_lists.get(ALL_ITEMS)
-        if stored is not None:
-            yield Source(POPULAR, version.entries(stored))
-    yield Source(AVAILABLE, ((key, None, None) for key in snapshot.items.newest_available()))
-
-
-def _stored(snapshot: Snapshot, kind: str, stored: StoredList | None) -> Iterator[Source]:
-    version = snapshot.publication.lists.get(kind)
-    if version is not None and stored is not None:
-        yield Source(kind, version.entries(stored))
-
-
-def recommend(
-    snapshot: Snapshot,
-    ranked: StoredList | None,
-    personal: StoredList | None,
-    *,
-    category_key: int | None,
-    excluded: Set[int],
-    top_k: int,
-) -> list[Pick]:
-    """`min(top_k, possible)` items for a user whose lists are given (None where there is none or it is unknown)."""
-
-    def sources() -> Iterator[Source]:
-        yield from _stored(snapshot, RANKED, ranked)
-        yield from _stored(snapshot, PERSONAL, personal)
-        yield from popular(snapshot, category_key)
-
-    categories = snapshot.categories.subtree(category_key) if category_key is not None else None
-    return fill(sources(), rules(snapshot.items, excluded, categories), top_k)
+def recommend(snapshot: Snapshot, user: UserState, query: Query) -> list[Pick]:
+    """`min(top_k, possible)` distinct items, none of which is unavailable, excluded, bought, in the context, outside
+    of the category or of the candidates."""
+    categories = snapshot.categories.subtree(query.category_key) if query.category_key is not None else None
+    unwanted = {*query.excluded, *query.context_keys, *recent.bought(user.recent, snapshot.meaning)}
+    allowed = rules(snapshot.items, unwanted, categories)
+    picks = _sources(snapshot, user, query)
+    if query.candidate_keys is None:
+        return fill(picks, allowed, query.top_k)
+    candidates = frozenset(query.candidate_keys)
+    n_possible = sum(allowed(key) for key in candidates)
+    return fill(picks, lambda key: key in candidates and allowed(key), min(query.top_k, n_possible))
 
 
 def neighbours(
@@ -107,8 +76,121 @@ def neighbours(
 ) -> list[Pick]:
     """At most `top_k` available neighbours of an item, never itself: what goes with it, then what is like it."""
 
-    def sources() -> Iterator[Source]:
+    def sources() -> Iterator[Pick]:
         yield from _stored(snapshot, I2I, i2i)
         yield from _stored(snapshot, SIMILAR, similar)
 
     return fill(sources(), rules(snapshot.items, {item_key}, None), top_k)
+
+
+def fill(entries: Iterable[Pick], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:
+    """The first `top_k` distinct allowed ones; fewer only when there are no more."""
+    picks: list[Pick] = []
+    taken: set[int] = set()
+    if top_k < 1:
+        return picks
+    for pick in entries:
+        key = pick.item_key
+        if key not in taken and allowed(key):
+            taken.add(key)
+            picks.append(pick)
+            if len(picks) == top_k:
+                break
+    return picks
+
+
+def tier(picks: Sequence[Pick]) -> str:
+    """The source that answered: that of the first item."""
+    return picks[0].source if picks else NOTHING
+
+
+def rules(items: ItemDictionary, unwanted: Set[int], category_keys: Set[int] | None) -> Callable[[int], bool]:
+    """Whether an item may be shown: available, not unwanted, and in one of the categories where some are given."""
+    is_available, category = items.is_available, items.category
+    if category_keys is None:
+        return lambda key: is_available(key) and key not in unwanted
+    return lambda key: is_available(key) and key not in unwanted and category(key) in category_keys
+
+
+def _sources(snapshot: Snapshot, user: UserState, query: Query) -> Iterator[Pick]:
+    """All sources, one after the other; each is computed only when the former did not suffice."""
+    if query.context_keys:
+        yield from _of_context(snapshot, query.context_keys)
+    yield from _blended(snapshot, user)
+    if query.candidate_keys is not None:
+        yield from _by_popularity(snapshot, query.candidate_keys)
+    else:
+        yield from popular(snapshot, query.category_key)
+
+
+def _of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Pick]:
+    seeds = dict.fromkeys(context_keys, 1.0)
+    for kind in (I2I, SIMILAR):
+        index = snapshot.neighbours.get(kind)
+        if index is not None:
+            yield from (_called(kind, snapshot, one) for one in recent.following(seeds, index))
+
+
+def _blended(snapshot: Snapshot, user: UserState) -> Iterator[Pick]:
+    """The user's stored list and the neighbours of the latest events, by reciprocal rank fusion."""
+    kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
+    index = snapshot.neighbours.get(I2I)
+    called = recent.following(recent.seeds(user.recent, snapshot.meaning), index) if index and user.recent else []
+    if called:
+        yield from _fused(snapshot, kind, stored, called)
+    else:
+        yield from _stored(snapshot, kind, stored)
+    if kind == RANKED:
+        yield from _stored(snapshot, PERSONAL, user.personal)
+
+
+def _fused(snapshot: Snapshot, kind: str, stored: StoredList | None, called: Sequence[Neighbour]) -> Iterator[Pick]:
+    from_list = {pick.item_key: pick for pick in _stored(snapshot, kind, stored)}
+    points = {key: 1 / (FUSION + place) for place, key in enumerate(from_list)}
+    from_recent: dict[int, Neighbour] = {}
+    for place, one in enumerate(called):
+        from_recent[one.item_key] = one
+        points[one.item_key] = points.get(one.item_key, 0.0) + 1 / (FUSION + place)
+    for key in sorted(points, key=points.__getitem__, reverse=True):
+        called_by, pick = from_recent.get(key), from_list.get(key)
+        if pick is None:
+            assert called_by is not None  # noqa: S101 - it came from one of the two
+            yield _called(I2I, snapshot, called_by)
+        else:
+            yield pick if called_by is None else pick._replace(because_key=called_by.because_key)
+
+
+def _called(kind: str, snapshot: Snapshot, one: Neighbour) -> Pick:
+    version = snapshot.publication.lists.get(kind)
+    generator = version.sources[0] if version and len(version.sources) == 1 else None
+    return Pick(one.item_key, one.score, kind, generator, one.because_key)
+
+
+def popular(snapshot: Snapshot, category_key: int | None) -> Iterator[Pick]:
+    """Default lists from the narrowest to the widest, then any available item, the newest first."""
+    version = snapshot.publication.lists.get("default")
+    if version is not None:
+        for owner in snapshot.categories.lineage(category_key) if category_key is not None else ():
+            stored = snapshot.default_lists.get(owner)
+            if stored is not None:
+                yield from (Pick(key, score, POPULAR_IN_CATEGORY, name) for key, score, name in version.entries(stored))
+        stored = snapshot.default_lists.get(ALL_ITEMS)
+        if stored is not None:
+            yield from (Pick(key, score, POPULAR, name) for key, score, name in version.entries(stored))
+    yield from (Pick(key, None, AVAILABLE, None) for key in snapshot.items.newest_available())
+
+
+def _by_popularity(snapshot: Snapshot, candidate_keys: Sequence[int]) -> Iterator[Pick]:
+    """Candidates in the order of the default lists that hold them, then the others as the client gave them."""
+    wanted = frozenset(candidate_keys)
+    version, stored = snapshot.publication.lists.get("default"), snapshot.default_lists.get(ALL_ITEMS)
+    if version is not None and stored is not None:
+        found = (entry for entry in version.entries(stored) if entry[0] in wanted)
+        yield from (Pick(key, score, POPULAR, name) for key, score, name in found)
+    yield from (Pick(key, None, CANDIDATE, None) for key in candidate_keys)
+
+
+def _stored(snapshot: Snapshot, kind: str, stored: StoredList | None) -> Iterator[Pick]:
+    version = snapshot.publication.lists.get(kind)
+    if version is not None and stored is not None:
+        yield from (Pick(key, score, kind, name) for key, score, name in version.entries(stored))

@@ -9,6 +9,8 @@ from typing import Any
 
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
+from recsys.serving.neighbours import NeighbourIndex
+from recsys.serving.recent import EventMeaning
 
 ALL_ITEMS = 0  # owner of the default list over all categories
 
@@ -71,6 +73,8 @@ class Snapshot:
     categories: CategoryTree
     default_lists: Mapping[int, StoredList]  # by category key, and ALL_ITEMS
     user_id_type: JsonType
+    neighbours: Mapping[str, NeighbourIndex] = field(default_factory=dict)  # by kind: i2i, similar
+    meaning: EventMeaning = field(default_factory=EventMeaning)
     # for the documentation page: somebody who has a list, an item that has neighbours
     example_user_id: str | None = field(default=None, repr=False)
     example_item_id: str | None = None

@@ -122,8 +122,13 @@ def _block(keys_by_owner: Mapping[int, Sequence[int]]) -> Lists:
 
 
 @contextmanager
-def running_service(database_url: str, log_file: Path | None = None, **environment: str) -> Iterator[httpx.Client]:
-    """The service as its users start it, on a free port of this machine, logging to `log_file`; a client of it."""
+def running_service(
+    database_url: str, *, may_die: bool = False, log_file: Path | None = None, **environment: str
+) -> Iterator[httpx.Client]:
+    """The service as its users start it, on a free port of this machine; a client of it, with its `process`.
+
+    It logs to `log_file`, or to where the tests do.
+    """
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -136,10 +141,11 @@ def running_service(database_url: str, log_file: Path | None = None, **environme
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             wait_until(lambda: _answers(client) or process.poll() is not None, 60)
             assert process.poll() is None, "the service ended by itself"
+            client.process = process  # type: ignore[attr-defined]
             yield client
     finally:
         process.terminate()
-        assert process.wait(20) in (0, -15)
+        assert process.wait(20) in ((0, -15, -9) if may_die else (0, -15))
 
 
 def wait_until(condition: Any, timeout_s: float) -> float:

@@ -94,7 +94,7 @@ def guarded(database_url: str, database: sa.Engine, tmp_path_factory: pytest.Tem
     text = url.render_as_string(hide_password=False)
     # the level at which libraries tell most
     loud = {"API_HOST": ANYWHERE, "RECSYS_LOG_LEVEL": "DEBUG", "RECSYS_LOG_FORMAT": "json"}
-    with shop.running_service(text, log_file, **loud) as client:
+    with shop.running_service(text, log_file=log_file, **loud) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         yield Guarded(client, texts, log_file, database_url)
 
@@ -150,6 +150,8 @@ def test_no_secret_and_nobody_is_in_the_log(guarded: Guarded) -> None:
         for body in ({"user_id": user_id}, {"user_id": user_id, "top_k": 0}, {"user_id": [user_id]}):
             guarded.call("POST", "/recommend", key, json=body)
             guarded.client.post("/recommend", json=body, headers={"x-api-key": key})
+        guarded.call("POST", "/online/data/add", key, json={"user_id": user_id, "item_id": 1001})
+        guarded.call("GET", f"/online/events/{user_id}", key)
         upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
         guarded.client.get("/recommend", headers=upgrade | {"x-api-key": key, "sec-websocket-key": "a" * 22 + "=="})
     text = guarded.log_file.read_text()
@@ -180,7 +182,7 @@ def test_without_keys_other_machines_are_refused_until_there_is_one(
     shop.stock(clean_database)
     shop.publish(clean_database, "v1", shop.FIRST)
     log_file = tmp_path / "log"
-    with shop.running_service(clean_database_url, log_file, API_HOST=ANYWHERE) as client:
+    with shop.running_service(clean_database_url, log_file=log_file, API_HOST=ANYWHERE) as client:
         shop.wait_until(lambda: "recsys keys create" in client.get("/ready").json()["error"], 10)
         for method, path in SCOPE_BY_ROUTE:
             if path != "/health":
@@ -261,7 +263,9 @@ def test_revoking_again_keeps_the_first_instant(database: sa.Engine) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", [None, "read", "admin"])
 def test_the_contract_holds_under_fuzz_with_and_without_a_key(guarded: Guarded, scope: str | None) -> None:
-    call = [sys.executable, "-m", "schemathesis.cli", "run", str(guarded.client.base_url.join("/openapi.json"))]
+    config = str(Path(__file__).with_name("schemathesis.toml"))
+    document = str(guarded.client.base_url.join("/openapi.json"))
+    call = [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "run", document]
     limits = ["--checks", "all", "--max-examples", "25", "--generation-deterministic", "--no-color", "--workers", "1"]
     header = [] if scope is None else ["--header", f"Authorization: Bearer {guarded.text_by_scope[scope]}"]
     done = subprocess.run([*call, *limits, *header], capture_output=True, text=True, timeout=240, check=False)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -211,15 +212,20 @@ def test_popular_items_are_served_while_postgres_is_away(tmp_path_factory: pytes
             for user_id in (501, 503, 999):
                 body = recommended(client, user_id=user_id)
                 assert (body["provenance"]["tier"], body["provenance"]["user"]) == ("popular", "unread")
-                assert body["provenance"]["degraded"] == ["personal_lists"]
+                assert body["provenance"]["degraded"] == ["personal_lists", "recent_events"]
                 assert len(keys(body)) == 10
             assert recommended(client)["provenance"]["degraded"] == []  # nobody has no lists to miss
             away = client.get("/similar/1001")
             assert (away.status_code, away.json()["status"]) == (503, "database_away")
             assert away.headers["retry-after"]
+            event = {"user_id": 501, "item_id": 1001}
+            for lost in (client.post("/online/data/add", json=event), client.get("/online/events/501")):
+                assert (lost.status_code, lost.json()["status"]) == (503, "database_away")
+            seen = recommended(client, user_id=501, item_ids=[1001])  # neighbours are in memory
+            assert seen["provenance"]["tier"] == "i2i"
             shop.wait_until(lambda: client.get("/ready").json()["database"] == "away", 5)
             text = client.get("/metrics").text
-            assert 'recsys_degraded_answers_total{part="personal_lists"} 3.0' in text
+            assert 'recsys_degraded_answers_total{part="personal_lists"} 4.0' in text
             assert "recsys_database_up 0.0" in text
             embedded.ensure(folder, port)
             shop.wait_until(lambda: recommended(client, user_id=501)["provenance"]["tier"] == "ranked", 10)
@@ -235,6 +241,8 @@ def test_the_contract_holds_under_fuzz(service: httpx.Client) -> None:
         sys.executable,
         "-m",
         "schemathesis.cli",
+        "--config-file",
+        str(Path(__file__).with_name("schemathesis.toml")),
         "run",
         str(service.base_url.join("/openapi.json")),
         "--checks",

@@ -13,7 +13,7 @@ from airflow_service import commands
 from recsys.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
-COMPOSE = [ROOT / "compose.yaml", ROOT / "airflow_service" / "compose.yaml"]
+COMPOSE = [ROOT / folder / "compose.yaml" for folder in ("airflow_service", "fast_api_service")]
 EXAMPLE = (ROOT / ".env.example").read_text()
 
 
@@ -37,9 +37,15 @@ def example_variables() -> set[str]:
     return set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", EXAMPLE, flags=re.MULTILINE))
 
 
-def test_root_includes_what_exists() -> None:
-    for included in load(ROOT / "compose.yaml")["include"]:
-        assert (ROOT / included).is_file()
+def test_root_is_all_of_them_and_nothing_else() -> None:
+    assert load(ROOT / "compose.yaml").keys() == {"include"}
+    assert [ROOT / included for included in load(ROOT / "compose.yaml")["include"]] == COMPOSE
+    assert len({load(path)["name"] for path in COMPOSE}) == 1  # started one by one, they share a network
+
+
+def test_no_two_services_want_one_port(services: dict[str, dict[str, Any]]) -> None:
+    ports = [port.rpartition(":")[0] for service in services.values() for port in service.get("ports", [])]
+    assert len(ports) == len(set(ports)) >= 5
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.parent.name)
@@ -57,7 +63,7 @@ def test_commands_are_those_of_the_demo(services: dict[str, dict[str, Any]]) -> 
 
 def test_services_are_pinned_not_root_and_not_open(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
-        assert re.fullmatch(r"[\w.-]+:\d+\.\d+[\w.-]*", service["image"]), f"{name} is not pinned"
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+[\w.-]*", service["image"]), f"{name} is not pinned"
         assert service["user"] not in ("root", "0", 0)
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name} is open to the network"

@@ -2,12 +2,16 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.serving import cascade
+from recsys.serving.cascade import Query, UserState
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.neighbours import NeighbourIndex
+from recsys.serving.recent import Recent, merged
 from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
 from recsys.storage import tables
 
@@ -43,54 +47,133 @@ lists_of_keys = st.lists(st.integers(1, N_ITEMS + 5), unique=True, max_size=12) 
 catalogues = st.dictionaries(
     st.integers(1, N_ITEMS), st.tuples(st.none() | st.sampled_from(sorted(PARENTS)), st.booleans()), max_size=N_ITEMS
 )
+neighbour_lists = st.dictionaries(st.integers(1, N_ITEMS), lists_of_keys, max_size=6)
+histories = st.lists(
+    st.builds(
+        Recent,
+        st.integers(1, N_ITEMS + 5),
+        st.sampled_from(["view", "addtocart", "transaction", "stray"]),
+        st.integers(0, 10**9),
+    ),
+    max_size=8,
+)
+BELOW = {None: set(PARENTS), 1: {1, 2, 3, 4}, 2: {2, 4}, 3: {3}, 4: {4}}
+POPULAR = [cascade.POPULAR_IN_CATEGORY, cascade.POPULAR, cascade.AVAILABLE]
+
+
+def index_of(lists: Mapping[int, Sequence[int]]) -> NeighbourIndex:
+    index = NeighbourIndex()
+    for owner, keys in lists.items():
+        index.add(owner, keys, [1.0 / (i + 1) for i in range(len(keys))])
+    return index
 
 
 @given(
     rows=catalogues,
     defaults=st.dictionaries(st.sampled_from([ALL_ITEMS, *PARENTS]), lists_of_keys),
+    i2i=neighbour_lists,
+    similar=neighbour_lists,
     ranked=st.none() | lists_of_keys,
     personal=st.none() | lists_of_keys,
+    history=histories,
     category=st.none() | st.sampled_from(sorted(PARENTS)),
     excluded=st.sets(st.integers(1, N_ITEMS), max_size=8),
+    context=st.lists(st.integers(1, N_ITEMS), max_size=3),
+    candidates=st.none() | st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=12),
     top_k=st.integers(1, N_ITEMS + 5),
 )
 def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     rows: dict[int, tuple[int | None, bool]],
     defaults: dict[int, list[int]],
+    i2i: dict[int, list[int]],
+    similar: dict[int, list[int]],
     ranked: list[int] | None,
     personal: list[int] | None,
+    history: list[Recent],
     category: int | None,
     excluded: set[int],
+    context: list[int],
+    candidates: list[int] | None,
     top_k: int,
 ) -> None:
-    below = {None: set(PARENTS), 1: {1, 2, 3, 4}, 2: {2, 4}, 3: {3}, 4: {4}}[category]
+    bought = {event.item_key for event in history if event.event_type == "transaction"}
     possible = {
         key
         for key, (of, available) in rows.items()
-        if available and key not in excluded and (category is None or of in below)
+        if available and key not in {*excluded, *bought, *context} and (category is None or of in BELOW[category])
     }
-    picks = cascade.recommend(
-        snapshot_of(rows, defaults),
-        None if ranked is None else stored(ranked),
-        None if personal is None else stored(personal),
-        category_key=category,
-        excluded=excluded,
-        top_k=top_k,
+    possible &= possible if candidates is None else set(candidates)
+    snapshot = replace(snapshot_of(rows, defaults), neighbours={"i2i": index_of(i2i), "similar": index_of(similar)})
+    user = UserState(
+        None if ranked is None else stored(ranked), None if personal is None else stored(personal), merged(history)
     )
+    query = Query(top_k, category, excluded, context, candidates)
+    picks = cascade.recommend(snapshot, user, query)
     keys = [pick.item_key for pick in picks]
     assert len(keys) == len(set(keys)) == min(top_k, len(possible))
     assert set(keys) <= possible
-    order = [cascade.RANKED, cascade.PERSONAL, cascade.POPULAR_IN_CATEGORY, cascade.POPULAR, cascade.AVAILABLE]
-    places = [order.index(pick.source) for pick in picks]
-    assert places == sorted(places)  # tiers do not mix
-    from_ranked = [key for key in ranked or [] if key in possible][:top_k]
-    assert keys[: len(from_ranked)] == from_ranked  # the best list is neither reordered nor thinned out
+    own = {*context, *(event.item_key for event in history)}
+    assert all(pick.because_key in own for pick in picks if pick.source in (cascade.I2I, cascade.SIMILAR))
+    places = [POPULAR.index(pick.source) if pick.source in POPULAR else -1 for pick in picks]
+    if candidates is None:
+        assert places == sorted(places)  # what is popular only fills up, from the narrowest to the widest
+    if not history and not context:
+        from_ranked = [key for key in ranked or [] if key in possible][:top_k]
+        assert keys[: len(from_ranked)] == from_ranked  # the best list is neither reordered nor thinned out
+
+
+ROWS: dict[int, tuple[int | None, bool]] = dict.fromkeys(range(1, 21), (4, True))
+
+
+def test_what_a_user_did_a_moment_ago_calls_its_neighbours() -> None:
+    snapshot = replace(snapshot_of(ROWS, {ALL_ITEMS: [20, 19]}), neighbours={"i2i": index_of({1: [2, 3], 9: [3, 4]})})
+    before = cascade.recommend(snapshot, UserState(ranked=stored([5, 6, 7, 8])), Query(4))
+    assert [pick.item_key for pick in before] == [5, 6, 7, 8]
+    latest = [Recent(1, "addtocart", 2_000), Recent(9, "view", 1_000)]
+    picks = cascade.recommend(snapshot, UserState(stored([5, 6, 7, 8]), recent=latest), Query(8))
+    # 3 follows from both, most from the cart; list and neighbours take turns, the list first
+    assert [(pick.item_key, pick.source, pick.because_key) for pick in picks] == [
+        (5, "ranked", None),
+        (2, "i2i", 1),
+        (6, "ranked", None),
+        (3, "i2i", 1),
+        (7, "ranked", None),
+        (4, "i2i", 9),
+        (8, "ranked", None),
+        (20, "popular", None),
+    ]
+    both = cascade.recommend(snapshot, UserState(stored([5, 2, 7]), recent=latest), Query(3))
+    assert [(pick.item_key, pick.source, pick.because_key) for pick in both][:1] == [(2, "ranked", 1)]  # by both
+
+
+def test_the_context_calls_its_neighbours_first_and_never_itself() -> None:
+    indexes = {"i2i": index_of({1: [2, 3]}), "similar": index_of({1: [4, 2]})}
+    snapshot = replace(snapshot_of(ROWS, {ALL_ITEMS: [1, 20]}), neighbours=indexes)
+    picks = cascade.recommend(snapshot, UserState(ranked=stored([1, 5])), Query(5, context_keys=[1]))
+    assert [(pick.item_key, pick.source) for pick in picks] == [
+        (2, "i2i"),
+        (3, "i2i"),
+        (4, "similar"),
+        (5, "ranked"),
+        (20, "popular"),
+    ]
+
+
+def test_candidates_are_ranked_and_none_is_added() -> None:
+    snapshot = snapshot_of(ROWS, {ALL_ITEMS: [7, 5]})
+    picks = cascade.recommend(snapshot, UserState(ranked=stored([9, 3])), Query(9, candidate_keys=[1, 5, 3, 7, 3]))
+    assert [(pick.item_key, pick.source) for pick in picks] == [
+        (3, "ranked"),
+        (7, "popular"),
+        (5, "popular"),
+        (1, "candidate"),
+    ]
 
 
 def test_the_narrowest_popular_list_comes_first() -> None:
     rows: dict[int, tuple[int | None, bool]] = {1: (4, True), 2: (4, True), 3: (2, True), 4: (3, True), 5: (4, True)}
     snapshot = snapshot_of(rows, {4: [2], 2: [3, 1], ALL_ITEMS: [4, 3, 2]})
-    picks = cascade.recommend(snapshot, None, None, category_key=4, excluded=set(), top_k=5)
+    picks = cascade.recommend(snapshot, cascade.NOBODY, Query(5, category_key=4))
     assert [(pick.item_key, pick.source) for pick in picks] == [
         (2, "popular_in_category"),
         (1, "popular_in_category"),  # from the parent's list

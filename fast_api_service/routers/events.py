@@ -1,0 +1,170 @@
+"""POST /online/data/add and GET /online/events/{user_id}: events in, and what is known of a user's latest."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Body, Path, Query, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+
+from fast_api_service.database import DatabaseAwayError
+from fast_api_service.errors import ApiError, documented, in_words
+from fast_api_service.schemas_events import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
+from fast_api_service.state import State
+from recsys.errors import InputError
+from recsys.online import event, postgres_log
+from recsys.serving.ids import MAX_ID_LENGTH, ExternalId, JsonType, to_external
+
+router = APIRouter(tags=["online"])
+
+_EXAMPLES: dict[str, Any] = {
+    "one event": {"summary": "A user liked an item", "value": {"user_id": 1, "item_id": 1, "label": 1}},
+    "some events": {
+        "summary": "Some events, with ids of their own",
+        "value": {
+            "samples": [
+                {"event_id": "example-1", "user_id": 1, "item_id": 1, "event_type": "view"},
+                {
+                    "event_id": "example-2",
+                    "user_id": 1,
+                    "session_id": "example-session",
+                    "item_id": 1,
+                    "event_type": "addtocart",
+                    "parameters": {"quantity": 2},
+                },
+            ]
+        },
+    },
+}
+
+
+@router.post(
+    "/online/data/add",
+    response_model=AddAnswer,
+    responses=documented(409, 413, 422, 503) | {207: {"model": AddAnswer, "description": "Some were rejected"}},
+    summary="Add events",
+    operation_id="add_events",
+)
+async def add(request: Request, body: Annotated[AddRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
+    """The answer comes when the events are durable, and the next recommendation of any worker knows them.
+
+    200: all are in the log; 207: some were rejected, each with its reason; 422: none could be taken.
+    """
+    state: State = request.app.state.service
+    samples = body.samples if isinstance(body, Samples) else [body.model_dump(exclude_unset=True)]
+    readable, rejected = _readable(samples, state)
+    events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC))
+    rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}
+    appended = postgres_log.Appended([], [], [], None)
+    if events:
+        try:
+            async with state.writer.connection() as connection:
+                appended = await postgres_log.append(connection, [one for _, one in events])
+        except DatabaseAwayError:
+            raise ApiError(503, "database_away", "nothing was stored; send the same again", 1) from None
+    for place in appended.conflicts:
+        index = readable[events[place][0]][0]
+        rejected[index] = (409, "this event_id is taken by an event with another content, which stays")
+    answer = {
+        "success": not rejected,
+        "accepted": len(appended.accepted),
+        "duplicates": len(appended.duplicates),
+        "rejected": [{"index": i, "code": code, "reason": why} for i, (code, why) in sorted(rejected.items())],
+        "position": appended.position,
+    }
+    counts = {"accepted": appended.accepted, "duplicate": appended.duplicates, "rejected": rejected}
+    for outcome, those in counts.items():
+        state.metrics.events.labels(outcome).inc(len(those))
+    if len(rejected) < len(samples):
+        return Response(orjson.dumps(answer), 207 if rejected else 200, media_type="application/json")
+    (code, reason), n_more = rejected[min(rejected)], len(rejected) - 1
+    status = "conflict" if code == 409 else "invalid_request"
+    raise ApiError(422 if n_more else code, status, reason + (f"; and {n_more} more were rejected" if n_more else ""))
+
+
+@router.get(
+    "/online/events/{user_id:path}",
+    response_model=EventsAnswer,
+    responses=documented(404, 422, 503),
+    summary="What a user did of late",
+    operation_id="events",
+)
+async def latest(
+    request: Request,
+    user_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)],
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Response:
+    """The newest events that were posted of the user; a user who is not known has none."""
+    state: State = request.app.state.service
+    types = _types(state)
+    try:
+        asked = to_external(_storable(user_id), types["user"], "user")
+    except InputError as error:
+        raise ApiError(404, "unknown_user", str(error)) from None
+    try:
+        async with state.writer.connection() as connection:
+            rows = await postgres_log.latest(connection, str(asked), limit)
+    except DatabaseAwayError:
+        raise ApiError(503, "database_away", "events cannot be read while Postgres is away", 1) from None
+    events = [
+        {
+            "event_id": row["event_id"],
+            "item_id": _in_type(row["item_id"], types["item"]),
+            "event_type": row["event_type"],
+            "timestamp": row["occurred_at"],
+            "session_id": row["session_id"],
+            "label": row["label"],
+            "parameters": orjson.Fragment(row["parameters"]),
+        }
+        for row in rows
+    ]
+    body = {"success": True, "user_id": asked, "events": events}
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+def _readable(
+    samples: Sequence[Any], state: State
+) -> tuple[list[tuple[int, dict[str, Any]]], dict[int, tuple[int, str]]]:
+    """Samples that have the right fields, as (index, fields with ids as text), and why the others have not."""
+    types = _types(state)
+    readable: list[tuple[int, dict[str, Any]]] = []
+    rejected: dict[int, tuple[int, str]] = {}
+    for index, raw in enumerate(samples):
+        try:
+            sample = Sample.model_validate(raw).model_dump(exclude_none=True)
+            for entity in ("user", "item"):
+                if f"{entity}_id" in sample:
+                    sample[f"{entity}_id"] = str(to_external(sample[f"{entity}_id"], types[entity], entity))
+            orjson.dumps(sample)  # what JSON cannot hold again (half a surrogate pair) cannot be stored
+            readable.append((index, sample))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            rejected[index] = (422, in_words({**problem, "loc": ("body", *problem["loc"])}))
+        except (InputError, TypeError) as error:
+            rejected[index] = (422, str(error))
+    return readable, rejected
+
+
+def _types(state: State) -> dict[str, JsonType]:
+    """The JSON types of ids; before anything is published, text takes them all."""
+    snapshot = state.snapshot
+    if snapshot is None:
+        return {"user": "string", "item": "string"}
+    return {"user": snapshot.user_id_type, "item": snapshot.items.json_type}
+
+
+def _in_type(item_id: str, json_type: JsonType) -> ExternalId:
+    try:
+        return to_external(item_id, json_type, "item")
+    except InputError:  # posted before the catalogue was there
+        return item_id
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise InputError("an id holds no NUL")
+    return text

@@ -1,0 +1,84 @@
+"""What a user did a moment ago, and which items follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from recsys.serving.neighbours import NeighbourIndex
+
+N_SEEDS = 20  # of the latest events, those that may call their neighbours
+HALF_LIFE_MS = 24 * 3600 * 1000.0
+DEFAULT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
+DEFAULT_BOUGHT = ("transaction",)
+
+
+class Recent(NamedTuple):
+    """One of the latest events."""
+
+    item_key: int
+    event_type: str
+    occurred_ms: int
+
+
+class Neighbour(NamedTuple):
+    """An item that follows from the latest events."""
+
+    item_key: int
+    score: float
+    because_key: int  # the user's own item that speaks for it most
+
+
+@dataclass(frozen=True)
+class EventMeaning:
+    """What types of events are worth, as the data's source declares it."""
+
+    weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
+    bought: Sequence[str] = DEFAULT_BOUGHT
+
+
+def merged(*histories: Iterable[Recent]) -> list[Recent]:
+    """The distinct events of several histories (a user's and the session's), newest first."""
+    return sorted(
+        {event for history in histories for event in history}, key=lambda e: (-e.occurred_ms, e.item_key, e.event_type)
+    )
+
+
+def bought(events: Iterable[Recent], meaning: EventMeaning) -> set[int]:
+    """Items that are not recommended again."""
+    return {event.item_key for event in events if event.event_type in meaning.bought}
+
+
+def seeds(events: Sequence[Recent], meaning: EventMeaning) -> dict[int, float]:
+    """Item → what it is worth as a starting point: the sum over its events of weight · 2^(-age / 24 h).
+
+    `events`: newest first; ages count from the newest, so somebody who comes back after a week is no stranger.
+    """
+    found: dict[int, float] = {}
+    newest_ms = events[0].occurred_ms if events else 0
+    for event in events:
+        if len(found) == N_SEEDS and event.item_key not in found:
+            continue
+        weight = meaning.weights.get(event.event_type, 1.0) * 2 ** ((event.occurred_ms - newest_ms) / HALF_LIFE_MS)
+        if weight > 0:
+            found[event.item_key] = found.get(event.item_key, 0.0) + weight
+    return found
+
+
+def following(seed_weights: Mapping[int, float], index: NeighbourIndex) -> list[Neighbour]:
+    """Neighbours of the seeds by the sum of seed weight · neighbour score, best first; the seeds are not among them."""
+    total: dict[int, float] = {}
+    most: dict[int, tuple[float, int]] = {}
+    for seed, weight in seed_weights.items():
+        for key, score in zip(*index.of(seed), strict=True):
+            part = weight * score
+            if key in total:
+                total[key] += part
+                if part > most[key][0]:
+                    most[key] = (part, seed)
+            else:
+                total[key] = part
+                most[key] = (part, seed)
+    best = sorted(((-score, key) for key, score in total.items() if key not in seed_weights))
+    return [Neighbour(key, -score, most[key][1]) for score, key in best]

@@ -1,0 +1,276 @@
+"""Posted events on real Postgres: durable, once each, and known to the next answer of every worker."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import random
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fast_api_service.schemas_events import AddAnswer, EventsAnswer
+from recsys.online import postgres_log
+from recsys.online.event import Event, parse
+from tests.integration import serving_shop as shop
+
+NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
+TABLES = (
+    """
+    select event_id, user_id, session_id, item_id, event_type, occurred_at from events order by 1
+""",
+    """
+    select owner, item_keys, event_types, occurred_ms from user_recent where item_keys <> '{}' order by 1
+""",
+)
+
+samples = st.lists(
+    st.builds(
+        lambda number, user, item, kind, session: {
+            "event_id": f"e{number}",
+            "user_id": f"{500 + user}",
+            "item_id": f"{1000 + item}",
+            "event_type": kind,
+            "timestamp": NOW - dt.timedelta(seconds=number * 7 % 5),
+            **({"session_id": f"s{session}"} if session else {}),
+        },
+        st.integers(0, 60),
+        st.integers(1, 3),
+        st.integers(1, 70),  # 61 and more are in no catalogue
+        st.sampled_from(["view", "transaction"]),
+        st.integers(0, 2),
+    ),
+    min_size=1,
+    max_size=30,
+    unique_by=lambda sample: sample["event_id"],
+)
+
+
+def dsn(url: str) -> str:
+    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def append(url: str, *batches: Sequence[Event], at_once: bool = False) -> list[postgres_log.Appended]:
+    async def one(batch: Sequence[Event]) -> postgres_log.Appended:
+        connection = await asyncpg.connect(dsn(url))
+        try:
+            return await postgres_log.append(connection, batch)
+        finally:
+            await connection.close()
+
+    async def all_of_them() -> list[postgres_log.Appended]:
+        if at_once:
+            return list(await asyncio.gather(*map(one, batches)))
+        return [await one(batch) for batch in batches]
+
+    return asyncio.run(all_of_them())
+
+
+def events_of(raw: Sequence[dict[str, Any]]) -> list[Event]:
+    events, rejected = parse(raw, NOW)
+    assert not rejected
+    return [event for _, event in events]
+
+
+def tables(engine: sa.Engine) -> list[list[tuple[Any, ...]]]:
+    with engine.connect() as connection:
+        return [[tuple(row) for row in connection.execute(sa.text(query))] for query in TABLES]
+
+
+@pytest.fixture(scope="module")
+def stocked(database: sa.Engine) -> sa.Engine:
+    shop.stock(database)
+    shop.publish(database, "v1", shop.FIRST)
+    return database
+
+
+@given(samples, st.randoms(use_true_random=False), st.integers(1, 5), st.booleans())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_repetition_and_split_gives_the_same_tables(
+    stocked: sa.Engine, database_url: str, raw: list[dict[str, Any]], chance: random.Random, n: int, at_once: bool
+) -> None:
+    events = events_of(raw)
+    found = []
+    for again in (False, True):
+        with stocked.begin() as connection:
+            connection.execute(sa.text("truncate events, user_recent, event_quarantine"))
+        if not again:
+            [appended] = append(database_url, events)
+            assert len(appended.accepted) == len(events)
+        else:
+            shuffled = events + chance.sample(events, len(events) // 2)
+            chance.shuffle(shuffled)
+            batches = [shuffled[start::n] for start in range(n) if shuffled[start::n]]
+            results = append(database_url, *batches, at_once=at_once)
+            assert sum(len(result.accepted) for result in results) == len(events)
+            assert sum(len(result.duplicates) for result in results) == len(shuffled) - len(events)
+            assert not any(result.conflicts for result in results)
+        found.append(tables(stocked))
+    assert found[0] == found[1]
+
+
+def test_recent_holds_the_newest_events_of_known_items(stocked: sa.Engine, database_url: str) -> None:
+    with stocked.begin() as connection:
+        connection.execute(sa.text("truncate events, user_recent"))
+    raw = [
+        {"user_id": "501", "item_id": str(1001 + i % 60), "timestamp": NOW - dt.timedelta(minutes=i)} for i in range(80)
+    ]
+    append(database_url, events_of([*raw, {"user_id": "501", "item_id": "no such item", "timestamp": NOW}]))
+    [(owner, keys, types, at_ms)] = tables(stocked)[1]
+    assert owner == "user:501"
+    assert keys == [1 + i % 60 for i in range(postgres_log.N_RECENT)]
+    assert set(types) == {"view"}
+    assert at_ms == sorted(at_ms, reverse=True)
+
+
+def test_the_same_id_with_another_payload_is_a_conflict_and_the_first_stays(
+    stocked: sa.Engine, database_url: str
+) -> None:
+    with stocked.begin() as connection:
+        connection.execute(sa.text("truncate events, user_recent, event_quarantine"))
+    one = {"event_id": "x", "user_id": "501", "item_id": "1001"}
+    first, second = append(database_url, events_of([one, one | {"item_id": "1002"}]), events_of([one]))
+    assert (first.accepted, first.duplicates, first.conflicts) == ([0], [], [1])
+    assert (second.accepted, second.duplicates, second.conflicts) == ([], [0], [])
+    with stocked.connect() as connection:
+        assert connection.execute(sa.text("select item_id from events")).scalars().all() == ["1001"]
+        [(event_id, reason, payload)] = connection.execute(
+            sa.text("select event_id, reason, payload from event_quarantine")
+        )
+    assert (event_id, payload["item_id"]) == ("x", "1002")
+    assert "conflict" in reason
+
+
+@pytest.fixture(scope="module")
+def workers(database_url: str, stocked: sa.Engine) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """Two workers of one database."""
+    with shop.running_service(database_url) as first, shop.running_service(database_url) as second:
+        for client in (first, second):
+            shop.wait_until(lambda client=client: shop.is_ready(client), 10)
+        yield first, second
+
+
+def add(client: httpx.Client, *raw: dict[str, Any], code: int = 200) -> dict[str, Any]:
+    response = client.post("/online/data/add", json={"samples": list(raw)})
+    assert response.status_code == code, response.text
+    body: dict[str, Any] = response.json()
+    if code in (200, 207):
+        AddAnswer.model_validate(body)
+    return body
+
+
+def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
+    response = client.post("/recommend", json={"explain": True} | request)
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def test_an_event_posted_through_one_worker_changes_the_next_answer_of_another(
+    workers: tuple[httpx.Client, httpx.Client],
+) -> None:
+    first, second = workers
+    assert recommended(second, user_id=777)["recommendations"][0]["item_id"] == 1011  # what is popular
+    add(first, {"user_id": 777, "item_id": 1001, "event_type": "addtocart"})
+    answer = recommended(second, user_id=777)
+    best = answer["recommendations"][0]
+    assert (best["item_id"], best["source"], best["reason"]) == (1002, "i2i", {"item_id": 1001})
+    assert (answer["provenance"]["user"], answer["provenance"]["n_recent"]) == ("unknown", 1)
+    add(second, {"user_id": 777, "item_id": 1002, "event_type": "transaction"})
+    after = recommended(first, user_id=777, top_k=100)
+    assert 1002 not in [entry["item_id"] for entry in after["recommendations"]]  # bought
+    assert [entry["item_id"] for entry in after["recommendations"]][:2] == [1004, 1011]
+
+
+def test_a_guest_has_events_and_a_user_takes_them_over(workers: tuple[httpx.Client, httpx.Client]) -> None:
+    first, second = workers
+    add(first, {"session_id": "guest-1", "item_id": 1001})
+    guest = recommended(second, session_id="guest-1")
+    assert (guest["recommendations"][0]["item_id"], guest["provenance"]["user"]) == (1002, "guest")
+    user = recommended(second, session_id="guest-1", user_id=888)
+    assert (user["recommendations"][0]["item_id"], user["provenance"]["user"]) == (1002, "unknown")
+    assert recommended(second, user_id=888)["recommendations"][0]["item_id"] == 1011
+
+
+def test_seq_takes_the_place_of_what_is_stored(workers: tuple[httpx.Client, httpx.Client]) -> None:
+    client, _ = workers
+    answer = recommended(client, seq=[1002, 1001, 4242])
+    assert answer["warnings"] == ["seq: 1 of 3 are not in the catalogue"]
+    assert answer["provenance"]["n_recent"] == 2
+    assert answer["recommendations"][0]["reason"] is not None
+
+
+def test_the_answer_says_what_became_of_each_sample(workers: tuple[httpx.Client, httpx.Client]) -> None:
+    client, _ = workers
+    good = {"event_id": "good", "user_id": 502, "item_id": 1001, "parameters": {"stars": 5}, "label": 1}
+    assert add(client, good)["accepted"] == 1
+    again = add(client, good, good | {"item_id": 1002}, {"item_id": 1}, {"user_id": "x", "item_id": 1}, code=207)
+    assert (again["success"], again["accepted"], again["duplicates"]) == (False, 0, 1)
+    assert [(entry["index"], entry["code"]) for entry in again["rejected"]] == [(1, 409), (2, 422), (3, 422)]
+    assert "user_id or session_id" in again["rejected"][1]["reason"]
+    assert add(client, good | {"item_id": 1003}, code=409)["status"] == "conflict"
+    assert add(client, {"user_id": 1}, code=422)["status"] == "invalid_request"
+    assert client.post("/online/data/add", json={"samples": []}).status_code == 422
+    plain = client.post("/online/data/add", json={"user_id": 502, "item_id": 1006, "label": 1})
+    assert (plain.status_code, plain.json()["accepted"]) == (200, 1)
+    assert client.post("/online/data/add", json={"user_id": 502, "item_id": 1006, "label": 1}).json()["duplicates"] == 1
+    events = client.get("/online/events/502")
+    EventsAnswer.model_validate(events.json())
+    assert {event["item_id"] for event in events.json()["events"]} == {1001, 1006}
+    assert events.json()["user_id"] == 502
+    assert {json.dumps(event["parameters"]) for event in events.json()["events"]} == {'{"stars": 5}', "{}"}
+    assert client.get("/online/events/4242").json()["events"] == []
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_before_a_kill_is_there_once(clean_database_url: str, clean_database: sa.Engine) -> None:
+    """Clients post and send again what was not acknowledged, while the service is killed three times."""
+    shop.stock(clean_database)
+    acknowledged: set[str] = set()
+    posted = [f"k{number}" for number in range(600)]
+    waiting = list(posted)
+    lock = threading.Lock()
+    for round_ in range(4):
+        process_alive = threading.Event()
+        with shop.running_service(clean_database_url, may_die=round_ < 3) as client:
+            process_alive.set()
+
+            def post(client: httpx.Client = client) -> None:
+                while True:
+                    with lock:
+                        batch = waiting[:5]
+                        del waiting[:5]
+                    if not batch:
+                        return
+                    body = {"samples": [{"event_id": name, "user_id": 1, "item_id": 1001} for name in batch]}
+                    try:
+                        response = client.post("/online/data/add", json=body)
+                        assert response.status_code == 200
+                        acknowledged.update(batch)
+                    except httpx.TransportError:
+                        with lock:
+                            waiting.extend(batch)
+                        return
+
+            threads = [threading.Thread(target=post) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            if round_ < 3:
+                shop.wait_until(lambda goal=100 * (round_ + 1): len(acknowledged) > goal or not waiting, 60)
+                client.process.send_signal(signal.SIGKILL)  # type: ignore[attr-defined]
+            for thread in threads:
+                thread.join()
+    with clean_database.connect() as connection:
+        stored = connection.execute(sa.text("select event_id from events")).scalars().all()
+    assert len(stored) == len(set(stored))
+    assert acknowledged <= set(stored)
+    assert set(stored) == set(posted)

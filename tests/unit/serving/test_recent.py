@@ -1,0 +1,53 @@
+"""What the latest events are worth, and what follows from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
+from recsys.serving.recent import HALF_LIFE_MS, N_SEEDS, EventMeaning, Recent, bought, following, merged, seeds
+
+MEANING = EventMeaning({"view": 1.0, "transaction": 5.0}, ("transaction",))
+DAY_MS = int(HALF_LIFE_MS)
+
+
+def test_a_seed_is_worth_its_events_by_type_and_age_from_the_newest() -> None:
+    events = [Recent(1, "transaction", 3 * DAY_MS), Recent(2, "view", 2 * DAY_MS), Recent(1, "view", 2 * DAY_MS)]
+    assert seeds(events, MEANING) == pytest.approx({1: 5.5, 2: 0.5})
+    assert seeds([Recent(7, "unheard of", 5)], MEANING) == {7: 1.0}
+    assert seeds([], MEANING) == {}
+
+
+def test_only_the_newest_items_are_seeds() -> None:
+    events = [Recent(key, "view", -key) for key in range(100)]
+    assert list(seeds(events, MEANING)) == list(range(N_SEEDS))
+
+
+def test_two_histories_are_one_without_what_both_hold() -> None:
+    user, session = [Recent(1, "view", 30), Recent(2, "view", 10)], [Recent(3, "view", 20), Recent(1, "view", 30)]
+    assert merged(user, session) == [Recent(1, "view", 30), Recent(3, "view", 20), Recent(2, "view", 10)]
+
+
+def test_what_was_bought() -> None:
+    assert bought([Recent(1, "view", 1), Recent(2, "transaction", 2)], MEANING) == {2}
+
+
+def test_what_follows_from_two_seeds_comes_first() -> None:
+    index = NeighbourIndex()
+    index.add(1, [5, 6, 2], [4.0, 2.0, 1.0])  # kept as 1, 0.5, 0.25
+    index.add(2, [6, 7], [10.0, 10.0])
+    found = following({1: 1.0, 2: 1.0}, index)
+    assert [(one.item_key, one.because_key) for one in found] == [(6, 2), (5, 1), (7, 2)]
+    assert [one.score for one in found] == pytest.approx([1.5, 1.0, 1.0])
+    assert following({9: 1.0}, index) == []
+
+
+def test_an_index_keeps_the_best_and_reads_bad_scores_as_an_order() -> None:
+    index = NeighbourIndex()
+    index.add(1, list(range(10, 100)), [1.0] * 90)
+    index.add(2, [3, 4], [-1.0, -2.0])
+    index.add(3, [], [])
+    assert len(index.of(1)[0]) == N_NEIGHBOURS
+    assert list(index.of(2)[1]) == [1.0, 0.5]
+    assert len(index) == 2
+    assert list(index.of(3)[0]) == []
