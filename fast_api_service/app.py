@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from fast_api_service import documents, errors
-from fast_api_service.database import Database
+from fast_api_service.database import Database, DatabaseAwayError
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
 from fast_api_service.routers import events, operations, recommend
@@ -41,6 +41,8 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await state.database.open()
         await state.writer.open()
+        with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
+            await state.read_keys()  # so that the first request is not refused for want of them
         follower = asyncio.create_task(state.keep_fresh())
         try:
             yield
@@ -72,6 +74,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
         )
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
+    app.include_router(recommend.hot)
     app.include_router(recommend.router)
     app.include_router(events.router)
     app.include_router(operations.router)

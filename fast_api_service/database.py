@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
+from fast_api_service.held import HeldConnections
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
@@ -27,6 +28,13 @@ log = logging.getLogger(__name__)
 _FAILURES_TO_REST = 3  # in a row; then requests do not try Postgres for a while
 _REST_S = 0.5
 _LOAD_S = 120.0
+_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_SESSION = {
+    "application_name": "recsys-api",
+    "default_transaction_read_only": "on",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",  # planning costs ten times the reading
+}
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
 N_READ = 50  # latest events of a user, and of a session
 _ROWS_A_TIME = 2000  # other requests are answered between two portions of a large catalogue
@@ -119,7 +127,8 @@ class Database:
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
         self._dsn = postgres_dsn(dsn)
         self._settings = settings
-        self._pool: asyncpg.Pool | None = None
+        self._pool: asyncpg.Pool | None = None  # for the follower
+        self._held = HeldConnections(self._connect, settings.pool_size)  # for requests
         self._n_failures = 0
         self._resting_until = 0.0
         self.up = False
@@ -127,21 +136,15 @@ class Database:
     async def open(self) -> None:
         """Make the pool; no connection is opened yet."""
         self._pool = await asyncpg.create_pool(
-            self._dsn,
-            min_size=0,
-            max_size=self._settings.pool_size,
-            timeout=5,
-            reset=_nothing_to_reset,
-            server_settings={
-                "application_name": "recsys-api",
-                "default_transaction_read_only": "on",
-                "jit": "off",
-                "plan_cache_mode": "force_generic_plan",  # planning costs ten times the reading
-            },
+            self._dsn, min_size=0, max_size=2, timeout=5, reset=_nothing_to_reset, server_settings=_SESSION
         )
+
+    async def _connect(self) -> asyncpg.Connection:
+        return await asyncpg.connect(self._dsn, timeout=5, server_settings=_SESSION)
 
     async def close(self) -> None:
         """End all connections, after the requests in flight."""
+        await self._held.close()
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), 5)
@@ -150,10 +153,7 @@ class Database:
 
     def pool_use(self) -> tuple[int, int]:
         """Connections that queries hold now, and open ones that wait for a query."""
-        if self._pool is None:
-            return 0, 0
-        n_idle = self._pool.get_idle_size()
-        return self._pool.get_size() - n_idle, n_idle
+        return self._held.n_in_use, self._held.n_idle
 
     async def user_lists(self, user_id: str | None, session_id: str | None, snapshot: Snapshot) -> Lists:
         """Ranked and personal list of a user in the snapshot's publication, and the latest events of the user and of
@@ -210,13 +210,16 @@ class Database:
         if time.monotonic() < self._resting_until:
             raise DatabaseAwayError("Postgres failed a moment ago")
         try:
-            async with self._connection(self._settings.database_timeout_s) as connection:
-                return await connection.fetchrow(sql, *arguments)
-        except DatabaseAwayError:
+            row = await self._held.fetchrow(sql, arguments, self._settings.database_timeout_s)
+        except _AWAY as error:
+            self.up = False
             self._n_failures += 1
             if self._n_failures >= _FAILURES_TO_REST:
                 self._resting_until = time.monotonic() + _REST_S
-            raise
+            raise DatabaseAwayError(f"{type(error).__name__}: {error}") from error
+        self._answered()
+        assert row is not None  # noqa: S101 - both statements give one row
+        return row
 
     @asynccontextmanager
     async def _connection(self, timeout_s: float) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
@@ -224,9 +227,12 @@ class Database:
         try:
             async with asyncio.timeout(timeout_s), self._pool.acquire() as connection:
                 yield connection
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        except _AWAY as error:
             self.up = False
             raise DatabaseAwayError(f"{type(error).__name__}: {error}") from error
+        self._answered()
+
+    def _answered(self) -> None:
         self.up = True
         self._n_failures = 0
         self._resting_until = 0.0

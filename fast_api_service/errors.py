@@ -104,7 +104,8 @@ def in_words(problem: dict[str, Any]) -> str:
     """One problem of pydantic's as `field: what`; "json_invalid" and a body of the wrong kind get their own words."""
     where = ".".join(str(part)[:60] for part in problem["loc"][1:] if part not in _FORMS)
     if problem["type"] == "json_invalid":
-        return f"the body is not JSON ({problem['ctx']['error']} at character {where})"
+        where = f"character {where}" if where.isdigit() else where
+        return f"the body is not JSON ({problem['ctx']['error']} at {where})"
     if problem["loc"] == ("body",):
         return "the body should be a JSON object, sent with the header Content-Type: application/json"
     if problem["type"] == "extra_forbidden":

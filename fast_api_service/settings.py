@@ -19,7 +19,7 @@ class ApiSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="loopback by default; elsewhere nothing is served without API keys")
     port: int = Field(8000, ge=0, le=65535)
     database_timeout_s: float = Field(0.5, gt=0, le=30, description="then an answer goes out without personal lists")
-    pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres")
+    pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres that read for requests")
     write_timeout_s: float = Field(5.0, gt=0, le=60, description="then a write is given up, and the client told so")
     write_pool_size: int = Field(4, ge=1, le=100, description="connections to Postgres that write")
     poll_s: float = Field(1.0, gt=0, le=5, description="how often API keys and the publication pointer are looked at")

@@ -43,7 +43,7 @@ class State:
         """Follow the API keys, the publication pointer and the catalogue until cancelled."""
         while True:
             try:
-                self.keys.take(await self.database.api_keys())  # first: nothing is served before keys are known
+                await self.read_keys()  # first: nothing is served before keys are known
                 await self.refresh()
             except (DatabaseAwayError, InputError) as error:
                 self._tell(str(error))
@@ -56,6 +56,10 @@ class State:
                 continue
             self._wake.clear()
             await asyncio.sleep(0.05)  # many requests may see the same move
+
+    async def read_keys(self) -> None:
+        """Work with the API keys that are in Postgres now; DatabaseAwayError."""
+        self.keys.take(await self.database.api_keys())
 
     async def refresh(self) -> None:
         """Take the current publication into service if it is not the one there; DatabaseAwayError, InputError."""

@@ -15,6 +15,7 @@ from fastapi.responses import Response
 
 from fast_api_service.database import DatabaseAwayError, Lists
 from fast_api_service.errors import ApiError, documented
+from fast_api_service.hot import HotRoute
 from fast_api_service.metrics import SIMILAR
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
 from fast_api_service.state import State
@@ -26,6 +27,7 @@ from recsys.serving.recent import Recent
 from recsys.serving.snapshot import Snapshot
 
 router = APIRouter(tags=["recommend"])
+hot = APIRouter(tags=["recommend"], route_class=HotRoute)
 
 _KIND_BY_TIER = {
     cascade.RANKED: "ranked",
@@ -58,7 +60,7 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
-@router.post(
+@hot.post(
     "/recommend",
     response_model=RecommendAnswer,
     responses=documented(404, 413, 422, 503),

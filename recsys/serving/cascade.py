@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from recsys.serving import recent
 from recsys.serving.catalogue import ItemDictionary
+from recsys.serving.config import DEFAULT, ServingConfig, Surface, SurfaceConfig
 from recsys.serving.recent import Neighbour, Recent
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList
 
@@ -43,6 +44,8 @@ class Query:
     excluded: Set[int] = frozenset()
     context_keys: Sequence[int] = ()  # the product or the cart
     candidate_keys: Sequence[int] | None = None  # rank these and no others
+    surface: Surface = "homepage"
+    now_ms: float = 0  # milliseconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,17 @@ class UserState:
 NOBODY: Final = UserState()
 
 
-def recommend(snapshot: Snapshot, user: UserState, query: Query) -> list[Pick]:
+def recommend(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig = DEFAULT) -> list[Pick]:
     """`min(top_k, possible)` distinct items, none of which is unavailable, excluded, bought, in the context, outside
-    of the category or of the candidates."""
+    of the category or of the candidates. Fewer only where the surface is configured without `available`."""
     categories = snapshot.categories.subtree(query.category_key) if query.category_key is not None else None
-    unwanted = {*query.excluded, *query.context_keys, *recent.bought(user.recent, snapshot.meaning)}
+    unwanted = {
+        *query.excluded,
+        *query.context_keys,
+        *recent.bought(user.recent, snapshot.meaning, config, query.now_ms),
+    }
     allowed = rules(snapshot.items, unwanted, categories)
-    picks = _sources(snapshot, user, query)
+    picks = _sources(snapshot, user, query, config)
     if query.candidate_keys is None:
         return fill(picks, allowed, query.top_k)
     candidates = frozenset(query.candidate_keys)
@@ -112,15 +119,24 @@ def rules(items: ItemDictionary, unwanted: Set[int], category_keys: Set[int] | N
     return lambda key: is_available(key) and key not in unwanted and category(key) in category_keys
 
 
-def _sources(snapshot: Snapshot, user: UserState, query: Query) -> Iterator[Pick]:
-    """All sources, one after the other; each is computed only when the former did not suffice."""
-    if query.context_keys:
-        yield from _of_context(snapshot, query.context_keys)
-    yield from _blended(snapshot, user)
+def _sources(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig) -> Iterator[Pick]:
+    """All sources of the surface, one after the other; each is computed only when the former did not suffice."""
+    surface = config.surface(query.surface)
+    for name in surface.sources:
+        if name == "context":
+            yield from _of_context(snapshot, query.context_keys)
+        elif name == "lists":
+            yield from _blended(snapshot, user, config, surface)
+        elif query.candidate_keys is not None:
+            continue
+        elif name == "popular_in_category":
+            yield from _popular_in_category(snapshot, query.category_key)
+        elif name == "popular":
+            yield from _popular(snapshot)
+        else:
+            yield from (Pick(key, None, AVAILABLE, None) for key in snapshot.items.newest_available())
     if query.candidate_keys is not None:
         yield from _by_popularity(snapshot, query.candidate_keys)
-    else:
-        yield from popular(snapshot, query.category_key)
 
 
 def _of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Pick]:
@@ -131,26 +147,43 @@ def _of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Pic
             yield from (_called(kind, snapshot, one) for one in recent.following(seeds, index))
 
 
-def _blended(snapshot: Snapshot, user: UserState) -> Iterator[Pick]:
-    """The user's stored list and the neighbours of the latest events, by reciprocal rank fusion."""
+def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Pick]:
+    """The user's stored list and the neighbours of the latest events, by the surface's policy."""
     kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
-    index = snapshot.neighbours.get(I2I)
-    called = recent.following(recent.seeds(user.recent, snapshot.meaning), index) if index and user.recent else []
-    if called:
-        yield from _fused(snapshot, kind, stored, called)
+    listed, called = _stored(snapshot, kind, stored), _called_by_events(snapshot, user, config)
+    if not called:
+        yield from listed
+    elif surface.blend == "fuse":
+        yield from _fused(snapshot, listed, called, surface.recent_weight)
+    elif surface.blend == "interleave":
+        yield from _by_turns(listed, (_called(I2I, snapshot, one) for one in called))
+    elif surface.blend == "recent_first":
+        yield from (_called(I2I, snapshot, one) for one in called)
+        yield from listed
     else:
-        yield from _stored(snapshot, kind, stored)
+        yield from listed
+        yield from (_called(I2I, snapshot, one) for one in called)
     if kind == RANKED:
         yield from _stored(snapshot, PERSONAL, user.personal)
 
 
-def _fused(snapshot: Snapshot, kind: str, stored: StoredList | None, called: Sequence[Neighbour]) -> Iterator[Pick]:
-    from_list = {pick.item_key: pick for pick in _stored(snapshot, kind, stored)}
+def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> list[Neighbour]:
+    index = snapshot.neighbours.get(I2I)
+    if index is None or not user.recent or not config.use_latest_events:
+        return []
+    meaning = snapshot.meaning.under(config)
+    return recent.following(recent.seeds(user.recent, meaning, config.recent_half_life_hours), index)
+
+
+def _fused(
+    snapshot: Snapshot, listed: Iterable[Pick], called: Sequence[Neighbour], recent_weight: float
+) -> Iterator[Pick]:
+    from_list = {pick.item_key: pick for pick in listed}
     points = {key: 1 / (FUSION + place) for place, key in enumerate(from_list)}
     from_recent: dict[int, Neighbour] = {}
-    for place, one in enumerate(called):
+    for place, one in enumerate(called if recent_weight > 0 else ()):
         from_recent[one.item_key] = one
-        points[one.item_key] = points.get(one.item_key, 0.0) + 1 / (FUSION + place)
+        points[one.item_key] = points.get(one.item_key, 0.0) + recent_weight / (FUSION + place)
     for key in sorted(points, key=points.__getitem__, reverse=True):
         called_by, pick = from_recent.get(key), from_list.get(key)
         if pick is None:
@@ -160,33 +193,46 @@ def _fused(snapshot: Snapshot, kind: str, stored: StoredList | None, called: Seq
             yield pick if called_by is None else pick._replace(because_key=called_by.because_key)
 
 
+def _by_turns(*lists: Iterable[Pick]) -> Iterator[Pick]:
+    """One of each by turns, until all are at their end; what came before is no turn."""
+    taken: set[int] = set()
+    waiting = [iter(one) for one in lists]
+    while waiting:
+        for one in list(waiting):
+            pick = next((pick for pick in one if pick.item_key not in taken), None)
+            if pick is None:
+                waiting.remove(one)
+            else:
+                taken.add(pick.item_key)
+                yield pick
+
+
 def _called(kind: str, snapshot: Snapshot, one: Neighbour) -> Pick:
     version = snapshot.publication.lists.get(kind)
     generator = version.sources[0] if version and len(version.sources) == 1 else None
     return Pick(one.item_key, one.score, kind, generator, one.because_key)
 
 
-def popular(snapshot: Snapshot, category_key: int | None) -> Iterator[Pick]:
-    """Default lists from the narrowest to the widest, then any available item, the newest first."""
+def _popular_in_category(snapshot: Snapshot, category_key: int | None) -> Iterator[Pick]:
+    """Default lists of the category, then of those above it."""
     version = snapshot.publication.lists.get("default")
-    if version is not None:
-        for owner in snapshot.categories.lineage(category_key) if category_key is not None else ():
-            stored = snapshot.default_lists.get(owner)
-            if stored is not None:
-                yield from (Pick(key, score, POPULAR_IN_CATEGORY, name) for key, score, name in version.entries(stored))
-        stored = snapshot.default_lists.get(ALL_ITEMS)
+    if version is None or category_key is None:
+        return
+    for owner in snapshot.categories.lineage(category_key):
+        stored = snapshot.default_lists.get(owner)
         if stored is not None:
-            yield from (Pick(key, score, POPULAR, name) for key, score, name in version.entries(stored))
-    yield from (Pick(key, None, AVAILABLE, None) for key in snapshot.items.newest_available())
+            yield from (Pick(key, score, POPULAR_IN_CATEGORY, name) for key, score, name in version.entries(stored))
+
+
+def _popular(snapshot: Snapshot) -> Iterator[Pick]:
+    version, stored = snapshot.publication.lists.get("default"), snapshot.default_lists.get(ALL_ITEMS)
+    if version is not None and stored is not None:
+        yield from (Pick(key, score, POPULAR, name) for key, score, name in version.entries(stored))
 
 
 def _by_popularity(snapshot: Snapshot, candidate_keys: Sequence[int]) -> Iterator[Pick]:
-    """Candidates in the order of the default lists that hold them, then the others as the client gave them."""
-    wanted = frozenset(candidate_keys)
-    version, stored = snapshot.publication.lists.get("default"), snapshot.default_lists.get(ALL_ITEMS)
-    if version is not None and stored is not None:
-        found = (entry for entry in version.entries(stored) if entry[0] in wanted)
-        yield from (Pick(key, score, POPULAR, name) for key, score, name in found)
+    """Candidates in the order of the default list, then the others as the client gave them."""
+    yield from _popular(snapshot)
     yield from (Pick(key, None, CANDIDATE, None) for key in candidate_keys)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from recsys.serving.config import DEFAULT, ServingConfig
 from recsys.serving.neighbours import NeighbourIndex
 
 N_SEEDS = 20  # of the latest events, those that may call their neighbours
-HALF_LIFE_MS = 24 * 3600 * 1000.0
+HOUR_MS, DAY_MS = 3600e3, 86400e3
 DEFAULT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 DEFAULT_BOUGHT = ("transaction",)
 
@@ -37,6 +38,12 @@ class EventMeaning:
     weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
     bought: Sequence[str] = DEFAULT_BOUGHT
 
+    def under(self, config: ServingConfig) -> EventMeaning:
+        """The same with what the configuration puts in its place."""
+        if config.event_weights is None:
+            return self
+        return replace(self, weights=config.event_weights)
+
 
 def merged(*histories: Iterable[Recent]) -> list[Recent]:
     """The distinct events of several histories (a user's and the session's), newest first."""
@@ -45,13 +52,20 @@ def merged(*histories: Iterable[Recent]) -> list[Recent]:
     )
 
 
-def bought(events: Iterable[Recent], meaning: EventMeaning) -> set[int]:
-    """Items that are not recommended again."""
-    return {event.item_key for event in events if event.event_type in meaning.bought}
+def bought(
+    events: Iterable[Recent], meaning: EventMeaning, config: ServingConfig = DEFAULT, now_ms: float = 0
+) -> set[int]:
+    """Items that are not shown again. `now_ms`: milliseconds since the epoch, for rules that end after some days."""
+    if config.bought is None:
+        return {event.item_key for event in events if event.event_type in meaning.bought}
+    since_ms = {
+        rule.event_type: -float("inf") if rule.days is None else now_ms - rule.days * DAY_MS for rule in config.bought
+    }
+    return {event.item_key for event in events if event.occurred_ms >= since_ms.get(event.event_type, float("inf"))}
 
 
-def seeds(events: Sequence[Recent], meaning: EventMeaning) -> dict[int, float]:
-    """Item → what it is worth as a starting point: the sum over its events of weight · 2^(-age / 24 h).
+def seeds(events: Sequence[Recent], meaning: EventMeaning, half_life_hours: float = 24.0) -> dict[int, float]:
+    """Item → what it is worth as a starting point: the sum over its events of weight · 2^(-age / half-life).
 
     `events`: newest first; ages count from the newest, so somebody who comes back after a week is no stranger.
     """
@@ -60,7 +74,8 @@ def seeds(events: Sequence[Recent], meaning: EventMeaning) -> dict[int, float]:
     for event in events:
         if len(found) == N_SEEDS and event.item_key not in found:
             continue
-        weight = meaning.weights.get(event.event_type, 1.0) * 2 ** ((event.occurred_ms - newest_ms) / HALF_LIFE_MS)
+        age_hours = (newest_ms - event.occurred_ms) / HOUR_MS
+        weight = meaning.weights.get(event.event_type, 1.0) * 2 ** (-age_hours / half_life_hours)
         if weight > 0:
             found[event.item_key] = found.get(event.item_key, 0.0) + weight
     return found

@@ -3,7 +3,8 @@
     python research/benchmarks/serving.py [--users 200000] [--items 50000] [--seconds 2] [--rounds 9]
 
 Both run as one uvicorn worker on the same embedded Postgres (a temporary one), with the same client (keep-alive
-connections in one asyncio process) and the same 100-item ranked lists. Rounds alternate; medians, and medians of
+connections in one asyncio process) and the same 100-item ranked lists; ours blends them with the neighbours (50 an
+item) of each user's 20 latest events. Rounds alternate; medians, and medians of
 the ratios within a round, are reported. On a machine that others use as well only the ratios mean something.
 """
 
@@ -33,11 +34,18 @@ from recsys.storage import embedded, lists, tables
 from recsys.storage.engine import engine_of, migrate
 from recsys.types import Lists
 
-LENGTH = 100
+LENGTH, N_NEIGHBOURS, N_RECENT = 100, 50, 20
+_RECENT_SQL = """
+insert into user_recent (owner, item_keys, event_types, occurred_ms)
+select 'user:' || 7 * k, array(select 1 + (k * 31 + p * 977) % :items from generate_series(1, :n) p),
+       array(select (array['view', 'view', 'addtocart'])[1 + p % 3] from generate_series(1, :n) p),
+       array(select 1790000000000 - p * 600000::bigint from generate_series(1, :n) p)
+from generate_series(1, :users) k
+"""
 
 
 def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
-    """A published catalogue with a ranked list for every user."""
+    """A published catalogue with a ranked list and events for every user, and neighbours for every item."""
     migrate(engine)
     with engine.begin() as connection:
         connection.execute(sa.text("insert into id_types values ('user', 'integer'), ('item', 'integer')"))
@@ -49,19 +57,29 @@ def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
             sa.text("insert into users (user_key, user_id) select k, (7 * k)::text from generate_series(1, :n) k"),
             {"n": n_users},
         )
+        connection.execute(sa.text(_RECENT_SQL), {"users": n_users, "items": n_items, "n": N_RECENT})
     rng = np.random.default_rng(1)
 
-    def blocks(owners: np.ndarray) -> Iterator[Lists]:
+    def blocks(owners: np.ndarray, length: int) -> Iterator[Lists]:
         for part in np.array_split(owners, max(1, len(owners) // 20_000)):
             start = rng.integers(1, n_items, len(part))[:, None]
-            item_key = ((start + np.arange(LENGTH) * 37) % n_items + 1).astype(np.int32)
-            score = np.tile(np.linspace(1, 0, LENGTH, dtype=np.float32), (len(part), 1))
+            item_key = ((start + np.arange(length) * 37) % n_items + 1).astype(np.int32)
+            score = np.tile(np.linspace(1, 0.01, length, dtype=np.float32), (len(part), 1))
             yield Lists(part.astype(np.int32), item_key, score, np.zeros(item_key.shape, np.int16))
 
     manifest = {}
-    for kind, owners in {"ranked": np.arange(1, n_users + 1), "default": np.array([0])}.items():
+    users, items = np.arange(1, n_users + 1), np.arange(1, n_items + 1)
+    owners_by_kind = {"ranked": users, "default": np.array([0]), "i2i": items, "similar": items}
+    for kind, owners in owners_by_kind.items():
+        length = N_NEIGHBOURS if owners is items else LENGTH
         written = lists.write(
-            engine, kind, "1", lambda owners=owners: blocks(owners), dataset="dataset/1", made_by="x", sources=["als"]
+            engine,
+            kind,
+            "1",
+            lambda owners=owners, length=length: blocks(owners, length),
+            dataset="dataset/1",
+            made_by="x",
+            sources=["als"],
         )
         manifest[kind] = written.list_version_id
     with engine.begin() as connection:

@@ -4,12 +4,14 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.serving import cascade
 from recsys.serving.cascade import Query, UserState
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import Recent, merged
 from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
@@ -81,6 +83,12 @@ def index_of(lists: Mapping[int, Sequence[int]]) -> NeighbourIndex:
     context=st.lists(st.integers(1, N_ITEMS), max_size=3),
     candidates=st.none() | st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=12),
     top_k=st.integers(1, N_ITEMS + 5),
+    surface=st.builds(
+        SurfaceConfig,
+        sources=st.permutations(["context", "lists", "popular_in_category", "popular", "available"]).map(tuple),
+        blend=st.sampled_from(["fuse", "interleave", "recent_first", "list_first"]),
+        recent_weight=st.sampled_from([0.0, 0.5, 3.0]),
+    ),
 )
 def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     rows: dict[int, tuple[int | None, bool]],
@@ -95,6 +103,7 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     context: list[int],
     candidates: list[int] | None,
     top_k: int,
+    surface: SurfaceConfig,
 ) -> None:
     bought = {event.item_key for event in history if event.event_type == "transaction"}
     possible = {
@@ -108,18 +117,21 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
         None if ranked is None else stored(ranked), None if personal is None else stored(personal), merged(history)
     )
     query = Query(top_k, category, excluded, context, candidates)
-    picks = cascade.recommend(snapshot, user, query)
+    config = ServingConfig(surfaces={"homepage": surface})
+    picks = cascade.recommend(snapshot, user, query, config)
     keys = [pick.item_key for pick in picks]
     assert len(keys) == len(set(keys)) == min(top_k, len(possible))
     assert set(keys) <= possible
     own = {*context, *(event.item_key for event in history)}
     assert all(pick.because_key in own for pick in picks if pick.source in (cascade.I2I, cascade.SIMILAR))
-    places = [POPULAR.index(pick.source) if pick.source in POPULAR else -1 for pick in picks]
+    by_default = cascade.recommend(snapshot, user, query)
+    places = [POPULAR.index(pick.source) if pick.source in POPULAR else -1 for pick in by_default]
     if candidates is None:
         assert places == sorted(places)  # what is popular only fills up, from the narrowest to the widest
     if not history and not context:
         from_ranked = [key for key in ranked or [] if key in possible][:top_k]
-        assert keys[: len(from_ranked)] == from_ranked  # the best list is neither reordered nor thinned out
+        found = [pick.item_key for pick in by_default]
+        assert found[: len(from_ranked)] == from_ranked  # the best list is neither reordered nor thinned out
 
 
 ROWS: dict[int, tuple[int | None, bool]] = dict.fromkeys(range(1, 21), (4, True))
@@ -144,6 +156,29 @@ def test_what_a_user_did_a_moment_ago_calls_its_neighbours() -> None:
     ]
     both = cascade.recommend(snapshot, UserState(stored([5, 2, 7]), recent=latest), Query(3))
     assert [(pick.item_key, pick.source, pick.because_key) for pick in both][:1] == [(2, "ranked", 1)]  # by both
+
+
+@pytest.mark.parametrize(
+    ("surface", "expected"),
+    [
+        (SurfaceConfig(blend="interleave"), [5, 2, 6, 3, 7, 20]),
+        (SurfaceConfig(blend="recent_first"), [2, 3, 5, 6, 7, 20]),
+        (SurfaceConfig(blend="list_first"), [5, 6, 7, 2, 3, 20]),
+        (SurfaceConfig(recent_weight=0), [5, 6, 7, 20]),
+        (SurfaceConfig(sources=("popular", "lists")), [20, 5, 2, 6, 3, 7]),
+        (SurfaceConfig(sources=("lists",)), [5, 2, 6, 3, 7]),
+    ],
+)
+def test_each_surface_answers_as_it_is_configured(surface: SurfaceConfig, expected: list[int]) -> None:
+    snapshot = replace(snapshot_of(ROWS, {ALL_ITEMS: [20]}), neighbours={"i2i": index_of({1: [2, 3]})})
+    user = UserState(ranked=stored([5, 6, 7]), recent=[Recent(1, "view", 1)])
+    config = ServingConfig(surfaces={"cart": surface})
+    picks = cascade.recommend(snapshot, user, Query(len(expected), surface="cart"), config)
+    assert [pick.item_key for pick in picks] == expected
+    on_other = cascade.recommend(snapshot, user, Query(3, surface="homepage"), config)
+    assert [pick.item_key for pick in on_other] == [5, 2, 6]
+    off = ServingConfig(use_latest_events=False)
+    assert [pick.item_key for pick in cascade.recommend(snapshot, user, Query(3), off)] == [5, 6, 7]
 
 
 def test_the_context_calls_its_neighbours_first_and_never_itself() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from recsys.serving.config import BoughtRule, ServingConfig
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
-from recsys.serving.recent import HALF_LIFE_MS, N_SEEDS, EventMeaning, Recent, bought, following, merged, seeds
+from recsys.serving.recent import N_SEEDS, EventMeaning, Recent, bought, following, merged, seeds
 
 MEANING = EventMeaning({"view": 1.0, "transaction": 5.0}, ("transaction",))
-DAY_MS = int(HALF_LIFE_MS)
+DAY_MS = 86_400_000
 
 
 def test_a_seed_is_worth_its_events_by_type_and_age_from_the_newest() -> None:
@@ -30,6 +31,21 @@ def test_two_histories_are_one_without_what_both_hold() -> None:
 
 def test_what_was_bought() -> None:
     assert bought([Recent(1, "view", 1), Recent(2, "transaction", 2)], MEANING) == {2}
+
+
+def test_configuration_says_what_counts_as_bought_and_for_how_long() -> None:
+    events = [Recent(1, "transaction", 9 * DAY_MS), Recent(2, "view", 9 * DAY_MS), Recent(3, "view", 2 * DAY_MS)]
+    week = ServingConfig(bought=(BoughtRule(event_type="view", days=5),))
+    assert bought(events, MEANING, week, now_ms=10 * DAY_MS) == {2}
+    for_ever = ServingConfig(bought=(BoughtRule(event_type="view"),))
+    assert bought(events, MEANING, for_ever, now_ms=10**15) == {2, 3}
+    assert bought(events, MEANING, ServingConfig(bought=())) == set()
+
+
+def test_configuration_weighs_events_and_forgets_them_faster() -> None:
+    events = [Recent(1, "view", 2 * DAY_MS), Recent(2, "view", DAY_MS)]
+    heavy = MEANING.under(ServingConfig(event_weights={"view": 4.0}))
+    assert seeds(events, heavy, half_life_hours=12) == {1: 4.0, 2: 1.0}
 
 
 def test_what_follows_from_two_seeds_comes_first() -> None:

@@ -1,0 +1,83 @@
+"""How each surface answers: which sources, in which order, and how the latest events are blended in.
+
+The defaults are what serves until somebody puts another version; titles and descriptions are the help of whoever
+edits it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+
+Surface = Literal["homepage", "product_detail", "category_list", "cart"]
+SourceName = Literal["context", "lists", "popular_in_category", "popular", "available"]
+Policy = Literal["fuse", "interleave", "recent_first", "list_first"]
+EventType = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SurfaceConfig(_Part):
+    """One surface."""
+
+    sources: tuple[SourceName, ...] = Field(
+        ("context", "lists", "popular_in_category", "popular", "available"),
+        min_length=1,
+        title="Sources in their order",
+        description="Each fills what the former left open. context: neighbours of item_ids; lists: the user's list"
+        " blended with neighbours of the latest events. Without `available` an answer may be shorter than asked for.",
+    )
+    blend: Policy = Field(
+        "fuse",
+        title="Blend of list and latest events",
+        description="fuse: reciprocal rank fusion; interleave: by turns; recent_first, list_first: one after the other",
+    )
+    recent_weight: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        title="Weight of the latest events",
+        description="in fuse; the list has 1, and 0 ignores them",
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> SurfaceConfig:
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError("a source is named twice")
+        return self
+
+
+class BoughtRule(_Part):
+    """After an event of this type an item is not shown again."""
+
+    event_type: EventType = Field(title="Type of event")
+    days: float | None = Field(None, gt=0, title="For so many days", description="for ever where it is empty")
+
+
+class ServingConfig(_Part):
+    """All that can be changed while the service runs."""
+
+    surfaces: dict[Surface, SurfaceConfig] = Field({}, title="Surfaces", description="defaults for those not named")
+    recent_half_life_hours: float = Field(
+        24.0, gt=0, le=24 * 365, title="Half-life of the latest events", description="hours, from the newest one"
+    )
+    event_weights: dict[EventType, Annotated[float, Field(ge=0, le=1e6)]] | None = Field(
+        None, title="Weights of event types", description="those of the data's source where it is empty"
+    )
+    bought: tuple[BoughtRule, ...] | None = Field(
+        None, title="Not shown again", description="the data's own purchases, for ever, where it is empty"
+    )
+    use_latest_events: StrictBool = Field(
+        True, title="Follow the latest events", description="off: lists alone, as if nobody had done anything today"
+    )
+
+    def surface(self, name: Surface) -> SurfaceConfig:
+        """What is configured for a surface, or the default."""
+        return self.surfaces.get(name, DEFAULT_SURFACE)
+
+
+DEFAULT_SURFACE = SurfaceConfig()
+DEFAULT = ServingConfig()

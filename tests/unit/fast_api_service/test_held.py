@@ -1,0 +1,107 @@
+"""Held connections: as many as allowed, used again, and never again after something went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fast_api_service.held import HeldConnections
+
+
+class Connection:
+    """Answers with the arguments; "slow" waits for ever, "broken" fails."""
+
+    def __init__(self) -> None:
+        self.n_prepared = 0
+        self.closed = False
+
+    async def prepare(self, sql: str) -> Connection:
+        self.n_prepared += 1
+        return self
+
+    async def fetchrow(self, word: str) -> str:
+        if word == "slow":
+            await asyncio.sleep(60)
+        if word == "broken":
+            raise OSError(word)
+        await asyncio.sleep(0)
+        return word
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def terminate(self) -> None:
+        self.closed = True
+
+
+def pool(size: int) -> tuple[HeldConnections, list[Connection]]:
+    opened: list[Connection] = []
+
+    async def connect() -> Any:
+        await asyncio.sleep(0)
+        opened.append(Connection())
+        return opened[-1]
+
+    return HeldConnections(connect, size), opened
+
+
+def test_a_connection_and_its_statement_are_used_again() -> None:
+    held, opened = pool(3)
+
+    async def ask() -> list[Any]:
+        return [await held.fetchrow("select", (word,), 1) for word in "abc"]
+
+    assert asyncio.run(ask()) == ["a", "b", "c"]
+    assert [connection.n_prepared for connection in opened] == [1]
+    assert (held.n_in_use, held.n_idle) == (0, 1)
+
+
+def test_there_are_never_more_than_allowed() -> None:
+    held, opened = pool(2)
+
+    async def ask() -> None:
+        await asyncio.gather(*(held.fetchrow("select", ("x",), 5) for _ in range(20)))
+
+    asyncio.run(ask())
+    assert len(opened) == 2
+    assert held.n_idle == 2
+
+
+@pytest.mark.parametrize(("word", "error"), [("slow", TimeoutError), ("broken", OSError)])
+def test_after_a_failure_the_connection_is_ended_and_the_place_is_free(word: str, error: type[Exception]) -> None:
+    held, opened = pool(1)
+
+    async def ask() -> Any:
+        with pytest.raises(error):
+            await held.fetchrow("select", (word,), 0.05)
+        return await held.fetchrow("select", ("x",), 1)
+
+    assert asyncio.run(ask()) == "x"
+    assert [connection.closed for connection in opened] == [True, False]
+    assert held.n_in_use == 0
+
+
+def test_a_connection_that_the_server_closed_is_passed_over() -> None:
+    held, opened = pool(1)
+
+    async def ask() -> Any:
+        await held.fetchrow("select", ("x",), 1)
+        opened[0].closed = True
+        return await held.fetchrow("select", ("y",), 1)
+
+    assert asyncio.run(ask()) == "y"
+    assert len(opened) == 2
+
+
+def test_closing_ends_the_idle_ones() -> None:
+    held, opened = pool(2)
+
+    async def ask() -> None:
+        await held.fetchrow("select", ("x",), 1)
+        await held.close()
+
+    asyncio.run(ask())
+    assert opened[0].closed
+    assert held.n_idle == 0
