@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import uvicorn
@@ -11,8 +10,6 @@ from fast_api_service.app import create_app
 from fast_api_service.settings import ApiSettings
 from recsys import log, settings
 from recsys.errors import InputError, RecsysError
-
-_log = logging.getLogger("fast_api_service")
 
 
 def database_url() -> str:
@@ -28,16 +25,15 @@ def database_url() -> str:
 
 
 def main() -> None:
-    log.setup(settings.load().log_level)
+    log.setup(settings.load().log_level, settings.load().log_format)
     api = ApiSettings()
     try:
         app = create_app(database_url(), api)
     except RecsysError as error:
         sys.exit(f"the service cannot start: {error}")
-    if not api.is_loopback:
-        _log.warning("listening on %s without API keys: keep it behind a proxy that knows its clients", api.host)
     uvicorn.run(
         app, host=api.host, port=api.port, access_log=False, log_config=None, server_header=False,
+        ws="none",  # there are no WebSockets, and their library logs headers
         timeout_graceful_shutdown=10,
     )  # fmt: skip
 

@@ -7,12 +7,14 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from fast_api_service import documents, errors, listener
-from fast_api_service.database import Database, postgres_dsn
+from fast_api_service.database import Database, DatabaseAwayError, postgres_dsn
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
-from fast_api_service.routers import catalogue, events, operations, recommend
+from fast_api_service.routers import catalogue, config, events, operations, recommend
+from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
 from fast_api_service.writable import Writable
@@ -39,6 +41,8 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await state.database.open()
         await state.writes.open()
+        with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
+            await state.read_keys()  # so that the first request is not refused for want of them
         follower = asyncio.create_task(state.keep_fresh())
         ear = asyncio.create_task(listener.listen(state.database.dsn, state.wake))
         try:
@@ -60,12 +64,23 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
         redoc_url=None,
     )
     app.state.service = state
+    # the last one is the outermost: refusals, too, get a request id, are counted, and can be read by allowed pages
+    app.add_middleware(Guard, keyring=state.keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
     app.include_router(recommend.hot)
     app.include_router(recommend.router)
     app.include_router(events.router)
     app.include_router(catalogue.router)
+    app.include_router(config.router)
     app.include_router(operations.router)
     documents.install(app, state)
     return app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ import orjson
 
 from recsys.errors import InputError
 from recsys.serving.catalogue_changes import ItemState, Properties, cycle, told_properties
-from recsys.serving.ids import ExternalId, JsonType, to_external
+from recsys.serving.ids import ExternalId, JsonType, digest_of, to_external
 
 _FIRST_KEY = 1  # as recsys.data.keys has it; 0 owns the default list of all items
 
@@ -232,8 +231,3 @@ class Users(Shelf):
 
     def _refusal(self, id_: str) -> str:
         return f"user {id_!r} was erased, and an erased id is not used again; take a new one"
-
-
-def digest_of(user_id: str) -> bytes:
-    """What is remembered of an erased user: SHA-256 of the id as the catalogue writes it."""
-    return hashlib.sha256(user_id.encode()).digest()

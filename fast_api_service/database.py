@@ -14,6 +14,7 @@ import asyncpg
 import orjson
 
 from fast_api_service.held import HeldConnections
+from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
@@ -76,6 +77,7 @@ from publication_pointer p where p.publication_id is not null
 _CHANGED_ITEMS_SQL = f"""
 select item_key, item_id, category_key, available, deleted_at is not null as deleted from items where {_IS_NEW}
 """  # noqa: S608 - our own words
+_CONFIG_SQL = "select config_id, config from config_versions where config_id > $1 order by config_id desc limit 1"
 _PUBLICATION_SQL = """
 select b.publication_id, b.fence, b.created_at, b.status, b.dataset, b.manifest, b.models, b.checks
 from publication_pointer p join publications b using (publication_id)
@@ -91,6 +93,7 @@ _MEANING_SQL = """
 select event_weights, bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
 """
 _DEFAULT_SQL = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
+_KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null from api_keys"
 _EXAMPLE_USER_SQL = """
 select u.user_id from lists l join users u on u.user_key = l.owner_key where l.list_version_id = $1 limit 1
 """
@@ -204,6 +207,17 @@ class Database:
             while portion := await cursor.fetch(_ROWS_A_TIME):
                 for row in portion:
                     yield ItemChange(*row)
+
+    async def api_keys(self) -> list[StoredKey]:
+        """All keys, revoked ones too; DatabaseAwayError. Tries even at rest."""
+        async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
+            return [StoredKey(*row) for row in await connection.fetch(_KEYS_SQL)]
+
+    async def config_after(self, config_id: int) -> tuple[int, str] | None:
+        """The newest configuration as JSON, with its id; None where none is newer than `config_id`."""
+        async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
+            row = await connection.fetchrow(_CONFIG_SQL, config_id)
+        return tuple(row) if row else None
 
     async def categories(self, json_type: JsonType) -> CategoryTree:
         """All categories; DatabaseAwayError."""

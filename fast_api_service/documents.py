@@ -13,7 +13,9 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
+from fast_api_service.errors import documented
 from fast_api_service.schemas_catalogue import ABSENT_ID, STORED_ID
+from fast_api_service.security import OPEN, needed_scope, page_headers
 from fast_api_service.state import State
 from recsys.serving.ids import INTEGER_ID_PATTERN, MAX_ID_LENGTH, ExternalId, JsonType, to_external
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot
@@ -26,26 +28,32 @@ def install(app: FastAPI, state: State) -> None:
     app.openapi = _document_of(app, state)  # type: ignore[method-assign]
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
 
+    made = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=f"{app.title}: documentation",
+        swagger_js_url="/static/swagger-ui-bundle.js",
+        swagger_css_url="/static/swagger-ui.css",
+        swagger_favicon_url="/static/favicon.png",
+        # without a validator, which is a site of others that would be told where the document is
+        swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0, "validatorUrl": None},
+    )
+    page = bytes(made.body).decode()
+    headers = page_headers(page)
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title=f"{app.title}: documentation",
-            swagger_js_url="/static/swagger-ui-bundle.js",
-            swagger_css_url="/static/swagger-ui.css",
-            swagger_favicon_url="/static/favicon.png",
-            swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
-        )
+        return HTMLResponse(page, headers=headers)
 
 
 def _document_of(app: FastAPI, state: State) -> Callable[[], dict[str, Any]]:
-    made_for: Snapshot | None = None
+    made_for: tuple[Snapshot | None, bool] = None, True
     document: dict[str, Any] | None = None
 
     def openapi() -> dict[str, Any]:
         nonlocal made_for, document
-        if document is None or state.snapshot is not made_for:
-            made_for = state.snapshot
+        snapshot, needs_keys = state.snapshot, state.keys.needed
+        if document is None or snapshot is not made_for[0] or needs_keys != made_for[1]:
+            made_for = snapshot, needs_keys
             document = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes, tags=[
                     {"name": "recommend", "description": "For the pages of a shop"},
@@ -54,13 +62,34 @@ def _document_of(app: FastAPI, state: State) -> Callable[[], dict[str, Any]]:
                     {"name": "operations", "description": "For those who run the service"},
                 ],
             )  # fmt: skip
-            _name_id_types(document, _types(made_for))
+            _name_id_types(document, _types(snapshot))
             _fill_writes(document)
-            if made_for is not None:
-                _fill_examples(document, made_for)
+            _tell_of_keys(document, needs_keys=needs_keys)
+            if snapshot is not None:
+                _fill_examples(document, snapshot)
         return document
 
     return openapi
+
+
+def _tell_of_keys(document: dict[str, Any], *, needs_keys: bool) -> None:
+    """Say of each operation which scope it needs, and how it refuses; it asks for a key where this service does."""
+    schemes = document["components"].setdefault("securitySchemes", {})
+    schemes["key"] = {"type": "http", "scheme": "bearer", "description": "A key made by `recsys keys create`"}
+    reference = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    refusals = {
+        str(code): {"description": response["description"], "content": reference}
+        for code, response in documented(401, 403, 429, 503).items()
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            scope = needed_scope(method.upper(), path)
+            if scope == OPEN:
+                continue
+            operation["responses"] = refusals | operation["responses"]
+            operation["description"] = f"{operation.get('description', '')}\n\nNeeds the scope `{scope}`.".strip()
+            if needs_keys:
+                operation["security"] = [{"key": []}]
 
 
 def _types(snapshot: Snapshot | None) -> dict[str, JsonType | None]:
@@ -135,6 +164,7 @@ def _fill_writes(document: dict[str, Any]) -> None:
     for path in ("/items/{item_id}", "/users/{user_id}", "/categories/{category_id}"):
         _give_example(document["paths"][path]["put"], STORED_ID)
         _give_example(document["paths"][path]["delete"], ABSENT_ID)
+    _give_example(document["paths"]["/config/revert/{config_id}"]["post"], 0)
 
 
 def _give_example(operation: dict[str, Any], id_: ExternalId | None) -> None:

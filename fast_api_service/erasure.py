@@ -9,10 +9,9 @@ import asyncpg
 import orjson
 
 from fast_api_service import writable
-from fast_api_service.catalogue_shelves import digest_of
 from fast_api_service.writable import Writable
 from recsys.serving import erasure
-from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.ids import ExternalId, digest_of, to_external
 from recsys.serving.snapshot import StoredList
 from recsys.storage import locks
 

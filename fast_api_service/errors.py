@@ -54,10 +54,13 @@ def error_response(code: int, status: str, error: str, headers: dict[str, str] |
 def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` entry of a route that may answer with these codes."""
     descriptions = {
+        401: "No API key, or one that is not valid",
+        403: "The key lacks the scope",
         404: "Not known here",
         409: "Something stands in the way; the text says what",
         413: "The body is larger than 1 MiB",
         422: "Something in the request cannot be used",
+        429: "Too many requests with this key; try again after Retry-After seconds",
         503: "Nothing to serve from at the moment; try again after Retry-After seconds",
     }
     return {code: {"model": ErrorAnswer, "description": descriptions[code]} for code in codes}

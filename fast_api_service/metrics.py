@@ -8,7 +8,8 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from fast_api_service.schemas import ItemSource, Surface, Tier, UserStatus
+from fast_api_service.schemas import ItemSource, Tier, UserStatus
+from recsys.serving.config import Surface
 from recsys.serving.snapshot import Snapshot
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -17,6 +18,7 @@ _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 SHED_REASONS = ("rate_limit", "queue")
+AUTH_FAILURES = ("missing", "wrong", "scope")
 
 
 class Metrics:
@@ -48,7 +50,11 @@ class Metrics:
             "recsys_list_length", "Items in an answer", ["route"], buckets=_ITEMS, registry=registry
         )
         self.events = Counter("recsys_events", "Events posted to the log", ["outcome"], registry=registry)
+        self.auth_failures = Counter(
+            "recsys_auth_failures", "Requests refused for want of a key or a scope", ["reason"], registry=registry
+        )
         self.shed = Counter("recsys_shed", "Requests turned away under pressure", ["reason"], registry=registry)
+        self.config_id = Gauge("recsys_config_id", "Serving configuration in force, 0: the defaults", registry=registry)
         self.switches = Counter("recsys_publication_switches", "Publications taken into service", registry=registry)
         self.database_up = Gauge("recsys_database_up", "1 while Postgres answers", registry=registry)
         self.pool = Gauge("recsys_pool_connections", "Connections to Postgres", ["state"], registry=registry)
@@ -76,6 +82,7 @@ class Metrics:
             (self.degraded, DEGRADED_PARTS),
             (self.events, EVENT_OUTCOMES),
             (self.shed, SHED_REASONS),
+            (self.auth_failures, AUTH_FAILURES),
         ):
             for value in values:
                 counter.labels(value)

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fast_api_service.errors import error_response
 from fast_api_service.metrics import Metrics
+from recsys.log import stack
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 1 << 20
@@ -39,16 +40,21 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
             await send(message)
 
         try:
             await self.app(scope, _bounded(scope, receive), send_with_id)
-        except Exception:
-            log.exception("request %s failed", request_id.decode())
+        except Exception as error:
+            known_as = request_id.decode()
+            log.error("request %s failed\n%s", known_as, stack(error), extra={"request_id": known_as})
             if status:  # the answer is already on its way; the connection ends here
-                raise
-            text = f"an error of ours, not of yours; its log entry is request {request_id.decode()}"
+                raise RuntimeError(f"the answer to request {known_as} broke off") from None
+            text = f"an error of ours, not of yours; its log entry is request {known_as}"
             await error_response(500, "internal_error", text)(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path_format", None) or "other"

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictBool, WithJsonSchema
 
+from recsys.serving.config import Surface
 from recsys.serving.ids import MAX_ID_LENGTH
 
 MAX_TOP_K = 1000
 MAX_ITEMS = 1000  # in each list of a request
 _MAX_INTEGER = 10**18 - 1
 
-Surface = Literal["homepage", "product_detail", "category_list", "cart"]
 ItemSource = Literal["ranked", "personal", "i2i", "similar", "popular_in_category", "popular", "available", "candidate"]
 Tier = Literal[ItemSource, "nothing"]
 UserStatus = Literal["known", "light", "unknown", "guest", "anonymous", "unread"]
@@ -68,7 +68,7 @@ class RecommendRequest(BaseModel):
     top_k: TopK = 10
     category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
     exclude: list[ItemId] = Field([], max_length=MAX_ITEMS, description="items not to show; unknown ones are fine")
-    surface: Surface = Field("homepage", description="where the answer is shown: a label in the answer and metrics")
+    surface: Surface = Field("homepage", description="where the answer is shown; /config says how each answers")
     session_id: TextId | None = Field(
         None, description="a guest without user_id is known by the events of the session; with user_id both count"
     )
@@ -123,6 +123,7 @@ class Provenance(_Origin):
         description="known: has a list; light: in the catalogue without one; guest: a session with events and no user;"
         " unread: Postgres was away"
     )
+    config_id: int = Field(description="the serving configuration; 0: the defaults")
     n_recent: int = Field(description="latest events that the answer takes into account")
     surface: Surface
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys.settings import ROOT
@@ -15,11 +16,23 @@ class ApiSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="API_", env_file=ROOT / ".env", extra="ignore")
 
-    host: str = Field("127.0.0.1", description="loopback by default: there are no API keys yet")
+    host: str = Field("127.0.0.1", description="loopback by default; elsewhere nothing is served without API keys")
     port: int = Field(8000, ge=0, le=65535)
     database_timeout_s: float = Field(0.5, gt=0, le=30, description="then an answer goes out without personal lists")
     pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres that read for requests")
-    poll_s: float = Field(1.0, gt=0, le=5, description="how often the publication pointer is looked at")
+    poll_s: float = Field(1.0, gt=0, le=5, description="how often API keys and the publication pointer are looked at")
+    rate_per_s: float = Field(1000.0, gt=0, description="requests per second and worker of a key without its own rate")
+    cors_origins: list[str] = Field(
+        [], description='pages that may call from a browser, e.g. ["https://shop.example"]; none by default'
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
+                raise ValueError(f"{origin!r} is no origin; expected https://host or https://host:port")
+        return origins
 
     @property
     def is_loopback(self) -> bool:

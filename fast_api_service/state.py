@@ -7,12 +7,16 @@ import dataclasses
 import datetime as dt
 import logging
 
+from pydantic import ValidationError
+
 from fast_api_service.database import Database, DatabaseAwayError, ItemChange, Pulse
 from fast_api_service.metrics import Metrics
+from fast_api_service.security import Keyring
 from fast_api_service.settings import ApiSettings
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
 from recsys.serving.catalogue import ItemDictionary
+from recsys.serving.config import DEFAULT, ServingConfig
 from recsys.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,8 @@ class State:
         self.writes = writes
         self.metrics = metrics
         self.settings = settings
+        self.keys = Keyring(settings, metrics)
+        self.config, self.config_id = DEFAULT, 0
         self.snapshot: Snapshot | None = None
         self.problem = "starting: nothing is loaded yet"  # why there is no snapshot, or why it may be old
         self._pointer: tuple[int, dt.datetime | None] | None = None
@@ -43,9 +49,11 @@ class State:
             self._wake.set()
 
     async def keep_fresh(self) -> None:
-        """Follow the publication pointer and the catalogue until cancelled."""
+        """Follow API keys, configuration, publication pointer and catalogue until cancelled."""
         while True:
             try:
+                await self.read_keys()  # first: nothing is served before keys are known
+                await self.read_config()
                 await self.refresh()
             except (DatabaseAwayError, InputError) as error:
                 self._tell(str(error))
@@ -58,6 +66,23 @@ class State:
                 continue
             self._wake.clear()
             await asyncio.sleep(0.05)  # many requests may see the same move
+
+    async def read_keys(self) -> None:
+        """Work with the API keys that are in Postgres now; DatabaseAwayError."""
+        self.keys.take(await self.database.api_keys())
+
+    async def read_config(self) -> None:
+        """Answer by the newest configuration; one that cannot be read is told, and the former one stays."""
+        newer = await self.database.config_after(self.config_id)
+        if newer is None:
+            return
+        self.config_id, text = newer  # looked at once, readable or not
+        try:
+            self.config = ServingConfig.model_validate_json(text)
+            log.info("configuration %d is in force", self.config_id)
+        except ValidationError as error:
+            log.error("configuration %d cannot be used, the former one stays: %s", self.config_id, error)
+        self.metrics.config_id.set(self.config_id)
 
     async def refresh(self) -> None:
         """Take into service what is new of the publication and the catalogue; DatabaseAwayError, InputError."""
@@ -77,7 +102,7 @@ class State:
         self.problem = ""
 
     async def _load(self, pulse: Pulse) -> None:
-        loaded = await self.database.load(with_example_user=self.settings.is_loopback)
+        loaded = await self.database.load(with_example_user=not self.keys.needed)
         snapshot, self._seen = loaded or (None, None)
         self._serve(snapshot)
         self._pointer = pulse[:2]

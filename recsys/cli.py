@@ -15,6 +15,8 @@ from recsys.errors import InputError, RecsysError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 publications = typer.Typer(no_args_is_help=True, help="What readers see: list, verify, roll back.")
 app.add_typer(publications, name="publications")
+keys = typer.Typer(no_args_is_help=True, help="API keys of the service: create, list, revoke.")
+app.add_typer(keys, name="keys")
 
 DatasetOption = Annotated[str | None, typer.Option(help="Reference of a data set, dataset/…; the newest by default.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Make it again although the inputs did not change.")]
@@ -152,6 +154,51 @@ def publications_rollback(
     from recsys.steps import publications
 
     _print(publications.rollback(to))
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Option(help="Who uses the key.")],
+    scope: Annotated[list[str], typer.Option(help="read, write or admin (which allows all); may be given repeatedly.")],
+    rate: Annotated[
+        float | None, typer.Option(help="Requests per second and worker; API_RATE_PER_S of the service by default.")
+    ] = None,
+) -> None:
+    """Make a key and print it, alone on standard output."""
+    from recsys.storage import api_keys
+
+    text, key = api_keys.create(_database(), name, scope, rate)
+    typer.echo(text)
+    typer.echo(
+        f"Key {key.key_id} of {key.name!r} may {', '.join(key.scopes)}. Keep it now: it will not be shown again. "
+        "Running services know it within seconds; send it as `Authorization: Bearer <key>`.",
+        err=True,
+    )
+
+
+@keys.command("list")
+def keys_list() -> None:
+    """All keys, without their secrets."""
+    from recsys.storage import api_keys
+
+    _print([key._asdict() for key in api_keys.every(_database())])
+
+
+@keys.command("revoke")
+def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that `recsys keys list` shows.")]) -> None:
+    """End a key for good; running services refuse it within seconds."""
+    from recsys.storage import api_keys
+
+    _print(api_keys.revoke(_database(), key_id)._asdict())
+
+
+def _database() -> Any:
+    from recsys import settings
+    from recsys.storage.engine import engine, migrate
+
+    database = engine(settings.load())
+    migrate(database)
+    return database
 
 
 def main() -> None:

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
 import os
 import sys
+import traceback
+
+_TEXT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def setup(level: str | None = None) -> None:
-    """Log to standard error, one line an event; the level comes from RECSYS_LOG_LEVEL unless given."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=(level or os.environ.get("RECSYS_LOG_LEVEL", "INFO")).upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )
+class JsonLines(logging.Formatter):
+    """One JSON object a line: at (UTC), level, logger, message, what was given as `extra`, and the exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "at": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry |= {name: value for name, value in vars(record).items() if name not in _USUAL}
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def setup(level: str | None = None, log_format: str | None = None) -> None:
+    """Log to standard error, one entry an event; RECSYS_LOG_LEVEL and RECSYS_LOG_FORMAT (text, json) unless given."""
+    handler = logging.StreamHandler(sys.stderr)
+    is_json = (log_format or os.environ.get("RECSYS_LOG_FORMAT", "text")) == "json"
+    handler.setFormatter(JsonLines() if is_json else _TEXT)
+    logging.basicConfig(level=(level or os.environ.get("RECSYS_LOG_LEVEL", "INFO")).upper(), handlers=[handler])
+
+
+def stack(error: BaseException) -> str:
+    """Where an exception and its causes came from, without their messages, which may quote what a user sent."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\n".join(
+        f"{type(link).__module__}.{type(link).__qualname__} at\n{''.join(traceback.format_tb(link.__traceback__))}"
+        for link in reversed(chain)
+    ).rstrip()

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     database_patience_s: float = Field(120.0, ge=0, description="how long a step retries while Postgres is away")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line")
 
 
 @lru_cache(maxsize=1)

@@ -86,6 +86,8 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
         candidate_keys=None
         if body.candidate_items is None
         else _keys(snapshot, body.candidate_items, "candidate_items", warnings),
+        surface=body.surface,
+        now_ms=time.time() * 1000,
     )
     user_id = None if body.user_id is None else to_external(body.user_id, snapshot.user_id_type, "user")
     lists, degraded = await _user_lists(state, snapshot, user_id, body.session_id)
@@ -93,10 +95,10 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     if body.seq is not None:
         seen = _keys(snapshot, body.seq, "seq", warnings)
         user = replace(user, recent=[Recent(key, _SEEN, place) for place, key in enumerate(seen)][::-1])
-    picks = cascade.recommend(snapshot, user, query)
+    picks = cascade.recommend(snapshot, user, query, state.config)
     status = _user_status(user_id, body.session_id, lists)
     provenance = _provenance(request, snapshot, picks, degraded)
-    provenance |= {"user": status, "n_recent": len(user.recent), "surface": body.surface}
+    provenance |= {"user": status, "n_recent": len(user.recent), "surface": body.surface, "config_id": state.config_id}
     _count(state, "/recommend", picks, body.top_k, degraded)
     state.metrics.answers.labels(body.surface, provenance["tier"]).inc()
     if status != "known":

@@ -14,6 +14,7 @@ import asyncpg
 import orjson
 
 from recsys.online.event import Event
+from recsys.serving.ids import digest_of
 
 N_RECENT: Final = 50  # events kept in user_recent
 
@@ -37,6 +38,7 @@ order by place
 on conflict (event_id) do nothing
 returning event_id, position
 """
+_ERASED_SQL = "select digest from erased_users where digest = any($1::bytea[])"
 _FOUND_SQL = "select event_id, digest from events where event_id = any($1::text[])"
 _QUARANTINE_SQL = """
 insert into event_quarantine (event_id, user_id, reason, payload)
@@ -93,6 +95,13 @@ async def append(connection: asyncpg.Connection, events: Sequence[Event]) -> App
 async def latest(connection: asyncpg.Connection, user_id: str, n: int) -> list[dict[str, Any]]:
     """The newest `n` events of a user, newest first; parameters as JSON text."""
     return [dict(row) for row in await connection.fetch(_EVENTS_SQL, user_id, n)]
+
+
+async def erased(connection: asyncpg.Connection, events: Sequence[Event]) -> set[str]:
+    """Those users of a batch who were erased: their events are not taken any more."""
+    user_by_digest = {digest_of(event.user_id): event.user_id for event in events if event.user_id is not None}
+    rows = await connection.fetch(_ERASED_SQL, list(user_by_digest))
+    return {user_by_digest[row["digest"]] for row in rows}
 
 
 def owners_of(event: Event) -> list[str]:

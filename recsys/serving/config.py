@@ -26,6 +26,7 @@ class SurfaceConfig(_Part):
     sources: tuple[SourceName, ...] = Field(
         ("context", "lists", "popular_in_category", "popular", "available"),
         min_length=1,
+        json_schema_extra={"uniqueItems": True},
         title="Sources in their order",
         description="Each fills what the former left open. context: neighbours of item_ids; lists: the user's list"
         " blended with neighbours of the latest events. Without `available` an answer may be shorter than asked for.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Literal
 
@@ -29,3 +30,8 @@ def to_external(value: ExternalId, json_type: JsonType, entity: str) -> External
             f"{entity} id {text[:40]!r} is not an integer, and {entity} ids of this catalogue are integers"
         )
     return int(text)
+
+
+def digest_of(user_id: str) -> bytes:
+    """What is remembered of an erased user: SHA-256 of the id as the catalogue writes it."""
+    return hashlib.sha256(user_id.encode()).digest()

@@ -260,3 +260,15 @@ api_keys = sa.Table(
     sa.CheckConstraint("scopes <@ array['read', 'write', 'admin'] and cardinality(scopes) > 0", name="scopes"),
     sa.CheckConstraint("rate_per_s > 0", name="rate_per_s"),
 )
+
+# --- how the service answers: rows are added and never changed, the newest one holds
+
+config_versions = sa.Table(
+    "config_versions",
+    metadata,
+    sa.Column("config_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("config", JSONB, nullable=False),  # recsys.serving.config.ServingConfig, without its defaults
+    sa.Column("comment", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("author", sa.Text, nullable=False, server_default=sa.text("''")),  # the key_id that put it
+    _created_at(),
+)

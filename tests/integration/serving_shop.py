@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -121,14 +122,21 @@ def _block(keys_by_owner: Mapping[int, Sequence[int]]) -> Lists:
 
 
 @contextmanager
-def running_service(database_url: str, *, may_die: bool = False, **environment: str) -> Iterator[httpx.Client]:
-    """The service as its users start it, on a free port of this machine; a client of it, with its `process`."""
+def running_service(
+    database_url: str, *, may_die: bool = False, log_file: Path | None = None, **environment: str
+) -> Iterator[httpx.Client]:
+    """The service as its users start it, on a free port of this machine; a client of it, with its `process`.
+
+    It logs to `log_file`, or to where the tests do.
+    """
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # patient, because the machine may be busy; the promise of 5 s is kept all the same
     settings = {"API_PORT": str(port), "API_DATABASE_TIMEOUT_S": "5", "DATABASE_URL": database_url} | environment
-    process = subprocess.Popen([sys.executable, "-m", "fast_api_service"], env=os.environ | settings)
+    call = [sys.executable, "-m", "fast_api_service"]
+    with log_file.open("ab") if log_file else nullcontext() as output:
+        process = subprocess.Popen(call, env=os.environ | settings, stderr=output)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             wait_until(lambda: _answers(client) or process.poll() is not None, 60)

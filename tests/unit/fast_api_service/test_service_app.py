@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from fast_api_service.app import create_app
-from fast_api_service.middleware import MAX_BODY_BYTES
+from fast_api_service.metrics import Metrics
+from fast_api_service.middleware import MAX_BODY_BYTES, Envelope
 from fast_api_service.schemas import RecommendAnswer
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
@@ -68,6 +71,7 @@ def json_type(request: pytest.FixtureRequest) -> JsonType:
 def client(json_type: JsonType) -> Client:
     app = create_app("postgresql://nobody@127.0.0.1:1/nothing", ApiSettings())
     app.state.service.snapshot = snapshot(json_type)
+    app.state.service.keys.take([])
     return Client(app)
 
 
@@ -181,6 +185,28 @@ def test_a_fault_of_ours_shows_no_trace(client: Client, caplog: pytest.LogCaptur
     assert "AttributeError" not in error
     assert response.headers["x-request-id"] == "abc-1"
     assert "AttributeError" in caplog.text
+    assert "object has no attribute" not in caplog.text  # messages of errors may quote what a user sent
+
+
+def test_an_answer_that_breaks_off_quotes_nothing_either(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError(f"user {500 + 1}")
+
+    async def ask() -> None:
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        async def send(_: Message) -> None: ...
+
+        scope = {"type": "http", "method": "GET", "headers": [(b"x-request-id", b"abc-1")]}
+        await Envelope(broken, Metrics())(scope, receive, send)
+
+    with pytest.raises(RuntimeError, match="abc-1") as raised:
+        asyncio.run(ask())
+    assert "501" not in "".join(traceback.format_exception(raised.value))
+    assert "501" not in caplog.text
+    assert "abc-1" in caplog.text
 
 
 def test_a_strange_request_id_is_replaced(client: Client) -> None:

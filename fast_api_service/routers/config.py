@@ -1,0 +1,97 @@
+"""The serving configuration: GET and PUT /config, its history, and going back. A bad version is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import asyncpg
+import orjson
+from fastapi import APIRouter, Body, Path, Query, Request
+
+from fast_api_service.errors import ApiError, documented
+from fast_api_service.schemas_config import ConfigHistory, ConfigVersion, NewConfig
+from fast_api_service.security import caller
+from fast_api_service.state import State
+from recsys.serving.config import DEFAULT, ServingConfig
+
+router = APIRouter(tags=["operations"])
+
+_COLUMNS = "config_id, config, comment, author, created_at"
+_NEWEST_SQL = f"select {_COLUMNS} from config_versions order by config_id desc limit 1"  # noqa: S608 - names of ours
+_HISTORY_SQL = f"select {_COLUMNS} from config_versions order by config_id desc limit $1"  # noqa: S608
+_ONE_SQL = f"select {_COLUMNS} from config_versions where config_id = $1"  # noqa: S608
+_LOCK_SQL = "lock table config_versions in share row exclusive mode"
+_INSERT_SQL = f"""
+insert into config_versions (config, comment, author) values ($1, $2, $3) returning {_COLUMNS}
+"""  # noqa: S608
+_EXAMPLES: dict[str, Any] = {
+    "cart": {
+        "summary": "Neighbours of the cart by turns with the list",
+        "value": {"config": {"surfaces": {"cart": {"blend": "interleave"}}}, "comment": "an example"},
+    },
+    "defaults": {"summary": "Back to the defaults", "value": {"config": {}, "comment": "the defaults"}},
+}
+
+
+@router.get("/config", responses=documented(503), summary="The configuration in force", operation_id="config")
+async def read(request: Request) -> ConfigVersion:
+    """The newest version; version 0 are the defaults, which hold until another one is put."""
+    rows = await _fetch(request, _NEWEST_SQL)
+    return _version(rows[0]) if rows else ConfigVersion(config_id=0, config=DEFAULT, comment="defaults", author="")
+
+
+@router.get("/config/history", responses=documented(422, 503), summary="Former versions", operation_id="config_history")
+async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> ConfigHistory:
+    """The newest first."""
+    return ConfigHistory(versions=[_version(row) for row in await _fetch(request, _HISTORY_SQL, limit)])
+
+
+@router.put(
+    "/config", responses=documented(409, 413, 422, 503), summary="Put another configuration", operation_id="put_config"
+)
+async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples=_EXAMPLES)]) -> ConfigVersion:
+    """Adds a version, which every worker follows within five seconds. With `replaces`, only if that one is in force:
+    409 where somebody else was faster."""
+    return await _add(request, body.config, body.comment, body.replaces)
+
+
+@router.post(
+    "/config/revert/{config_id}",
+    responses=documented(404, 422, 503),
+    summary="Go back to a former version",
+    operation_id="revert_config",
+)
+async def revert(request: Request, config_id: Annotated[int, Path(ge=0, le=2**53)]) -> ConfigVersion:
+    """Adds a version with the content of a former one; 0 are the defaults. Nothing of the history is lost."""
+    if config_id == 0:
+        return await _add(request, DEFAULT, "back to the defaults", None)
+    rows = await _fetch(request, _ONE_SQL, config_id)
+    if not rows:
+        raise ApiError(404, "unknown_version", f"there is no version {config_id}; /config/history names them")
+    return await _add(request, _version(rows[0]).config, f"back to version {config_id}", None)
+
+
+async def _add(request: Request, config: ServingConfig, comment: str, replaces: int | None) -> ConfigVersion:
+    state: State = request.app.state.service
+    text = orjson.dumps(config.model_dump(mode="json", exclude_defaults=True)).decode()
+
+    async def write(connection: asyncpg.Connection) -> Any:
+        await connection.execute(_LOCK_SQL)
+        newest = await connection.fetchrow(_NEWEST_SQL)
+        in_force = newest["config_id"] if newest else 0
+        if replaces is not None and replaces != in_force:
+            raise ApiError(409, "conflict", f"version {in_force} is in force, not {replaces}; read it first")
+        return await connection.fetchrow(_INSERT_SQL, text, comment, caller(request.scope["headers"]))
+
+    row = await state.writes.transaction(write)
+    state.wake()
+    return _version(row)
+
+
+async def _fetch(request: Request, sql: str, *arguments: Any) -> list[Any]:
+    state: State = request.app.state.service
+    return list(await state.writes.transaction(lambda connection: connection.fetch(sql, *arguments)))
+
+
+def _version(row: Any) -> ConfigVersion:
+    return ConfigVersion(**{**dict(row), "config": orjson.loads(row["config"])})

@@ -1,0 +1,42 @@
+"""What is said of the serving configuration over HTTP; its own schema is recsys.serving.config."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from recsys.serving.config import ServingConfig
+
+
+def _storable(text: str) -> str:
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("a text holds neither NUL nor half of a surrogate pair")
+    return text
+
+
+class NewConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    config: ServingConfig
+    comment: Annotated[str, AfterValidator(_storable)] = Field(
+        "", max_length=500, description="why, for whoever looks at the history", pattern=r"^[^\u0000]*$"
+    )
+    replaces: int | None = Field(
+        None, ge=0, le=2**53, description="the version that this one was made from; refused when another is in force"
+    )
+
+
+class ConfigVersion(BaseModel):
+    success: Literal[True] = True
+    config_id: int = Field(description="0: the defaults")
+    config: ServingConfig
+    comment: str
+    author: str = Field(description="the public part of the key that put it")
+    created_at: dt.datetime | None = None
+
+
+class ConfigHistory(BaseModel):
+    success: Literal[True] = True
+    versions: list[ConfigVersion]

@@ -1,0 +1,276 @@
+"""API keys end to end: made on the command line, stored in real Postgres, checked by the service over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from recsys import api_key
+from recsys.errors import InputError, NotFoundError
+from recsys.storage import api_keys, tables
+from tests.integration import serving_shop as shop
+
+ANYWHERE = "0.0.0.0"  # noqa: S104 - the service must refuse to serve there without keys
+OPEN, ANY_KEY = "open", "any"
+
+# What each route must ask for; a route that is not here yet goes here before the tests pass.
+SCOPE_BY_ROUTE = {
+    ("GET", "/health"): OPEN,
+    ("GET", "/ready"): OPEN,
+    ("GET", "/docs"): OPEN,
+    ("GET", "/openapi.json"): OPEN,
+    ("GET", "/static/swagger-ui.css"): OPEN,
+    ("POST", "/recommend"): "read",
+    ("POST", "/recommend/batch"): "read",
+    ("GET", "/similar/{item_id}"): "read",
+    ("POST", "/predict"): "read",
+    ("POST", "/predict/product_positions"): "read",
+    ("GET", "/metrics"): "read",
+    ("GET", "/model/info"): "read",
+    ("POST", "/model/export"): "admin",
+    ("POST", "/online/data/add"): "write",
+    ("GET", "/online/events/{user_id}"): "read",
+    ("POST", "/online/training/start"): "admin",
+    ("POST", "/online/training/stop"): "admin",
+    ("GET", "/online/training/status"): "read",
+    ("GET", "/online/training/logs"): "read",
+    ("PATCH", "/online/training/restart-policy"): "admin",
+    ("GET", "/online/updates/list"): "read",
+    ("GET", "/online/streaming/status"): "read",
+    ("GET", "/online/streaming/config"): "read",
+    ("POST", "/online/streaming/consume"): "admin",
+    ("GET", "/items"): "read",
+    ("PUT", "/items"): "write",
+    ("GET", "/items/{item_id}"): "read",
+    ("PUT", "/items/{item_id}"): "write",
+    ("DELETE", "/items/{item_id}"): "write",
+    ("PUT", "/users"): "write",
+    ("PUT", "/categories"): "write",
+    ("GET", "/users/{user_id}"): "read",
+    ("PUT", "/users/{user_id}"): "write",
+    ("DELETE", "/users/{user_id}"): "write",
+    ("GET", "/categories/{category_id}"): "read",
+    ("PUT", "/categories/{category_id}"): "write",
+    ("DELETE", "/categories/{category_id}"): "write",
+    ("POST", "/store_object"): "write",
+    ("POST", "/store_objects"): "write",
+    ("GET", "/config"): "read",
+    ("GET", "/config/history"): "read",
+    ("PUT", "/config"): "admin",
+    ("POST", "/config/revert/{config_id}"): "admin",
+    ("GET", "/dashboard"): "read",
+    ("GET", "/dashboard/data"): "read",
+    ("GET", "/nowhere"): ANY_KEY,
+}
+SCOPES_BY_KEY = {"read": {ANY_KEY, "read"}, "write": {ANY_KEY, "write"}, "admin": {ANY_KEY, "read", "write", "admin"}}
+
+
+class Guarded(NamedTuple):
+    """A service that other machines could reach, a key for each scope, and all that it logs."""
+
+    client: httpx.Client
+    text_by_scope: dict[str, str]
+    log_file: Path
+    database_url: str
+
+    def call(self, method: str, path: str, key: str | None = None, **request: Any) -> httpx.Response:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        return self.client.request(method, path, headers=headers, **request)
+
+
+@pytest.fixture(scope="module")
+def guarded(database_url: str, database: sa.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    shop.stock(database)
+    shop.publish(database, "v1", shop.FIRST)
+    texts = {scope: api_keys.create(database, f"tests, {scope}", [scope])[0] for scope in api_key.SCOPES}
+    log_file = tmp_path_factory.mktemp("service") / "log.jsonl"
+    url = sa.make_url(database_url).set(password="pass-4711")  # noqa: S106 - the test's server asks for none
+    text = url.render_as_string(hide_password=False)
+    # the level at which libraries tell most
+    loud = {"API_HOST": ANYWHERE, "RECSYS_LOG_LEVEL": "DEBUG", "RECSYS_LOG_FORMAT": "json"}
+    with shop.running_service(text, log_file=log_file, **loud) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        yield Guarded(client, texts, log_file, database_url)
+
+
+def example(document: dict[str, Any], method: str, path: str) -> dict[str, Any]:
+    """A path, and a body where there is one, that the document gives for a route; ids of nothing where it is silent."""
+    operation = document["paths"].get(path, {}).get(method.lower(), {})
+    ids = {p["name"]: p["example"] for p in operation.get("parameters", []) if p["in"] == "path" and "example" in p}
+    bodies = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {})
+    filled = re.sub(r"\{(\w+)\}", lambda name: str(ids.get(name[1], 404404)), path)
+    return {"path": filled, "json": next((body["value"] for body in bodies.values()), None)}
+
+
+def test_every_route_answers_every_kind_of_key_as_it_should(guarded: Guarded) -> None:
+    document = guarded.call("GET", "/openapi.json").json()
+    built = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    assert built - SCOPE_BY_ROUTE.keys() == set(), "say in SCOPE_BY_ROUTE which scope these need"
+    # right but for its last character; and of nobody
+    near = guarded.text_by_scope["admin"][:-1] + ("A" if guarded.text_by_scope["admin"][-1] != "A" else "B")
+    for (method, path), needed in SCOPE_BY_ROUTE.items():
+        request = example(document, method, path)
+        for key in (None, near, api_key.make()[0]):
+            answer = guarded.call(method, key=key, **request)
+            if needed == OPEN:
+                assert answer.status_code == 200, (method, path)
+                continue
+            assert (answer.status_code, answer.json()["status"]) == (401, "unauthorized"), (method, path)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.headers["x-request-id"]
+        for scope, key in guarded.text_by_scope.items():
+            answer = guarded.call(method, key=key, **request)
+            if needed not in SCOPES_BY_KEY[scope] | {OPEN}:
+                assert (answer.status_code, answer.json()["status"]) == (403, "forbidden"), (method, path, scope)
+                assert f"scope {needed}" in answer.json()["error"]
+            elif (method, path) not in built and needed != OPEN:
+                assert answer.status_code in {404, 405}, (method, path, scope)
+            else:
+                assert answer.status_code not in {401, 403, 429, 500}, (method, path, scope, answer.text)
+
+
+def test_a_key_gets_what_it_is_for(guarded: Guarded) -> None:
+    body = guarded.call("POST", "/recommend", guarded.text_by_scope["read"], json={"user_id": 501}).json()
+    assert body["recommendations"][0]["item_id"] == 1001
+    assert guarded.call("GET", "/metrics", guarded.text_by_scope["admin"]).status_code == 200
+    # who may not read the metrics is not told an id of a user by the open document
+    assert "501" not in json.dumps(guarded.call("GET", "/openapi.json").json()["paths"])
+
+
+def test_no_secret_and_nobody_is_in_the_log(guarded: Guarded) -> None:
+    user_id = 7_654_321
+    wrong = api_key.make()[0]
+    for key in (*guarded.text_by_scope.values(), wrong):
+        for body in ({"user_id": user_id}, {"user_id": user_id, "top_k": 0}, {"user_id": [user_id]}):
+            guarded.call("POST", "/recommend", key, json=body)
+            guarded.client.post("/recommend", json=body, headers={"x-api-key": key})
+        guarded.call("POST", "/online/data/add", key, json={"user_id": user_id, "item_id": 1001})
+        guarded.call("GET", f"/online/events/{user_id}", key)
+        upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+        guarded.client.get("/recommend", headers=upgrade | {"x-api-key": key, "sec-websocket-key": "a" * 22 + "=="})
+    text = guarded.log_file.read_text()
+    entries = [json.loads(line) for line in text.splitlines()]  # each line is one entry
+    assert any("API keys may call" in entry["message"] for entry in entries)
+    secrets = [key.split("_", 2)[2] for key in (*guarded.text_by_scope.values(), wrong)]
+    for unwanted in (*secrets, str(user_id), "pass-4711"):
+        assert unwanted not in text
+
+
+def test_new_and_revoked_keys_and_their_limits_are_known_within_seconds(guarded: Guarded, database: sa.Engine) -> None:
+    text, key = api_keys.create(database, "slow", ["read"], rate_per_s=0.01)  # so one at once
+    shop.wait_until(lambda: guarded.call("GET", "/nowhere", text).status_code == 404, 5)
+    answer = guarded.call("POST", "/recommend", text, json={})
+    assert (answer.status_code, answer.json()["status"]) == (429, "rate_limited")
+    assert 1 <= int(answer.headers["retry-after"]) <= 100
+    assert guarded.call("POST", "/recommend", guarded.text_by_scope["read"], json={}).status_code == 200
+    metrics = guarded.call("GET", "/metrics", guarded.text_by_scope["read"]).text
+    assert re.search(r'recsys_shed_total\{reason="rate_limit"\} [1-9]', metrics)
+    assert re.search(r'recsys_auth_failures_total\{reason="wrong"\} [1-9]', metrics)
+    api_keys.revoke(database, key.key_id)
+    shop.wait_until(lambda: guarded.call("POST", "/recommend", text, json={}).status_code == 401, 5)
+
+
+def test_without_keys_other_machines_are_refused_until_there_is_one(
+    clean_database_url: str, clean_database: sa.Engine, tmp_path: Path
+) -> None:
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    log_file = tmp_path / "log"
+    with shop.running_service(clean_database_url, log_file=log_file, API_HOST=ANYWHERE) as client:
+        shop.wait_until(lambda: "recsys keys create" in client.get("/ready").json()["error"], 10)
+        for method, path in SCOPE_BY_ROUTE:
+            if path != "/health":
+                answer = client.request(method, path.format(item_id=1001, user_id=501, category_id=902, config_id=0))
+                assert (answer.status_code, answer.json()["status"]) == (503, "not_ready"), path
+        assert "recsys keys create" in log_file.read_text()
+        text = recsys(clean_database_url, "create", "--name", "shop", "--scope", "read").stdout.strip()
+        shop.wait_until(lambda: shop.is_ready(client), 5)
+        assert client.post("/recommend", json={}).status_code == 401
+        answer = client.post("/recommend", json={"user_id": 501}, headers={"x-api-key": text})
+        assert answer.json()["provenance"]["tier"] == "ranked"
+
+
+def recsys(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "recsys.cli", "keys", *arguments]
+    environment = os.environ | {"DATABASE_URL": url}
+    return subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_shows_a_key_once(clean_database_url: str, clean_database: sa.Engine) -> None:
+    made = recsys(clean_database_url, "create", "--name", "shop", "--scope", "write", "--scope", "read", "--rate", "5")
+    assert made.returncode == 0, made.stderr
+    text = made.stdout.strip()
+    presented = api_key.read(text)
+    assert presented is not None
+    assert "will not be shown again" in made.stderr
+    assert text not in made.stderr
+    shown = recsys(clean_database_url, "list").stdout
+    assert text.split("_", 2)[2] not in shown
+    (entry,) = json.loads(shown)
+    assert (entry["key_id"], entry["name"], entry["scopes"]) == (presented.key_id, "shop", ["read", "write"])
+    assert (entry["rate_per_s"], entry["revoked_at"]) == (5, None)
+    with clean_database.connect() as connection:
+        stored = str(connection.execute(sa.select(tables.api_keys)).all())
+    assert text.split("_", 2)[2] not in stored
+    ended = recsys(clean_database_url, "revoke", presented.key_id)
+    assert json.loads(ended.stdout)["revoked_at"]
+    assert api_keys.every(clean_database)[0].revoked_at is not None
+    unknown = recsys(clean_database_url, "revoke", "nobody")
+    assert unknown.returncode == 1
+    assert unknown.stderr.splitlines()[-1] == "error: there is no key of this id; `recsys keys list` shows the ids"
+    bad = recsys(clean_database_url, "create", "--name", "shop", "--scope", "god")
+    assert bad.returncode == 2
+    assert "scopes are read, write, admin" in bad.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "rate_per_s", "problem"),
+    [
+        ("", ["read"], None, "name"),
+        ("x" * 101, ["read"], None, "name"),
+        ("a\nb", ["read"], None, "name"),
+        ("shop", [], None, "needs a scope"),
+        ("shop", ["read", "Admin"], None, "'Admin'"),
+        ("shop", ["read"], 0.0, "rate"),
+        ("shop", ["read"], float("nan"), "rate"),
+        ("shop", ["read"], float("inf"), "rate"),
+    ],
+)
+def test_what_no_key_can_have_is_refused(
+    database: sa.Engine, name: str, scopes: list[str], rate_per_s: float | None, problem: str
+) -> None:
+    before = len(api_keys.every(database))
+    with pytest.raises(InputError, match=problem):
+        api_keys.create(database, name, scopes, rate_per_s)
+    assert len(api_keys.every(database)) == before
+
+
+def test_revoking_again_keeps_the_first_instant(database: sa.Engine) -> None:
+    _, key = api_keys.create(database, "shop", ["read"])
+    first = api_keys.revoke(database, key.key_id)
+    assert first.revoked_at is not None
+    assert api_keys.revoke(database, key.key_id) == first
+    with pytest.raises(NotFoundError):
+        api_keys.revoke(database, "nobody")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", [None, "read", "admin"])
+def test_the_contract_holds_under_fuzz_with_and_without_a_key(guarded: Guarded, scope: str | None) -> None:
+    config = str(Path(__file__).with_name("schemathesis.toml"))
+    document = str(guarded.client.base_url.join("/openapi.json"))
+    call = [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "run", document]
+    limits = ["--checks", "all", "--max-examples", "25", "--generation-deterministic", "--no-color", "--workers", "1"]
+    header = [] if scope is None else ["--header", f"Authorization: Bearer {guarded.text_by_scope[scope]}"]
+    done = subprocess.run([*call, *limits, *header], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
