@@ -242,7 +242,8 @@ def _answer(
     ]
     if explain:
         for entry, pick in zip(recommendations, picks, strict=True):
-            entry["reason"] = None if pick.because_key is None else {"item_id": id_of(pick.because_key)}
+            because_key = pick.because_key
+            entry["reason"] = None if because_key is None else {"item_id": id_of(because_key)}
     body = {"success": True, **head, "recommendations": recommendations, "provenance": provenance, **(tail or {})}
     return Response(orjson.dumps(body), media_type="application/json")
 

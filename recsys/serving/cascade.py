@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from recsys.serving import recent
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, Surface, SurfaceConfig
-from recsys.serving.recent import Neighbour, Recent
+from recsys.serving.neighbours import Calls
+from recsys.serving.recent import Recent
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList
 
 RANKED, PERSONAL = "ranked", "personal"
@@ -22,7 +23,9 @@ I2I, SIMILAR = "i2i", "similar"
 CANDIDATE = "candidate"  # one of `candidate_keys` that no source speaks for
 NOTHING = "nothing"  # the tier of an answer that no source could give an item to
 
+N_CALLED: Final = 100  # items that seeds call, the best of them
 FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
+_POINTS: Final = [1 / (FUSION + place) for place in range(1000)]  # lists have 1,000 items at most
 
 
 class Pick(NamedTuple):
@@ -32,7 +35,12 @@ class Pick(NamedTuple):
     score: float | None
     source: str
     generator: str | None
-    because_key: int | None = None  # the item, of the user's own or of the context, that called this one
+    because: Callable[[int], int] | None = None  # gives the item, of the user's own or in context, that called this one
+
+    @property
+    def because_key(self) -> int | None:
+        """That item, None where the pick comes from a list alone."""
+        return self.because(self.item_key) if self.because else None
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,8 @@ def neighbours(
     """At most `top_k` available neighbours of an item, never itself: what goes with it, then what is like it."""
 
     def sources() -> Iterator[Pick]:
-        yield from _stored(snapshot, I2I, i2i)
-        yield from _stored(snapshot, SIMILAR, similar)
+        yield from _Listed(snapshot, I2I, i2i).picks()
+        yield from _Listed(snapshot, SIMILAR, similar).picks()
 
     return fill(sources(), rules(snapshot.items, {item_key}, None), top_k)
 
@@ -143,54 +151,85 @@ def _of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Pic
     seeds = dict.fromkeys(context_keys, 1.0)
     for kind in (I2I, SIMILAR):
         index = snapshot.neighbours.get(kind)
-        if index is not None:
-            yield from (_called(kind, snapshot, one) for one in recent.following(seeds, index))
+        if index is not None and seeds:
+            yield from _Called(snapshot, kind, index.of(seeds)).picks()
+
+
+class _Listed:
+    """A stored list, and how its items become picks; empty where there is none."""
+
+    def __init__(self, snapshot: Snapshot, kind: str, stored: StoredList | None) -> None:
+        version = snapshot.publication.lists.get(kind)
+        self.kind, self.stored, self.names = kind, stored, version.sources if version else ()
+        self.keys = stored.item_keys if stored is not None and version is not None else ()
+
+    def pick(self, place: int, because: Callable[[int], int] | None = None) -> Pick:
+        assert self.stored is not None  # noqa: S101 - or there would be no place
+        source = self.stored.sources[place]
+        name = self.names[source] if 0 <= source < len(self.names) else None
+        return Pick(self.keys[place], self.stored.scores[place], self.kind, name, because)
+
+    def picks(self) -> Iterator[Pick]:
+        return map(self.pick, range(len(self.keys)))
+
+
+class _Called:
+    """Items that seeds call, and how they become picks."""
+
+    def __init__(self, snapshot: Snapshot, kind: str, calls: Calls) -> None:
+        self.kind, self.calls = kind, calls
+        self.keys, self.scores = calls.best(N_CALLED)
+        version = snapshot.publication.lists.get(kind)
+        self.generator = version.sources[0] if version and len(version.sources) == 1 else None
+
+    def pick(self, place: int) -> Pick:
+        key = self.keys[place]
+        return Pick(key, self.scores[place], self.kind, self.generator, self.calls.because)
+
+    def picks(self) -> Iterator[Pick]:
+        return map(self.pick, range(len(self.keys)))
 
 
 def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Pick]:
     """The user's stored list and the neighbours of the latest events, by the surface's policy."""
     kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
-    listed, called = _stored(snapshot, kind, stored), _called_by_events(snapshot, user, config)
-    if not called:
-        yield from listed
+    listed, called = _Listed(snapshot, kind, stored), _called_by_events(snapshot, user, config)
+    if called is None:
+        yield from listed.picks()
     elif surface.blend == "fuse":
-        yield from _fused(snapshot, listed, called, surface.recent_weight)
+        yield from _fused(listed, called, surface.recent_weight)
     elif surface.blend == "interleave":
-        yield from _by_turns(listed, (_called(I2I, snapshot, one) for one in called))
+        yield from _by_turns(listed.picks(), called.picks())
     elif surface.blend == "recent_first":
-        yield from (_called(I2I, snapshot, one) for one in called)
-        yield from listed
+        yield from called.picks()
+        yield from listed.picks()
     else:
-        yield from listed
-        yield from (_called(I2I, snapshot, one) for one in called)
+        yield from listed.picks()
+        yield from called.picks()
     if kind == RANKED:
-        yield from _stored(snapshot, PERSONAL, user.personal)
+        yield from _Listed(snapshot, PERSONAL, user.personal).picks()
 
 
-def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> list[Neighbour]:
+def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> _Called | None:
     index = snapshot.neighbours.get(I2I)
     if index is None or not user.recent or not config.use_latest_events:
-        return []
+        return None
     meaning = snapshot.meaning.under(config)
-    return recent.following(recent.seeds(user.recent, meaning, config.recent_half_life_hours), index)
+    return _Called(snapshot, I2I, index.of(recent.seeds(user.recent, meaning, config.recent_half_life_hours)))
 
 
-def _fused(
-    snapshot: Snapshot, listed: Iterable[Pick], called: Sequence[Neighbour], recent_weight: float
-) -> Iterator[Pick]:
-    from_list = {pick.item_key: pick for pick in listed}
-    points = {key: 1 / (FUSION + place) for place, key in enumerate(from_list)}
-    from_recent: dict[int, Neighbour] = {}
-    for place, one in enumerate(called if recent_weight > 0 else ()):
-        from_recent[one.item_key] = one
-        points[one.item_key] = points.get(one.item_key, 0.0) + recent_weight / (FUSION + place)
+def _fused(listed: _Listed, called: _Called, recent_weight: float) -> Iterator[Pick]:
+    place_in_list = {key: place for place, key in enumerate(listed.keys)}
+    points = dict(zip(listed.keys, _POINTS, strict=False))
+    place_in_calls = {key: place for place, key in enumerate(called.keys)} if recent_weight > 0 else {}
+    for key, place in place_in_calls.items():
+        points[key] = points.get(key, 0.0) + recent_weight * _POINTS[place]
     for key in sorted(points, key=points.__getitem__, reverse=True):
-        called_by, pick = from_recent.get(key), from_list.get(key)
-        if pick is None:
-            assert called_by is not None  # noqa: S101 - it came from one of the two
-            yield _called(I2I, snapshot, called_by)
+        place = place_in_list.get(key, -1)
+        if place < 0:
+            yield called.pick(place_in_calls[key])
         else:
-            yield pick if called_by is None else pick._replace(because_key=called_by.because_key)
+            yield listed.pick(place, called.calls.because if key in place_in_calls else None)
 
 
 def _by_turns(*lists: Iterable[Pick]) -> Iterator[Pick]:
@@ -207,36 +246,22 @@ def _by_turns(*lists: Iterable[Pick]) -> Iterator[Pick]:
                 yield pick
 
 
-def _called(kind: str, snapshot: Snapshot, one: Neighbour) -> Pick:
-    version = snapshot.publication.lists.get(kind)
-    generator = version.sources[0] if version and len(version.sources) == 1 else None
-    return Pick(one.item_key, one.score, kind, generator, one.because_key)
-
-
 def _popular_in_category(snapshot: Snapshot, category_key: int | None) -> Iterator[Pick]:
     """Default lists of the category, then of those above it."""
-    version = snapshot.publication.lists.get("default")
-    if version is None or category_key is None:
-        return
-    for owner in snapshot.categories.lineage(category_key):
-        stored = snapshot.default_lists.get(owner)
-        if stored is not None:
-            yield from (Pick(key, score, POPULAR_IN_CATEGORY, name) for key, score, name in version.entries(stored))
+    for owner in snapshot.categories.lineage(category_key) if category_key is not None else ():
+        yield from _default(snapshot, owner, POPULAR_IN_CATEGORY)
 
 
 def _popular(snapshot: Snapshot) -> Iterator[Pick]:
-    version, stored = snapshot.publication.lists.get("default"), snapshot.default_lists.get(ALL_ITEMS)
-    if version is not None and stored is not None:
-        yield from (Pick(key, score, POPULAR, name) for key, score, name in version.entries(stored))
+    return _default(snapshot, ALL_ITEMS, POPULAR)
+
+
+def _default(snapshot: Snapshot, owner: int, source: str) -> Iterator[Pick]:
+    picks = _Listed(snapshot, "default", snapshot.default_lists.get(owner)).picks()
+    return (pick._replace(source=source) for pick in picks)
 
 
 def _by_popularity(snapshot: Snapshot, candidate_keys: Sequence[int]) -> Iterator[Pick]:
     """Candidates in the order of the default list, then the others as the client gave them."""
     yield from _popular(snapshot)
     yield from (Pick(key, None, CANDIDATE, None) for key in candidate_keys)
-
-
-def _stored(snapshot: Snapshot, kind: str, stored: StoredList | None) -> Iterator[Pick]:
-    version = snapshot.publication.lists.get(kind)
-    if version is not None and stored is not None:
-        yield from (Pick(key, score, kind, name) for key, score, name in version.entries(stored))

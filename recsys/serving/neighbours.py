@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 N_NEIGHBOURS: Final = 20  # kept in memory for each item, the best of the longer lists in Postgres
+NO_ITEM: Final = -1
+_ZERO = np.zeros(1, dtype=np.int64)
 
 
 class NeighbourIndex:
     """Lists of item keys and scores by item key, filled once and then only read."""
 
     def __init__(self) -> None:
-        self._place_by_owner: dict[int, tuple[int, int]] = {}
-        self._keys = array("i")
+        self._row_by_owner: dict[int, int] = {}
+        self._keys = array("i")  # N_NEIGHBOURS of each owner, NO_ITEM where there are fewer
         self._scores = array("f")
 
     def add(self, owner_key: int, item_keys: Sequence[int], scores: Sequence[float]) -> None:
@@ -25,18 +32,65 @@ class NeighbourIndex:
         n = min(len(item_keys), N_NEIGHBOURS)
         if not n:
             return
-        start = len(self._keys)
-        self._place_by_owner[owner_key] = (start, start + n)
+        self._row_by_owner[owner_key] = len(self._row_by_owner)
         self._keys.extend(item_keys[:n])
         if scores[n - 1] > 0:
-            self._scores.extend(score / scores[0] for score in scores[:n])
+            self._scores.extend([score / scores[0] for score in scores[:n]])
         else:
-            self._scores.extend(1 / (1 + place) for place in range(n))
+            self._scores.extend([1 / (1 + place) for place in range(n)])
+        self._keys.extend([NO_ITEM] * (N_NEIGHBOURS - n))
+        self._scores.extend([0.0] * (N_NEIGHBOURS - n))
 
     def __len__(self) -> int:
-        return len(self._place_by_owner)
+        return len(self._row_by_owner)
 
-    def of(self, owner_key: int) -> tuple[Sequence[int], Sequence[float]]:
-        """Keys and scores in (0, 1] of an item's neighbours, best first; empty where it has none."""
-        start, end = self._place_by_owner.get(owner_key, (0, 0))
-        return self._keys[start:end], self._scores[start:end]
+    @cached_property
+    def _table(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Keys and scores (n_owners, N_NEIGHBOURS); nothing can be added after the first look."""
+        shape = (len(self), N_NEIGHBOURS)
+        return np.frombuffer(self._keys, np.int32).reshape(shape), np.frombuffer(self._scores, np.float32).reshape(
+            shape
+        )
+
+    def of(self, seed_weights: Mapping[int, float]) -> Calls:
+        """What the seeds call: each its neighbours, with seed weight · neighbour score."""
+        rows = [(self._row_by_owner[seed], seed) for seed in seed_weights if seed in self._row_by_owner]
+        if not rows:
+            return Calls(np.zeros((0, N_NEIGHBOURS), np.int32), np.zeros((0, N_NEIGHBOURS), np.float32), ())
+        keys, scores = self._table
+        at = [row for row, _ in rows]
+        weights = np.array([seed_weights[seed] for _, seed in rows], dtype=np.float32)
+        return Calls(keys[at], scores[at] * weights[:, None], [seed for _, seed in rows])
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Items that seeds call, and how loudly: (n_seeds, N_NEIGHBOURS), NO_ITEM where there is none."""
+
+    keys: NDArray[np.int32]
+    parts: NDArray[np.float32]
+    seeds: Sequence[int]  # (n_seeds,)
+
+    def best(self, n: int) -> tuple[list[int], list[float]]:
+        """The `n` items with the greatest sum of calls, best first (of equals the lesser key), and the sums.
+
+        The seeds themselves are not among them.
+        """
+        flat = self.keys.ravel()
+        if not len(flat):
+            return [], []
+        order = flat.argsort(kind="stable")
+        ordered = flat[order]
+        starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+        starts = np.concatenate((_ZERO, starts))
+        sums = np.add.reduceat(self.parts.ravel()[order], starts)
+        best = (-sums).argsort(kind="stable")[: n + len(self.seeds) + 1]
+        own = {NO_ITEM, *self.seeds}
+        found = zip(ordered[starts[best]].tolist(), sums[best].tolist(), strict=True)
+        kept = [(key, score) for key, score in found if key not in own][:n]
+        return [key for key, _ in kept], [score for _, score in kept]
+
+    def because(self, item_key: int) -> int:
+        """The seed that calls an item most loudly; the item must be called."""
+        parts = np.where(self.keys == item_key, self.parts, -1.0)
+        return self.seeds[int(parts.max(axis=1).argmax())]

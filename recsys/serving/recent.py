@@ -1,4 +1,4 @@
-"""What a user did a moment ago, and which items follow from it."""
+"""What a user did a moment ago, and what it is worth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from recsys.serving.config import DEFAULT, ServingConfig
-from recsys.serving.neighbours import NeighbourIndex
 
 N_SEEDS = 20  # of the latest events, those that may call their neighbours
 HOUR_MS, DAY_MS = 3600e3, 86400e3
@@ -21,14 +20,6 @@ class Recent(NamedTuple):
     item_key: int
     event_type: str
     occurred_ms: int
-
-
-class Neighbour(NamedTuple):
-    """An item that follows from the latest events."""
-
-    item_key: int
-    score: float
-    because_key: int  # the user's own item that speaks for it most
 
 
 @dataclass(frozen=True)
@@ -79,21 +70,3 @@ def seeds(events: Sequence[Recent], meaning: EventMeaning, half_life_hours: floa
         if weight > 0:
             found[event.item_key] = found.get(event.item_key, 0.0) + weight
     return found
-
-
-def following(seed_weights: Mapping[int, float], index: NeighbourIndex) -> list[Neighbour]:
-    """Neighbours of the seeds by the sum of seed weight · neighbour score, best first; the seeds are not among them."""
-    total: dict[int, float] = {}
-    most: dict[int, tuple[float, int]] = {}
-    for seed, weight in seed_weights.items():
-        for key, score in zip(*index.of(seed), strict=True):
-            part = weight * score
-            if key in total:
-                total[key] += part
-                if part > most[key][0]:
-                    most[key] = (part, seed)
-            else:
-                total[key] = part
-                most[key] = (part, seed)
-    best = sorted(((-score, key) for key, score in total.items() if key not in seed_weights))
-    return [Neighbour(key, -score, most[key][1]) for score, key in best]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +37,6 @@ class ListVersion:
     n_rows: int | None
     n_items: int | None
     sources: tuple[str, ...]  # names of the generators that put items into the lists
-
-    def entries(self, stored: StoredList) -> Iterator[tuple[int, float | None, str | None]]:
-        """(item key, score, generator) of a list of this version, best first."""
-        names = self.sources
-        for key, score, source in zip(stored.item_keys, stored.scores, stored.sources, strict=True):
-            yield key, score, names[source] if 0 <= source < len(names) else None
 
 
 @dataclass(frozen=True)

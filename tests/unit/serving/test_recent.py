@@ -1,12 +1,11 @@
-"""What the latest events are worth, and what follows from them."""
+"""What the latest events are worth."""
 
 from __future__ import annotations
 
 import pytest
 
 from recsys.serving.config import BoughtRule, ServingConfig
-from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
-from recsys.serving.recent import N_SEEDS, EventMeaning, Recent, bought, following, merged, seeds
+from recsys.serving.recent import N_SEEDS, EventMeaning, Recent, bought, merged, seeds
 
 MEANING = EventMeaning({"view": 1.0, "transaction": 5.0}, ("transaction",))
 DAY_MS = 86_400_000
@@ -46,24 +45,3 @@ def test_configuration_weighs_events_and_forgets_them_faster() -> None:
     events = [Recent(1, "view", 2 * DAY_MS), Recent(2, "view", DAY_MS)]
     heavy = MEANING.under(ServingConfig(event_weights={"view": 4.0}))
     assert seeds(events, heavy, half_life_hours=12) == {1: 4.0, 2: 1.0}
-
-
-def test_what_follows_from_two_seeds_comes_first() -> None:
-    index = NeighbourIndex()
-    index.add(1, [5, 6, 2], [4.0, 2.0, 1.0])  # kept as 1, 0.5, 0.25
-    index.add(2, [6, 7], [10.0, 10.0])
-    found = following({1: 1.0, 2: 1.0}, index)
-    assert [(one.item_key, one.because_key) for one in found] == [(6, 2), (5, 1), (7, 2)]
-    assert [one.score for one in found] == pytest.approx([1.5, 1.0, 1.0])
-    assert following({9: 1.0}, index) == []
-
-
-def test_an_index_keeps_the_best_and_reads_bad_scores_as_an_order() -> None:
-    index = NeighbourIndex()
-    index.add(1, list(range(10, 100)), [1.0] * 90)
-    index.add(2, [3, 4], [-1.0, -2.0])
-    index.add(3, [], [])
-    assert len(index.of(1)[0]) == N_NEIGHBOURS
-    assert list(index.of(2)[1]) == [1.0, 0.5]
-    assert len(index) == 2
-    assert list(index.of(3)[0]) == []
