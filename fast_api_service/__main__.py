@@ -32,7 +32,7 @@ def main() -> None:
     except RecsysError as error:
         sys.exit(f"the service cannot start: {error}")
     uvicorn.run(
-        app, host=api.host, port=api.port, access_log=False, log_config=None, server_header=False,
+        app, host=api.host, port=api.port, access_log=False, log_config=None, server_header=False, proxy_headers=False,
         ws="none",  # there are no WebSockets, and their library logs headers
         timeout_graceful_shutdown=10,
     )  # fmt: skip

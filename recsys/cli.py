@@ -48,7 +48,7 @@ def import_(
         list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE for the source, e.g. -o user=customer_id.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Empty the database first: raw tables, keys, lists, publications.")
+        bool, typer.Option("--replace", help="Empty the database first: raw tables, keys, lists, publications, events.")
     ] = False,
 ) -> None:
     """Load the files of a SOURCE at PATH into schema raw; resumes where a killed load stopped."""

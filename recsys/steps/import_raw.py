@@ -30,7 +30,7 @@ from recsys.storage.raw_imports import FileProgress
 logger = logging.getLogger(__name__)
 
 LOCK_PATIENCE_S = 15.0  # a killed import's last transaction may still be ending
-MEND = "give --replace to empty the database and start over (raw tables, keys, lists and publications)"
+MEND = "give --replace to empty the database and start over (raw tables, keys, lists, publications and posted events)"
 
 
 def run(

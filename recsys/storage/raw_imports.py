@@ -128,6 +128,9 @@ _KEYED = (
     tables.items,
     tables.users,
     tables.training_runs,
+    tables.events,  # of the other source's users and items; user_recent even holds their keys
+    tables.event_quarantine,
+    tables.user_recent,
 )
 
 

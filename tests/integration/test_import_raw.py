@@ -102,6 +102,8 @@ def test_another_source_is_refused_unless_it_replaces(load, clean_database, tmp_
     load("retailrocket", write_shop(tmp_path / "shop"))
     with clean_database.begin() as connection:
         connection.execute(tables.users.insert().values(user_key=1, user_id="257597"))
+        recent = {"owner": "user:257597", "item_keys": [1], "event_types": ["view"], "occurred_ms": [1]}
+        connection.execute(tables.user_recent.insert().values(recent))
     log = tmp_path / "log.csv"
     log.write_text("who,what,at\nann,pear,2024-05-01T10:00:00Z\nbob,fig,2024-05-01 12:00:00\n")
     options = {"user": "who", "item": "what", "timestamp": "at"}
@@ -116,6 +118,7 @@ def test_another_source_is_refused_unless_it_replaces(load, clean_database, tmp_
     ]
     assert rows(clean_database, raw.item_properties) == []
     assert rows(clean_database, tables.users) == []
+    assert rows(clean_database, tables.user_recent) == []  # its keys would name other items now
     with pytest.raises(InputError, match="one source"):
         load("table", log, options={**options, "transaction": "what"})
 
