@@ -13,7 +13,7 @@ import time
 from rich.console import Console
 
 from airflow_service.demo import lock
-from airflow_service.demo.data import Input
+from airflow_service.demo.data import Input, remarks
 from airflow_service.demo.farewell import farewell
 from airflow_service.demo.place import Place
 from airflow_service.demo.stack import Stack
@@ -44,9 +44,11 @@ def load(stack: Stack, data: Input) -> None:
     if command := data.command_to_generate():
         stack.services.run_job("generate", command, stack.environment)
         data.generated()
-    stack.services.run_job("import", data.command_to_load(), stack.environment)
+    log = stack.services.run_job("import", data.command_to_load(), stack.environment)
     data.loaded()
     console.print(f"The data are in Postgres: {data.source} ({time.monotonic() - started:.0f} s)", markup=False)
+    for remark in remarks(log):
+        console.print(f"  {remark}", markup=False)
 
 
 def stop(place: Place) -> None:

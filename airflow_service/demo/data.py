@@ -93,5 +93,15 @@ class Input:
         return {"source": self.source, "of": dict(self.size) if self.source == GENERATED else str(self.path)}
 
 
+def remarks(log: str) -> list[str]:
+    """What the log of an import says to whoever brought the files: missing ones, bad rows and where they are.
+
+    The log ends with the import's result as JSON; ValueError where it does not.
+    """
+    result = json.loads(log[log.rindex("\n{\n") :])
+    refused = f"{result['n_rejected']:,} bad rows were left out; they are in {', '.join(result['quarantine'])}"
+    return [*result["notes"], *([refused] if result["n_rejected"] else [])]
+
+
 def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""

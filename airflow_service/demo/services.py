@@ -122,8 +122,8 @@ class Services:
                     found.append(process)
         return found
 
-    def run_job(self, name: str, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        """Run a command to its end, as a service is run; RecsysError with the log's end when it fails."""
+    def run_job(self, name: str, command: tuple[str, ...], environment: Mapping[str, str]) -> str:
+        """Run a command to its end, as a service is run: its log. RecsysError with the end of it when it fails."""
         job = Service(name, command, {}, is_ready=lambda: True)
         log_file = self._state / "log" / f"{name}.log"
         log_file.unlink(missing_ok=True)
@@ -134,6 +134,7 @@ class Services:
             self.stop([name])
         if code != 0:
             raise RecsysError(f"{' '.join(command)} failed (exit status {code}); {self._tail(name)}")
+        return log_file.read_text(errors="replace")
 
     def names(self) -> list[str]:
         """The services that have processes, or left a note that they had."""

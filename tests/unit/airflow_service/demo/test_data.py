@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from airflow_service.demo.data import Input
+from airflow_service.demo.data import Input, remarks
 from recsys.errors import InputError
 
 
@@ -55,3 +56,10 @@ def test_only_a_generated_shop_makes_room_unasked(state: Path) -> None:
 def test_what_does_not_fit_together(state: Path, variables: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Input.of(variables, state)
+
+
+def test_a_missing_file_and_bad_rows_are_told() -> None:
+    result = {"status": "loaded", "n_rejected": 1200, "quarantine": ["/q/events.csv"], "notes": ["no tree file"]}
+    log = "2026 INFO something {\n odd }\n" + json.dumps(result, indent=1) + "\n"
+    assert remarks(log) == ["no tree file", "1,200 bad rows were left out; they are in /q/events.csv"]
+    assert remarks("\n" + json.dumps(result | {"n_rejected": 0, "notes": []}, indent=1)) == []
