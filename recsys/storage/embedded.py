@@ -443,6 +443,11 @@ def _detach(folder: Path, port: int) -> None:
             tail = log_file.read_bytes()[offset:].decode(errors="replace").strip()
             raise RecsysError(tail or f"no keeper of {folder} got ready in {START_S:.0f} s; see {log_file}")
         time.sleep(0.1)
+    server = running(folder)
+    if server is not None and server.keeper_pid != pid and not ended:
+        # Somebody else's keeper was faster. Ours is still on its way: after a stop it would start the server again.
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
 
 
 def main() -> None:

@@ -38,6 +38,13 @@ def ask(server: embedded.Server, statement: str, database: str = "recsys") -> ob
         return cursor.fetchone()[0] if cursor.description else None
 
 
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def postmaster(folder: Path) -> psutil.Process:
     return psutil.Process(int((folder / "data" / "postmaster.pid").read_text().splitlines()[0]))
 
@@ -81,6 +88,8 @@ def test_many_who_need_it_at_once_get_one_server(folder: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         servers = list(pool.map(lambda _: embedded.ensure(folder, port), range(4)))
     assert len(set(servers)) == 1
+    keepers = [p.pid for p in psutil.process_iter() if str(folder) in _command(p)]
+    assert keepers == [servers[0].keeper_pid], "a keeper that came late would start the server again after a stop"
 
 
 def test_a_killed_keepers_server_goes_on_and_is_adopted(folder: Path) -> None:
