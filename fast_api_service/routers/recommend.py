@@ -94,11 +94,16 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     user = UserState() if lists is None else UserState(lists.first, lists.second, lists.recent)
     if body.seq is not None:
         seen = _keys(snapshot, body.seq, "seq", warnings)
-        user = replace(user, recent=[Recent(key, _SEEN, place) for place, key in enumerate(seen)][::-1])
+        user = replace(user, seq=[Recent(key, _SEEN, place) for place, key in enumerate(seen)][::-1])
     picks = cascade.recommend(snapshot, user, query, state.config)
     status = _user_status(user_id, body.session_id, lists)
     provenance = _provenance(request, snapshot, picks, degraded)
-    provenance |= {"user": status, "n_recent": len(user.recent), "surface": body.surface, "config_id": state.config_id}
+    provenance |= {
+        "user": status,
+        "n_recent": len(user.recent if user.seq is None else user.seq),
+        "surface": body.surface,
+        "config_id": state.config_id,
+    }
     _count(state, "/recommend", picks, body.top_k, degraded)
     state.metrics.answers.labels(body.surface, provenance["tier"]).inc()
     if status != "known":

@@ -62,7 +62,8 @@ class UserState:
 
     ranked: StoredList | None = None
     personal: StoredList | None = None
-    recent: Sequence[Recent] = ()  # newest first
+    recent: Sequence[Recent] = ()  # the latest events, newest first
+    seq: Sequence[Recent] | None = None  # what is followed in their place; what was bought is still told by `recent`
 
 
 NOBODY: Final = UserState()
@@ -212,10 +213,11 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
 
 def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> _Called | None:
     index = snapshot.neighbours.get(I2I)
-    if index is None or not user.recent or not config.use_latest_events:
+    followed = user.recent if user.seq is None else user.seq
+    if index is None or not followed or not config.use_latest_events:
         return None
     meaning = snapshot.meaning.under(config)
-    return _Called(snapshot, I2I, index.of(recent.seeds(user.recent, meaning, config.recent_half_life_hours)))
+    return _Called(snapshot, I2I, index.of(recent.seeds(followed, meaning, config.recent_half_life_hours)))
 
 
 def _fused(listed: _Listed, called: _Called, recent_weight: float) -> Iterator[Pick]:

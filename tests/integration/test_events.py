@@ -208,6 +208,10 @@ def test_seq_takes_the_place_of_what_is_stored(workers: tuple[httpx.Client, http
     assert answer["warnings"] == ["seq: 1 of 3 are not in the catalogue"]
     assert answer["provenance"]["n_recent"] == 2
     assert answer["recommendations"][0]["reason"] is not None
+    add(client, {"user_id": 778, "item_id": 1002, "event_type": "transaction"})
+    follows = recommended(client, user_id=778, seq=[1001], top_k=100)
+    assert follows["recommendations"][0]["reason"] == {"item_id": 1001}
+    assert 1002 not in [entry["item_id"] for entry in follows["recommendations"]]  # bought, whatever is in seq
 
 
 def test_the_answer_says_what_became_of_each_sample(workers: tuple[httpx.Client, httpx.Client]) -> None:

@@ -78,6 +78,7 @@ def index_of(lists: Mapping[int, Sequence[int]]) -> NeighbourIndex:
     ranked=st.none() | lists_of_keys,
     personal=st.none() | lists_of_keys,
     history=histories,
+    seq=st.none() | histories,
     category=st.none() | st.sampled_from(sorted(PARENTS)),
     excluded=st.sets(st.integers(1, N_ITEMS), max_size=8),
     context=st.lists(st.integers(1, N_ITEMS), max_size=3),
@@ -98,6 +99,7 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     ranked: list[int] | None,
     personal: list[int] | None,
     history: list[Recent],
+    seq: list[Recent] | None,
     category: int | None,
     excluded: set[int],
     context: list[int],
@@ -114,7 +116,10 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     possible &= possible if candidates is None else set(candidates)
     snapshot = replace(snapshot_of(rows, defaults), neighbours={"i2i": index_of(i2i), "similar": index_of(similar)})
     user = UserState(
-        None if ranked is None else stored(ranked), None if personal is None else stored(personal), merged(history)
+        None if ranked is None else stored(ranked),
+        None if personal is None else stored(personal),
+        merged(history),
+        None if seq is None else merged(seq),
     )
     query = Query(top_k, category, excluded, context, candidates)
     config = ServingConfig(surfaces={"homepage": surface})
@@ -122,13 +127,13 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     keys = [pick.item_key for pick in picks]
     assert len(keys) == len(set(keys)) == min(top_k, len(possible))
     assert set(keys) <= possible
-    own = {*context, *(event.item_key for event in history)}
+    own = {*context, *(event.item_key for event in (history if seq is None else seq))}
     assert all(pick.because_key in own for pick in picks if pick.source in (cascade.I2I, cascade.SIMILAR))
     by_default = cascade.recommend(snapshot, user, query)
     places = [POPULAR.index(pick.source) if pick.source in POPULAR else -1 for pick in by_default]
     if candidates is None:
         assert places == sorted(places)  # what is popular only fills up, from the narrowest to the widest
-    if not history and not context:
+    if not history and not seq and not context:
         from_ranked = [key for key in ranked or [] if key in possible][:top_k]
         found = [pick.item_key for pick in by_default]
         assert found[: len(from_ranked)] == from_ranked  # the best list is neither reordered nor thinned out
