@@ -6,14 +6,14 @@ import datetime as dt
 from typing import Any, NamedTuple
 
 import asyncpg
+import numpy as np
 import orjson
 
 from fast_api_service import writable
 from fast_api_service.writable import Writable
-from recsys.serving import erasure
 from recsys.serving.ids import ExternalId, digest_of, to_external
-from recsys.serving.snapshot import StoredList
-from recsys.storage import locks
+from recsys.storage import list_checks, locks
+from recsys.types import Lists
 
 _LONG = "set local statement_timeout = '5min'"  # the raw tables have no index
 
@@ -93,6 +93,12 @@ async def _remove_lists(connection: asyncpg.Connection, user_key: int) -> int:
     rows = await connection.fetch(_LISTS_SQL, user_key)
     for version, item_keys, scores, sources in rows:
         checks = orjson.loads(await connection.fetchval(_CHECKS_SQL, version))
-        less = erasure.without(checks, user_key, StoredList(item_keys, scores, sources))
+        one = Lists(
+            np.array([user_key], np.int32),
+            np.array([item_keys], np.int32),
+            np.array([scores], np.float32),
+            np.array([sources], np.int16),
+        )
+        less = list_checks.without(checks, one)
         await connection.execute(_COUNT_SQL, version, orjson.dumps(less).decode())
     return len(rows)

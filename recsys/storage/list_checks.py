@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,22 @@ class ListChecks:
             self._item_seen = np.concatenate([self._item_seen, np.zeros(largest + 1, dtype=bool)])
         self._item_seen[lists.item_key if filled.all() else lists.item_key[filled]] = True
         self._checksum = (self._checksum + _checksum(lists, filled)) % 2**64
+
+
+def without(checks: Mapping[str, Any], gone: Lists) -> dict[str, Any]:
+    """What `finish` gave, after the lists `gone` are no longer there.
+
+    Rows, entries and checksum stay exact; `n_erased` says that extremes and distinct items may be less than counted.
+    """
+    filled = gone.item_key >= 0
+    checksum = (int(checks["checksum"], 16) - _checksum(gone, filled)) % 2**64
+    return {
+        **checks,
+        "n_rows": checks["n_rows"] - len(gone),
+        "n_entries": checks["n_entries"] - int(filled.sum()),
+        "checksum": f"{checksum:016x}",
+        "n_erased": checks.get("n_erased", 0) + len(gone),
+    }
 
 
 def _holds_twice(item_key: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -6,9 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.errors import EmptyResultError, PublicationError
-from recsys.storage.list_checks import ListChecks
+from recsys.storage.list_checks import ListChecks, without
 from recsys.types import Lists
 
 NAN = float("nan")
@@ -104,3 +106,30 @@ def test_the_checksum_sees_every_value_and_nothing_else() -> None:
         )
     others.append(checksum(dataclasses.replace(GOOD, owner_key=GOOD.owner_key[::-1])))
     assert len({checksum(GOOD), *others}) == 6
+
+
+def counted(of: Lists) -> dict[str, object]:
+    checks = ListChecks("personal", 3)
+    checks.add(of)
+    return checks.finish()
+
+
+@given(n=st.integers(2, 6), k=st.integers(1, 8), seed=st.integers(0, 2**32 - 1), gone=st.integers(1, 5))
+def test_what_stays_is_counted_as_if_the_others_had_never_been(n: int, k: int, seed: int, gone: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, k + 1, size=n)
+    padding = np.arange(k) >= lengths[:, None]
+    item = np.argsort(rng.random((n, k + 3)), axis=1)[:, :k].astype(np.int32)
+    score = -np.sort(-rng.normal(0, 10, (n, k)).astype(np.float32), axis=1)
+    source = rng.integers(0, 3, (n, k)).astype(np.int16)
+    owner = rng.permutation(2**31 - 1 - np.arange(n)).astype(np.int32)
+    item[padding] = -1
+    of = Lists(owner, item, score, source)
+    checks = counted(of)
+    gone = min(gone, n - 1)
+    for row in range(gone):
+        checks = without(checks, of.take(slice(row, row + 1)))
+    expected = counted(of.take(slice(gone, n)))
+    assert checks.pop("n_erased") == gone
+    for name in ("n_rows", "n_entries", "checksum"):
+        assert checks[name] == expected[name]
