@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys import columns as col
+from recsys.data.engine_functions import latest
 from recsys.errors import ArtifactError, InputError
 from recsys.types import Catalogue, Interactions
 
@@ -139,12 +140,6 @@ def instant(at: int) -> dt.datetime:
 def microseconds(at: dt.datetime) -> int:
     """Aware datetime → microseconds since the epoch, exact."""
     return (at - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(microseconds=1)
-
-
-@ibis.udf.agg.builtin(name="arg_max")
-def latest(value: str, at) -> str:  # type: ignore[no-untyped-def]  # any ordered type
-    """The value of the row with the greatest `at`; null values do not count."""
-    raise NotImplementedError  # the engine's own
 
 
 def items_as_of(con: ibis.BaseBackend, at: int) -> ibis.Table:

@@ -25,9 +25,9 @@ from recsys.data.dataset import (
     Dataset,
     DatasetMeta,
     items_as_of,
-    latest,
     write_dataset,
 )
+from recsys.data.engine_functions import json_group_object, latest, sha256
 from recsys.data.keys import KnownKeys, give_keys
 from recsys.data.raw import ROW, Declared, RawTables
 from recsys.errors import EmptyResultError, InputError
@@ -269,18 +269,6 @@ def _newness(con: Any, told: Table, placed: Table) -> ibis.Value:
     first, last, n = (row[name] or 0 for name in ("first", "last", "n"))
     kind = "int64" if (last - first + 1) * n < 2**63 else "decimal(38, 0)"  # the wide one takes twice as long
     return (placed.timestamp - first).cast(kind) * n + placed[ROW]
-
-
-@ibis.udf.scalar.builtin
-def sha256(text: str) -> str:
-    """SHA-256 of a text in UTF-8, hexadecimal."""
-    raise NotImplementedError  # the engine's own
-
-
-@ibis.udf.agg.builtin
-def json_group_object(name: str, value: str) -> str:
-    """A JSON object of names and values."""
-    raise NotImplementedError  # the engine's own
 
 
 def _instant(milliseconds: ibis.Value) -> ibis.Value:

@@ -15,6 +15,7 @@ from ibis.expr.types import FloatingScalar, IntegerScalar, NumericValue
 
 from recsys import columns as col
 from recsys.data.dataset import instant
+from recsys.data.engine_functions import epoch_us
 from recsys.types import MICROSECONDS_PER_DAY
 
 WINDOWS_DAYS = (1, 7, 14, 28, 90)
@@ -27,11 +28,6 @@ def events_before(con: ibis.BaseBackend, at: int) -> Table:
     """Columns of events and `age_days` > 0 at the cut; no event at or after `at`."""
     events = con.table("events").filter(lambda t: t.occurred_at < ibis.timestamp(instant(at)))
     return events.mutate(age_days=days_before(events.occurred_at, at))
-
-
-@ibis.udf.scalar.builtin
-def epoch_us(column) -> int:  # type: ignore[no-untyped-def,empty-body]  # an instant
-    """Microseconds since the epoch. A difference of instants with a time zone would take 17 times as long."""
 
 
 def days_before(column: ibis.Value, at: int) -> NumericValue:

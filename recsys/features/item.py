@@ -7,6 +7,7 @@ from ibis import Table
 
 from recsys import columns as col
 from recsys.data.dataset import items_as_of
+from recsys.data.engine_functions import bit_count
 from recsys.features.history import (
     AGE_DAYS,
     FAST_HALF_LIFE_DAYS,
@@ -112,13 +113,7 @@ def _counts(events: Table) -> dict[str, ibis.Value]:
 def _n_days(events: Table, days: int) -> ibis.Value:
     """Distinct days among the last `days` < 63 that have an event: each day is a bit."""
     day = events[AGE_DAYS].clip(0, days).floor().cast("int64")
-    return _bit_count((ibis.literal(1, "int64") << day).bit_or(where=events[AGE_DAYS] <= days)).fill_null(0)
-
-
-@ibis.udf.scalar.builtin(name="bit_count")
-def _bit_count(bits: int) -> int:
-    """How many bits are set; the engine's own."""
-    raise NotImplementedError
+    return bit_count((ibis.literal(1, "int64") << day).bit_or(where=events[AGE_DAYS] <= days)).fill_null(0)
 
 
 _MEETINGS = ["item_n_users", "item_n_users_28d", "item_n_sessions", *(f"item_n_new_{days}d" for days in _NEW_DAYS)]

@@ -17,7 +17,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from recsys import columns as col
-from recsys.data.dataset import TITLE, instant, latest
+from recsys.data.dataset import TITLE, instant
+from recsys.data.engine_functions import latest
 from recsys.features.history import AGE_DAYS, SLOW_HALF_LIFE_DAYS, events_before
 
 MAX_WORDS = 20_000  # the most frequent ones; a word that a single item has says nothing
