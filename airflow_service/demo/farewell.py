@@ -26,6 +26,20 @@ _SOMEBODY = sa.text(
 )
 
 
+_WITH_KEYS = """
+The lists are published. This database has API keys, so the service answers those alone who send one:
+
+  curl -s -X POST {api}/recommend -H 'Content-Type: application/json' -H 'Authorization: Bearer …' -d '{{"top_k": 10}}'
+
+`recsys keys list` names them, and `recsys keys create` makes another.
+
+  API and its documentation   {api}/docs
+  Airflow                     {airflow}
+  MLflow                      {mlflow}
+
+`make stop` ends all of it; the data stay in {state}."""
+
+
 def somebody(database_url: str) -> tuple[str | int, str]:
     """A user with a published ranked list (a personal one when no ranker has been accepted), and its first item.
 
@@ -64,6 +78,8 @@ def farewell(place: Place, database_url: str, mlflow_url: str) -> str:
     for target, body, _ in sent:
         method, address = target.split(" ", 1)
         answer = httpx.request(method, address, json=body or None, timeout=30)
+        if answer.status_code == 401:
+            return _WITH_KEYS.format(api=api, airflow=place.url("AIRFLOW_PORT"), mlflow=mlflow_url, state=place.state)
         if not answer.is_success:
             raise RecsysError(f"{target} answered {answer.status_code}: {answer.text[:500]}")
         answers.append(answer.json())

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -95,6 +96,20 @@ def test_a_crash_and_a_second_run(demo: Demo, said: str) -> None:
     assert demo.leader("airflow-api-server").pid != api_server, "Airflow is one: it starts anew as a whole"
     assert demo.rows("select publication_id from publication_pointer") >= before
     assert len(demo.recommend({"user_id": 987_654_321})["recommendations"]) == 10
+
+
+def test_with_api_keys_the_demo_says_so(demo: Demo, said: str) -> None:
+    url = f"postgresql://postgres@127.0.0.1:{demo.ports['PG_PORT']}/recsys"
+    call = [sys.executable, "-m", "recsys.cli", "keys", "create", "--name", "a shop", "--scope", "read"]
+    environment = demo.environment | {"DATABASE_URL": url}
+    key = subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    told = demo.run("start")
+    assert "Authorization: Bearer" in told
+    assert key not in told
+    address = f"{demo.url('API_PORT')}/recommend"
+    assert httpx.post(address, json={}, timeout=30).status_code == 401
+    answer = httpx.post(address, json={}, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    assert len(answer.json()["recommendations"]) == 10
 
 
 def test_stop_leaves_no_process(demo: Demo, said: str) -> None:
