@@ -54,6 +54,7 @@ def postgres_server() -> Iterator[str]:
         yield url
         return
     from recsys.storage import embedded
+    from recsys.storage.embedded_server import STOP_S
 
     folder = open_temporary_folder()
     call = [sys.executable, "-m", "recsys.storage.embedded", "--dir", str(folder), "--port", str(free_port())]
@@ -71,7 +72,7 @@ def postgres_server() -> Iterator[str]:
         yield url
     finally:
         keeper.terminate()
-        keeper.wait(embedded.STOP_S)
+        keeper.wait(STOP_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 

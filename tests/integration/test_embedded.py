@@ -19,6 +19,7 @@ import pytest
 
 from recsys.errors import RecsysError
 from recsys.storage import embedded
+from recsys.storage.embedded_server import DATABASES
 from tests.conftest import free_port, open_temporary_folder
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def test_start_find_stop_and_start_again(folder: Path) -> None:
     server = embedded.ensure(folder, port)
     assert server.port == port
     assert embedded.running(folder) == server == embedded.ensure(folder, free_port())
-    assert {ask(server, "select current_database()", name) for name in embedded.DATABASES} == set(embedded.DATABASES)
+    assert {ask(server, "select current_database()", name) for name in DATABASES} == set(DATABASES)
     ask(server, "create table kept as select 7 as n")
     keeper, server_process = psutil.Process(server.keeper_pid), postmaster(folder)
     assert os.getpgid(keeper.pid) != os.getpgid(0)  # it outlives whoever started it
