@@ -166,3 +166,21 @@ def _answers(client: httpx.Client) -> bool:
         return client.get("/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def put(client: httpx.Client, path: str, expected: int = 200, /, **body: Any) -> dict[str, Any]:
+    response = client.put(path, json=body)
+    assert response.status_code == expected, response.text
+    answer: dict[str, Any] = response.json()
+    assert answer["success"] == (expected < 400)
+    return answer
+
+
+def row_of(engine: sa.Engine, table: sa.Table, id_: str) -> Any:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(table).where(list(table.c)[1] == id_)).mappings().one()
+
+
+def count(engine: sa.Engine, what: str) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(sa.text(f"select count(*) from {what}")).scalar_one())
