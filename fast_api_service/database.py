@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _FAILURES_TO_REST = 3  # in a row; then requests do not try Postgres for a while
 _REST_S = 0.5
 _LOAD_S = 120.0
+NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 _AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 _SESSION = {
     "application_name": "recsys-api",
@@ -261,7 +262,7 @@ class Database:
             self._n_failures += 1
             if self._n_failures >= _FAILURES_TO_REST:
                 self._resting_until = time.monotonic() + _REST_S
-            raise DatabaseAwayError(f"{type(error).__name__}: {error}") from error
+            raise DatabaseAwayError(_in_words(error)) from error
         self._answered()
         assert row is not None  # noqa: S101 - both statements give one row
         return row
@@ -274,13 +275,18 @@ class Database:
                 yield connection
         except _AWAY as error:
             self.up = False
-            raise DatabaseAwayError(f"{type(error).__name__}: {error}") from error
+            raise DatabaseAwayError(_in_words(error)) from error
         self._answered()
 
     def _answered(self) -> None:
         self.up = True
         self._n_failures = 0
         self._resting_until = 0.0
+
+
+def _in_words(error: Exception) -> str:
+    hint = "; the database is older than this service: run `recsys migrate`" if isinstance(error, NO_TABLES) else ""
+    return f"{type(error).__name__}: {error}{hint}"
 
 
 def postgres_dsn(url: str) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import asyncpg
 
+from fast_api_service.database import NO_TABLES
 from fast_api_service.errors import ApiError
 from recsys.serving.ids import JsonType
 
@@ -28,7 +29,6 @@ _AWAY = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-_NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 _BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
 
@@ -82,8 +82,10 @@ class Writable:
                         5,
                     ) from None
                 await asyncio.sleep(0.05)
-            except _NO_TABLES:
-                raise ApiError(503, "not_ready", "the database lacks tables: prepare data once more", 5) from None
+            except NO_TABLES:
+                raise ApiError(
+                    503, "not_ready", "the database is older than this service: run `recsys migrate`", 5
+                ) from None
             except _AWAY:
                 raise ApiError(
                     503, "database_away", "nothing was written or read: Postgres is away; try the same again soon", 1

@@ -156,6 +156,13 @@ def publications_rollback(
     _print(publications.rollback(to))
 
 
+@app.command("migrate")
+def migrate_() -> None:
+    """Bring the tables of the database up to this version; before a newer service is started. Safe to repeat."""
+    _database()
+    typer.echo("The tables are those of this version.")
+
+
 @keys.command("create")
 def keys_create(
     name: Annotated[str, typer.Option(help="Who uses the key.")],

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from fast_api_service.schemas import ModelInfo, RecommendAnswer, SimilarAnswer
 from recsys.storage import embedded
 from recsys.storage.engine import engine_of, migrate
+from tests.conftest import execute, sibling
 from tests.integration import serving_shop as shop
 
 
@@ -133,6 +134,18 @@ def test_every_example_of_the_document_runs(service: httpx.Client) -> None:
     assert n_run >= 23
     examples = document["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     assert examples["a user"]["value"]["user_id"] == 501  # somebody who has a list
+
+
+def test_on_older_tables_it_serves_nothing_and_says_what_to_do(postgres_server: str, tmp_path: Path) -> None:
+    name, log = "older_than_the_service", tmp_path / "service.log"
+    execute(postgres_server, f"drop database if exists {name} with (force)", f"create database {name}")
+    try:
+        with shop.running_service(sibling(postgres_server, name), log_file=log) as client:
+            assert client.get("/ready").status_code == 503
+            assert client.post("/recommend", json={}).status_code == 503
+            shop.wait_until(lambda: "recsys migrate" in log.read_text(), 10)
+    finally:
+        execute(postgres_server, f"drop database if exists {name} with (force)")
 
 
 def test_strings_stay_strings(clean_database_url: str, clean_database: sa.Engine) -> None:
