@@ -57,6 +57,9 @@ class Metrics:
         self.config_id = Gauge("recsys_config_id", "Serving configuration in force, 0: the defaults", registry=registry)
         self.switches = Counter("recsys_publication_switches", "Publications taken into service", registry=registry)
         self.database_up = Gauge("recsys_database_up", "1 while Postgres answers", registry=registry)
+        self.config_refused = Counter(
+            "recsys_config_refused", "Stored configurations that this service cannot read", registry=registry
+        )
         self.pool = Gauge("recsys_pool_connections", "Connections to Postgres", ["state"], registry=registry)
         self.publication_id = Gauge("recsys_publication_id", "Publication in service, 0: none", registry=registry)
         self.publication_age = Gauge(

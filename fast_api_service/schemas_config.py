@@ -31,7 +31,9 @@ class NewConfig(BaseModel):
 class ConfigVersion(BaseModel):
     success: Literal[True] = True
     config_id: int = Field(description="0: the defaults")
-    config: ServingConfig
+    config: ServingConfig | None = Field(
+        description="null: this version of the service cannot read it, and passes it over"
+    )
     comment: str
     author: str = Field(description="the public part of the key that put it")
     created_at: dt.datetime | None = None

@@ -32,6 +32,7 @@ class State:
         self.settings = settings
         self.keys = Keyring(settings, metrics)
         self.config, self.config_id = DEFAULT, 0
+        self._config_seen = 0  # the newest version that was looked at, readable or not
         self.snapshot: Snapshot | None = None
         self.problem = "starting: nothing is loaded yet"  # why there is no snapshot, or why it may be old
         self._pointer: tuple[int, dt.datetime | None] | None = None
@@ -73,15 +74,17 @@ class State:
 
     async def read_config(self) -> None:
         """Answer by the newest configuration; one that cannot be read is told, and the former one stays."""
-        newer = await self.database.config_after(self.config_id)
+        newer = await self.database.config_after(self._config_seen)
         if newer is None:
             return
-        self.config_id, text = newer  # looked at once, readable or not
+        self._config_seen, text = newer
         try:
-            self.config = ServingConfig.model_validate_json(text)
-            log.info("configuration %d is in force", self.config_id)
+            self.config, self.config_id = ServingConfig.model_validate_json(text), self._config_seen
         except ValidationError as error:
-            log.error("configuration %d cannot be used, the former one stays: %s", self.config_id, error)
+            log.error("configuration %d cannot be used, %d stays: %s", self._config_seen, self.config_id, error)
+            self.metrics.config_refused.inc()
+            return
+        log.info("configuration %d is in force", self.config_id)
         self.metrics.config_id.set(self.config_id)
 
     async def refresh(self) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import asyncpg
 import orjson
 from fastapi import APIRouter, Body, Path, Query, Request
+from pydantic import ValidationError
 
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.schemas_config import ConfigHistory, ConfigVersion, NewConfig
@@ -20,6 +21,7 @@ _COLUMNS = "config_id, config, comment, author, created_at"
 _NEWEST_SQL = f"select {_COLUMNS} from config_versions order by config_id desc limit 1"  # noqa: S608 - names of ours
 _HISTORY_SQL = f"select {_COLUMNS} from config_versions order by config_id desc limit $1"  # noqa: S608
 _ONE_SQL = f"select {_COLUMNS} from config_versions where config_id = $1"  # noqa: S608
+_N_LOOKED_AT = 50
 _LOCK_SQL = "lock table config_versions in share row exclusive mode"
 _INSERT_SQL = f"""
 insert into config_versions (config, comment, author) values ($1, $2, $3) returning {_COLUMNS}
@@ -35,9 +37,10 @@ _EXAMPLES: dict[str, Any] = {
 
 @router.get("/config", responses=documented(503), summary="The configuration in force", operation_id="config")
 async def read(request: Request) -> ConfigVersion:
-    """The newest version; version 0 are the defaults, which hold until another one is put."""
-    rows = await _fetch(request, _NEWEST_SQL)
-    return _version(rows[0]) if rows else ConfigVersion(config_id=0, config=DEFAULT, comment="defaults", author="")
+    """The newest version that can be read; version 0 are the defaults, which hold until another one is put."""
+    versions = [_version(row) for row in await _fetch(request, _HISTORY_SQL, _N_LOOKED_AT)]
+    defaults = ConfigVersion(config_id=0, config=DEFAULT, comment="defaults", author="")
+    return next((version for version in versions if version.config is not None), defaults)
 
 
 @router.get("/config/history", responses=documented(422, 503), summary="Former versions", operation_id="config_history")
@@ -57,7 +60,7 @@ async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples
 
 @router.post(
     "/config/revert/{config_id}",
-    responses=documented(404, 422, 503),
+    responses=documented(404, 409, 422, 503),
     summary="Go back to a former version",
     operation_id="revert_config",
 )
@@ -68,7 +71,12 @@ async def revert(request: Request, config_id: Annotated[int, Path(ge=0, le=2**53
     rows = await _fetch(request, _ONE_SQL, config_id)
     if not rows:
         raise ApiError(404, "unknown_version", f"there is no version {config_id}; /config/history names them")
-    return await _add(request, _version(rows[0]).config, f"back to version {config_id}", None)
+    config = _version(rows[0]).config
+    if config is None:
+        raise ApiError(
+            409, "conflict", f"version {config_id} was written by another version of the service; put it anew"
+        )
+    return await _add(request, config, f"back to version {config_id}", None)
 
 
 async def _add(request: Request, config: ServingConfig, comment: str, replaces: int | None) -> ConfigVersion:
@@ -94,4 +102,8 @@ async def _fetch(request: Request, sql: str, *arguments: Any) -> list[Any]:
 
 
 def _version(row: Any) -> ConfigVersion:
-    return ConfigVersion(**{**dict(row), "config": orjson.loads(row["config"])})
+    try:
+        config = ServingConfig.model_validate_json(row["config"])
+    except ValidationError:
+        config = None
+    return ConfigVersion(**{**dict(row), "config": config})

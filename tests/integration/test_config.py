@@ -103,7 +103,12 @@ def test_a_version_that_cannot_be_read_is_told_and_not_used(
         bad = connection.execute(
             sa.text("""insert into config_versions (config) values ('{"surfaces": 7}') returning config_id""")
         ).scalar_one()
-    shop.wait_until(lambda: first_item(client, "cart")[1] == bad, 5)
-    assert first_item(client, "cart")[0] == 1001
+    refused = "recsys_config_refused_total 1.0"
+    shop.wait_until(lambda: refused in client.get("/metrics").text, 5)
+    assert first_item(client, "cart") == (1001, good)  # and the answer says by which it was made
+    assert client.get("/config").json()["config_id"] == good
+    newest = client.get("/config/history", params={"limit": 1}).json()["versions"][0]
+    assert (newest["config_id"], newest["config"]) == (bad, None)
+    assert client.post(f"/config/revert/{bad}").status_code == 409
     with database.begin() as connection:
         connection.execute(sa.text("delete from config_versions where config_id = :bad"), {"bad": bad})
