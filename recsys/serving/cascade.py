@@ -6,6 +6,7 @@ neighbours of what the user did a moment ago; then popular in the category and i
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -25,7 +26,8 @@ NOTHING = "nothing"  # the tier of an answer that no source could give an item t
 
 N_CALLED: Final = 100  # items that seeds call, the best of them
 FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
-_POINTS: Final = [1 / (FUSION + place) for place in range(1000)]  # lists have 1,000 items at most
+_PLACES: Final = range(1000)  # lists have 1,000 items at most
+_POINTS: Final = [1 / (FUSION + place) for place in _PLACES]
 
 
 class Pick(NamedTuple):
@@ -221,17 +223,25 @@ def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig
 
 
 def _fused(listed: _Listed, called: _Called, recent_weight: float) -> Iterator[Pick]:
-    place_in_list = {key: place for place, key in enumerate(listed.keys)}
-    points = dict(zip(listed.keys, _POINTS, strict=False))
-    place_in_calls = {key: place for place, key in enumerate(called.keys)} if recent_weight > 0 else {}
-    for key, place in place_in_calls.items():
-        points[key] = points.get(key, 0.0) + recent_weight * _POINTS[place]
-    for key in sorted(points, key=points.__getitem__, reverse=True):
-        place = place_in_list.get(key, -1)
-        if place < 0:
-            yield called.pick(place_in_calls[key])
+    """Both by the sum of their points, lazily: only what is in both lists stands out of its own list's order."""
+    if recent_weight <= 0:
+        yield from listed.picks()
+        return
+    n, place_in_list = len(listed.keys), dict(zip(listed.keys, _PLACES, strict=False))
+    in_both = {key: place for place, key in enumerate(called.keys) if key in place_in_list}
+    twice = sorted(
+        (-_POINTS[place_in_list[key]] - recent_weight * _POINTS[place], place_in_list[key], key)
+        for key, place in in_both.items()
+    )
+    once = ((-_POINTS[place], place, key) for place, key in enumerate(listed.keys) if key not in in_both)
+    anew = (
+        (-recent_weight * _POINTS[place], n + place, key) for place, key in enumerate(called.keys) if key not in in_both
+    )
+    for _, place, key in heapq.merge(twice, once, anew):
+        if place >= n:
+            yield called.pick(place - n)
         else:
-            yield listed.pick(place, called.calls.because if key in place_in_calls else None)
+            yield listed.pick(place, called.calls.because if key in in_both else None)
 
 
 def _by_turns(*lists: Iterable[Pick]) -> Iterator[Pick]:

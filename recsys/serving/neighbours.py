@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 N_NEIGHBOURS: Final = 20  # kept in memory for each item, the best of the longer lists in Postgres
 NO_ITEM: Final = -1
 _ZERO = np.zeros(1, dtype=np.int64)
+_NOT_CALLED = np.full(1, -1e30, dtype=np.float32)  # what the seeds themselves are called with
 
 
 class NeighbourIndex:
@@ -58,9 +59,9 @@ class NeighbourIndex:
         if not rows:
             return Calls(np.zeros((0, N_NEIGHBOURS), np.int32), np.zeros((0, N_NEIGHBOURS), np.float32), ())
         keys, scores = self._table
-        at = [row for row, _ in rows]
+        at = np.array([row for row, _ in rows])
         weights = np.array([seed_weights[seed] for _, seed in rows], dtype=np.float32)
-        return Calls(keys[at], scores[at] * weights[:, None], [seed for _, seed in rows])
+        return Calls(keys.take(at, 0), scores.take(at, 0) * weights[:, None], [seed for _, seed in rows])
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,18 @@ class Calls:
 
         The seeds themselves are not among them.
         """
-        flat = self.keys.ravel()
-        if not len(flat):
+        if not len(self.keys):
             return [], []
+        flat = np.concatenate((self.keys.ravel(), (NO_ITEM, *self.seeds)), dtype=np.int32)
+        parts = np.concatenate((self.parts.ravel(), _NOT_CALLED.repeat(1 + len(self.seeds))))
         order = flat.argsort(kind="stable")
         ordered = flat[order]
-        starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-        starts = np.concatenate((_ZERO, starts))
-        sums = np.add.reduceat(self.parts.ravel()[order], starts)
-        best = (-sums).argsort(kind="stable")[: n + len(self.seeds) + 1]
-        own = {NO_ITEM, *self.seeds}
-        found = zip(ordered[starts[best]].tolist(), sums[best].tolist(), strict=True)
-        kept = [(key, score) for key, score in found if key not in own][:n]
-        return [key for key, _ in kept], [score for _, score in kept]
+        starts = np.concatenate((_ZERO, (ordered[1:] != ordered[:-1]).nonzero()[0] + 1))
+        sums = np.add.reduceat(parts[order], starts)
+        best = (-sums).argsort(kind="stable")[:n]
+        called = sums[best]
+        n_called = int(np.count_nonzero(called > 0))
+        return ordered[starts[best[:n_called]]].tolist(), called[:n_called].tolist()
 
     def because(self, item_key: int) -> int:
         """The seed that calls an item most loudly; the item must be called."""
