@@ -10,9 +10,12 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from fast_api_service import documents, errors, listener
-from fast_api_service.database import Database, DatabaseAwayError, postgres_dsn
+from fast_api_service.database import Database, postgres_dsn
+from fast_api_service.hot import HotPath
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
+from fast_api_service.reads import DatabaseAwayError
+from fast_api_service.pressure import Pressure
 from fast_api_service.routers import catalogue, config, events, operations, recommend
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
@@ -64,6 +67,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
         redoc_url=None,
     )
     app.state.service = state
+    app.add_middleware(HotPath, app=app)
     # the last one is the outermost: refusals, too, get a request id, are counted, and can be read by allowed pages
     app.add_middleware(Guard, keyring=state.keys)
     if settings.cors_origins:
@@ -74,6 +78,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
+    app.add_middleware(Pressure, metrics=metrics, limit=settings.max_in_flight)
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
     app.include_router(recommend.hot)

@@ -1,35 +1,31 @@
-"""The service's reads from Postgres. Every request is one prepared statement and one round trip."""
+"""What the follower reads from Postgres: the publication, the catalogue, API keys, the configuration."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import asyncpg
 import orjson
 
-from fast_api_service.held import HeldConnections
+from fast_api_service.reads import AWAY, DatabaseAwayError, Reads, in_words
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
-from recsys.serving.recent import EventMeaning, Recent, merged
+from recsys.serving.recent import EventMeaning
 from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
 
 log = logging.getLogger(__name__)
 
-_FAILURES_TO_REST = 3  # in a row; then requests do not try Postgres for a while
-_REST_S = 0.5
 _LOAD_S = 120.0
-NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
-_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_LOOK_S = 2.0
 _SESSION = {
     "application_name": "recsys-api",
     "default_transaction_read_only": "on",
@@ -37,34 +33,8 @@ _SESSION = {
     "plan_cache_mode": "force_generic_plan",  # planning costs ten times the reading
 }
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
-N_READ = 50  # latest events of a user, and of a session
-_ROWS_A_TIME = 2000  # other requests are answered between two portions of a large catalogue
+_ROWS_A_TIME = 250  # other requests are answered between two portions of a large catalogue
 
-# Both read the lists of the publication that the caller already holds, so an answer never mixes two; the
-# pointer comes along to tell that a newer one is there.
-_USER_SQL = f"""
-select p.publication_id, u.user_key,
-       r.item_keys as r_keys, r.scores as r_scores, r.sources as r_sources,
-       s.item_keys as s_keys, s.scores as s_scores, s.sources as s_sources,
-       a.item_keys[1:{N_READ}] as a_keys, a.event_types[1:{N_READ}] as a_types, a.occurred_ms[1:{N_READ}] as a_ms,
-       b.item_keys[1:{N_READ}] as b_keys, b.event_types[1:{N_READ}] as b_types, b.occurred_ms[1:{N_READ}] as b_ms
-from (values (1)) one
-left join publication_pointer p on true
-left join users u on u.user_id = $1
-left join lists r on r.list_version_id = $2 and r.owner_key = u.user_key
-left join lists s on s.list_version_id = $3 and s.owner_key = u.user_key
-left join user_recent a on a.owner = 'user:' || $1
-left join user_recent b on b.owner = 'session:' || $4
-"""  # noqa: S608 - a number of ours
-_ITEM_SQL = """
-select p.publication_id,
-       r.item_keys as r_keys, r.scores as r_scores, r.sources as r_sources,
-       s.item_keys as s_keys, s.scores as s_scores, s.sources as s_sources
-from (values (1)) one
-left join publication_pointer p on true
-left join lists r on r.list_version_id = $2 and r.owner_key = $1
-left join lists s on s.list_version_id = $3 and s.owner_key = $1
-"""
 # $1 is a snapshot of Postgres' transactions: rows that were changed by others than those are new to us.
 _IS_NEW = """changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)
              and not pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)"""
@@ -104,10 +74,6 @@ where l.list_version_id = $1 order by i.item_key = any($2) desc limit 1
 """
 
 
-class DatabaseAwayError(Exception):
-    """Postgres did not answer, or not in time."""
-
-
 class Pulse(NamedTuple):
     """What tells a new state of the database from the one that was loaded."""
 
@@ -128,29 +94,16 @@ class ItemChange(NamedTuple):
     deleted: bool
 
 
-class Lists(NamedTuple):
-    """Answer of one request's round trip."""
-
-    publication_id: int | None  # where the pointer is now
-    known: bool  # the user is in the catalogue of users
-    first: StoredList | None  # ranked, or i2i
-    second: StoredList | None  # personal, or similar
-    recent: Sequence[Recent] = ()  # of the user and the session, newest first
-
-
 class Database:
-    """A pool of read-only connections that fails fast while Postgres is away.
+    """Read-only connections: a few for the follower, and `reads`, those that are held for requests.
 
     Raises InputError for a URL that is not of Postgres.
     """
 
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
         self.dsn = postgres_dsn(dsn)
-        self._settings = settings
         self._pool: asyncpg.Pool | None = None  # for the follower
-        self._held = HeldConnections(self._connect, settings.pool_size)  # for requests
-        self._n_failures = 0
-        self._resting_until = 0.0
+        self.reads = Reads(self._connect, settings.pool_size)
         self.up = False
 
     async def open(self) -> None:
@@ -164,39 +117,19 @@ class Database:
 
     async def close(self) -> None:
         """End all connections, after the requests in flight."""
-        await self._held.close()
+        await self.reads.close()
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), 5)
             except TimeoutError:
                 self._pool.terminate()
 
-    def pool_use(self) -> tuple[int, int]:
-        """Connections that queries hold now, and open ones that wait for a query."""
-        return self._held.n_in_use, self._held.n_idle
-
-    async def user_lists(self, user_id: str | None, session_id: str | None, snapshot: Snapshot) -> Lists:
-        """Ranked and personal list of a user in the snapshot's publication, and the latest events of the user and of
-        the session; DatabaseAwayError."""
-        publication = snapshot.publication
-        arguments = (user_id, publication.version_id("ranked"), publication.version_id("personal"), session_id)
-        row = await self._row(_USER_SQL, arguments)
-        latest = merged(_recent(row, "a_"), _recent(row, "b_"))
-        return Lists(row["publication_id"], row["user_key"] is not None, _stored(row, "r_"), _stored(row, "s_"), latest)
-
-    async def item_lists(self, item_key: int, snapshot: Snapshot) -> Lists:
-        """i2i and similar list of an item in the snapshot's publication; DatabaseAwayError."""
-        publication = snapshot.publication
-        arguments = (item_key, publication.version_id("i2i"), publication.version_id("similar"))
-        row = await self._row(_ITEM_SQL, arguments)
-        return Lists(row["publication_id"], True, _stored(row, "r_"), _stored(row, "s_"))
-
     async def pulse(self, seen: str | None) -> Pulse | None:
-        """State of pointer and catalogue, None where nothing is published; DatabaseAwayError. Tries even at rest.
+        """State of pointer and catalogue, None where nothing is published; DatabaseAwayError.
 
         `seen`: `Pulse.seen` of the catalogue that is loaded, if one is.
         """
-        async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
+        async with self._connection(_LOOK_S) as connection:
             row = await connection.fetchrow(_PULSE_SQL, seen)
         return Pulse(*row) if row else None
 
@@ -210,13 +143,13 @@ class Database:
                     yield ItemChange(*row)
 
     async def api_keys(self) -> list[StoredKey]:
-        """All keys, revoked ones too; DatabaseAwayError. Tries even at rest."""
-        async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
+        """All keys, revoked ones too; DatabaseAwayError."""
+        async with self._connection(_LOOK_S) as connection:
             return [StoredKey(*row) for row in await connection.fetch(_KEYS_SQL)]
 
     async def config_after(self, config_id: int) -> tuple[int, str] | None:
         """The newest configuration as JSON, with its id; None where none is newer than `config_id`."""
-        async with self._connection(max(self._settings.database_timeout_s, 2.0)) as connection:
+        async with self._connection(_LOOK_S) as connection:
             row = await connection.fetchrow(_CONFIG_SQL, config_id)
         return tuple(row) if row else None
 
@@ -252,41 +185,16 @@ class Database:
             )
             return snapshot, seen
 
-    async def _row(self, sql: str, arguments: tuple[Any, ...]) -> asyncpg.Record:
-        if time.monotonic() < self._resting_until:
-            raise DatabaseAwayError("Postgres failed a moment ago")
-        try:
-            row = await self._held.fetchrow(sql, arguments, self._settings.database_timeout_s)
-        except _AWAY as error:
-            self.up = False
-            self._n_failures += 1
-            if self._n_failures >= _FAILURES_TO_REST:
-                self._resting_until = time.monotonic() + _REST_S
-            raise DatabaseAwayError(_in_words(error)) from error
-        self._answered()
-        assert row is not None  # noqa: S101 - both statements give one row
-        return row
-
     @asynccontextmanager
     async def _connection(self, timeout_s: float) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
         assert self._pool is not None, "open() comes first"  # noqa: S101 - a mistake of ours
         try:
             async with asyncio.timeout(timeout_s), self._pool.acquire() as connection:
                 yield connection
-        except _AWAY as error:
+        except AWAY as error:
             self.up = False
-            raise DatabaseAwayError(_in_words(error)) from error
-        self._answered()
-
-    def _answered(self) -> None:
+            raise DatabaseAwayError(in_words(error)) from error
         self.up = True
-        self._n_failures = 0
-        self._resting_until = 0.0
-
-
-def _in_words(error: Exception) -> str:
-    hint = "; the database is older than this service: run `recsys migrate`" if isinstance(error, NO_TABLES) else ""
-    return f"{type(error).__name__}: {error}{hint}"
 
 
 def postgres_dsn(url: str) -> str:
@@ -299,16 +207,6 @@ def postgres_dsn(url: str) -> str:
 
 async def _nothing_to_reset(_: Any) -> None:
     """Our statements leave no session state, so a connection needs no round trip before it is used again."""
-
-
-def _stored(row: asyncpg.Record, prefix: str) -> StoredList | None:
-    keys = row[prefix + "keys"]
-    return None if keys is None else StoredList(keys, row[prefix + "scores"], row[prefix + "sources"])
-
-
-def _recent(row: asyncpg.Record, prefix: str) -> list[Recent]:
-    keys = row[prefix + "keys"]
-    return list(map(Recent, keys, row[prefix + "types"], row[prefix + "ms"])) if keys else []
 
 
 async def _neighbours(

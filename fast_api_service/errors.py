@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import orjson
 from fastapi import FastAPI, Request
@@ -68,10 +69,14 @@ def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Give every known kind of error its handler; unknown ones end in the middleware, as 500."""
-    app.exception_handler(ApiError)(_api_error)
-    app.exception_handler(InputError)(_input_error)
-    app.exception_handler(RequestValidationError)(_validation_error)
-    app.exception_handler(HTTPException)(_http_error)
+    for kind, handler in HANDLERS.items():
+        app.exception_handler(kind)(handler)
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """The answer to an error of a known kind."""
+    handler = next(handler for kind, handler in HANDLERS.items() if isinstance(error, kind))
+    return await handler(request, error)
 
 
 async def _api_error(_: Request, error: ApiError) -> Response:
@@ -108,6 +113,14 @@ def _allowed(request: Request) -> str:
     routes = (route for route in request.app.routes if isinstance(route, Route))
     methods = (route.methods or set() for route in routes if route.matches(request.scope)[0] != Match.NONE)
     return ", ".join(sorted(set().union(*methods)))
+
+
+HANDLERS: Final[dict[type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]] = {
+    ApiError: _api_error,
+    InputError: _input_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_error,
+}
 
 
 def in_words(problem: dict[str, Any]) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
+
+MAX_STATEMENTS: Final = 16  # on a connection; each publication brings its own
 
 
 class HeldConnections:
@@ -26,30 +28,39 @@ class HeldConnections:
     def n_idle(self) -> int:
         return len(self._idle)
 
-    async def fetchrow(self, sql: str, arguments: tuple[Any, ...], timeout_s: float) -> asyncpg.Record | None:
-        """The first row of a query; TimeoutError when a connection and the row take longer than `timeout_s`.
+    async def fetch(self, sql: str, arguments: tuple[Any, ...], timeout_s: float) -> list[asyncpg.Record]:
+        """All rows of a query; TimeoutError when a connection and the rows take longer than `timeout_s`.
 
         A connection on which anything went wrong is not used again.
         """
         async with asyncio.timeout(timeout_s), self._slots:
             self.n_in_use += 1
             try:
-                return await self._fetchrow(sql, arguments)
+                connection, statements = await self._take()
+                try:
+                    statement = statements.get(sql) or await _prepare(connection, statements, sql)
+                    rows: list[asyncpg.Record] = await statement.fetch(*arguments)
+                except BaseException:
+                    connection.terminate()
+                    raise
+                self._idle.append((connection, statements))
+                return rows
             finally:
                 self.n_in_use -= 1
 
-    async def _fetchrow(self, sql: str, arguments: tuple[Any, ...]) -> asyncpg.Record | None:
-        connection, statements = await self._take()
-        try:
-            statement = statements.get(sql)
-            if statement is None:
-                statement = statements[sql] = await connection.prepare(sql)
-            row = await statement.fetchrow(*arguments)
-        except BaseException:
-            connection.terminate()
-            raise
-        self._idle.append((connection, statements))
-        return row
+    async def prepare(self, sql: str) -> None:
+        """Prepare a statement on the connections that are idle now, so that the next requests need not."""
+        for _ in range(len(self._idle)):
+            if not self._idle:
+                return
+            connection, statements = self._idle.pop(0)
+            try:
+                if sql not in statements:
+                    await _prepare(connection, statements, sql)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._idle.append((connection, statements))
 
     async def close(self) -> None:
         """End the connections that are idle; those in use end with their queries."""
@@ -62,3 +73,13 @@ class HeldConnections:
             if not connection.is_closed():
                 return connection, statements
         return await self._connect(), {}
+
+
+async def _prepare(
+    connection: asyncpg.Connection, statements: dict[str, PreparedStatement], sql: str
+) -> PreparedStatement:
+    """Prepare a statement and keep it; of many, the first that was prepared goes."""
+    if len(statements) >= MAX_STATEMENTS:
+        del statements[next(iter(statements))]
+    statement = statements[sql] = await connection.prepare(sql)
+    return statement

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from itertools import product
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
+from recsys.serving.cascade import Pick, tier
 from recsys.serving.config import Surface
 from recsys.serving.snapshot import Snapshot
 
@@ -71,12 +73,13 @@ class Metrics:
         )  # fmt: skip
         self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
         ProcessCollector(registry=registry)
+        self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
         """Make the series whose absence would leave ratios empty, or hide the first increment from rate()."""
-        for surface, tier in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
-            self.answers.labels(surface, tier)
+        for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
+            self.answers.labels(surface, of)
         for source in get_args(ItemSource):
             self.items.labels(source)
         for user in set(get_args(UserStatus)) - {"known"}:
@@ -89,6 +92,30 @@ class Metrics:
         ):
             for value in values:
                 counter.labels(value)
+
+    def count_request(self, route: str, method: str, status: int, duration_s: float) -> None:
+        """One request answered."""
+        key = (route, method, status)
+        found = self._by_request.get(key)
+        if found is None:
+            counter = self.requests.labels(route, method, str(status))
+            found = self._by_request[key] = (counter, self.duration.labels(route))
+        found[0].inc()
+        found[1].observe(duration_s)
+
+    def count_answer(self, route: str, surface: str, picks: Sequence[Pick], top_k: int, degraded: list[str]) -> None:
+        """One answer with items: where they came from, how many they are, what was missing."""
+        self.answers.labels(surface, tier(picks)).inc()
+        n_by_source: dict[str, int] = {}
+        for pick in picks:
+            n_by_source[pick.source] = n_by_source.get(pick.source, 0) + 1
+        for source, n in n_by_source.items():
+            self.items.labels(source).inc(n)
+        self.list_length.labels(route).observe(len(picks))
+        if len(picks) < top_k:
+            self.short.labels(route).inc()
+        for part in degraded:
+            self.degraded.labels(part).inc()
 
     def show(self, snapshot: Snapshot | None) -> None:
         """Set what depends on the snapshot in service."""

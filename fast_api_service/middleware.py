@@ -8,6 +8,7 @@ import secrets
 import time
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fast_api_service.errors import error_response
@@ -49,6 +50,8 @@ class Envelope:
 
         try:
             await self.app(scope, _bounded(scope, receive), send_with_id)
+        except ClientDisconnect:
+            status = 499  # nobody is there to be answered
         except Exception as error:
             known_as = request_id.decode()
             log.error("request %s failed\n%s", known_as, stack(error), extra={"request_id": known_as})
@@ -59,8 +62,7 @@ class Envelope:
         finally:
             route = getattr(scope.get("route"), "path_format", None) or "other"
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self.metrics.requests.labels(route, method, str(status)).inc()
-            self.metrics.duration.labels(route).observe(time.perf_counter() - started)
+            self.metrics.count_request(route, method, status, time.perf_counter() - started)
 
 
 def _request_id(scope: Scope) -> bytes:
@@ -71,20 +73,23 @@ def _request_id(scope: Scope) -> bytes:
     return secrets.token_hex(8).encode()
 
 
+def _too_large() -> HTTPException:
+    return HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer ids at a time")
+
+
 def _bounded(scope: Scope, receive: Receive) -> Receive:
     """`receive`, but a body beyond MAX_BODY_BYTES (declared or real) is refused with 413."""
-    too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer ids at a time")
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     n_bytes = 0
 
     async def receive_bounded() -> Message:
         nonlocal n_bytes
         if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            raise too_large
+            raise _too_large()
         message = await receive()
         n_bytes += len(message.get("body", b""))
         if n_bytes > MAX_BODY_BYTES:
-            raise too_large
+            raise _too_large()
         return message
 
     return receive_bounded

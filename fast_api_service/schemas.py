@@ -67,19 +67,24 @@ class RecommendRequest(BaseModel):
     user_id: UserId | None = Field(None, description="nobody in particular when not given; unknown ids are welcome")
     top_k: TopK = 10
     category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
-    exclude: list[ItemId] = Field([], max_length=MAX_ITEMS, description="items not to show; unknown ones are fine")
+    exclude: tuple[ItemId, ...] = Field(
+        (), max_length=MAX_ITEMS, description="items not to show; unknown ones are fine"
+    )
     surface: Surface = Field("homepage", description="where the answer is shown; /config says how each answers")
     session_id: TextId | None = Field(
         None, description="a guest without user_id is known by the events of the session; with user_id both count"
     )
-    item_ids: list[ItemId] = Field(
-        [], max_length=100, description="the product or the cart in context: its neighbours come first, itself never"
+    item_ids: tuple[ItemId, ...] = Field(
+        (), max_length=100, description="the product or the cart in context: its neighbours come first, itself never"
     )
     candidate_items: list[ItemId] | None = Field(
         None, min_length=1, max_length=MAX_ITEMS, description="rank these and no others; unknown ones are left out"
     )
     seq: list[ItemId] | None = Field(
         None, max_length=MAX_ITEMS, description="what the user looked at, oldest first, in place of the stored events"
+    )
+    deadline_ms: float | None = Field(
+        None, gt=0, le=60_000, description="answer within so many milliseconds, at most the service's own limit"
     )
     explain: StrictBool = Field(
         False, description="name the item, of the user's own or in context, that led to each item"

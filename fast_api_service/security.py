@@ -80,12 +80,13 @@ class Keyring:
         self._metrics = metrics
         self._clock = clock
         self._rows: dict[str, StoredKey] | None = None  # None: not read yet
+        self._is_loopback = settings.is_loopback
         self._keys: dict[str, _Key] = {}  # by key_id; those that are not revoked
 
     @property
     def needed(self) -> bool:
         """Whether a request must bring a key. True as well while this is not known yet."""
-        return bool(self._rows) or self._rows is None or not self._settings.is_loopback
+        return bool(self._rows) or self._rows is None or not self._is_loopback
 
     def take(self, rows: Sequence[StoredKey]) -> None:
         """Work with these keys from now on; one that did not change keeps the state of its limit."""
@@ -101,7 +102,7 @@ class Keyring:
         }
         if rows:
             log.info("%d API keys may call, %d are revoked", len(self._keys), len(rows) - len(self._keys))
-        elif self._settings.is_loopback:
+        elif self._is_loopback:
             log.warning("there are no API keys: everything is open to this machine, until `recsys keys create`")
         else:
             log.error("%s; API_HOST=%s is not for this machine alone", _NO_KEYS, self._settings.host)

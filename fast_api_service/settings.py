@@ -18,7 +18,10 @@ class ApiSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="loopback by default; elsewhere nothing is served without API keys")
     port: int = Field(8000, ge=0, le=65535)
-    database_timeout_s: float = Field(0.5, gt=0, le=30, description="then an answer goes out without personal lists")
+    deadline_ms: float = Field(
+        150.0, gt=0, le=60_000, description="for a recommendation: what is not there in time is left out"
+    )
+    max_in_flight: int = Field(64, ge=1, le=10_000, description="requests at a time; more are turned away with 503")
     pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres that read for requests")
     poll_s: float = Field(1.0, gt=0, le=5, description="how often API keys and the publication pointer are looked at")
     rate_per_s: float = Field(1000.0, gt=0, description="requests per second and worker of a key without its own rate")

@@ -9,8 +9,9 @@ import logging
 
 from pydantic import ValidationError
 
-from fast_api_service.database import Database, DatabaseAwayError, ItemChange, Pulse
+from fast_api_service.database import Database, ItemChange, Pulse
 from fast_api_service.metrics import Metrics
+from fast_api_service.reads import DatabaseAwayError
 from fast_api_service.security import Keyring
 from fast_api_service.settings import ApiSettings
 from fast_api_service.writable import Writable
@@ -43,11 +44,6 @@ class State:
     def wake(self) -> None:
         """Have pointer and catalogue looked at now: somebody has heard of a change."""
         self._wake.set()
-
-    def look_now(self, seen_publication_id: int | None) -> None:
-        """Have the pointer looked at now, when a request saw it elsewhere than at the publication in service."""
-        if self.snapshot is not None and seen_publication_id != self.snapshot.publication.publication_id:
-            self._wake.set()
 
     async def keep_fresh(self) -> None:
         """Follow API keys, configuration, publication pointer and catalogue until cancelled."""

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import asyncpg
 
-from fast_api_service.database import NO_TABLES
 from fast_api_service.errors import ApiError
+from fast_api_service.reads import NO_TABLES
 from recsys.serving.ids import JsonType
 
 Answer = TypeVar("Answer")

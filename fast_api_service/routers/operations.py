@@ -45,7 +45,7 @@ async def ready(request: Request) -> Ready:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format; `monitoring/` says what each metric means."""
     state: State = request.app.state.service
-    n_in_use, n_idle = state.database.pool_use()
+    n_in_use, n_idle = state.database.reads.pool_use
     state.metrics.show_database(up=state.database.up, n_in_use=n_in_use, n_idle=n_idle)
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

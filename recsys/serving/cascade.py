@@ -6,7 +6,6 @@ neighbours of what the user did a moment ago; then popular in the category and i
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -99,6 +98,11 @@ def neighbours(
         yield from _Listed(snapshot, SIMILAR, similar).picks()
 
     return fill(sources(), rules(snapshot.items, {item_key}, None), top_k)
+
+
+def neighbours_in_memory(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
+    """The same of the best neighbours alone, which need not be read; scores are relative to the best one."""
+    return fill(_of_context(snapshot, [item_key]), rules(snapshot.items, {item_key}, None), top_k)
 
 
 def fill(entries: Iterable[Pick], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:
@@ -227,21 +231,30 @@ def _fused(listed: _Listed, called: _Called, recent_weight: float) -> Iterator[P
     if recent_weight <= 0:
         yield from listed.picks()
         return
-    n, place_in_list = len(listed.keys), dict(zip(listed.keys, _PLACES, strict=False))
-    in_both = {key: place for place, key in enumerate(called.keys) if key in place_in_list}
+    place_in_list = dict(zip(listed.keys, _PLACES, strict=False))
+    place_in_calls = dict(zip(called.keys, _PLACES, strict=False))
+    in_both = place_in_list.keys() & place_in_calls.keys()
     twice = sorted(
-        (-_POINTS[place_in_list[key]] - recent_weight * _POINTS[place], place_in_list[key], key)
-        for key, place in in_both.items()
+        (-_POINTS[place_in_list[key]] - recent_weight * _POINTS[place_in_calls[key]], place_in_list[key])
+        for key in in_both
     )
-    once = ((-_POINTS[place], place, key) for place, key in enumerate(listed.keys) if key not in in_both)
-    anew = (
-        (-recent_weight * _POINTS[place], n + place, key) for place, key in enumerate(called.keys) if key not in in_both
-    )
-    for _, place, key in heapq.merge(twice, once, anew):
-        if place >= n:
-            yield called.pick(place - n)
+    once = ((-_POINTS[place], place) for key, place in place_in_list.items() if key not in in_both)
+    anew = ((-recent_weight * _POINTS[place], place) for key, place in place_in_calls.items() if key not in in_both)
+    end = (1.0, 0)  # after all points, which are negative here
+    at = iter(twice)
+    first, second, third = next(at, end), next(once, end), next(anew, end)
+    while True:
+        if first <= second and first[0] <= third[0]:
+            if first is end:
+                return
+            yield listed.pick(first[1], called.calls.because)
+            first = next(at, end)
+        elif second[0] <= third[0]:
+            yield listed.pick(second[1])
+            second = next(once, end)
         else:
-            yield listed.pick(place, called.calls.because if key in in_both else None)
+            yield called.pick(third[1])
+            third = next(anew, end)
 
 
 def _by_turns(*lists: Iterable[Pick]) -> Iterator[Pick]:

@@ -42,6 +42,11 @@ def encode(list_version_id: int, lists: Lists) -> bytes:
     return HEADER + body + TRAILER
 
 
+def partition_name(list_version_id: int) -> str:
+    """The table that holds the rows of a version."""
+    return f"lists_{int(list_version_id)}"
+
+
 def _element(form: str) -> np.dtype[Any]:
     return np.dtype([("bytes", ">i4"), ("value", form)])
 

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from recsys.errors import NotFoundError, PublicationError
 from recsys.storage.list_checks import ListChecks
-from recsys.storage.list_format import COLUMNS, Decoder, encode
+from recsys.storage.list_format import COLUMNS, Decoder, encode, partition_name
 from recsys.storage.tables import LIST_KINDS, list_versions
 from recsys.types import Lists
 
@@ -142,11 +142,6 @@ def read(connection: sa.Connection, version: ListVersion, take: Callable[[Lists]
     query = f"select {', '.join(COLUMNS)} from {table} {order}"  # noqa: S608
     with closing(connection.connection.cursor()) as cursor:
         cursor.copy_expert(f"copy ({query}) to stdout (format binary)", receiver)
-
-
-def partition_name(list_version_id: int) -> str:
-    """The table that holds the rows of a version."""
-    return f"lists_{int(list_version_id)}"
 
 
 class _Receiver:

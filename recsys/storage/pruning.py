@@ -10,6 +10,7 @@ import sqlalchemy as sa
 import tenacity
 
 from recsys.storage import lists as list_store
+from recsys.storage.list_format import partition_name
 from recsys.storage.tables import list_versions, publication_pointer, publications
 
 log = logging.getLogger(__name__)
@@ -121,5 +122,5 @@ def _clear_abandoned(connection: sa.Connection) -> None:
 
 def _drop(connection: sa.Connection, list_version_ids: list[int]) -> None:
     if list_version_ids:
-        tables = ", ".join(list_store.partition_name(i) for i in list_version_ids)
+        tables = ", ".join(partition_name(i) for i in list_version_ids)
         connection.execute(sa.text(f"drop table if exists {tables}"))

@@ -133,7 +133,7 @@ def running_service(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # patient, because the machine may be busy; the promise of 5 s is kept all the same
-    settings = {"API_PORT": str(port), "API_DATABASE_TIMEOUT_S": "5", "DATABASE_URL": database_url} | environment
+    settings = {"API_PORT": str(port), "API_DEADLINE_MS": "5000", "DATABASE_URL": database_url} | environment
     call = [sys.executable, "-m", "fast_api_service"]
     with log_file.open("ab") if log_file else nullcontext() as output:
         process = subprocess.Popen(call, env=os.environ | settings, stderr=output)

@@ -23,6 +23,7 @@ from recsys.errors import FencedError, NotFoundError, PublicationError
 from recsys.storage import embedded, publications
 from recsys.storage import lists as list_store
 from recsys.storage.engine import engine_of, is_lost_connection, migrate, with_patience
+from recsys.storage.list_format import partition_name
 from recsys.storage.pruning import erase, prune
 from recsys.storage.tables import list_versions, publication_pointer
 from recsys.types import Lists
@@ -106,7 +107,7 @@ def test_a_writer_killed_at_any_point_and_run_again_leaves_the_state_of_an_undis
     assert world.contents(shop, written) == world.contents(shop, undisturbed)
     tables, writing = traces(shop)
     versions = {undisturbed.list_version_id, written.list_version_id, *published.manifest.values()}
-    assert sorted(tables) == sorted(list_store.partition_name(i) for i in versions)
+    assert sorted(tables) == sorted(partition_name(i) for i in versions)
     assert writing == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fast_api_service.held import HeldConnections
+from fast_api_service.held import MAX_STATEMENTS, HeldConnections
 
 
 class Connection:
@@ -21,13 +21,13 @@ class Connection:
         self.n_prepared += 1
         return self
 
-    async def fetchrow(self, word: str) -> str:
+    async def fetch(self, word: str) -> list[str]:
         if word == "slow":
             await asyncio.sleep(60)
         if word == "broken":
             raise OSError(word)
         await asyncio.sleep(0)
-        return word
+        return [word]
 
     def is_closed(self) -> bool:
         return self.closed
@@ -51,9 +51,9 @@ def test_a_connection_and_its_statement_are_used_again() -> None:
     held, opened = pool(3)
 
     async def ask() -> list[Any]:
-        return [await held.fetchrow("select", (word,), 1) for word in "abc"]
+        return [await held.fetch("select", (word,), 1) for word in "abc"]
 
-    assert asyncio.run(ask()) == ["a", "b", "c"]
+    assert asyncio.run(ask()) == [["a"], ["b"], ["c"]]
     assert [connection.n_prepared for connection in opened] == [1]
     assert (held.n_in_use, held.n_idle) == (0, 1)
 
@@ -62,7 +62,7 @@ def test_there_are_never_more_than_allowed() -> None:
     held, opened = pool(2)
 
     async def ask() -> None:
-        await asyncio.gather(*(held.fetchrow("select", ("x",), 5) for _ in range(20)))
+        await asyncio.gather(*(held.fetch("select", ("x",), 5) for _ in range(20)))
 
     asyncio.run(ask())
     assert len(opened) == 2
@@ -75,10 +75,10 @@ def test_after_a_failure_the_connection_is_ended_and_the_place_is_free(word: str
 
     async def ask() -> Any:
         with pytest.raises(error):
-            await held.fetchrow("select", (word,), 0.05)
-        return await held.fetchrow("select", ("x",), 1)
+            await held.fetch("select", (word,), 0.05)
+        return await held.fetch("select", ("x",), 1)
 
-    assert asyncio.run(ask()) == "x"
+    assert asyncio.run(ask()) == ["x"]
     assert [connection.closed for connection in opened] == [True, False]
     assert held.n_in_use == 0
 
@@ -87,11 +87,11 @@ def test_a_connection_that_the_server_closed_is_passed_over() -> None:
     held, opened = pool(1)
 
     async def ask() -> Any:
-        await held.fetchrow("select", ("x",), 1)
+        await held.fetch("select", ("x",), 1)
         opened[0].closed = True
-        return await held.fetchrow("select", ("y",), 1)
+        return await held.fetch("select", ("y",), 1)
 
-    assert asyncio.run(ask()) == "y"
+    assert asyncio.run(ask()) == ["y"]
     assert len(opened) == 2
 
 
@@ -99,9 +99,24 @@ def test_closing_ends_the_idle_ones() -> None:
     held, opened = pool(2)
 
     async def ask() -> None:
-        await held.fetchrow("select", ("x",), 1)
+        await held.fetch("select", ("x",), 1)
         await held.close()
 
     asyncio.run(ask())
     assert opened[0].closed
     assert held.n_idle == 0
+
+
+def test_a_statement_is_prepared_ahead_and_of_many_the_first_goes() -> None:
+    held, opened = pool(1)
+
+    async def ask() -> None:
+        await held.fetch("select", ("x",), 1)
+        for number in range(MAX_STATEMENTS):
+            await held.prepare(f"select {number}")
+        await held.fetch(f"select {MAX_STATEMENTS - 1}", ("x",), 1)  # is there
+        await held.fetch("select", ("x",), 1)  # is not
+
+    asyncio.run(ask())
+    assert [connection.n_prepared for connection in opened] == [1 + MAX_STATEMENTS + 1]
+    assert held.n_idle == 1

@@ -1,0 +1,110 @@
+"""What recommendation answers are made of: who asks, where the answer comes from, and its bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from starlette.types import Scope
+
+from fast_api_service.errors import ApiError
+from fast_api_service.reads import UserLists
+from fast_api_service.state import State
+from recsys.serving import cascade
+from recsys.serving.cascade import Pick
+from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.snapshot import Snapshot
+
+PERSONAL_LISTS, RECENT_EVENTS, NEIGHBOURS = "personal_lists", "recent_events", "neighbours"  # parts that may be missing
+
+_KIND_BY_TIER: Final = {
+    cascade.RANKED: "ranked",
+    cascade.PERSONAL: "personal",
+    cascade.POPULAR_IN_CATEGORY: "default",
+    cascade.POPULAR: "default",
+    cascade.I2I: "i2i",
+    cascade.SIMILAR: "similar",
+}
+
+
+def snapshot_of(state: State) -> Snapshot:
+    """What is served from; ApiError 503 where there is nothing yet."""
+    if state.snapshot is None:
+        raise ApiError(503, "not_ready", state.problem, retry_after_s=2)
+    return state.snapshot
+
+
+def item_keys(
+    snapshot: Snapshot, item_ids: Sequence[ExternalId], field: str = "", warnings: list[str] | None = None
+) -> list[int]:
+    """Keys of the known items; with `warnings`, how many are not known is said there. InputError for what is no id."""
+    keys = [snapshot.items.key(to_external(item_id, snapshot.items.json_type, "item")) for item_id in item_ids]
+    known = [key for key in keys if key is not None]
+    if warnings is not None and len(known) < len(keys):
+        warnings.append(f"{field}: {len(keys) - len(known)} of {len(keys)} are not in the catalogue")
+    return known
+
+
+def category_key(snapshot: Snapshot, category_id: ExternalId | None) -> int | None:
+    """Key of a category; ApiError 404 where there is none."""
+    if category_id is None:
+        return None
+    key = snapshot.categories.key(to_external(category_id, snapshot.categories.json_type, "category"))
+    if key is None:
+        raise ApiError(404, "unknown_category", f"there is no category {category_id!r}; leave category_id out for all")
+    return key
+
+
+def user_status(user_id: ExternalId | None, session_id: str | None, lists: UserLists | None) -> str:
+    """What is known of who asks."""
+    if user_id is None and session_id is None:
+        return "anonymous"
+    if lists is None:
+        return "unread"
+    if user_id is None:
+        return "guest"
+    if not lists.known:
+        return "unknown"
+    return "known" if lists.ranked or lists.personal else "light"
+
+
+def time_left_s(scope: Scope, deadline_ms: float) -> float:
+    """Seconds until the deadline of a request, counted from its arrival."""
+    started: float = scope["state"]["started"]
+    return started + deadline_ms / 1000 - time.perf_counter()
+
+
+def origin(scope: Scope, snapshot: Snapshot, tier: str, degraded: list[str]) -> dict[str, Any]:
+    """The part of the provenance that all answers have."""
+    publication = snapshot.publication
+    version = publication.lists.get(_KIND_BY_TIER.get(tier, ""))
+    return {
+        "publication_id": publication.publication_id,
+        "dataset": publication.dataset,
+        "models": publication.models,
+        "tier": tier,
+        "list_version": version.version if version else None,
+        "list_age_s": round(time.time() - version.created_at.timestamp(), 1) if version else None,
+        "degraded": degraded,
+        "time_ms": round((time.perf_counter() - scope["state"]["started"]) * 1000, 2),
+    }
+
+
+def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False) -> list[dict[str, Any]]:
+    """The items of an answer; with `explain` each with what led to it."""
+    id_of = snapshot.items.id
+    shown: list[dict[str, Any]] = [
+        {"item_id": id_of(key), "score": _shortest(score), "rank": rank, "source": source, "generator": generator}
+        for rank, (key, score, source, generator, _) in enumerate(picks, 1)
+    ]
+    if explain:
+        for entry, pick in zip(shown, picks, strict=True):
+            because_key = pick.because_key
+            entry["reason"] = None if because_key is None else {"item_id": id_of(because_key)}
+    return shown
+
+
+def _shortest(score: float | None) -> float | None:
+    """A stored float32 with the 7 digits that it holds."""
+    return None if score is None else float(f"{score:.7g}")

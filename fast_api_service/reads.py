@@ -1,0 +1,182 @@
+"""What requests read from Postgres: each one statement and one round trip, in time or not at all.
+
+Statements name the partitions of the publication that the caller holds, so that an answer never mixes two and
+Postgres need not look for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+
+from fast_api_service.breaker import Breaker
+from fast_api_service.held import HeldConnections
+from recsys.serving.recent import Recent, merged
+from recsys.serving.snapshot import Publication, StoredList
+from recsys.storage.list_format import partition_name
+
+N_READ = 50  # latest events of a user, and of a session
+USER_LISTS, ITEM_LISTS = SOURCES = ("user_lists", "item_lists")  # each with a breaker of its own
+NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+
+
+class DatabaseAwayError(Exception):
+    """Postgres did not answer, or not in time."""
+
+
+class UserLists(NamedTuple):
+    """What is stored of one who asks."""
+
+    known: bool  # the user is in the catalogue of users
+    ranked: StoredList | None = None
+    personal: StoredList | None = None
+    recent: Sequence[Recent] = ()  # of the user and the session, newest first
+
+
+class ItemLists(NamedTuple):
+    """The neighbours of an item."""
+
+    i2i: StoredList | None
+    similar: StoredList | None
+
+
+class Reads:
+    """Connections that are held for requests, with a circuit breaker for each kind of statement."""
+
+    def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]], size: int) -> None:
+        self._held = HeldConnections(connect, size)
+        self.breakers = {source: Breaker() for source in SOURCES}
+
+    @property
+    def pool_use(self) -> tuple[int, int]:
+        """Connections that queries hold now, and open ones that wait for a query."""
+        return self._held.n_in_use, self._held.n_idle
+
+    async def close(self) -> None:
+        """End the idle connections; those in use end with their queries."""
+        await self._held.close()
+
+    async def warm(self, publication: Publication) -> None:
+        """Have the statement of most requests prepared for a publication on every connection that is idle."""
+        await self._held.prepare(user_sql(*_versions(publication), False))
+
+    async def user(
+        self, user_id: str | None, session_id: str | None, publication: Publication, timeout_s: float
+    ) -> UserLists:
+        """Lists and latest events of a user, of a session, or of both; DatabaseAwayError."""
+        sql = user_sql(*_versions(publication), session_id is not None)
+        arguments = (user_id,) if session_id is None else (user_id, session_id)
+        [row] = await self._rows(USER_LISTS, sql, arguments, timeout_s)
+        return _user_lists(row)
+
+    async def users(self, user_ids: Sequence[str], publication: Publication, timeout_s: float) -> list[UserLists]:
+        """The same of many users, in their order; DatabaseAwayError."""
+        rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), (list(user_ids),), timeout_s)
+        return [_user_lists(row) for row in rows]
+
+    async def item(self, item_key: int, publication: Publication, timeout_s: float) -> ItemLists:
+        """i2i and similar list of an item; DatabaseAwayError."""
+        sql = item_sql(publication.version_id("i2i"), publication.version_id("similar"))
+        [row] = await self._rows(ITEM_LISTS, sql, (item_key,), timeout_s)
+        return ItemLists(_stored(row, 0), _stored(row, 3))
+
+    async def _rows(self, source: str, sql: str, arguments: tuple[Any, ...], timeout_s: float) -> list[asyncpg.Record]:
+        breaker = self.breakers[source]
+        if not breaker.allows():
+            raise DatabaseAwayError("Postgres failed a moment ago")
+        try:
+            rows = await self._held.fetch(sql, arguments, timeout_s)
+        except AWAY as error:
+            breaker.failed()
+            raise DatabaseAwayError(in_words(error)) from error
+        breaker.succeeded()
+        return rows
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, and for tables of another version what to do."""
+    hint = "; the database is older than this service: run `recsys migrate`" if isinstance(error, NO_TABLES) else ""
+    return f"{type(error).__name__}: {error}{hint}"
+
+
+def _versions(publication: Publication) -> tuple[int | None, int | None]:
+    return publication.version_id("ranked"), publication.version_id("personal")
+
+
+_NO_LIST: Final = "null::int[], null::real[], null::smallint[]"
+_NO_EVENTS: Final = "null::int[], null::text[], null::bigint[]"
+
+
+@lru_cache(maxsize=64)
+def user_sql(ranked: int | None, personal: int | None, has_session: bool) -> str:
+    """One row: user_key, then three columns each of the ranked list, the personal list, the user's latest events and
+    the session's. $1 the user's id, $2 the session's where there is one."""
+    b = _events("b") if has_session else _NO_EVENTS
+    return f"""
+        select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_events("a")}, {b}
+        from (select $1::text as id) asked
+        left join users u on u.user_id = asked.id
+        {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")}
+        left join user_recent a on a.owner = 'user:' || asked.id
+        {"left join user_recent b on b.owner = 'session:' || $2::text" if has_session else ""}
+    """  # noqa: S608 - numbers of ours
+
+
+@lru_cache(maxsize=16)
+def users_sql(ranked: int | None, personal: int | None) -> str:
+    """The same for the users of $1, an array of ids: a row for each, in their order."""
+    return f"""
+        select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_events("a")}, {_NO_EVENTS}
+        from unnest($1::text[]) with ordinality as asked (id, place)
+        left join users u on u.user_id = asked.id
+        {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")}
+        left join user_recent a on a.owner = 'user:' || asked.id
+        order by asked.place
+    """  # noqa: S608 - numbers of ours
+
+
+@lru_cache(maxsize=16)
+def item_sql(i2i: int | None, similar: int | None) -> str:
+    """One row: three columns each of the i2i and the similar list of the item with the key $1."""
+    return f"""
+        select {_columns("r", i2i)}, {_columns("s", similar)}
+        from (select $1::int as key) asked {_join("r", i2i, "asked.key")} {_join("s", similar, "asked.key")}
+    """  # noqa: S608 - numbers of ours
+
+
+def _columns(name: str, version_id: int | None) -> str:
+    return f"{name}.item_keys, {name}.scores, {name}.sources" if version_id is not None else _NO_LIST
+
+
+def _join(name: str, version_id: int | None, owner: str) -> str:
+    if version_id is None:
+        return ""
+    table = partition_name(int(version_id))
+    return f"left join {table} {name} on {name}.list_version_id = {int(version_id)} and {name}.owner_key = {owner}"
+
+
+def _events(name: str) -> str:
+    return ", ".join(f"{name}.{column}[1:{N_READ}]" for column in ("item_keys", "event_types", "occurred_ms"))
+
+
+def _user_lists(row: asyncpg.Record) -> UserLists:
+    return UserLists(row[0] is not None, _stored(row, 1), _stored(row, 4), _latest(row))
+
+
+def _stored(row: asyncpg.Record, at: int) -> StoredList | None:
+    keys = row[at]
+    return None if keys is None else StoredList(keys, row[at + 1], row[at + 2])
+
+
+def _latest(row: asyncpg.Record) -> Sequence[Recent]:
+    of_user, of_session = _recent(row, 7), _recent(row, 10)
+    return merged(of_user, of_session) if of_user and of_session else of_user or of_session
+
+
+def _recent(row: asyncpg.Record, at: int) -> list[Recent]:
+    keys = row[at]
+    return list(map(Recent, keys, row[at + 1], row[at + 2])) if keys else []
