@@ -14,9 +14,9 @@ from fast_api_service.database import Database, postgres_dsn
 from fast_api_service.hot import HotPath
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
-from fast_api_service.reads import DatabaseAwayError
 from fast_api_service.pressure import Pressure
-from fast_api_service.routers import catalogue, config, events, operations, recommend
+from fast_api_service.reads import DatabaseAwayError
+from fast_api_service.routers import batch, catalogue, config, events, operations, recommend
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
@@ -82,6 +82,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
     app.include_router(recommend.hot)
+    app.include_router(batch.router)
     app.include_router(recommend.router)
     app.include_router(events.router)
     app.include_router(catalogue.router)

@@ -147,6 +147,11 @@ def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
         for field in ("exclude", "item_ids", "seq", "candidate_items"):
             if field in value:
                 value[field] = _popular_ids(snapshot)[: 5 if field == "candidate_items" else 2]
+    batch = paths["/recommend/batch"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in batch.values():
+        if user_id is not None:
+            ids = [to_external(user_id, snapshot.user_id_type, "user"), to_external("1", snapshot.user_id_type, "user")]
+            example["value"] = example["value"] | {"user_ids": ids}
     _fill_event_examples(paths, snapshot)
     category_id = next((c for c in snapshot.categories if _has_list(snapshot, c)), None)
     if category_id is None:

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from fast_api_service.schemas import ModelInfo, RecommendAnswer, SimilarAnswer
+from fast_api_service.schemas_batch import BatchAnswer
 from recsys.storage import embedded
 from recsys.storage.engine import engine_of, migrate
 from tests.conftest import execute, sibling
@@ -87,6 +88,39 @@ def test_category_and_exclusions_hold_for_every_tier(service: httpx.Client) -> N
     assert anonymous["provenance"]["tier"] == "popular_in_category"
     empty = recommended(service, category_id=904)
     assert (empty["recommendations"], empty["provenance"]["tier"]) == ([], "nothing")
+
+
+def test_a_batch_is_what_each_would_be_answered(service: httpx.Client) -> None:
+    asked: dict[str, Any] = {"category_id": 902, "exclude": [1001], "surface": "cart", "top_k": 4}
+    user_ids = [502, "501", 999, 503, 501]
+    response = service.post("/recommend/batch", json={"user_ids": user_ids, **asked})
+    BatchAnswer.model_validate(response.json())
+    results = response.json()["results"]
+    assert [result["user_id"] for result in results] == [502, 501, 999, 503, 501]
+    for user_id, result in zip(user_ids, results, strict=True):
+        alone = recommended(service, user_id=user_id, **asked)
+        assert result["recommendations"] == alone["recommendations"]
+        assert (result["user"], result["tier"]) == (alone["provenance"]["user"], alone["provenance"]["tier"])
+    whole = service.post("/recommend/batch", json={"user_ids": list(range(400, 1400)), "top_k": 100}).json()
+    assert [result["user_id"] for result in whole["results"]] == list(range(400, 1400))
+    assert {result["user"] for result in whole["results"]} == {"known", "light", "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"user_ids": []}, "user_ids"),
+        ({"user_ids": [1] * 1001}, "user_ids"),
+        ({"user_ids": [1] * 1000, "top_k": 101}, "at most 100,000 items"),
+        ({"user_ids": [True]}, "user_ids.0"),
+        ({"user_ids": [1], "session_id": "x"}, "session_id: no such field"),
+        ({}, "user_ids"),
+    ],
+)
+def test_a_bad_batch_is_refused_as_a_whole(service: httpx.Client, body: dict[str, Any], said: str) -> None:
+    response = service.post("/recommend/batch", json=body)
+    assert (response.status_code, response.json()["status"]) == (422, "invalid_request")
+    assert said in response.json()["error"]
 
 
 def test_neighbours(service: httpx.Client) -> None:

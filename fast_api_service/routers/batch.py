@@ -1,0 +1,91 @@
+"""POST /recommend/batch: the same for many users, with one query."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import Response
+
+from fast_api_service import answers
+from fast_api_service.errors import documented
+from fast_api_service.hot import HotRoute, JsonBytes
+from fast_api_service.reads import DatabaseAwayError, UserLists
+from fast_api_service.schemas_batch import MAX_ITEMS_IN_BATCH, BatchAnswer, BatchRequest
+from fast_api_service.state import State
+from recsys.errors import InputError
+from recsys.serving import cascade
+from recsys.serving.cascade import Query, UserState
+from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.snapshot import Snapshot
+
+router = APIRouter(tags=["recommend"], route_class=HotRoute)
+
+_ROUTE = "/recommend/batch"
+_AT_ONCE = 10  # users, before other requests have their turn
+_EXAMPLES: dict[str, Any] = {
+    "some users": {"summary": "For a newsletter", "value": {"user_ids": [1, 2], "top_k": 5}},
+}
+
+
+@router.post(
+    _ROUTE,
+    response_model=BatchAnswer,
+    responses=documented(404, 413, 422, 503),
+    summary="Items for many users",
+    operation_id="recommend_batch",
+)
+async def recommend_batch(
+    request: Request, body: Annotated[BatchRequest, Body(openapi_examples=_EXAMPLES)]
+) -> Response:
+    """What /recommend would answer each of up to 1,000 users, in their order. What cannot be read in time is left out
+    of all answers, and `provenance.degraded` says so."""
+    state: State = request.app.state.service
+    snapshot = answers.snapshot_of(state)
+    if len(body.user_ids) * body.top_k > MAX_ITEMS_IN_BATCH:
+        raise InputError(
+            f"{len(body.user_ids)} users with {body.top_k} items each; at most {MAX_ITEMS_IN_BATCH:,} items go into one"
+            " answer: ask for fewer at a time"
+        )
+    query = Query(
+        top_k=body.top_k,
+        category_key=answers.category_key(snapshot, body.category_id),
+        excluded=set(answers.item_keys(snapshot, body.exclude)),
+        surface=body.surface,
+        now_ms=time.time() * 1000,
+    )
+    user_ids = [to_external(user_id, snapshot.user_id_type, "user") for user_id in body.user_ids]
+    timeout_s = answers.time_left_s(request.scope, min(body.deadline_ms, state.settings.batch_deadline_ms))
+    lists, degraded = await _lists(state, snapshot, user_ids, timeout_s)
+    config, config_id = state.config, state.config_id
+    results = []
+    for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):
+        user = UserState() if stored is None else UserState(stored.ranked, stored.personal, stored.recent)
+        picks = cascade.recommend(snapshot, user, query, config)
+        status = answers.user_status(user_id, None, stored)
+        state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, degraded)
+        if status != "known":
+            state.metrics.cold_starts.labels(status).inc()
+        shown = answers.entries(snapshot, picks, explain=body.explain)
+        results.append({"user_id": user_id, "user": status, "tier": cascade.tier(picks), "recommendations": shown})
+        if place % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    provenance = answers.origin(request.scope, snapshot, cascade.NOTHING, degraded)
+    for of_one_list in ("tier", "list_version", "list_age_s"):
+        del provenance[of_one_list]
+    provenance |= {"surface": body.surface, "config_id": config_id}
+    return JsonBytes(orjson.dumps({"success": True, "results": results, "provenance": provenance}))
+
+
+async def _lists(
+    state: State, snapshot: Snapshot, user_ids: list[ExternalId], timeout_s: float
+) -> tuple[list[UserLists] | list[None], list[str]]:
+    """Lists and events of each user, and the parts that could not be read."""
+    try:
+        asked = [str(user_id) for user_id in user_ids]
+        return await state.database.reads.users(asked, snapshot.publication, timeout_s), []
+    except DatabaseAwayError:
+        return [None] * len(user_ids), [answers.PERSONAL_LISTS, answers.RECENT_EVENTS]

@@ -1,0 +1,61 @@
+"""Request and answer of POST /recommend/batch."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from fast_api_service.schemas import MAX_ITEMS, CategoryId, Item, ItemId, Tier, TopK, UserId, UserStatus
+from recsys.serving.config import Surface
+
+MAX_USERS: Final = 1000
+MAX_ITEMS_IN_BATCH: Final = 100_000  # of all users together
+
+
+class BatchRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    user_ids: list[UserId] = Field(min_length=1, max_length=MAX_USERS)
+    top_k: TopK = 10
+    category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
+    exclude: tuple[ItemId, ...] = Field((), max_length=MAX_ITEMS, description="items not to show to any of them")
+    surface: Surface = Field("homepage", description="where the answers are shown")
+    explain: StrictBool = Field(False, description="name the item that led to each item")
+    deadline_ms: float = Field(
+        60_000,
+        gt=0,
+        le=60_000,
+        description="have the lists read within so many milliseconds, at most the service's limit",
+    )
+
+
+class UserResult(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: UserId
+    user: UserStatus
+    tier: Tier = Field(description="the source of the first item")
+    recommendations: list[Item]
+
+
+class BatchProvenance(BaseModel):
+    """Where all answers of the batch come from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    publication_id: int
+    dataset: str
+    models: dict[str, Any]
+    degraded: list[str] = Field(description="parts that could not be read, so that the answers are poorer")
+    time_ms: float
+    surface: Surface
+    config_id: int
+
+
+class BatchAnswer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    success: Literal[True] = True
+    results: list[UserResult] = Field(description="one for each of user_ids, in their order")
+    provenance: BatchProvenance
