@@ -158,11 +158,12 @@ class Database:
         async with self._connection(_LOAD_S) as connection:
             return await _categories(connection, json_type)
 
-    async def load(self, *, with_example_user: bool) -> tuple[Snapshot, str] | None:
+    async def load(self, former: Snapshot | None, *, with_example_user: bool) -> tuple[Snapshot, str] | None:
         """All that is held in memory and the `seen` that it is of, read in one transaction; DatabaseAwayError.
 
-        None where nothing is published. `with_example_user`: also the id of one user who has a list, for the
-        documentation page.
+        None where nothing is published. What is the same in the `former` snapshot is taken from it: its items, which
+        follow the catalogue by themselves, and neighbours of list versions that stay. `with_example_user`: also the
+        id of one user who has a list, for the documentation page.
         """
         async with self._connection(_LOAD_S) as connection, connection.transaction(isolation="repeatable_read"):
             publication = await _publication(connection)
@@ -174,11 +175,11 @@ class Database:
             default_lists = {row["owner_key"]: StoredList(*list(row)[1:]) for row in defaults}
             snapshot = Snapshot(
                 publication=publication,
-                items=await _items(connection, types.get("item", "string")),
+                items=await _items(connection, types.get("item", "string"), former),
                 categories=await _categories(connection, types.get("category", "string")),
                 default_lists=default_lists,
                 user_id_type=types.get("user", "string"),
-                neighbours=await _neighbours(connection, publication),
+                neighbours=await _neighbours(connection, publication, former),
                 meaning=await _meaning(connection),
                 example_user_id=await _example_user(connection, publication) if with_example_user else None,
                 example_item_id=await _example_item(connection, publication, default_lists.get(ALL_ITEMS)),
@@ -210,13 +211,15 @@ async def _nothing_to_reset(_: Any) -> None:
 
 
 async def _neighbours(
-    connection: asyncpg.pool.PoolConnectionProxy, publication: Publication
+    connection: asyncpg.pool.PoolConnectionProxy, publication: Publication, former: Snapshot | None
 ) -> dict[str, NeighbourIndex]:
     """The best neighbours of all items, by kind."""
     found = {}
     for kind in ("i2i", "similar"):
         version_id = publication.version_id(kind)
-        if version_id is not None:
+        if former is not None and version_id == former.publication.version_id(kind) and kind in former.neighbours:
+            found[kind] = former.neighbours[kind]
+        elif version_id is not None:
             index = found[kind] = NeighbourIndex()
             cursor = await connection.cursor(_NEIGHBOURS_SQL, version_id)
             while portion := await cursor.fetch(_ROWS_A_TIME):
@@ -252,7 +255,11 @@ async def _publication(connection: asyncpg.pool.PoolConnectionProxy) -> Publicat
     )
 
 
-async def _items(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType) -> ItemDictionary:
+async def _items(
+    connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType, former: Snapshot | None
+) -> ItemDictionary:
+    if former is not None and former.items.json_type == json_type:
+        return former.items
     items = ItemDictionary(json_type)
     cursor = await connection.cursor(
         "select item_key, item_id, category_key, available from items where deleted_at is null order by item_key"

@@ -7,6 +7,7 @@ Postgres need not look for them.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -62,7 +63,8 @@ class Reads:
 
     async def warm(self, publication: Publication) -> None:
         """Have the statement of most requests prepared for a publication on every connection that is idle."""
-        await self._held.prepare(user_sql(*_versions(publication), False))
+        with suppress(*AWAY):  # then requests prepare it
+            await self._held.prepare(user_sql(*_versions(publication), False))
 
     async def user(
         self, user_id: str | None, session_id: str | None, publication: Publication, timeout_s: float

@@ -91,19 +91,31 @@ class State:
             self._pointer = self._seen = None
             self._tell("nothing is published yet: run the pipeline (`make demo`, or the DAG rank_and_publish)")
             return
-        if self.snapshot is None or self._seen is None or pulse[:2] != self._pointer:
+        if self.snapshot is None or self._seen is None:
             await self._load(pulse)
             return
         if pulse.items_changed or pulse.categories_changed:
             await self._follow(self.snapshot, self._seen, pulse)
         else:
             self._seen = pulse.seen
+        if pulse[:2] != self._pointer:
+            await self._switch(self.snapshot, pulse)
         self.problem = ""
 
     async def _load(self, pulse: Pulse) -> None:
-        loaded = await self.database.load(with_example_user=not self.keys.needed)
+        loaded = await self.database.load(None, with_example_user=not self.keys.needed)
         snapshot, self._seen = loaded or (None, None)
         self._serve(snapshot)
+        self._pointer = pulse[:2]
+
+    async def _switch(self, former: Snapshot, pulse: Pulse) -> None:
+        """Take another publication into service when all that its first requests need is there."""
+        loaded = await self.database.load(former, with_example_user=not self.keys.needed)
+        if loaded is not None:
+            await self.database.reads.warm(loaded[0].publication)
+            if loaded[0].items is not former.items:
+                self._seen = loaded[1]  # else the items are as new as they were
+        self._serve(loaded[0] if loaded else None)
         self._pointer = pulse[:2]
 
     async def _follow(self, snapshot: Snapshot, seen: str, pulse: Pulse) -> None:
