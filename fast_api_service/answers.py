@@ -16,7 +16,9 @@ from recsys.serving.cascade import Pick
 from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.snapshot import Snapshot
 
-PERSONAL_LISTS, RECENT_EVENTS, NEIGHBOURS = "personal_lists", "recent_events", "neighbours"  # parts that may be missing
+# parts that may be missing
+PERSONAL_LISTS, RECENT_EVENTS, NEIGHBOURS = "personal_lists", "recent_events", "neighbours"
+PUBLICATION = "publication"
 
 _KIND_BY_TIER: Final = {
     cascade.RANKED: "ranked",
@@ -33,6 +35,11 @@ def snapshot_of(state: State) -> Snapshot:
     if state.snapshot is None:
         raise ApiError(503, "not_ready", state.problem, retry_after_s=2)
     return state.snapshot
+
+
+def degraded(snapshot: Snapshot, *missing: str) -> list[str]:
+    """The parts that an answer goes out without."""
+    return [*(() if snapshot.is_published else (PUBLICATION,)), *missing]
 
 
 def item_keys(
@@ -75,7 +82,7 @@ def time_left_s(scope: Scope, deadline_ms: float) -> float:
     return started + deadline_ms / 1000 - time.perf_counter()
 
 
-def origin(scope: Scope, snapshot: Snapshot, tier: str, degraded: list[str]) -> dict[str, Any]:
+def origin(scope: Scope, snapshot: Snapshot, tier: str, missing: list[str]) -> dict[str, Any]:
     """The part of the provenance that all answers have."""
     publication = snapshot.publication
     version = publication.lists.get(_KIND_BY_TIER.get(tier, ""))
@@ -86,7 +93,7 @@ def origin(scope: Scope, snapshot: Snapshot, tier: str, degraded: list[str]) -> 
         "tier": tier,
         "list_version": version.version if version else None,
         "list_age_s": round(time.time() - version.created_at.timestamp(), 1) if version else None,
-        "degraded": degraded,
+        "degraded": missing,
         "time_ms": round((time.perf_counter() - scope["state"]["started"]) * 1000, 2),
     }
 

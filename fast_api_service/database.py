@@ -20,7 +20,7 @@ from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
 from recsys.serving.recent import EventMeaning
-from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
+from recsys.serving.snapshot import ALL_ITEMS, NOT_PUBLISHED, ListVersion, Publication, Snapshot, StoredList
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _PULSE_SQL = f"""
 select p.publication_id, p.moved_at, pg_current_snapshot()::text as seen,
        (select true from items where {_IS_NEW} order by changed_xid limit 1) is not null as items_changed,
        (select true from categories where {_IS_NEW} order by changed_xid limit 1) is not null as categories_changed
-from publication_pointer p where p.publication_id is not null
+from publication_pointer p
 """  # noqa: S608 - our own words
 _CHANGED_ITEMS_SQL = f"""
 select item_key, item_id, category_key, available, deleted_at is not null as deleted from items where {_IS_NEW}
@@ -77,7 +77,7 @@ where l.list_version_id = $1 order by i.item_key = any($2) desc limit 1
 class Pulse(NamedTuple):
     """What tells a new state of the database from the one that was loaded."""
 
-    publication_id: int
+    publication_id: int | None  # None: nothing is published
     moved_at: dt.datetime | None
     seen: str  # Postgres' snapshot of the moment; what is changed by later transactions is not in it
     items_changed: bool  # since the snapshot that the caller gave
@@ -124,14 +124,14 @@ class Database:
             except TimeoutError:
                 self._pool.terminate()
 
-    async def pulse(self, seen: str | None) -> Pulse | None:
-        """State of pointer and catalogue, None where nothing is published; DatabaseAwayError.
+    async def pulse(self, seen: str | None) -> Pulse:
+        """State of pointer and catalogue; DatabaseAwayError.
 
         `seen`: `Pulse.seen` of the catalogue that is loaded, if one is.
         """
         async with self._connection(_LOOK_S) as connection:
             row = await connection.fetchrow(_PULSE_SQL, seen)
-        return Pulse(*row) if row else None
+        return Pulse(*row)
 
     async def changed_items(self, seen: str) -> AsyncIterator[ItemChange]:
         """The items that changed since `seen`; DatabaseAwayError."""
@@ -161,14 +161,12 @@ class Database:
     async def load(self, former: Snapshot | None, *, with_example_user: bool) -> tuple[Snapshot, str] | None:
         """All that is held in memory and the `seen` that it is of, read in one transaction; DatabaseAwayError.
 
-        None where nothing is published. What is the same in the `former` snapshot is taken from it: its items, which
-        follow the catalogue by themselves, and neighbours of list versions that stay. `with_example_user`: also the
-        id of one user who has a list, for the documentation page.
+        None where there is neither a publication nor an item. What is the same in the `former` snapshot is taken from
+        it: its items, which follow the catalogue by themselves, and neighbours of list versions that stay.
+        `with_example_user`: also the id of one user who has a list, for the documentation page.
         """
         async with self._connection(_LOAD_S) as connection, connection.transaction(isolation="repeatable_read"):
-            publication = await _publication(connection)
-            if publication is None:
-                return None
+            publication = await _publication(connection) or NOT_PUBLISHED
             seen = await connection.fetchval("select pg_current_snapshot()::text")
             types = dict(await connection.fetch("select entity, json_type from id_types"))
             defaults = await connection.fetch(_DEFAULT_SQL, publication.version_id("default"))
@@ -184,7 +182,7 @@ class Database:
                 example_user_id=await _example_user(connection, publication) if with_example_user else None,
                 example_item_id=await _example_item(connection, publication, default_lists.get(ALL_ITEMS)),
             )
-            return snapshot, seen
+            return (snapshot, seen) if publication is not NOT_PUBLISHED or len(snapshot.items) else None
 
     @asynccontextmanager
     async def _connection(self, timeout_s: float) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:

@@ -17,7 +17,7 @@ from recsys.serving.snapshot import Snapshot
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SIMILAR = "similar"  # what GET /similar counts its answers under, where /recommend has the surface
 _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events")
+DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 SHED_REASONS = ("rate_limit", "queue")
 AUTH_FAILURES = ("missing", "wrong", "scope")
@@ -127,9 +127,11 @@ class Metrics:
             return
         for model, artifact in snapshot.publication.models.items():
             self.model_info.labels(model, str(artifact)).set(1)
-        created_at = snapshot.publication.created_at
+        created_at = snapshot.publication.created_at if snapshot.is_published else None
         self.publication_id.set(snapshot.publication.publication_id)
-        self.publication_age.set_function(lambda: (dt.datetime.now(dt.UTC) - created_at).total_seconds())
+        self.publication_age.set_function(
+            lambda: (dt.datetime.now(dt.UTC) - created_at).total_seconds() if created_at else float("nan")
+        )
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
 

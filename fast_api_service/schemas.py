@@ -111,7 +111,7 @@ class Item(BaseModel):
 class _Origin(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    publication_id: int = Field(description="the publication that the whole answer comes from")
+    publication_id: int = Field(description="the publication that the whole answer comes from; 0: none is there yet")
     dataset: str = Field(description="artifact of the data that the publication was made from")
     models: dict[str, Any] = Field(description="the artifacts of the models behind the lists")
     list_version: str | None = Field(description="version of the list that answered; null: no list did")

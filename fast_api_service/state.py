@@ -21,6 +21,7 @@ from recsys.serving.config import DEFAULT, ServingConfig
 from recsys.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
+NOTHING_PUBLISHED = "nothing is published yet: run the pipeline (`make demo`, or the DAG rank_and_publish)"
 
 
 class State:
@@ -36,7 +37,7 @@ class State:
         self._config_seen = 0  # the newest version that was looked at, readable or not
         self.snapshot: Snapshot | None = None
         self.problem = "starting: nothing is loaded yet"  # why there is no snapshot, or why it may be old
-        self._pointer: tuple[int, dt.datetime | None] | None = None
+        self._pointer: tuple[int | None, dt.datetime | None] | None = None
         self._seen: str | None = None  # changes of the catalogue by other transactions than these are news
         self._wake = asyncio.Event()
         metrics.show(None)
@@ -86,11 +87,6 @@ class State:
     async def refresh(self) -> None:
         """Take into service what is new of the publication and the catalogue; DatabaseAwayError, InputError."""
         pulse = await self.database.pulse(self._seen)
-        if pulse is None:
-            self._serve(None)
-            self._pointer = self._seen = None
-            self._tell("nothing is published yet: run the pipeline (`make demo`, or the DAG rank_and_publish)")
-            return
         if self.snapshot is None or self._seen is None:
             await self._load(pulse)
             return
@@ -100,13 +96,14 @@ class State:
             self._seen = pulse.seen
         if pulse[:2] != self._pointer:
             await self._switch(self.snapshot, pulse)
-        self.problem = ""
+        self._tell("" if pulse.publication_id else NOTHING_PUBLISHED)
 
     async def _load(self, pulse: Pulse) -> None:
         loaded = await self.database.load(None, with_example_user=not self.keys.needed)
         snapshot, self._seen = loaded or (None, None)
         self._serve(snapshot)
         self._pointer = pulse[:2]
+        self._tell("" if pulse.publication_id else NOTHING_PUBLISHED)
 
     async def _switch(self, former: Snapshot, pulse: Pulse) -> None:
         """Take another publication into service when all that its first requests need is there."""
@@ -135,7 +132,6 @@ class State:
         self.metrics.show(snapshot)
         if snapshot is None:
             return
-        self.problem = ""
         if snapshot.publication.publication_id != former:
             self.metrics.switches.inc()
             log.info(
@@ -145,7 +141,7 @@ class State:
             )  # fmt: skip
 
     def _tell(self, problem: str) -> None:
-        if problem != self.problem:
+        if problem and problem != self.problem:
             log.warning("%s", problem)
         self.problem = problem
 

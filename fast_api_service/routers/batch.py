@@ -86,6 +86,7 @@ async def _lists(
     """Lists and events of each user, and the parts that could not be read."""
     try:
         asked = [str(user_id) for user_id in user_ids]
-        return await state.database.reads.users(asked, snapshot.publication, timeout_s), []
+        return await state.database.reads.users(asked, snapshot.publication, timeout_s), answers.degraded(snapshot)
     except DatabaseAwayError:
-        return [None] * len(user_ids), [answers.PERSONAL_LISTS, answers.RECENT_EVENTS]
+        missing = answers.degraded(snapshot, answers.PERSONAL_LISTS, answers.RECENT_EVENTS)
+        return [None] * len(user_ids), missing

@@ -84,7 +84,7 @@ async def model_info(request: Request) -> ModelInfo:
 
 def _in_service(request: Request) -> tuple[State, Snapshot]:
     state: State = request.app.state.service
-    if state.snapshot is None:
+    if state.snapshot is None or not state.snapshot.is_published:
         raise ApiError(503, "not_ready", state.problem, retry_after_s=2)
     return state, state.snapshot
 

@@ -117,12 +117,12 @@ async def similar(
     snapshot = answers.snapshot_of(state)
     item_key = _known_item(snapshot, item_id)
     timeout_s = answers.time_left_s(request.scope, state.settings.deadline_ms) * _READING_SHARE
-    degraded: list[str] = []
+    degraded = answers.degraded(snapshot)
     try:
         lists = await state.database.reads.item(item_key, snapshot.publication, timeout_s)
         picks = cascade.neighbours(snapshot, item_key, lists.i2i, lists.similar, top_k=top_k)
     except DatabaseAwayError:
-        degraded = [answers.NEIGHBOURS]
+        degraded = answers.degraded(snapshot, answers.NEIGHBOURS)
         picks = cascade.neighbours_in_memory(snapshot, item_key, top_k=top_k)
     state.metrics.count_answer("/similar/{item_id}", SIMILAR, picks, top_k, degraded)
     answer: dict[str, Any] = {
@@ -154,13 +154,15 @@ async def _user_lists(
 ) -> tuple[UserLists | None, list[str]]:
     """Lists and events, and the parts that could not be read; nobody in particular has nothing to read."""
     if user_id is None and session_id is None:
-        return None, []
+        return None, answers.degraded(snapshot)
     try:
         asked = None if user_id is None else str(user_id)
-        return await state.database.reads.user(asked, session_id, snapshot.publication, timeout_s), []
+        return await state.database.reads.user(asked, session_id, snapshot.publication, timeout_s), answers.degraded(
+            snapshot
+        )
     except DatabaseAwayError:
-        missing = [answers.PERSONAL_LISTS, answers.RECENT_EVENTS]
-        return None, missing if user_id is not None else missing[1:]
+        missing = (answers.PERSONAL_LISTS, answers.RECENT_EVENTS) if user_id is not None else (answers.RECENT_EVENTS,)
+        return None, answers.degraded(snapshot, *missing)
 
 
 def _known_item(snapshot: Snapshot, item_id: str) -> int:

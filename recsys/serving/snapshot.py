@@ -58,6 +58,10 @@ class Publication:
         return version.list_version_id if version else None
 
 
+# What is served from while nothing is published: the catalogue alone.
+NOT_PUBLISHED = Publication(0, 0, dt.datetime.fromtimestamp(0, dt.UTC), "none", "none", models={}, checks={}, lists={})
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A publication with the parts that every answer needs; one answer uses one snapshot from start to end."""
@@ -72,3 +76,8 @@ class Snapshot:
     # for the documentation page: somebody who has a list, an item that has neighbours
     example_user_id: str | None = field(default=None, repr=False)
     example_item_id: str | None = None
+
+    @property
+    def is_published(self) -> bool:
+        """False where there is a catalogue and nothing else yet."""
+        return self.publication is not NOT_PUBLISHED
