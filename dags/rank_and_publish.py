@@ -1,8 +1,9 @@
 """Rank every active user's candidates and publish all lists together.
 
-Starts when the ranker and all lists are there for the same data set. `rank_users` writes the list version of kind
-`ranked`; `publish` checks the invariants (coverage, no empty list, no unavailable item …) and moves the one pointer
-that readers follow. What breaks an invariant fails here, and the old publication keeps serving.
+Starts when the ranker and all lists are there for the same data set. `user_history` writes down what users did, so
+that the service shows nobody again what he bought; `rank_users` writes the list version of kind `ranked`; `publish`
+checks the invariants (coverage, no empty list, no unavailable item …) and moves the one pointer that readers follow.
+What breaks an invariant fails here, and the old publication keeps serving.
 
 By hand: `dataset` names an older data set, `force` ranks again what is there already.
 """
@@ -18,6 +19,12 @@ EVERYTHING = wiring.after(
 with DAG("rank_and_publish", schedule=EVERYTHING, doc_md=__doc__, **wiring.options()):
 
     @task
+    def user_history():
+        from recsys.steps import user_history
+
+        return user_history.run(**wiring.asked())
+
+    @task
     def rank_users():
         from recsys.steps import rank_users
 
@@ -30,4 +37,6 @@ with DAG("rank_and_publish", schedule=EVERYTHING, doc_md=__doc__, **wiring.optio
         published = publish.run(dataset=ranked["dataset"])
         return wiring.announce(wiring.PUBLICATION, {"dataset": ranked["dataset"], **published})
 
-    publish(rank_users())
+    ranked = rank_users()
+    user_history() >> ranked
+    publish(ranked)

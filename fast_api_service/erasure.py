@@ -32,7 +32,7 @@ _REMOVALS = {
 }
 _LISTS_SQL = """
 delete from lists where owner_key = $1
-and list_version_id = any(select list_version_id from list_versions where kind in ('personal', 'ranked'))
+and list_version_id = any(select list_version_id from list_versions where kind in ('personal', 'ranked', 'history'))
 returning list_version_id, item_keys, scores, sources
 """
 _CHECKS_SQL = "select checks from list_versions where list_version_id = $1 for update"

@@ -15,11 +15,10 @@ import asyncpg
 
 from fast_api_service.breaker import Breaker
 from fast_api_service.held import HeldConnections
-from recsys.serving.recent import Recent, merged
+from recsys.serving.recent import History, Recent, merged
 from recsys.serving.snapshot import Publication, StoredList
 from recsys.storage.list_format import partition_name
 
-N_READ = 50  # latest events of a user, and of a session
 USER_LISTS, ITEM_LISTS = SOURCES = ("user_lists", "item_lists")  # each with a breaker of its own
 NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
@@ -36,6 +35,7 @@ class UserLists(NamedTuple):
     ranked: StoredList | None = None
     personal: StoredList | None = None
     recent: Sequence[Recent] = ()  # of the user and the session, newest first
+    history: History | None = None  # of the user, before the night
 
 
 class ItemLists(NamedTuple):
@@ -73,12 +73,12 @@ class Reads:
         sql = user_sql(*_versions(publication), session_id is not None)
         arguments = (user_id,) if session_id is None else (user_id, session_id)
         [row] = await self._rows(USER_LISTS, sql, arguments, timeout_s)
-        return _user_lists(row)
+        return _user_lists(row, publication)
 
     async def users(self, user_ids: Sequence[str], publication: Publication, timeout_s: float) -> list[UserLists]:
         """The same of many users, in their order; DatabaseAwayError."""
         rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), (list(user_ids),), timeout_s)
-        return [_user_lists(row) for row in rows]
+        return [_user_lists(row, publication) for row in rows]
 
     async def item(self, item_key: int, publication: Publication, timeout_s: float) -> ItemLists:
         """i2i and similar list of an item; DatabaseAwayError."""
@@ -105,8 +105,8 @@ def in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{hint}"
 
 
-def _versions(publication: Publication) -> tuple[int | None, int | None]:
-    return publication.version_id("ranked"), publication.version_id("personal")
+def _versions(publication: Publication) -> tuple[int | None, int | None, int | None]:
+    return publication.version_id("ranked"), publication.version_id("personal"), publication.version_id("history")
 
 
 _NO_LIST: Final = "null::int[], null::real[], null::smallint[]"
@@ -114,28 +114,30 @@ _NO_EVENTS: Final = "null::int[], null::text[], null::bigint[]"
 
 
 @lru_cache(maxsize=64)
-def user_sql(ranked: int | None, personal: int | None, has_session: bool) -> str:
-    """One row: user_key, then three columns each of the ranked list, the personal list, the user's latest events and
-    the session's. $1 the user's id, $2 the session's where there is one."""
+def user_sql(ranked: int | None, personal: int | None, history: int | None, has_session: bool) -> str:
+    """One row: user_key, then three columns each of the ranked list, the personal list, the history, the user's latest
+    events and the session's. $1 the user's id, $2 the session's where there is one."""
     b = _events("b") if has_session else _NO_EVENTS
     return f"""
-        select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_events("a")}, {b}
+        select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_columns("h", history)},
+               {_events("a")}, {b}
         from (select $1::text as id) asked
         left join users u on u.user_id = asked.id
-        {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")}
+        {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")} {_join("h", history, "u.user_key")}
         left join user_recent a on a.owner = 'user:' || asked.id
         {"left join user_recent b on b.owner = 'session:' || $2::text" if has_session else ""}
     """  # noqa: S608 - numbers of ours
 
 
 @lru_cache(maxsize=16)
-def users_sql(ranked: int | None, personal: int | None) -> str:
+def users_sql(ranked: int | None, personal: int | None, history: int | None) -> str:
     """The same for the users of $1, an array of ids: a row for each, in their order."""
     return f"""
-        select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_events("a")}, {_NO_EVENTS}
+        select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_columns("h", history)},
+               {_events("a")}, {_NO_EVENTS}
         from unnest($1::text[]) with ordinality as asked (id, place)
         left join users u on u.user_id = asked.id
-        {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")}
+        {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")} {_join("h", history, "u.user_key")}
         left join user_recent a on a.owner = 'user:' || asked.id
         order by asked.place
     """  # noqa: S608 - numbers of ours
@@ -162,11 +164,16 @@ def _join(name: str, version_id: int | None, owner: str) -> str:
 
 
 def _events(name: str) -> str:
-    return ", ".join(f"{name}.{column}[1:{N_READ}]" for column in ("item_keys", "event_types", "occurred_ms"))
+    return f"{name}.item_keys, {name}.event_types, {name}.occurred_ms"
 
 
-def _user_lists(row: asyncpg.Record) -> UserLists:
-    return UserLists(row[0] is not None, _stored(row, 1), _stored(row, 4), _latest(row))
+def _user_lists(row: asyncpg.Record, publication: Publication) -> UserLists:
+    return UserLists(row[0] is not None, _stored(row, 1), _stored(row, 4), _latest(row), _history(row, publication))
+
+
+def _history(row: asyncpg.Record, publication: Publication) -> History | None:
+    keys = row[7]
+    return None if keys is None else History(keys, row[8], row[9], publication.lists["history"].sources)
 
 
 def _stored(row: asyncpg.Record, at: int) -> StoredList | None:
@@ -175,7 +182,7 @@ def _stored(row: asyncpg.Record, at: int) -> StoredList | None:
 
 
 def _latest(row: asyncpg.Record) -> Sequence[Recent]:
-    of_user, of_session = _recent(row, 7), _recent(row, 10)
+    of_user, of_session = _recent(row, 10), _recent(row, 13)
     return merged(of_user, of_session) if of_user and of_session else of_user or of_session
 
 

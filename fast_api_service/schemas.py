@@ -188,7 +188,7 @@ class PublicationInfo(BaseModel):
     created_at: dt.datetime
     age_s: float
     dataset: str
-    lists: dict[str, ListInfo] = Field(description="by kind: ranked, personal, default, i2i, similar")
+    lists: dict[str, ListInfo] = Field(description="by kind: ranked, personal, default, i2i, similar, history")
     checks: dict[str, Any]
 
 

@@ -221,7 +221,7 @@ class Removed(BaseModel):
     events: int = Field(description="posted events, also of sessions without a user that this user had")
     event_quarantine: int
     user_recent: int = Field(description="what recommendations read of his last events and of his sessions")
-    lists: int = Field(description="ranked and personal lists of all publications that are kept")
+    lists: int = Field(description="ranked and personal lists and histories of all publications that are kept")
     raw_events: int = Field(description="imported events")
     raw_user_properties: int
 

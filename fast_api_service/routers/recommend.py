@@ -74,7 +74,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     deadline_ms = min(body.deadline_ms or state.settings.deadline_ms, state.settings.deadline_ms)
     timeout_s = answers.time_left_s(request.scope, deadline_ms) * _READING_SHARE
     lists, degraded = await _user_lists(state, snapshot, user_id, body.session_id, timeout_s)
-    user = UserState() if lists is None else UserState(lists.ranked, lists.personal, lists.recent)
+    user = UserState() if lists is None else UserState(lists.ranked, lists.personal, lists.recent, history=lists.history)
     if body.seq is not None:
         seen = answers.item_keys(snapshot, body.seq, "seq", warnings)
         user = replace(user, seq=[Recent(key, _SEEN, place) for place, key in enumerate(seen)][::-1])
@@ -82,7 +82,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     status = answers.user_status(user_id, body.session_id, lists)
     provenance = answers.origin(request.scope, snapshot, cascade.tier(picks), degraded)
     provenance["user"] = status
-    provenance["n_recent"] = len(user.recent if user.seq is None else user.seq)
+    provenance["n_recent"] = len(user.followed)
     provenance["surface"] = body.surface
     provenance["config_id"] = state.config_id
     state.metrics.count_answer("/recommend", body.surface, picks, body.top_k, degraded)

@@ -15,8 +15,10 @@ import orjson
 
 from recsys.online.event import Event
 from recsys.serving.ids import digest_of
+from recsys.serving.recent import DEFAULT_BOUGHT
 
 N_RECENT: Final = 50  # events kept in user_recent
+N_BOUGHT: Final = 1_000  # items by type of event that are kept beside those because they were bought
 
 # Owners in one order, so that two batches cannot wait for each other; the rows are locked until the end.
 _LOCK_SQL = """
@@ -45,6 +47,15 @@ insert into event_quarantine (event_id, user_id, reason, payload)
 select event_id, user_id, 'conflict: the same event_id came before with another payload', payload::jsonb
 from unnest($1::text[], $2::text[], $3::text[]) t (event_id, user_id, payload)
 """
+# What counts as bought, by the data's source and by the configuration in force. Views are kept no longer than others.
+_BOUGHT_SQL = """
+    select unnest(coalesce((
+        select bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
+    ), $3::text[]))
+    union
+    select jsonb_path_query(config, '$.bought[*].event_type') #>> '{}'
+    from (select config from config_versions order by config_id desc limit 1) newest
+"""
 _RECENT_SQL = """
 insert into user_recent (owner, item_keys, event_types, occurred_ms)
 select o.owner, coalesce(array_agg(e.item_key order by e.place) filter (where e.place is not null), '{{}}'),
@@ -52,17 +63,32 @@ select o.owner, coalesce(array_agg(e.item_key order by e.place) filter (where e.
        coalesce(array_agg(e.ms order by e.place) filter (where e.place is not null), '{{}}')
 from unnest($1::text[], $2::text[]) o (owner, id)
 left join lateral (
-    select i.item_key, e.event_type, (extract(epoch from e.occurred_at) * 1000)::bigint as ms,
-           row_number() over (order by e.occurred_at desc, e.event_id) as place
-    from events e join items i on i.item_id = e.item_id
-    where e.{column} = o.id order by e.occurred_at desc, e.event_id limit {n}
+    select item_key, event_type, (extract(epoch from occurred_at) * 1000)::bigint as ms,
+           row_number() over (order by occurred_at desc, event_id) as place
+    from (
+        (
+            select i.item_key, e.event_type, e.occurred_at, e.event_id
+            from events e join items i on i.item_id = e.item_id
+            where e.{column} = o.id order by e.occurred_at desc, e.event_id limit {n_recent}
+        ) union (
+            select * from (
+                select distinct on (i.item_key, e.event_type) i.item_key, e.event_type, e.occurred_at, e.event_id
+                from events e join items i on i.item_id = e.item_id
+                where e.{column} = o.id and e.event_type = any(array({bought})) and e.event_type <> 'view'
+                order by i.item_key, e.event_type, e.occurred_at desc, e.event_id
+            ) bought order by occurred_at desc, event_id limit {n_bought}
+        )
+    ) kept
 ) e on true
 group by o.owner
 on conflict (owner) do update
 set item_keys = excluded.item_keys, event_types = excluded.event_types, occurred_ms = excluded.occurred_ms,
     updated_at = now()
 """
-_RECENT_BY_COLUMN = {column: _RECENT_SQL.format(column=column, n=N_RECENT) for column in ("user_id", "session_id")}
+_RECENT_BY_COLUMN = {
+    column: _RECENT_SQL.format(column=column, n_recent=N_RECENT, n_bought=N_BOUGHT, bought=_BOUGHT_SQL)
+    for column in ("user_id", "session_id")
+}
 _EVENTS_SQL = """
 select e.event_id, e.item_id, e.event_type, e.occurred_at, e.session_id, e.label, e.parameters
 from events e where e.user_id = $1 order by e.occurred_at desc, e.event_id limit $2
@@ -173,7 +199,8 @@ async def _refresh_recent(connection: asyncpg.Connection, accepted: Sequence[Eve
     users = sorted({event.user_id for event in accepted if event.user_id is not None})
     sessions = sorted({event.session_id for event in accepted if event.session_id is not None})
     if users:
-        await connection.execute(_RECENT_BY_COLUMN["user_id"], [user_owner(user) for user in users], users)
+        owners = [user_owner(user) for user in users]
+        await connection.execute(_RECENT_BY_COLUMN["user_id"], owners, users, DEFAULT_BOUGHT)
     if sessions:
         owners = [session_owner(session) for session in sessions]
-        await connection.execute(_RECENT_BY_COLUMN["session_id"], owners, sessions)
+        await connection.execute(_RECENT_BY_COLUMN["session_id"], owners, sessions, DEFAULT_BOUGHT)

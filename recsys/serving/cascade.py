@@ -14,7 +14,7 @@ from recsys.serving import recent
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, Surface, SurfaceConfig
 from recsys.serving.neighbours import Calls
-from recsys.serving.recent import Recent
+from recsys.serving.recent import N_FOLLOWED, History, Recent
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList
 
 RANKED, PERSONAL = "ranked", "personal"
@@ -63,8 +63,14 @@ class UserState:
 
     ranked: StoredList | None = None
     personal: StoredList | None = None
-    recent: Sequence[Recent] = ()  # the latest events, newest first
+    recent: Sequence[Recent] = ()  # the latest events and older ones that tell what was bought, newest first
     seq: Sequence[Recent] | None = None  # what is followed in their place; what was bought is still told by `recent`
+    history: History | None = None  # what was done before the lists were made; it is not followed
+
+    @property
+    def followed(self) -> Sequence[Recent]:
+        """The events that call their neighbours."""
+        return self.recent[:N_FOLLOWED] if self.seq is None else self.seq
 
 
 NOBODY: Final = UserState()
@@ -77,7 +83,7 @@ def recommend(snapshot: Snapshot, user: UserState, query: Query, config: Serving
     unwanted = {
         *query.excluded,
         *query.context_keys,
-        *recent.bought(user.recent, snapshot.meaning, config, query.now_ms),
+        *recent.bought(user.recent, snapshot.meaning, config, query.now_ms, user.history),
     }
     allowed = rules(snapshot.items, unwanted, categories)
     picks = _sources(snapshot, user, query, config)
@@ -219,7 +225,7 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
 
 def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> _Called | None:
     index = snapshot.neighbours.get(I2I)
-    followed = user.recent if user.seq is None else user.seq
+    followed = user.followed
     if index is None or not followed or not config.use_latest_events:
         return None
     meaning = snapshot.meaning.under(config)

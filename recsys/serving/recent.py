@@ -9,9 +9,11 @@ from typing import NamedTuple
 from recsys.serving.config import DEFAULT, ServingConfig
 
 N_SEEDS = 20  # of the latest events, those that may call their neighbours
+N_FOLLOWED = 50  # of the stored events, those that count as the latest; older ones only tell what was bought
 HOUR_MS, DAY_MS = 3600e3, 86400e3
 DEFAULT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 DEFAULT_BOUGHT = ("transaction",)
+_NEVER = float("inf")
 
 
 class Recent(NamedTuple):
@@ -20,6 +22,15 @@ class Recent(NamedTuple):
     item_key: int
     event_type: str
     occurred_ms: int
+
+
+class History(NamedTuple):
+    """What a user did before the nightly data set ended: the latest event by item and type. Three equal lengths."""
+
+    item_keys: Sequence[int]
+    days: Sequence[float]  # since the epoch, to some two minutes
+    types: Sequence[int]  # positions in `event_types`
+    event_types: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -44,15 +55,33 @@ def merged(*histories: Iterable[Recent]) -> list[Recent]:
 
 
 def bought(
-    events: Iterable[Recent], meaning: EventMeaning, config: ServingConfig = DEFAULT, now_ms: float = 0
+    events: Iterable[Recent],
+    meaning: EventMeaning,
+    config: ServingConfig = DEFAULT,
+    now_ms: float = 0,
+    history: History | None = None,
 ) -> set[int]:
-    """Items that are not shown again. `now_ms`: milliseconds since the epoch, for rules that end after some days."""
+    """Items that are not shown again, by posted events and by what the nightly data set knew.
+
+    `now_ms`: milliseconds since the epoch, for rules that end after some days.
+    """
+    since_ms = _since_ms(meaning, config, now_ms)
+    found = {event.item_key for event in events if event.occurred_ms >= since_ms.get(event.event_type, _NEVER)}
+    if history is not None:
+        since_day = {
+            place: since_ms[name] / DAY_MS for place, name in enumerate(history.event_types) if name in since_ms
+        }
+        of_type = since_day.get
+        entries = zip(history.item_keys, history.days, history.types, strict=True)
+        found |= {key for key, day, type_ in entries if day >= of_type(type_, _NEVER)}
+    return found
+
+
+def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> dict[str, float]:
+    """Type of event → from when on an event of it keeps its item from being shown."""
     if config.bought is None:
-        return {event.item_key for event in events if event.event_type in meaning.bought}
-    since_ms = {
-        rule.event_type: -float("inf") if rule.days is None else now_ms - rule.days * DAY_MS for rule in config.bought
-    }
-    return {event.item_key for event in events if event.occurred_ms >= since_ms.get(event.event_type, float("inf"))}
+        return dict.fromkeys(meaning.bought, -_NEVER)
+    return {rule.event_type: -_NEVER if rule.days is None else now_ms - rule.days * DAY_MS for rule in config.bought}
 
 
 def seeds(events: Sequence[Recent], meaning: EventMeaning, half_life_hours: float = 24.0) -> dict[int, float]:

@@ -16,6 +16,7 @@ LIST_STEPS = (
     "i2i_recommendations",
     "similar_items",
     "rank_users",
+    "user_history",
 )
 
 

@@ -18,6 +18,7 @@ from recsys.steps import (
     train_als,
     train_deepfm,
     train_ranker,
+    user_history,
 )
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ STEPS: tuple[tuple[str, Callable[..., dict[str, Any]]], ...] = (
     ("train_deepfm", train_deepfm.run),
     ("train_ranker", train_ranker.run),
     ("rank_users", rank_users.run),
+    ("user_history", user_history.run),
 )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import EmptyResultError, PublicationError
+from recsys.storage.tables import HISTORY
 from recsys.types import Lists
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -18,8 +19,8 @@ class ListChecks:
     """Goes through blocks of lists, refuses bad ones, and remembers counts, distinct items and a checksum.
 
     Refused with PublicationError, naming up to three owners: arrays of other shapes than the item keys, padding
-    before an item, empty lists, an item twice in a list, scores that are not finite or not descending, sources
-    without a name, negative owner keys, an owner twice.
+    before an item, empty lists, an item twice in a list (of kind `history`: twice of one source), scores that are not
+    finite or not descending, sources without a name, negative owner keys, an owner twice.
     """
 
     def __init__(self, kind: str, n_sources: int) -> None:
@@ -48,7 +49,7 @@ class ListChecks:
         self._refuse(lists, lists.owner_key < 0, "have a negative owner key")
         self._refuse(lists, lengths == 0, "are empty")
         self._refuse(lists, (filled[:, 1:] & ~filled[:, :-1]).any(axis=1), "have padding before an item")
-        self._refuse(lists, _holds_twice(lists.item_key), "hold an item twice")
+        self._refuse(lists, self._holds_twice(lists), "hold an item twice")
         self._refuse(lists, (filled & ~np.isfinite(lists.score)).any(axis=1), "have a score that is not finite")
         rising = (lists.score[:, 1:] > lists.score[:, :-1]) & filled[:, 1:]
         self._refuse(lists, rising.any(axis=1), "have scores that do not descend")
@@ -78,6 +79,14 @@ class ListChecks:
     def item_keys(self) -> NDArray[np.int32]:
         """The distinct items of all lists, ascending."""
         return np.flatnonzero(self._item_seen).astype(np.int32)
+
+    def _holds_twice(self, lists: Lists) -> NDArray[np.bool_]:
+        """Which rows hold an item more than once, (n,)."""
+        keys = lists.item_key
+        if self.kind == HISTORY:
+            keys = np.where(keys >= 0, keys * np.int64(2**16) + lists.source, keys)
+        ordered = np.sort(keys, axis=1)
+        return ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
 
     def _refuse(self, lists: Lists, bad: Any, what: str) -> None:
         n_bad = int(bad.sum())
@@ -118,12 +127,6 @@ def without(checks: Mapping[str, Any], gone: Lists) -> dict[str, Any]:
         "checksum": f"{checksum:016x}",
         "n_erased": checks.get("n_erased", 0) + len(gone),
     }
-
-
-def _holds_twice(item_key: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which rows of (n, k) hold a key ≥ 0 more than once, (n,)."""
-    ordered = np.sort(item_key, axis=1)
-    return ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
 
 
 def _checksum(lists: Lists, filled: NDArray[np.bool_]) -> int:

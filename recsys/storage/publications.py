@@ -19,7 +19,7 @@ from recsys.errors import FencedError, NotFoundError, PublicationError
 from recsys.storage import lists as list_store
 from recsys.storage.list_checks import ListChecks
 from recsys.storage.lists import ListVersion
-from recsys.storage.tables import ALL_ITEMS_OWNER, items, lists, publication_pointer, publications
+from recsys.storage.tables import ALL_ITEMS_OWNER, HISTORY, items, lists, publication_pointer, publications
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,9 @@ def publish(
     Kinds and models that are not named stay as they are in the current publication. Publishing what is published
     already changes nothing. Raises FencedError when a later fence than `fence` has been taken, and PublicationError
     with all reasons when an invariant is broken: a version that is not complete or has lost rows, an unknown or
-    unavailable item in a version that is new, fewer owners or items than `min_share` of the current version of
-    the kind, no default list over all items of at least DEFAULT_LENGTH. `checks` is stored with the result.
+    unavailable item in a version that is new (a history may hold unavailable ones), fewer owners or items than
+    `min_share` of the current version of the kind, no default list over all items of at least DEFAULT_LENGTH.
+    `checks` is stored with the result.
     """
     with engine.begin() as connection:
         newest_fence = _lock_pointer(connection)
@@ -252,7 +253,7 @@ def _bad_items(connection: sa.Connection, version: ListVersion) -> list[str]:
     problems = []
     if row.n_unknown:
         problems.append(f"{version.kind}: {row.n_unknown} items are not in the catalogue, e.g. item keys {row.unknown}")
-    if row.n_unavailable:
+    if row.n_unavailable and version.kind != HISTORY:
         problems.append(
             f"{version.kind}: {row.n_unavailable} items are not available, e.g. {', '.join(row.ids)} "
             f"(item keys {row.unavailable})"

@@ -25,7 +25,9 @@ LIST_KINDS: Final = {
     "ranked": "user_key",
     "i2i": "item_key",
     "similar": "item_key",
+    "history": "user_key",
 }
+HISTORY: Final = "history"  # not to be shown: what a user did, an item once by type of event, newest first
 ALL_ITEMS_OWNER: Final = 0  # the owner of the default list over all categories
 
 _now = sa.text("now()")
@@ -220,6 +222,7 @@ events = sa.Table(
     ),  # SHA-256 of the payload: the same id with another is a conflict
     sa.Index("ix_events_user_id_occurred_at", "user_id", "occurred_at"),
     sa.Index("ix_events_session_id_occurred_at", "session_id", "occurred_at"),
+    sa.Index("ix_events_user_id_event_type", "user_id", "event_type", postgresql_where=sa.text("event_type <> 'view'")),
     sa.CheckConstraint("user_id is not null or session_id is not null", name="owner"),
 )
 
@@ -234,7 +237,8 @@ event_quarantine = sa.Table(
     sa.Column("received_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
 )
 
-# The newest events of a user (owner user:ID) or of a guest's session (session:ID), newest first, of known items.
+# The newest events of a user (owner user:ID) or of a guest's session (session:ID), newest first, of known items; then
+# what was bought before those, an item once by type of event.
 user_recent = sa.Table(
     "user_recent",
     metadata,

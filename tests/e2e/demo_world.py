@@ -21,7 +21,7 @@ import psycopg2
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = {path.stem for path in (ROOT / "dags").glob("*.py")} - {"__init__"}
 PORTS = ("API_PORT", "AIRFLOW_PORT", "MLFLOW_PORT", "PG_PORT")
-KINDS = {"default", "personal", "ranked", "i2i", "similar"}
+KINDS = {"default", "personal", "ranked", "i2i", "similar", "history"}
 # What a user of this checkout may have set must not reach the test, nor the test the user's database.
 NOT_THEIRS = ("DATABASE_URL", "ARTIFACT_ROOT", "MLFLOW_TRACKING_URI", "SOURCE", "INPUT", "OPTIONS", "REPLACE")
 

@@ -34,6 +34,7 @@ from recsys.steps import (
     similar_items,
     train_als,
     train_ranker,
+    user_history,
 )
 from recsys.steps.context import HISTORY, SERVING, Context
 from recsys.steps.train_generator import load_generator
@@ -89,6 +90,7 @@ STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     "similar-items": similar_items.run,
     "train-ranker": train_ranker.run,
     "rank-users": rank_users.run,
+    "user-history": user_history.run,
 }
 
 
@@ -121,7 +123,7 @@ def lists_of(ctx: Context, kind: str) -> dict[int, list[int]]:
 
 def test_a_night_publishes_sound_lists_of_every_kind(ctx: Context, first_night: dict[str, Any]) -> None:
     assert first_night["train-ranker"]["accepted"], first_night["train-ranker"]["reason"]
-    assert set(first_night["publish"]["lists"]) == {"default", "personal", "ranked", "i2i", "similar"}
+    assert set(first_night["publish"]["lists"]) == {"default", "personal", "ranked", "i2i", "similar", "history"}
     publications.verify(ctx.engine)
     _, data = ctx.dataset()
     interactions, catalogue = data.interactions(), data.catalogue()
@@ -136,6 +138,7 @@ def test_a_night_publishes_sound_lists_of_every_kind(ctx: Context, first_night: 
             assert len(items) >= 10
             assert offered.issuperset(items)
             assert not any((user, item) in bought_pairs for item in items)
+    assert {(user, item) for user, items in lists_of(ctx, "history").items() for item in items} >= bought_pairs
     default = lists_of(ctx, "default")
     assert len(default) > 1
     assert 0 in default
