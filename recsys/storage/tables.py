@@ -138,7 +138,7 @@ list_versions = sa.Table(
     _created_at(),
     sa.UniqueConstraint("kind", "version"),
     sa.CheckConstraint("status in ('writing', 'complete')", name="status"),
-    sa.CheckConstraint("kind in ('default', 'personal', 'ranked', 'i2i', 'similar')", name="kind"),
+    sa.CheckConstraint("kind in ('default', 'personal', 'ranked', 'i2i', 'similar', 'history')", name="kind"),
 )
 
 lists = sa.Table(

@@ -26,6 +26,7 @@ from recsys.types import Lists
 
 UNAVAILABLE = {3, 13, 33}
 RANKED, PERSONAL, LIGHT = 1, 2, 3  # user keys
+EVENT_TYPES = ("view", "addtocart", "transaction")
 
 # One publication uses none of the items that the other one uses.
 FIRST = {
@@ -73,9 +74,25 @@ def item_id(key: int, json_type: str = "integer") -> str:
     return str(1000 + key) if json_type == "integer" else f"item-{key}"
 
 
-def publish(engine: sa.Engine, version: str, contents: Mapping[str, Mapping[int, Sequence[int]]]) -> int:
-    """Write lists (kind → owner → item keys) and move the pointer to them; the publication's id."""
+def publish(
+    engine: sa.Engine,
+    version: str,
+    contents: Mapping[str, Mapping[int, Sequence[int]]],
+    history: Mapping[int, Sequence[tuple[int, str, float]]] | None = None,
+) -> int:
+    """Write lists (kind → owner → item keys), and what users did (user → item, type of event, days ago, the latest
+    first), and move the pointer to them; the publication's id."""
     manifest = {}
+    if history is not None:
+        manifest["history"] = lists.write(
+            engine,
+            "history",
+            version,
+            lambda: [_history(history)],
+            dataset=f"dataset/{version}",
+            made_by="tests",
+            sources=EVENT_TYPES,
+        ).list_version_id
     for kind, keys_by_owner in contents.items():
         written = lists.write(
             engine,
@@ -119,6 +136,15 @@ def _block(keys_by_owner: Mapping[int, Sequence[int]]) -> Lists:
         item_key[row, : len(keys)] = list(keys)
     score = np.tile(np.linspace(1, 0.1, width, dtype=np.float32), (len(keys_by_owner), 1))
     return Lists(np.array(list(keys_by_owner), dtype=np.int32), item_key, score, np.zeros(item_key.shape, np.int16))
+
+
+def _history(done_by_user: Mapping[int, Sequence[tuple[int, str, float]]]) -> Lists:
+    block = _block({user: [item for item, _, _ in done] for user, done in done_by_user.items()})
+    for row, done in enumerate(done_by_user.values()):
+        for place, (_, kind, days_ago) in enumerate(done):
+            block.score[row, place] = time.time() / 86_400 - days_ago
+            block.source[row, place] = EVENT_TYPES.index(kind)
+    return block
 
 
 @contextmanager

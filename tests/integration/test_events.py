@@ -133,6 +133,48 @@ def test_recent_holds_the_newest_events_of_known_items(stocked: sa.Engine, datab
     assert at_ms == sorted(at_ms, reverse=True)
 
 
+def test_recent_keeps_what_was_bought_before_the_newest_events(stocked: sa.Engine, database_url: str) -> None:
+    def at(minutes: int, item: int, kind: str = "view") -> dict[str, Any]:
+        """The same of the user and of a session."""
+        time = NOW - dt.timedelta(minutes=minutes)
+        return {"user_id": "501", "session_id": "s", "item_id": str(1000 + item), "event_type": kind, "timestamp": time}
+
+    views = [at(i, 1 + i % 30) for i in range(1, 81)]
+    older = [
+        at(100, 41, "transaction"),
+        at(200, 42, "transaction"),
+        at(150, 42, "transaction"),
+        at(99, 43, "addtocart"),
+    ]
+    events = events_of([*views, *older, at(5, 44, "transaction"), at(300, 44, "transaction"), at(98, 45, "gift")])
+    found = []
+    for batches in ([events], [[event] for event in events[::-1]], [events[:85], events[85:]]):
+        with stocked.begin() as connection:
+            connection.execute(sa.text("truncate events, user_recent"))
+        append(database_url, *batches)
+        found.append(tables(stocked)[1])
+    assert found[0] == found[1] == found[2]
+    for owner, keys, types, at_ms in found[0]:
+        assert owner in ("user:501", "session:s")
+        assert at_ms == sorted(at_ms, reverse=True)
+        n = postgres_log.N_RECENT
+        assert list(zip(keys, types, strict=True))[n:] == [(41, "transaction"), (42, "transaction")]
+        assert keys[:n].count(44) == 1
+    with stocked.begin() as connection:
+        connection.execute(
+            sa.text("""insert into config_versions (config) values
+                       ('{"bought": [{"event_type": "gift"}, {"event_type": "addtocart", "days": 7}]}')""")
+        )
+    try:
+        append(database_url, events_of([at(1000, 46, "transaction")]))
+        [*_, (_, keys, types, _)] = tables(stocked)[1]
+    finally:
+        with stocked.begin() as connection:
+            connection.execute(sa.text("truncate config_versions"))
+    assert keys[postgres_log.N_RECENT :] == [45, 43, 41, 42, 46]
+    assert types[postgres_log.N_RECENT :] == ["gift", "addtocart", *["transaction"] * 3]
+
+
 def test_the_same_id_with_another_payload_is_a_conflict_and_the_first_stays(
     stocked: sa.Engine, database_url: str
 ) -> None:
@@ -190,6 +232,19 @@ def test_an_event_posted_through_one_worker_changes_the_next_answer_of_another(
     after = recommended(first, user_id=777, top_k=100)
     assert 1002 not in [entry["item_id"] for entry in after["recommendations"]]  # bought
     assert [entry["item_id"] for entry in after["recommendations"]][:2] == [1004, 1011]
+
+
+def test_what_was_bought_stays_hidden_however_much_is_looked_at_after(
+    workers: tuple[httpx.Client, httpx.Client],
+) -> None:
+    first, second = workers
+    add(first, {"user_id": 779, "item_id": 1011, "event_type": "transaction", "timestamp": str(NOW)})
+    times = [NOW + dt.timedelta(seconds=1 + i / 60) for i in range(120)]
+    later = [{"user_id": 779, "item_id": 1040 + i % 4, "timestamp": str(time)} for i, time in enumerate(times)]
+    add(first, *later)
+    answer = recommended(second, user_id=779, top_k=100)
+    assert 1011 not in [entry["item_id"] for entry in answer["recommendations"]]
+    assert answer["provenance"]["n_recent"] == 50
 
 
 def test_a_guest_has_events_and_a_user_takes_them_over(workers: tuple[httpx.Client, httpx.Client]) -> None:

@@ -13,7 +13,7 @@ from recsys.serving.cascade import Query, UserState
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.neighbours import NeighbourIndex
-from recsys.serving.recent import Recent, merged
+from recsys.serving.recent import DAY_MS, N_FOLLOWED, History, Recent, merged
 from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
 from recsys.storage import tables
 
@@ -70,6 +70,16 @@ def index_of(lists: Mapping[int, Sequence[int]]) -> NeighbourIndex:
     return index
 
 
+def history_of(events: Sequence[Recent]) -> History:
+    types = sorted({event.event_type for event in events})
+    return History(
+        [event.item_key for event in events],
+        [event.occurred_ms / DAY_MS for event in events],
+        [types.index(event.event_type) for event in events],
+        types,
+    )
+
+
 @given(
     rows=catalogues,
     defaults=st.dictionaries(st.sampled_from([ALL_ITEMS, *PARENTS]), lists_of_keys),
@@ -78,6 +88,7 @@ def index_of(lists: Mapping[int, Sequence[int]]) -> NeighbourIndex:
     ranked=st.none() | lists_of_keys,
     personal=st.none() | lists_of_keys,
     history=histories,
+    before=st.none() | histories,
     seq=st.none() | histories,
     category=st.none() | st.sampled_from(sorted(PARENTS)),
     excluded=st.sets(st.integers(1, N_ITEMS), max_size=8),
@@ -99,6 +110,7 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     ranked: list[int] | None,
     personal: list[int] | None,
     history: list[Recent],
+    before: list[Recent] | None,
     seq: list[Recent] | None,
     category: int | None,
     excluded: set[int],
@@ -107,7 +119,7 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     top_k: int,
     surface: SurfaceConfig,
 ) -> None:
-    bought = {event.item_key for event in history if event.event_type == "transaction"}
+    bought = {event.item_key for event in [*history, *(before or [])] if event.event_type == "transaction"}
     possible = {
         key
         for key, (of, available) in rows.items()
@@ -120,6 +132,7 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
         None if personal is None else stored(personal),
         merged(history),
         None if seq is None else merged(seq),
+        None if before is None else history_of(before),
     )
     query = Query(top_k, category, excluded, context, candidates)
     config = ServingConfig(surfaces={"homepage": surface})
@@ -161,6 +174,17 @@ def test_what_a_user_did_a_moment_ago_calls_its_neighbours() -> None:
     ]
     both = cascade.recommend(snapshot, UserState(stored([5, 2, 7]), recent=latest), Query(3))
     assert [(pick.item_key, pick.source, pick.because_key) for pick in both][:1] == [(2, "ranked", 1)]  # by both
+
+
+def test_what_was_bought_before_hides_its_item_and_calls_nothing() -> None:
+    snapshot = replace(snapshot_of(ROWS, {ALL_ITEMS: [2, 19]}), neighbours={"i2i": index_of({1: [3], 2: [4]})})
+    bought = [Recent(2, "transaction", 10), Recent(19, "view", 5)]
+    picks = cascade.recommend(snapshot, UserState(history=history_of(bought)), Query(2))
+    assert [(pick.item_key, pick.source) for pick in picks] == [(19, "popular"), (20, "available")]
+    latest = [Recent(18, "view", 1000 - place) for place in range(N_FOLLOWED)]
+    older = UserState(recent=[*latest, Recent(1, "transaction", 1), Recent(19, "transaction", 0)])
+    picks = cascade.recommend(snapshot, older, Query(2))
+    assert [(pick.item_key, pick.source) for pick in picks] == [(2, "popular"), (20, "available")]
 
 
 @pytest.mark.parametrize(

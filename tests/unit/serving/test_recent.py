@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.serving.config import BoughtRule, ServingConfig
-from recsys.serving.recent import N_SEEDS, EventMeaning, Recent, bought, merged, seeds
+from recsys.serving.recent import N_SEEDS, EventMeaning, History, Recent, bought, merged, seeds
 
 MEANING = EventMeaning({"view": 1.0, "transaction": 5.0}, ("transaction",))
 DAY_MS = 86_400_000
@@ -39,6 +41,40 @@ def test_configuration_says_what_counts_as_bought_and_for_how_long() -> None:
     for_ever = ServingConfig(bought=(BoughtRule(event_type="view"),))
     assert bought(events, MEANING, for_ever, now_ms=10**15) == {2, 3}
     assert bought(events, MEANING, ServingConfig(bought=())) == set()
+
+
+rules = st.none() | st.lists(
+    st.builds(BoughtRule, event_type=st.sampled_from(["view", "transaction", "gift"]), days=st.none() | st.just(5.0)),
+    max_size=3,
+    unique_by=lambda rule: rule.event_type,
+).map(tuple)
+
+
+@given(
+    events=st.sets(st.tuples(st.integers(1, 9), st.sampled_from(["view", "transaction", "gift"]), st.integers(0, 9))),
+    posted=st.sets(st.integers(1, 9)),
+    rules=rules,
+)
+def test_what_the_data_set_knew_is_judged_as_what_was_posted(
+    events: set[tuple[int, str, int]], posted: set[int], rules: tuple[BoughtRule, ...] | None
+) -> None:
+    config, now_ms = ServingConfig(bought=rules), 10.25 * DAY_MS
+    all_posted = [Recent(item, type_, day * DAY_MS) for item, type_, day in events]
+    names = ("gift", "view", "transaction")
+    before = [event for event in sorted(events, key=lambda event: -event[2]) if event[0] not in posted]
+    history = History(
+        [item for item, _, _ in before],
+        [float(day) for *_, day in before],
+        [names.index(type_) for _, type_, _ in before],
+        names,
+    )
+    known = [event for event in all_posted if event.item_key in posted]
+    assert bought(known, MEANING, config, now_ms, history) == bought(all_posted, MEANING, config, now_ms)
+
+
+def test_a_history_of_types_that_nobody_knows_hides_nothing() -> None:
+    history = History([1, 2, 3], [9.0, 8.0, 7.0], [0, 1, 5], ("stray", "transaction"))
+    assert bought([], MEANING, history=history) == {2}
 
 
 def test_configuration_weighs_events_and_forgets_them_faster() -> None:

@@ -59,6 +59,17 @@ def test_bad_lists_are_refused(bad: Lists, reason: str) -> None:
         ListChecks("personal", 1).add(bad)
 
 
+def test_a_history_holds_an_item_once_by_source() -> None:
+    by_type = dataclasses.replace(lists([[3, 3, -1]], [[2, 1, NAN]]), source=np.array([[0, 1, 1]], dtype=np.int16))
+    checks = ListChecks("history", 2)
+    checks.add(by_type)
+    assert (checks.finish()["n_entries"], checks.item_keys.tolist()) == (2, [3])
+    with pytest.raises(PublicationError, match="1 of 1 history lists hold an item twice"):
+        ListChecks("history", 2).add(dataclasses.replace(by_type, source=by_type.source * 0))
+    with pytest.raises(PublicationError, match="hold an item twice"):
+        ListChecks("personal", 2).add(by_type)
+
+
 def test_an_owner_must_not_come_twice_even_in_two_blocks() -> None:
     checks = ListChecks("personal", 1)
     checks.add(GOOD)

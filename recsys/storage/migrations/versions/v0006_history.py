@@ -1,4 +1,4 @@
-"""An index of all events but views, by user and type: what somebody bought is found however much he looked at."""
+"""Lists of what users did, and an index of all events but views, so that what somebody bought is found at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+_KINDS = "'default', 'personal', 'ranked', 'i2i', 'similar'"
+
 
 def upgrade() -> None:
-    op.get_bind().exec_driver_sql(
+    connection = op.get_bind()
+    connection.exec_driver_sql("ALTER TABLE list_versions DROP CONSTRAINT ck_list_versions_kind")
+    connection.exec_driver_sql(
+        f"ALTER TABLE list_versions ADD CONSTRAINT ck_list_versions_kind CHECK (kind in ({_KINDS}, 'history'))"
+    )
+    connection.exec_driver_sql(
         "CREATE INDEX ix_events_user_id_event_type ON events (user_id, event_type) WHERE event_type <> 'view'"
     )
 
 
 def downgrade() -> None:
-    op.get_bind().exec_driver_sql("DROP INDEX ix_events_user_id_event_type")
+    """Histories that are there stay; there will be no new ones."""
+    connection = op.get_bind()
+    connection.exec_driver_sql("DROP INDEX ix_events_user_id_event_type")
+    connection.exec_driver_sql("ALTER TABLE list_versions DROP CONSTRAINT ck_list_versions_kind")
+    connection.exec_driver_sql(
+        f"ALTER TABLE list_versions ADD CONSTRAINT ck_list_versions_kind CHECK (kind in ({_KINDS})) NOT VALID"
+    )
