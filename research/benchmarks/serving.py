@@ -4,8 +4,8 @@
 
 Both run as one uvicorn worker on the same embedded Postgres (a temporary one), with the same client (keep-alive
 connections in one asyncio process) and the same 100-item ranked lists; ours blends them with the neighbours (50 an
-item) of each user's 20 latest events. Rounds alternate; medians, and medians of
-the ratios within a round, are reported. On a machine that others use as well only the ratios mean something.
+item) of each user's 20 latest events, and leaves out what he bought by the 40 entries of his history. Rounds
+alternate; medians, and medians of the ratios within a round, are reported. On a machine that others use as well only the ratios mean something.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from recsys.storage import embedded, lists, tables
 from recsys.storage.engine import engine_of, migrate
 from recsys.types import Lists
 
-LENGTH, N_NEIGHBOURS, N_RECENT = 100, 50, 20
+LENGTH, N_NEIGHBOURS, N_RECENT, N_HISTORY = 100, 50, 20, 40
+EVENT_TYPES = ("view", "addtocart", "transaction")
 _RECENT_SQL = """
 insert into user_recent (owner, item_keys, event_types, occurred_ms)
 select 'user:' || 7 * k, array(select 1 + (k * 31 + p * 977) % :items from generate_series(1, :n) p),
@@ -60,26 +61,27 @@ def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
         connection.execute(sa.text(_RECENT_SQL), {"users": n_users, "items": n_items, "n": N_RECENT})
     rng = np.random.default_rng(1)
 
-    def blocks(owners: np.ndarray, length: int) -> Iterator[Lists]:
+    def blocks(kind: str, owners: np.ndarray) -> Iterator[Lists]:
+        length = {"i2i": N_NEIGHBOURS, "similar": N_NEIGHBOURS, "history": N_HISTORY}.get(kind, LENGTH)
+        sources = np.arange(length, dtype=np.int16) % len(sources_of(kind))
         for part in np.array_split(owners, max(1, len(owners) // 20_000)):
             start = rng.integers(1, n_items, len(part))[:, None]
             item_key = ((start + np.arange(length) * 37) % n_items + 1).astype(np.int32)
             score = np.tile(np.linspace(1, 0.01, length, dtype=np.float32), (len(part), 1))
-            yield Lists(part.astype(np.int32), item_key, score, np.zeros(item_key.shape, np.int16))
+            yield Lists(part.astype(np.int32), item_key, score, np.tile(sources, (len(part), 1)))
 
     manifest = {}
     users, items = np.arange(1, n_users + 1), np.arange(1, n_items + 1)
-    owners_by_kind = {"ranked": users, "default": np.array([0]), "i2i": items, "similar": items}
+    owners_by_kind = {"ranked": users, "default": np.array([0]), "i2i": items, "similar": items, "history": users}
     for kind, owners in owners_by_kind.items():
-        length = N_NEIGHBOURS if owners is items else LENGTH
         written = lists.write(
             engine,
             kind,
             "1",
-            lambda owners=owners, length=length: blocks(owners, length),
+            lambda kind=kind, owners=owners: blocks(kind, owners),
             dataset="dataset/1",
             made_by="x",
-            sources=["als"],
+            sources=sources_of(kind),
         )
         manifest[kind] = written.list_version_id
     with engine.begin() as connection:
@@ -92,6 +94,10 @@ def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
         )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text("vacuum analyze"))
+
+
+def sources_of(kind: str) -> tuple[str, ...]:
+    return EVENT_TYPES if kind == "history" else ("als",)
 
 
 def bare(dsn: str, port: int, list_version_id: int) -> None:

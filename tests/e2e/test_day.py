@@ -77,6 +77,10 @@ def test_known_light_and_unknown_users_get_ten_available_items(demo: Demo, said:
     assert demo.check_answers()["known"]["provenance"]["tier"] == "ranked"
 
 
+def test_nobody_is_shown_again_what_he_bought(demo: Demo, said: str) -> None:
+    demo.check_bought()
+
+
 def test_printed_requests_work_as_printed(demo: Demo, said: str) -> None:
     lines = [line.strip() for line in said.splitlines() if line.strip().startswith("curl ")]
     assert len(lines) == 3

@@ -39,6 +39,7 @@ def test_every_run_is_green_and_everybody_gets_ten_items(demo: Demo, source: str
     said = demo.run("start", SOURCE=source, INPUT=str(Path(DATA) / path), REPLACE="1")
     demo.check_runs()
     demo.check_lists()
+    demo.check_bought()
     answers = demo.check_answers()
     tier = answers["known"]["provenance"]["tier"]
     assert tier in tiers
