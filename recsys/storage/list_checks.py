@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import EmptyResultError, PublicationError
-from recsys.storage.tables import HISTORY
 from recsys.types import Lists
 
+# The kind of what users did, not of what they are shown: an item stands in it once for each type of event.
+HISTORY: Final = "history"
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 
 from recsys.errors import FencedError, NotFoundError, PublicationError
 from recsys.storage import lists as list_store
-from recsys.storage.list_checks import ListChecks
+from recsys.storage.list_checks import HISTORY, ListChecks
 from recsys.storage.lists import ListVersion
-from recsys.storage.tables import ALL_ITEMS_OWNER, HISTORY, items, lists, publication_pointer, publications
+from recsys.storage.tables import ALL_ITEMS_OWNER, items, lists, publication_pointer, publications
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,6 @@ LIST_KINDS: Final = {
     "similar": "item_key",
     "history": "user_key",
 }
-HISTORY: Final = "history"  # what users did, not what they are shown: an item stands in it once for each type of event
 ALL_ITEMS_OWNER: Final = 0  # the owner of the default list over all categories
 
 _now = sa.text("now()")

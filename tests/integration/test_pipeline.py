@@ -40,6 +40,7 @@ from recsys.steps.context import HISTORY, SERVING, Context
 from recsys.steps.train_generator import load_generator
 from recsys.storage import publications
 from recsys.tracking import Tracker
+from tests.integration import serving_shop as shop
 
 pytestmark = [
     pytest.mark.slow,
@@ -143,6 +144,32 @@ def test_a_night_publishes_sound_lists_of_every_kind(ctx: Context, first_night: 
     assert len(default) > 1
     assert 0 in default
     assert all(item not in neighbours for item, neighbours in lists_of(ctx, "i2i").items())
+
+
+def test_the_service_shows_nobody_again_what_he_bought(
+    ctx: Context, first_night: dict[str, Any], database_url: str
+) -> None:
+    _, data = ctx.dataset()
+    id_of_user = dict(
+        zip(*(column.to_pylist() for column in data.table("users", ["user_key", "user_id"])), strict=True)
+    )
+    id_of_item = dict(
+        zip(*(column.to_pylist() for column in data.table("items", ["item_key", "item_id"])), strict=True)
+    )
+    bought = data.interactions().of_types(data.meta.bought_event_types)
+    users, n_bought = np.unique(bought.user_key, return_counts=True)
+    catalogue = data.catalogue()
+    offered = {id_of_item[key] for key in catalogue.item_key[catalogue.available].tolist()}
+    with shop.running_service(database_url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        for user in users[np.argsort(n_bought)[-20:]].tolist():
+            his = {id_of_item[key] for key in bought.item_key[bought.user_key == user].tolist()}
+            assert his & offered
+            body = {"user_id": id_of_user[user], "top_k": 1000}
+            shown = client.post("/recommend", json=body).json()["recommendations"]
+            assert {str(entry["item_id"]) for entry in shown} == offered - his
+            body["candidate_items"] = list(his)
+            assert client.post("/recommend", json=body).json()["recommendations"] == []
 
 
 def test_everything_twice_changes_nothing(ctx: Context, first_night: dict[str, Any]) -> None:
