@@ -12,7 +12,7 @@ from fast_api_service.errors import ApiError
 from fast_api_service.reads import UserLists
 from fast_api_service.state import State
 from recsys.serving import cascade
-from recsys.serving.cascade import Pick
+from recsys.serving.cascade import Pick, UserState
 from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.snapshot import Snapshot
 
@@ -61,6 +61,13 @@ def category_key(snapshot: Snapshot, category_id: ExternalId | None) -> int | No
     if key is None:
         raise ApiError(404, "unknown_category", f"there is no category {category_id!r}; leave category_id out for all")
     return key
+
+
+def user_state(lists: UserLists | None) -> UserState:
+    """Of who asks, what the cascade works with; None: nothing could be read."""
+    if lists is None:
+        return cascade.NOBODY
+    return UserState(lists.ranked, lists.personal, lists.recent, history=lists.history)
 
 
 def user_status(user_id: ExternalId | None, session_id: str | None, lists: UserLists | None) -> str:

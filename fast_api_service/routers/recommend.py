@@ -20,7 +20,7 @@ from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarA
 from fast_api_service.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade
-from recsys.serving.cascade import Query, UserState
+from recsys.serving.cascade import Query
 from recsys.serving.ids import MAX_ID_LENGTH, ExternalId, to_external
 from recsys.serving.recent import Recent
 from recsys.serving.snapshot import Snapshot
@@ -74,7 +74,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     deadline_ms = min(body.deadline_ms or state.settings.deadline_ms, state.settings.deadline_ms)
     timeout_s = answers.time_left_s(request.scope, deadline_ms) * _READING_SHARE
     lists, degraded = await _user_lists(state, snapshot, user_id, body.session_id, timeout_s)
-    user = UserState() if lists is None else UserState(lists.ranked, lists.personal, lists.recent, history=lists.history)
+    user = answers.user_state(lists)
     if body.seq is not None:
         seen = answers.item_keys(snapshot, body.seq, "seq", warnings)
         user = replace(user, seq=[Recent(key, _SEEN, place) for place, key in enumerate(seen)][::-1])
