@@ -18,7 +18,7 @@ from fast_api_service.schemas_batch import MAX_ITEMS_IN_BATCH, BatchAnswer, Batc
 from fast_api_service.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade
-from recsys.serving.cascade import Query, UserState
+from recsys.serving.cascade import Query
 from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.snapshot import Snapshot
 
@@ -63,8 +63,7 @@ async def recommend_batch(
     config, config_id = state.config, state.config_id
     results = []
     for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):
-        user = UserState() if stored is None else UserState(stored.ranked, stored.personal, stored.recent)
-        picks = cascade.recommend(snapshot, user, query, config)
+        picks = cascade.recommend(snapshot, answers.user_state(stored), query, config)
         status = answers.user_status(user_id, None, stored)
         state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, degraded)
         if status != "known":

@@ -62,6 +62,15 @@ def test_what_was_bought_is_on_no_path(
     assert shown(service, **request_)[0] == possible
 
 
+def test_what_was_bought_is_in_no_answer_of_a_batch(service: httpx.Client) -> None:
+    response = service.post("/recommend/batch", json={"user_ids": [503, 502, 501, 999], "top_k": 1000})
+    assert response.status_code == 200, response.text
+    results = response.json()["results"]
+    found = [{entry["item_id"] - 1000 for entry in result["recommendations"]} for result in results]
+    assert found == [ALL - BOUGHT, ALL, ALL - BOUGHT, ALL]
+    assert [result["user"] for result in results] == ["light", "known", "known", "unknown"]
+
+
 def test_a_guest_who_turns_out_to_be_a_user_is_not_shown_what_he_bought(service: httpx.Client) -> None:
     assert shown(service, session_id="s-1")[0] == ALL
     assert shown(service, session_id="s-1", user_id=500 + LIGHT)[0] == ALL - BOUGHT
