@@ -60,14 +60,25 @@ def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
             {"n": n_users},
         )
         connection.execute(sa.text(_RECENT_SQL), {"users": n_users, "items": n_items, "n": N_RECENT})
+    publish(engine, "1", n_users, n_items)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("vacuum analyze"))
+
+
+def publish(engine: sa.Engine, version: str, n_users: int, n_items: int, step: int = 1, first: int = 1) -> int:
+    """Lists of all kinds and a publication of them, which the pointer moves to; its id.
+
+    They hold items `first`, `first + step`, … alone, so that an answer shows which publication it is made of.
+    """
     rng = np.random.default_rng(1)
+    n_own = (n_items - first) // step + 1
 
     def blocks(kind: str, owners: np.ndarray) -> Iterator[Lists]:
         length = {"i2i": N_NEIGHBOURS, "similar": N_NEIGHBOURS, "history": N_HISTORY}.get(kind, LENGTH)
         sources = np.arange(length, dtype=np.int16) % len(sources_of(kind))
         for part in np.array_split(owners, max(1, len(owners) // 20_000)):
-            start = rng.integers(1, n_items, len(part))[:, None]
-            item_key = ((start + np.arange(length) * 37) % n_items + 1).astype(np.int32)
+            start = rng.integers(0, n_own, len(part))[:, None]
+            item_key = ((start + np.arange(length) * 37) % n_own * step + first).astype(np.int32)
             score = np.tile(np.linspace(1, 0.01, length, dtype=np.float32), (len(part), 1))
             yield Lists(part.astype(np.int32), item_key, score, np.tile(sources, (len(part), 1)))
 
@@ -78,23 +89,26 @@ def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
         written = lists.write(
             engine,
             kind,
-            "1",
+            version,
             lambda kind=kind, owners=owners: blocks(kind, owners),
-            dataset="dataset/1",
+            dataset=f"dataset/{version}",
             made_by="x",
             sources=sources_of(kind),
         )
         manifest[kind] = written.list_version_id
+    publication = sa.insert(tables.publications).values(
+        status="published", dataset=f"dataset/{version}", manifest=manifest, models={"als": "als/1"}, fence=1
+    )
     with engine.begin() as connection:
-        publication = sa.insert(tables.publications).values(
-            status="published", dataset="dataset/1", manifest=manifest, models={"als": "als/1"}, fence=1
-        )
-        key = connection.execute(publication.returning(tables.publications.c.publication_id)).scalar_one()
-        connection.execute(
-            sa.update(tables.publication_pointer).values(publication_id=key, fence=1, moved_at=sa.func.now())
-        )
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("vacuum analyze"))
+        publication_id = connection.execute(publication.returning(tables.publications.c.publication_id)).scalar_one()
+    point_at(engine, publication_id)
+    return int(publication_id)
+
+
+def point_at(engine: sa.Engine, publication_id: int) -> None:
+    with engine.begin() as connection:
+        moved = {"publication_id": publication_id, "fence": 1, "moved_at": sa.func.clock_timestamp()}
+        connection.execute(sa.update(tables.publication_pointer).values(moved))
 
 
 def sources_of(kind: str) -> tuple[str, ...]:
