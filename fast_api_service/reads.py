@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 
 from fast_api_service.breaker import Breaker
+from fast_api_service.coalesce import Coalescer
 from fast_api_service.held import HeldConnections
 from recsys.serving.recent import History, Recent, merged
 from recsys.serving.snapshot import Publication, StoredList
@@ -51,6 +52,7 @@ class Reads:
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]], size: int) -> None:
         self._held = HeldConnections(connect, size)
         self.breakers = {source: Breaker() for source in SOURCES}
+        self._coalescers: dict[int, Coalescer] = {}  # by publication
 
     @property
     def pool_use(self) -> tuple[int, int]:
@@ -64,32 +66,58 @@ class Reads:
     async def warm(self, publication: Publication) -> None:
         """Have the statement of most requests prepared for a publication on every connection that is idle."""
         with suppress(*AWAY):  # then requests prepare it
-            await self._held.prepare(user_sql(*_versions(publication), False))
+            await self._held.prepare(users_sql(*_versions(publication)))
 
     async def user(
         self, user_id: str | None, session_id: str | None, publication: Publication, timeout_s: float
     ) -> UserLists:
-        """Lists and latest events of a user, of a session, or of both; DatabaseAwayError."""
-        sql = user_sql(*_versions(publication), session_id is not None)
-        arguments = (user_id,) if session_id is None else (user_id, session_id)
-        [row] = await self._rows(USER_LISTS, sql, arguments, timeout_s)
-        return _user_lists(row, publication)
+        """Lists and latest events of a user, of a session, or of both; DatabaseAwayError.
+
+        Users who are asked for at the same moment are read together.
+        """
+        if not self.breakers[USER_LISTS].allows():
+            raise DatabaseAwayError(_A_MOMENT_AGO)
+        try:
+            lists: UserLists = await self._together(publication).get((user_id, session_id), timeout_s)
+        except TimeoutError:
+            raise DatabaseAwayError("Postgres did not answer in time") from None
+        return lists
 
     async def users(self, user_ids: Sequence[str], publication: Publication, timeout_s: float) -> list[UserLists]:
         """The same of many users, in their order; DatabaseAwayError."""
-        rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), (list(user_ids),), timeout_s)
+        if not self.breakers[USER_LISTS].allows():
+            raise DatabaseAwayError(_A_MOMENT_AGO)
+        return await self._users([(user_id, None) for user_id in user_ids], publication, timeout_s)
+
+    def _together(self, publication: Publication) -> Coalescer:
+        """What reads users of a publication together; those of former ones go when nothing is under way there."""
+        found = self._coalescers.get(publication.publication_id)
+        if found is None:
+            self._coalescers = {of: one for of, one in self._coalescers.items() if not one.is_idle}
+
+            async def fetch(asked: Sequence[tuple[str | None, str | None]], timeout_s: float) -> list[UserLists]:
+                return await self._users(asked, publication, timeout_s)
+
+            found = self._coalescers[publication.publication_id] = Coalescer(fetch)
+        return found
+
+    async def _users(
+        self, asked: Sequence[tuple[str | None, str | None]], publication: Publication, timeout_s: float
+    ) -> list[UserLists]:
+        arguments = tuple(zip(*asked, strict=True))
+        rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), arguments, timeout_s)
         return [_user_lists(row, publication) for row in rows]
 
     async def item(self, item_key: int, publication: Publication, timeout_s: float) -> ItemLists:
         """i2i and similar list of an item; DatabaseAwayError."""
         sql = item_sql(publication.version_id("i2i"), publication.version_id("similar"))
+        if not self.breakers[ITEM_LISTS].allows():
+            raise DatabaseAwayError(_A_MOMENT_AGO)
         [row] = await self._rows(ITEM_LISTS, sql, (item_key,), timeout_s)
         return ItemLists(_stored(row, 0), _stored(row, 3))
 
     async def _rows(self, source: str, sql: str, arguments: tuple[Any, ...], timeout_s: float) -> list[asyncpg.Record]:
         breaker = self.breakers[source]
-        if not breaker.allows():
-            raise DatabaseAwayError("Postgres failed a moment ago")
         try:
             rows = await self._held.fetch(sql, arguments, timeout_s)
         except AWAY as error:
@@ -109,36 +137,23 @@ def _versions(publication: Publication) -> tuple[int | None, int | None, int | N
     return publication.version_id("ranked"), publication.version_id("personal"), publication.version_id("history")
 
 
+_A_MOMENT_AGO: Final = "Postgres failed a moment ago"
 _NO_LIST: Final = "null::int[], null::real[], null::smallint[]"
-_NO_EVENTS: Final = "null::int[], null::text[], null::bigint[]"
-
-
-@lru_cache(maxsize=64)
-def user_sql(ranked: int | None, personal: int | None, history: int | None, has_session: bool) -> str:
-    """One row: user_key, then three columns each of the ranked list, the personal list, the history, the user's latest
-    events and the session's. $1 the user's id, $2 the session's where there is one."""
-    b = _events("b") if has_session else _NO_EVENTS
-    return f"""
-        select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_columns("h", history)},
-               {_events("a")}, {b}
-        from (select $1::text as id) asked
-        left join users u on u.user_id = asked.id
-        {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")} {_join("h", history, "u.user_key")}
-        left join user_recent a on a.owner = 'user:' || asked.id
-        {"left join user_recent b on b.owner = 'session:' || $2::text" if has_session else ""}
-    """  # noqa: S608 - numbers of ours
 
 
 @lru_cache(maxsize=16)
 def users_sql(ranked: int | None, personal: int | None, history: int | None) -> str:
-    """The same for the users of $1, an array of ids: a row for each, in their order."""
+    """A row for each of the users $1 and the sessions $2, two arrays of ids of equal length, in their order:
+    user_key, then three columns each of the ranked list, the personal list, the history, the user's latest events and
+    the session's."""
     return f"""
         select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_columns("h", history)},
-               {_events("a")}, {_NO_EVENTS}
-        from unnest($1::text[]) with ordinality as asked (id, place)
-        left join users u on u.user_id = asked.id
+               {_events("a")}, {_events("b")}
+        from unnest($1::text[], $2::text[]) with ordinality as asked (user_id, session_id, place)
+        left join users u on u.user_id = asked.user_id
         {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")} {_join("h", history, "u.user_key")}
-        left join user_recent a on a.owner = 'user:' || asked.id
+        left join user_recent a on a.owner = 'user:' || asked.user_id
+        left join user_recent b on b.owner = 'session:' || asked.session_id
         order by asked.place
     """  # noqa: S608 - numbers of ours
 
