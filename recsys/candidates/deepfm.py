@@ -113,10 +113,10 @@ class DeepFm:
             uniform_share=self.uniform_share,
             mask_share=self.mask_share,
         )
-        weights, self.training_curve = train(
+        weights, self.training_curve, calibration = train(
             config, weights, samples, probability, self._validation(events), self._schedule(n_rows)
         )
-        self._use(DeepFmState.at_cut(samples, catalogue, weights), events.cut_at)
+        self._use(DeepFmState.at_cut(samples, catalogue, weights, calibration), events.cut_at)
         return self
 
     def _earlier(self, model: DeepFm, cut_at: int) -> DeepFmState:
@@ -206,6 +206,11 @@ class DeepFm:
         """The network with its weights as a `DeepFmNetwork`: to save as .keras, to export or to train on."""
         state = self._fitted()
         return make_network(network_config(state.vocabularies, self.dim, self.hidden), state.weights)
+
+    @property
+    def state(self) -> DeepFmState:
+        """What was learned and is saved; ModelError where nothing is fitted."""
+        return self._fitted()
 
     def _fitted(self) -> DeepFmState:
         if self._state is None:

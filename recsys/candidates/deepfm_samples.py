@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidates.deepfm_fields import (
+from recsys.features.deepfm_fields import (
     N_ACTIVITY,
     N_AGE,
     N_DAYS,

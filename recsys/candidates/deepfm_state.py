@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates.base import KeyIndex, Positions
-from recsys.candidates.deepfm_fields import Floats, Rows, Vocabulary
 from recsys.candidates.deepfm_samples import Samples, Vocabularies
 from recsys.candidates.deepfm_training import Weights
+from recsys.features.deepfm_fields import Floats, Rows, Vocabulary, activity_rows
 from recsys.types import Catalogue
 
 _USERS_AT_ONCE = 65_536
@@ -27,22 +27,24 @@ class DeepFmState:
     available: NDArray[np.bool_]  # (n_items,)
     item_rows: Rows  # (n_items, n_item_fields)
     users: KeyIndex  # everybody with an event
-    activity: Rows  # (n_users,)
+    n_events: Rows  # (n_users,)
     history_start: Positions  # (n_users + 1,)
     history: Rows  # (n,): rows of the latest items, user after user
     history_weight: Floats  # (n,)
+    mean_event_weight: NDArray[np.float64]  # (): what weight 1 in a history stands for
+    calibration: NDArray[np.float64]  # (2,): scale and offset of the logits, as `deepfm_calibration` fits them
 
     @classmethod
-    def at_cut(cls, samples: Samples, catalogue: Catalogue, weights: Weights) -> Self:
+    def at_cut(cls, samples: Samples, catalogue: Catalogue, weights: Weights, calibration: NDArray[np.float64]) -> Self:
         """The state as of the cut of the events that `samples` holds."""
         histories = samples.histories
         parts = []
         for start in range(0, len(histories.users), _USERS_AT_ONCE):
             user = np.arange(start, min(start + _USERS_AT_ONCE, len(histories.users)))
-            rows, weight, activity = histories.at_cut(user)
+            rows, weight, n_events = histories.at_cut(user)
             kept = weight > 0
-            parts.append((rows[kept], weight[kept], activity, kept.sum(axis=1)))
-        history, history_weight, activity, n_kept = (np.concatenate(part) for part in zip(*parts, strict=True))
+            parts.append((rows[kept], weight[kept], n_events, kept.sum(axis=1)))
+        history, history_weight, n_events, n_kept = (np.concatenate(part) for part in zip(*parts, strict=True))
         return cls(
             weights=weights,
             vocabularies=samples.vocabularies,
@@ -50,10 +52,12 @@ class DeepFmState:
             available=catalogue.available,
             item_rows=samples.items_at_cut(),
             users=KeyIndex(histories.users),
-            activity=activity,
+            n_events=n_events,
             history_start=np.concatenate([[0], np.cumsum(n_kept)]),
             history=history,
             history_weight=history_weight,
+            mean_event_weight=np.asarray(histories.mean_weight),
+            calibration=calibration,
         )
 
     def user_inputs(self, user: Positions, length: int) -> tuple[Rows, Rows, Floats]:
@@ -63,7 +67,7 @@ class DeepFmState:
         place = np.where(inside, place, 0)
         rows = np.zeros((len(user), 4), dtype=np.int32)
         rows[:, 0] = self.vocabularies.user.rows(self.users.keys[user])
-        rows[:, 1] = self.activity[user]
+        rows[:, 1] = activity_rows(self.n_events[user])
         if not len(self.history):
             return rows, np.zeros(place.shape, dtype=np.int32), np.zeros(place.shape, dtype=np.float32)
         weight = np.where(inside, self.history_weight[place], np.float32(0))
@@ -93,4 +97,7 @@ class DeepFmState:
 
 
 _VOCABULARIES = fields(Vocabularies)
-_ARRAYS = ("available", "item_rows", "activity", "history_start", "history", "history_weight")
+_ARRAYS = (
+    *("available", "item_rows", "n_events", "history_start", "history", "history_weight"),
+    *("mean_event_weight", "calibration"),
+)

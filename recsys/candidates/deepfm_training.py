@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidates.deepfm_fields import Vocabulary
+from recsys.candidates.deepfm_calibration import UNCALIBRATED, Calibration, calibrate
 from recsys.candidates.deepfm_samples import EXCLUDED, Samples, Vocabularies
 from recsys.errors import ModelError
+from recsys.features.deepfm_fields import Vocabulary
 from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, network_weights, set_network_weights, weight_shapes
 
 Weights = dict[str, Floats]
@@ -117,12 +118,13 @@ def train(
     probability: Probability,
     is_validation: NDArray[np.bool_],
     schedule: Schedule,
-) -> tuple[Weights, dict[str, list[float]]]:
-    """Train from `weights`, give the new ones and the learning curve.
+) -> tuple[Weights, dict[str, list[float]], Calibration]:
+    """Train from `weights`, give the new ones, the learning curve and what makes probabilities of the logits.
 
     First on the events before the validation slice, until the loss on the slice has not fallen for
     `schedule.patience` epochs; then, from the best epoch on, one epoch on everything, so that the newest events
-    are learned too. `probability` (n_events,): how often each event is drawn; `is_validation` (n_events,).
+    are learned too. The calibration is that of the best epoch, which has not seen the slice.
+    `probability` (n_events,): how often each event is drawn; `is_validation` (n_events,).
     Raises ModelError when a loss or a weight is not finite.
     """
     rng = np.random.default_rng(schedule.seed)
@@ -147,14 +149,16 @@ def train(
             best, best_loss, best_epoch = now, loss, epoch
         elif epoch - best_epoch >= schedule.patience:
             break
-    if validating:
+    calibration = UNCALIBRATED
+    if held_out is not None:
+        calibration = calibrate(logits_of(DeepFmScorer(config, best), held_out[0]), held_out[1])
         set_network_weights(network, best)
         _note(curve, run_epoch(network, samples, probability, schedule, rng))
         best = network_weights(network)
     bad = [name for name, value in best.items() if not np.isfinite(value).all()]
     if bad:
         raise ModelError(f"deepfm: {', '.join(bad)} not finite after training; lower learning_rate")
-    return best, curve
+    return best, curve, calibration
 
 
 def _note(curve: dict[str, list[float]], row: dict[str, float]) -> None:
@@ -185,13 +189,18 @@ def run_epoch(
 
 def judge(scorer: DeepFmScorer, inputs: dict[str, Any], log_q: Floats) -> tuple[float, float]:
     """Sampled softmax loss, and AUC (share of the sampled negatives that score below the observed item)."""
-    n, k, _ = inputs["item"].shape
-    users = scorer.user_side(inputs["user"], inputs["history"], inputs["history_weight"])
-    items = scorer.item_side(inputs["item"].reshape(n * k, -1))
-    logits = scorer.logits(users, np.arange(n), items, np.arange(n * k).reshape(n, k))
+    logits = logits_of(scorer, inputs)
     corrected = logits.astype(np.float64) - log_q
     corrected -= corrected.max(axis=1, keepdims=True)
     loss = np.log(np.exp(corrected).sum(axis=1)) - corrected[:, 0]
     real = log_q[:, 1:] < EXCLUDED
     below = (logits[:, 1:] < logits[:, :1]) + 0.5 * (logits[:, 1:] == logits[:, :1])
     return float(loss.mean()), float(below[real].mean())
+
+
+def logits_of(scorer: DeepFmScorer, inputs: dict[str, Any]) -> Floats:
+    """The logits of the network's inputs, (n, n_candidates)."""
+    n, k, _ = inputs["item"].shape
+    users = scorer.user_side(inputs["user"], inputs["history"], inputs["history_weight"])
+    items = scorer.item_side(inputs["item"].reshape(n * k, -1))
+    return scorer.logits(users, np.arange(n), items, np.arange(n * k).reshape(n, k))

@@ -25,6 +25,11 @@ N_TREND = 26  # half doublings of an item's recent events relative to the mean i
 N_AGE = 14  # doublings of an item's age, the last from 64 days on
 TREND_HALF_LIVES = (4.0, 30.0)  # days
 MICROSECONDS_PER_HOUR = MICROSECONDS_PER_DAY // 24
+HOURS_PER_PART = 3
+USER_FIELDS = ("user", "activity", "day_of_week", "part_of_day")
+ITEM_FIELDS = ("item", "category", "parent_category", "short_trend", "long_trend", "age")
+# What a request may tell of its moment and its user, in place of what the service knows: the least and the greatest.
+REQUEST_FEATURES = {"day_of_week": (1, 7), "part_of_day": (1, 8), "hour": (0, 23), "n_events": (0, 10**9)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Histories:
         user, at = events.user_key[order], events.occurred_at[order]
         self.users, first = np.unique(user, return_index=True)
         self._rows, self._at = item_rows[order], at
-        self._weight = events.weight[order] / max(float(events.weight.mean()), 1e-12)
+        self.mean_weight = max(float(events.weight.mean()), 1e-12)
+        self._weight = events.weight[order] / self.mean_weight
         self._starts = np.append(first, len(user))
         new_instant = np.ones(len(user), dtype=bool)
         new_instant[1:] = (user[1:] != user[:-1]) | (at[1:] != at[:-1])
@@ -75,18 +81,24 @@ class Histories:
         return self._window(self._start_of_event[event], self._end_of_event[event], at)
 
     def at_cut(self, user: Positions) -> tuple[Rows, Floats, Rows]:
-        """The same at the cut; `user` (n,) are positions in `users`."""
+        """The same at the cut, but the numbers of events; `user` (n,) are positions in `users`."""
         at = np.full(len(user), self.cut_at, dtype=np.int64)
-        return self._window(self._starts[user], self._starts[user + 1], at)
+        start, end = self._starts[user], self._starts[user + 1]
+        return *self._window(start, end, at)[:2], (end - start).astype(np.int32)
 
     def _window(self, start: Positions, end: Positions, at: NDArray[np.int64]) -> tuple[Rows, Floats, Rows]:
         place = end[:, None] - 1 - np.arange(self.length)
         inside = place >= start[:, None]
         place = np.maximum(place, 0)
         age = (at[:, None] - self._at[place]) / MICROSECONDS_PER_DAY
-        weight = np.where(inside, self._weight[place] * np.exp2(-age / self.half_life_days), 0.0)
-        weight /= np.sqrt(np.maximum(weight.sum(axis=1, keepdims=True), 1e-12))
+        weight = bag_weights(np.where(inside, self._weight[place] * np.exp2(-age / self.half_life_days), 0.0))
         return np.where(inside, self._rows[place], 0), weight.astype(np.float32), activity_rows(end - start)
+
+
+def bag_weights(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the latest events count in the bag: `weight` (n, length), decayed and relative to the mean event's, over
+    the root of its sum. `weight` = result · Σ result, so that what is stored can go on decaying."""
+    return weight / np.sqrt(np.maximum(weight.sum(axis=1, keepdims=True), 1e-12))
 
 
 def activity_rows(n_events: NDArray[np.integer]) -> Rows:
@@ -97,7 +109,7 @@ def activity_rows(n_events: NDArray[np.integer]) -> Rows:
 def context_rows(at: NDArray[np.int64]) -> Rows:
     """Day of the week and part of the day (UTC) of instants (n,) in microseconds → (n, 2)."""
     day = (at // MICROSECONDS_PER_DAY + 3) % 7 + 1  # the epoch was a Thursday
-    part = at // MICROSECONDS_PER_HOUR % 24 // 3 + 1
+    part = at // MICROSECONDS_PER_HOUR % 24 // HOURS_PER_PART + 1
     return np.stack([day, part], axis=1).astype(np.int32)
 
 

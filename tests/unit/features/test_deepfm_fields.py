@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.candidates.deepfm_fields import N_AGE, Histories, ItemTrends, Vocabulary, activity_rows, context_rows
 from recsys.candidates.deepfm_samples import EXCLUDED, Samples, Vocabularies, systematic
+from recsys.features.deepfm_fields import N_AGE, Histories, ItemTrends, Vocabulary, activity_rows, context_rows
 from recsys.types import MICROSECONDS_PER_DAY as DAY
 from recsys.types import Catalogue, Interactions
 

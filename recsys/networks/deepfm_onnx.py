@@ -1,0 +1,108 @@
+"""DeepFM as an ONNX file whose weights stay outside of it: other weights later need no new export.
+
+Each weight is an array `weights/<layer>.<weight>.npy`, which ONNX Runtime reads as external data and numpy maps into
+memory, and at the same time an input of the graph with that array as its default: who runs the graph may give
+arrays of his own in its place, under the names of `network_weights`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import ModelError
+from recsys.networks.deepfm_scorer import Floats, set_network_weights, weight_shapes
+from recsys.networks.onnx_files import NETWORK, OUTPUT, weight_file
+
+
+def write_onnx(config: Mapping[str, Any], weights: Mapping[str, Floats], folder: Path) -> None:
+    """Write `network.onnx` (inputs and output as `DeepFmPairs` has them) and its weights into `folder`.
+
+    Imports Keras and its backend (seconds). Raises ModelError when the exporter has lost a weight.
+    """
+    import onnx
+
+    model = _exported(config, _stand_ins(config))
+    _name_weights(model, _stand_ins(config))
+    (folder / "weights").mkdir()
+    for name in weight_shapes(config):
+        np.save(folder / weight_file(name), np.ascontiguousarray(weights[name], dtype=np.float32), allow_pickle=False)
+        model.graph.initializer.append(_outside(name, folder))
+        dims = weights[name].shape
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims))
+    onnx.save(model, folder / NETWORK)
+    onnx.checker.check_model(folder / NETWORK)
+
+
+def _stand_ins(config: Mapping[str, Any]) -> dict[str, Floats]:
+    """Weights that the exporter cannot fold away, as it does with zeros, and that can be told from each other."""
+    rng = np.random.default_rng(0)
+    return {name: rng.uniform(0.1, 1, shape).astype(np.float32) for name, shape in weight_shapes(config).items()}
+
+
+def _exported(config: Mapping[str, Any], weights: Mapping[str, Floats]) -> Any:
+    """What Keras' own exporter makes of the network, as an onnx.ModelProto."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import onnx
+    from keras import InputSpec
+
+    from recsys.networks.deepfm import DeepFmNetwork
+    from recsys.networks.deepfm_pairs import DeepFmPairs
+
+    network = DeepFmNetwork(**config)
+    network.build()
+    set_network_weights(network, weights)
+    pairs = DeepFmPairs(network)
+    signature = {
+        "user": InputSpec(shape=(None, len(config["user_sizes"])), dtype="int32", name="user"),
+        "history": InputSpec(shape=(None, None), dtype="int32", name="history"),
+        "history_weight": InputSpec(shape=(None, None), dtype="float32", name="history_weight"),
+        "item": InputSpec(shape=(None, len(config["item_sizes"])), dtype="int32", name="item"),
+        "user_of_pair": InputSpec(shape=(None,), dtype="int32", name="user_of_pair"),
+    }
+    one = {name: np.zeros([size or 1 for size in spec.shape], spec.dtype) for name, spec in signature.items()}
+    pairs(one)  # the exporter wants a model that has been called
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*np.object", category=FutureWarning)  # Keras' shim for tf2onnx
+        pairs.export(f"{scratch}/{NETWORK}", format="onnx", input_signature=[signature], verbose=False)
+        return onnx.load(f"{scratch}/{NETWORK}")
+
+
+def _name_weights(model: Any, weights: Mapping[str, Floats]) -> None:
+    """Give the graph our names of its weights and its output, and take the weights' values out."""
+    from onnx import numpy_helper
+
+    arrays = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    ours = {
+        theirs: name
+        for theirs, array in arrays.items()
+        for name, value in weights.items()
+        if array.shape == value.shape and np.array_equal(array, value)
+    }
+    if sorted(ours.values()) != sorted(weights):
+        lost = ", ".join(sorted(set(weights) - set(ours.values()))) or "none, but some are there twice"
+        raise ModelError(f"the exporter to ONNX changed the network's weights; lost: {lost}")
+    ours[model.graph.output[0].name] = model.graph.output[0].name = OUTPUT
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [ours.get(name, name) for name in names]
+    kept = [one for one in model.graph.initializer if one.name not in ours]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _outside(name: str, folder: Path) -> Any:
+    """The initializer that stands for a written array."""
+    from onnx import TensorProto
+
+    array = np.load(folder / weight_file(name), mmap_mode="r", allow_pickle=False)
+    made = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", weight_file(name)), ("offset", array.offset), ("length", array.nbytes)):
+        made.external_data.add(key=key, value=str(value))
+    return made

@@ -1,0 +1,188 @@
+"""The inputs of DeepFM at serving: rows of users, items and the moment, of what the night knew and what came since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import ArtifactError
+from recsys.features.deepfm_fields import (
+    HOURS_PER_PART,
+    Positions,
+    Rows,
+    Vocabulary,
+    activity_rows,
+    bag_weights,
+    context_rows,
+)
+from recsys.features.deepfm_spec import STATE, FeatureSpec, state_file
+from recsys.serving.recent import Recent
+from recsys.types import MICROSECONDS_PER_DAY
+
+_MAX_SHOWN = 40  # characters of a client's word in a warning
+CategoryOf = Callable[[int], tuple[int, int]]  # item key → keys of its category and of that one's parent, -1 for none
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Somebody for whom items are scored."""
+
+    user_key: int | None = None  # None for a guest, and for somebody whom the catalogue does not know
+    recent: Sequence[Recent] = ()  # the latest events, newest first
+    features: Mapping[str, int] = field(default_factory=dict)  # as `read_features` gives them
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When it is, and what events are worth."""
+
+    now_ms: float  # since the epoch; day of the week and part of the day are UTC's
+    event_weights: Mapping[str, float]  # 1 for a type that is not named
+
+
+class ModelState:
+    """Arrays of a serving artifact, mapped from its files: pages that nobody asks for take no memory."""
+
+    def __init__(self, folder: Path, spec: FeatureSpec) -> None:
+        """ArtifactError when a file is missing or cannot be read."""
+        self._spec = spec
+        try:
+            files = {name: np.load(folder / state_file(name), mmap_mode="r", allow_pickle=False) for name in STATE}
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"the state of the model in {folder} cannot be read: {error}") from error
+        arrays: dict[str, NDArray[Any]] = {name: np.asarray(array) for name, array in files.items()}
+        self._users, self._items = Vocabulary(arrays["users"]), Vocabulary(arrays["items"])
+        self._user_rows, self._item_rows = Vocabulary(arrays["user_vocabulary"]), arrays["item_rows"]
+        self._history_rows = Vocabulary(arrays["item_vocabulary"])
+        self._categories = Vocabulary(arrays["category_vocabulary"])
+        self._parents = Vocabulary(arrays["parent_category_vocabulary"])
+        self._n_events, self._start = arrays["n_events"], arrays["history_start"]
+        self._history, self._history_weight = arrays["history"], arrays["history_weight"]
+
+    @property
+    def n_users(self) -> int:
+        return len(self._users.keys)
+
+    @property
+    def n_items(self) -> int:
+        return len(self._items.keys)
+
+    def sample_keys(self, n: int) -> tuple[list[int], list[int]]:
+        """Some users and items, evenly over all."""
+        users, items = self._users.keys, self._items.keys
+        return users[:: max(1, len(users) // n)][:n].tolist(), items[:: max(1, len(items) // n)][:n].tolist()
+
+    def user_rows(self, user_keys: Sequence[int | None]) -> Rows:
+        """Row of each user in the network, 0 for those without one of their own, (n,)."""
+        return self._user_rows.rows(np.array([-1 if key is None else key for key in user_keys], dtype=np.int64))
+
+    def item_rows(self, item_keys: Sequence[int | None], category_of: CategoryOf) -> Rows:
+        """Item, category, parent category, trends and age, (n, 6), as of the cut. An item that came later has its
+        category alone; None is an item that nobody knows, all zeros."""
+        keys = np.array([-1 if key is None else key for key in item_keys], dtype=np.int64)
+        place = self._items.rows(keys)
+        rows = self._item_rows[np.maximum(place - 1, 0)] if self.n_items else np.zeros((len(keys), 6), np.int32)
+        missing = np.flatnonzero(place == 0)
+        if len(missing):
+            rows[missing] = 0
+            later = [at for at in missing.tolist() if keys[at] >= 0]
+            found = np.array([category_of(int(keys[at])) for at in later], dtype=np.int64).reshape(-1, 2)
+            rows[later, 1], rows[later, 2] = self._categories.rows(found[:, 0]), self._parents.rows(found[:, 1])
+        return rows
+
+    def user_inputs(self, askers: Sequence[Asker], moment: Moment) -> dict[str, Any]:
+        """`user`, `history` and `history_weight` of the network's inputs, one row for each asker.
+
+        Events after the model's cut go in front of the stored history, which decays up to the newest of them: a shop
+        that has been silent for years is not forgotten.
+        """
+        keys = [asker.user_key for asker in askers]
+        place = self._users.rows(np.array([-1 if key is None else key for key in keys], dtype=np.int64)) - 1
+        known = place >= 0
+        at = np.maximum(place, 0)
+        n_events = np.where(known, self._n_events[at], 0) if self.n_users else np.zeros(len(keys), np.int64)
+        start = self._start[at] if self.n_users else np.zeros(len(keys), np.int64)
+        n_stored = np.where(known, self._start[at + 1] - start, 0) if self.n_users else start
+        news = [self._since_the_cut(asker, moment) for asker in askers]
+        history, weight = self._stored(start, n_stored, max((len(new) for new in news), default=0))
+        for row, new in enumerate(news):
+            if len(new):
+                n_events[row] += len(new)
+                self._put_in_front(history[row], weight[row], new, moment)
+        length = min(max(history.shape[1], 1), self._spec.history_length)
+        user = np.zeros((len(keys), 4), dtype=np.int32)
+        user[:, 0], user[:, 1] = self.user_rows(keys), activity_rows(n_events)
+        user[:, 2:] = context_rows(np.array([int(moment.now_ms * 1000)]))
+        for row, asker in enumerate(askers):
+            if asker.features:
+                _put_features(user[row], asker.features)
+        return {
+            "user": user,
+            "history": history[:, :length],
+            "history_weight": bag_weights(weight[:, :length]).astype(np.float32),
+        }
+
+    def _since_the_cut(self, asker: Asker, moment: Moment) -> list[Recent]:
+        """The events that the night did not know and that count, newest first."""
+        weights, cut_ms = moment.event_weights, self._spec.cut_at / 1000
+        return [e for e in asker.recent if e.occurred_ms >= cut_ms and weights.get(e.event_type, 1.0) > 0]
+
+    def _stored(self, start: Positions, n: Positions, room: int) -> tuple[Rows, NDArray[np.float64]]:
+        """Items and decayed weights at the cut, newest first, and `room` empty places at the end of each row."""
+        longest = int(n.max()) if len(n) else 0
+        history = np.zeros((len(n), max(longest + room, 1)), dtype=np.int32)
+        weight = np.zeros(history.shape)
+        inside = np.arange(longest) < n[:, None]
+        place = (start[:, None] + np.arange(longest))[inside]
+        history[:, :longest][inside], weight[:, :longest][inside] = self._history[place], self._history_weight[place]
+        weight *= weight.sum(axis=1, keepdims=True)  # the inverse of `bag_weights`
+        return history, weight
+
+    def _put_in_front(self, history: Rows, weight: NDArray[np.float64], new: Sequence[Recent], moment: Moment) -> None:
+        """Move one user's row on to the newest of the events `new`, in place."""
+        n, half_life_days = len(new), self._spec.history_half_life_days
+        at = np.array([event.occurred_ms * 1000 for event in new], dtype=np.int64)
+        worth = np.array([moment.event_weights.get(event.event_type, 1.0) for event in new])
+        worth /= self._spec.mean_event_weight
+        history[n:], weight[n:] = history[:-n].copy(), weight[:-n].copy()
+        history[:n] = self._history_rows.rows(np.array([event.item_key for event in new], dtype=np.int64))
+        weight[:n] = worth * _decay(at.max() - at, half_life_days)
+        weight[n:] *= _decay(at.max() - self._spec.cut_at, half_life_days)
+
+
+def read_features(spec: FeatureSpec, given: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
+    """The features of a request that the model takes, and a warning for each name and value that it does not."""
+    known, warnings = {}, []
+    for name, value in given.items():
+        bounds = spec.request_features.get(name)
+        shown = name[:_MAX_SHOWN]
+        if bounds is None:
+            warnings.append(f"user_feats.{shown}: no such feature; there are {', '.join(spec.request_features)}")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not bounds[0] <= value <= bounds[1]:
+            warnings.append(f"user_feats.{shown}: should be an integer from {bounds[0]} to {bounds[1]}")
+        elif value != int(value):
+            warnings.append(f"user_feats.{shown}: should be an integer")
+        else:
+            known[name] = int(value)
+    return known, warnings
+
+
+def _put_features(user: Rows, features: Mapping[str, int]) -> None:
+    """Put what a request tells in the place of what is known, in one row of the user's fields."""
+    if "n_events" in features:
+        user[1] = activity_rows(np.array([features["n_events"]]))[0]
+    if "day_of_week" in features:
+        user[2] = features["day_of_week"]
+    if "hour" in features:
+        user[3] = features["hour"] // HOURS_PER_PART + 1
+    if "part_of_day" in features:
+        user[3] = features["part_of_day"]
+
+
+def _decay(age_us: Any, half_life_days: float) -> Any:
+    return np.exp2(-age_us / MICROSECONDS_PER_DAY / half_life_days)

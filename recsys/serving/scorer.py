@@ -1,0 +1,108 @@
+"""DeepFM in ONNX Runtime: probabilities of pairs of users and items, one call for all of a request.
+
+A probability is that of "this pair is an event that happens", where beforehand a pair that happens and one of the
+same user with any item of the catalogue are equally likely (`FeatureSpec.prior`): 0.5 is an item that suits the user
+as well as one drawn blindly. It orders items and compares users and days; it is no forecast of a click rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import ArtifactError, InputError
+from recsys.features.deepfm_fields import Floats, Rows
+from recsys.features.deepfm_spec import FeatureSpec
+from recsys.networks.onnx_files import NETWORK, OUTPUT, weight_file
+from recsys.serving.model_state import Asker, CategoryOf, ModelState, Moment
+
+_USERS_AT_ONCE: Final = 1024  # bounds the memory of their histories' embeddings
+
+
+class Scorer:
+    """A serving artifact at work. Scoring may go on in several threads.
+
+    The weights are arrays of this process, given to the network with each call: tables are mapped copy-on-write from
+    the artifact, so that all processes share what nobody has changed, and `put_weights` takes effect with the next
+    call.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """ArtifactError when a file is missing or the network is not one that this code can run."""
+        import onnxruntime as ort
+
+        self.spec = FeatureSpec.read(folder)
+        self.state = ModelState(folder, self.spec)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # workers are processes
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(folder / NETWORK, options, providers=["CPUExecutionProvider"])
+            self._weights = {
+                one.name: np.asarray(np.load(folder / weight_file(one.name), mmap_mode="c", allow_pickle=False))
+                for one in self._session.get_overridable_initializers()
+            }
+        except Exception as error:  # ONNX Runtime has a class of its own for every cause
+            raise ArtifactError(f"the network in {folder} cannot be run: {error}") from error
+
+    @property
+    def weights(self) -> dict[str, Floats]:
+        """The weights as they are now, by `layer/weight`; to be read, not written."""
+        return self._weights
+
+    def put_weights(self, name: str, values: Floats, rows: NDArray[Any] | slice = slice(None)) -> None:
+        """Change a weight in place, all of it or some rows. InputError when it does not fit or is not finite."""
+        weight = self._weights.get(name)
+        if weight is None:
+            raise InputError(f"the network has no weight {name!r}; it has {', '.join(self._weights)}")
+        if np.shape(values) != weight[rows].shape or not np.isfinite(values).all():
+            raise InputError(
+                f"{name}: expected finite values of shape {weight[rows].shape}, received {np.shape(values)}"
+            )
+        weight[rows] = values
+
+    def probabilities(
+        self,
+        askers: Sequence[Asker],
+        asker_of_pair: NDArray[np.int32],
+        item_rows: Rows,
+        moment: Moment,
+    ) -> Floats:
+        """Probabilities in [0, 1], (n_pairs,).
+
+        `asker_of_pair` (n_pairs,): positions in `askers`; `item_rows` (n_pairs, n_item_fields) as
+        `state.item_rows` gives them. One call of the network for up to 1,024 askers.
+        """
+        result = np.empty(len(asker_of_pair), dtype=np.float32)
+        for start in range(0, len(askers), _USERS_AT_ONCE):
+            part: Any = slice(None)
+            if len(askers) > _USERS_AT_ONCE:
+                inside = (asker_of_pair >= start) & (asker_of_pair < start + _USERS_AT_ONCE)
+                part = np.flatnonzero(inside)
+            inputs = self.state.user_inputs(askers[start : start + _USERS_AT_ONCE], moment)
+            of_pair = (asker_of_pair[part] - start).astype(np.int32, copy=False)
+            result[part] = self.logits({**inputs, "item": item_rows[part], "user_of_pair": of_pair})
+        return self.probability_of(result)
+
+    def logits(self, inputs: dict[str, Any]) -> Floats:
+        """The network's output for its inputs as `DeepFmPairs` names them, (n_pairs,)."""
+        result: Floats = self._session.run([OUTPUT], inputs | self._weights)[0]
+        return result
+
+    def probability_of(self, logits: Floats) -> Floats:
+        """Calibrated probabilities."""
+        exponent = np.clip(self.spec.scale * logits.astype(np.float64) + self.spec.offset, -60, 60)
+        return (1 / (1 + np.exp(-exponent))).astype(np.float32)
+
+    def warm_up(self, category_of: CategoryOf, now_ms: float) -> None:
+        """Score some pairs, so that the first request finds memory allocated and pages read."""
+        users, items = self.state.sample_keys(200)
+        moment = Moment(now_ms, {})
+        rows = self.state.item_rows([*items, None], category_of)
+        for askers in ([Asker()], [Asker(key) for key in users] or [Asker()]):
+            for n in (1, len(rows)):
+                self.probabilities(askers, np.arange(n, dtype=np.int32) % len(askers), rows[:n], moment)
