@@ -1,0 +1,142 @@
+"""The model in service: loaded in a thread, warmed up, swapped as a whole, and never in the way of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fast_api_service.metrics import Metrics
+from recsys.artifacts import ArtifactStore, split_ref
+from recsys.errors import NotFoundError, RecsysError
+from recsys.serving.scorer import Scorer
+from recsys.serving.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+MODEL = "deepfm"  # its name in `publications.models`
+SERVED_AS = "deepfm_serving"  # kind of the artifact that train_deepfm makes for the service, of the same version
+_LOOK_S = 0.25
+_RETRY_S = 10.0  # after a model that could not be loaded; its artifact may still be on its way
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A scorer, and where it is from."""
+
+    artifact: str  # the trained model, as the publication names it
+    served_as: str  # the serving artifact that was loaded
+    since: dt.datetime
+    scorer: Scorer
+
+
+class Models:
+    """Follows the publication in service. `loaded` changes as a whole; a request takes it once."""
+
+    def __init__(self, artifact_root: str, metrics: Metrics) -> None:
+        self._root, self._metrics = artifact_root, metrics
+        self._store: ArtifactStore | None = None
+        self.loaded: LoadedModel | None = None
+        self.wanted: str | None = None
+        self.problem = "starting: no publication is loaded yet"  # why the wanted model is not in service; or empty
+        self._failed_at = -_RETRY_S
+
+    async def follow(self, snapshot_now: Callable[[], Snapshot | None]) -> None:
+        """Have the model of the publication in service until cancelled.
+
+        One that cannot be loaded is told and tried again; the former one serves on meanwhile.
+        """
+        while True:
+            snapshot = snapshot_now()
+            if snapshot is not None:
+                await self._look(snapshot)
+            await asyncio.sleep(_LOOK_S)
+
+    async def _look(self, snapshot: Snapshot) -> None:
+        wanted = snapshot.publication.models.get(MODEL)
+        if wanted != self.wanted:
+            self.wanted, self._failed_at = wanted, -_RETRY_S
+        if wanted is None:
+            self.loaded = None
+            self.problem = f"publication {snapshot.publication.publication_id} stands on no {MODEL} model"
+            self._metrics.model_loaded.set(0)
+            return
+        if (self.loaded and self.loaded.artifact == wanted) or time.monotonic() < self._failed_at + _RETRY_S:
+            return
+        try:
+            self.loaded = await asyncio.to_thread(self._load, str(wanted), snapshot)
+        except Exception as error:  # whatever it is, recommendations go on without the model
+            self._tell(str(wanted), error)
+            return
+        self.problem = ""
+        self._metrics.model_loaded.set(1)
+        log.info("model %s is in service", self.loaded.served_as)
+
+    def _load(self, artifact: str, snapshot: Snapshot) -> LoadedModel:
+        """Read, check, warm up; in a thread."""
+        served_as = f"{SERVED_AS}/{split_ref(artifact)[1]}"
+        try:
+            folder = self.open_artifact(served_as)
+        except NotFoundError as error:
+            raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
+        scorer = Scorer(folder)
+        scorer.warm_up(category_of(snapshot), time.time() * 1000)
+        return LoadedModel(artifact, served_as, dt.datetime.now(dt.UTC), scorer)
+
+    def _tell(self, artifact: str, error: Exception) -> None:
+        self._failed_at = time.monotonic()
+        self._metrics.model_failures.inc()
+        self._metrics.model_loaded.set(0 if self.loaded is None else 1)
+        text = str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {error}"
+        problem = f"{artifact} cannot be loaded: {text}"
+        if problem != self.problem:
+            log.error("%s", problem)
+        self.problem = problem
+
+    def open_artifact(self, ref: str) -> Path:
+        """The local folder of any artifact, its files checked; it may be downloaded, so call it in a thread.
+
+        Raises NotFoundError and ArtifactError as `ArtifactStore.open` does.
+        """
+        return self.store.open(ref)[0]
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The artifacts under ARTIFACT_ROOT; made when first asked for, because boto3 takes long to import."""
+        if self._store is None:
+            self._store = ArtifactStore(self._root)
+        return self._store
+
+    def info(self) -> dict[str, Any]:
+        """What /model/info says of it."""
+        loaded = self.loaded
+        return {
+            "wanted": self.wanted,
+            "loaded": loaded.artifact if loaded else None,
+            "served_as": loaded.served_as if loaded else None,
+            "since": loaded.since if loaded else None,
+            "problem": self.problem or None,
+            "n_users": loaded.scorer.state.n_users if loaded else None,
+            "n_items": loaded.scorer.state.n_items if loaded else None,
+            "is_calibrated": loaded.scorer.spec.is_calibrated if loaded else None,
+            "features": loaded.scorer.spec.request_features if loaded else {},
+        }
+
+
+def category_of(snapshot: Snapshot) -> Callable[[int], tuple[int, int]]:
+    """Keys of the category of an item of the catalogue and of that one's parent, -1 for none."""
+
+    def look_up(item_key: int) -> tuple[int, int]:
+        category = -1
+        with contextlib.suppress(IndexError):  # an item of the model that the catalogue does not have
+            category = snapshot.items.category(item_key)
+        line = snapshot.categories.lineage(category) if category >= 0 else []
+        return category, line[1] if len(line) > 1 else -1
+
+    return look_up
