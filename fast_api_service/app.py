@@ -14,14 +14,16 @@ from fast_api_service.database import Database, postgres_dsn
 from fast_api_service.hot import HotPath
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
+from fast_api_service.models import Models
 from fast_api_service.pressure import Pressure
 from fast_api_service.reads import DatabaseAwayError
-from fast_api_service.routers import batch, catalogue, config, events, operations, recommend
+from fast_api_service.routers import batch, catalogue, config, events, model, operations, predict, recommend
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
 from fast_api_service.writable import Writable
 from recsys import __version__
+from recsys import settings as recsys_settings
 
 _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
 
@@ -31,14 +33,17 @@ loaded; `123` and `"123"` are both understood. Errors have one form:
 """
 
 
-def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAPI:
-    """The service on the Postgres of `database_url`, which may be away when it starts.
+def create_app(database_url: str, settings: ApiSettings | None = None, artifact_root: str | None = None) -> FastAPI:
+    """The service on the Postgres of `database_url`, which may be away when it starts, and the models under
+    `artifact_root` (ARTIFACT_ROOT when None).
 
     Raises InputError when the URL is not one of Postgres.
     """
     settings = settings or ApiSettings()
     metrics = Metrics()
-    state = State(Database(database_url, settings), Writable(postgres_dsn(database_url)), metrics, settings)
+    models = Models(artifact_root or recsys_settings.load().artifact_root, metrics)
+    writes = Writable(postgres_dsn(database_url))
+    state = State(Database(database_url, settings), writes, models, metrics, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,11 +52,12 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
         with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
             await state.read_keys()  # so that the first request is not refused for want of them
         follower = asyncio.create_task(state.keep_fresh())
+        trainee = asyncio.create_task(state.models.follow(lambda: state.snapshot))
         ear = asyncio.create_task(listener.listen(state.database.dsn, state.wake))
         try:
             yield
         finally:
-            for task in (follower, ear):
+            for task in (follower, trainee, ear):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
@@ -84,9 +90,11 @@ def create_app(database_url: str, settings: ApiSettings | None = None) -> FastAP
     app.include_router(recommend.hot)
     app.include_router(batch.router)
     app.include_router(recommend.router)
+    app.include_router(predict.router)
     app.include_router(events.router)
     app.include_router(catalogue.router)
     app.include_router(config.router)
     app.include_router(operations.router)
+    app.include_router(model.router)
     documents.install(app, state)
     return app

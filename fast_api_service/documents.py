@@ -153,6 +153,7 @@ def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
             ids = [to_external(user_id, snapshot.user_id_type, "user"), to_external("1", snapshot.user_id_type, "user")]
             example["value"] = example["value"] | {"user_ids": ids}
     _fill_event_examples(paths, snapshot)
+    _fill_predict_examples(paths, snapshot)
     category_id = next((c for c in snapshot.categories if _has_list(snapshot, c)), None)
     if category_id is None:
         examples.pop("a category")
@@ -194,6 +195,34 @@ def _fill_event_examples(paths: dict[str, Any], snapshot: Snapshot) -> None:
     for parameter in paths["/online/events/{user_id}"]["get"]["parameters"]:
         if parameter["name"] == "user_id":
             parameter["example"] = ids["user_id"]
+
+
+def _fill_predict_examples(paths: dict[str, Any], snapshot: Snapshot) -> None:
+    """A user who has a list, popular items, and the category of the first of them."""
+    items = _popular_ids(snapshot)[:2]
+    if snapshot.example_user_id is None or not items:
+        return
+    user_id = to_external(snapshot.example_user_id, snapshot.user_id_type, "user")
+    listing = {
+        "user_id": user_id,
+        "category_id": next((c for c in snapshot.categories if _has_list(snapshot, c)), None),
+        "products": [{"product_id": f"product of {item_id}", "item_ids": [item_id]} for item_id in items],
+    }
+    pair = {"user_id": user_id, "item_id": items[0]}
+    values: dict[str, dict[str, Any]] = {
+        "/predict": {
+            "a pair": pair,
+            "lists": {"user_ids": [user_id] * len(items), "item_ids": items},
+            "pairs": {"pairs": [pair], "user_feats": {"day_of_week": 6, "hour": 20}},
+        },
+        "/predict/product_positions": {"a listing": listing},
+    }
+    for path, value_by_name in values.items():
+        examples = paths[path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+        for name, value in value_by_name.items():
+            examples[name]["value"] = value
+        if listing["category_id"] is None:
+            examples.pop("a listing", None)
 
 
 def _popular_ids(snapshot: Snapshot) -> list[ExternalId]:

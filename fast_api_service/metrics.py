@@ -17,7 +17,7 @@ from recsys.serving.snapshot import Snapshot
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SIMILAR = "similar"  # what GET /similar counts its answers under, where /recommend has the surface
 _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication")
+DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication", "users", "model")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 SHED_REASONS = ("rate_limit", "queue")
 AUTH_FAILURES = ("missing", "wrong", "scope")
@@ -71,6 +71,11 @@ class Metrics:
             "recsys_model_info", "1 for each model behind the publication in service", ["model", "artifact"],
             registry=registry,
         )  # fmt: skip
+        self.model_loaded = Gauge("recsys_model_loaded", "1 while a model can score", registry=registry)
+        self.model_failures = Counter(
+            "recsys_model_load_failures", "Models that could not be loaded", registry=registry
+        )
+        self.predictions = Counter("recsys_predictions", "Pairs scored for clients", registry=registry)
         self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
         ProcessCollector(registry=registry)
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

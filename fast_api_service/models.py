@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fast_api_service.metrics import Metrics
-from recsys.artifacts import ArtifactStore, split_ref
+from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
 from recsys.errors import NotFoundError, RecsysError
+from recsys.networks.onnx_files import weight_file
 from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Snapshot
 
@@ -22,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MODEL = "deepfm"  # its name in `publications.models`
 SERVED_AS = "deepfm_serving"  # kind of the artifact that train_deepfm makes for the service, of the same version
+EXPORTED_AS = "deepfm_export"
 _LOOK_S = 0.25
 _RETRY_S = 10.0  # after a model that could not be loaded; its artifact may still be on its way
 
@@ -33,6 +39,7 @@ class LoadedModel:
     artifact: str  # the trained model, as the publication names it
     served_as: str  # the serving artifact that was loaded
     since: dt.datetime
+    folder: Path
     scorer: Scorer
 
 
@@ -87,7 +94,7 @@ class Models:
             raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
         scorer = Scorer(folder)
         scorer.warm_up(category_of(snapshot), time.time() * 1000)
-        return LoadedModel(artifact, served_as, dt.datetime.now(dt.UTC), scorer)
+        return LoadedModel(artifact, served_as, dt.datetime.now(dt.UTC), folder, scorer)
 
     def _tell(self, artifact: str, error: Exception) -> None:
         self._failed_at = time.monotonic()
@@ -127,6 +134,28 @@ class Models:
             "is_calibrated": loaded.scorer.spec.is_calibrated if loaded else None,
             "features": loaded.scorer.spec.request_features if loaded else {},
         }
+
+
+def export(model: LoadedModel, store: ArtifactStore) -> tuple[Manifest, str, bool]:
+    """Write the model with its weights as they are now: its manifest, where it lies, and whether it is new.
+
+    Raises OSError and ArtifactError where it cannot be written.
+    """
+    digest = hashlib.sha256()
+    for name, values in sorted(model.scorer.weights.items()):
+        digest.update(name.encode() + values.tobytes())
+    version = f"{split_ref(model.artifact)[1]}-{digest.hexdigest()[:10]}"
+
+    def make(folder: Path, meta: dict[str, Any]) -> None:
+        meta |= {"network": model.scorer.spec.network}
+        shutil.copytree(model.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, "weights"))
+        (folder / "weights").mkdir()
+        for name, values in model.scorer.weights.items():
+            np.save(folder / weight_file(name), values, allow_pickle=False)
+
+    inputs = {"model": model.artifact, "served_as": model.served_as}
+    manifest, created = store.get_or_make(EXPORTED_AS, version, make, made_by="POST /model/export", inputs=inputs)
+    return manifest, f"{store.root}/{manifest.ref}", created
 
 
 def category_of(snapshot: Snapshot) -> Callable[[int], tuple[int, int]]:

@@ -20,7 +20,7 @@ from recsys.serving.recent import History, Recent, merged
 from recsys.serving.snapshot import Publication, StoredList
 from recsys.storage.list_format import partition_name
 
-USER_LISTS, ITEM_LISTS = SOURCES = ("user_lists", "item_lists")  # each with a breaker of its own
+USER_LISTS, ITEM_LISTS, EVENTS = SOURCES = ("user_lists", "item_lists", "events")  # each with a breaker of its own
 NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
@@ -37,6 +37,14 @@ class UserLists(NamedTuple):
     personal: StoredList | None = None
     recent: Sequence[Recent] = ()  # of the user and the session, newest first
     history: History | None = None  # of the user, before the night
+    user_key: int | None = None
+
+
+class UserEvents(NamedTuple):
+    """Who a user is, and what he did of late."""
+
+    user_key: int | None  # None where the catalogue has no such user
+    recent: Sequence[Recent] = ()  # newest first
 
 
 class ItemLists(NamedTuple):
@@ -108,6 +116,11 @@ class Reads:
         rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), arguments, timeout_s)
         return [_user_lists(row, publication) for row in rows]
 
+    async def events(self, user_ids: Sequence[str], timeout_s: float) -> list[UserEvents]:
+        """Keys and latest events of users, in their order; DatabaseAwayError."""
+        rows = await self._rows(EVENTS, EVENTS_SQL, (list(user_ids),), timeout_s)
+        return [UserEvents(row[0], _recent(row, 1)) for row in rows]
+
     async def item(self, item_key: int, publication: Publication, timeout_s: float) -> ItemLists:
         """i2i and similar list of an item; DatabaseAwayError."""
         sql = item_sql(publication.version_id("i2i"), publication.version_id("similar"))
@@ -158,6 +171,15 @@ def users_sql(ranked: int | None, personal: int | None, history: int | None) -> 
     """  # noqa: S608 - numbers of ours
 
 
+EVENTS_SQL: Final = """
+    select u.user_key, a.item_keys, a.event_types, a.occurred_ms
+    from unnest($1::text[]) with ordinality as asked (id, place)
+    left join users u on u.user_id = asked.id
+    left join user_recent a on a.owner = 'user:' || asked.id
+    order by asked.place
+"""
+
+
 @lru_cache(maxsize=16)
 def item_sql(i2i: int | None, similar: int | None) -> str:
     """One row: three columns each of the i2i and the similar list of the item with the key $1."""
@@ -183,7 +205,8 @@ def _events(name: str) -> str:
 
 
 def _user_lists(row: asyncpg.Record, publication: Publication) -> UserLists:
-    return UserLists(row[0] is not None, _stored(row, 1), _stored(row, 4), _latest(row), _history(row, publication))
+    latest, history = _latest(row), _history(row, publication)
+    return UserLists(row[0] is not None, _stored(row, 1), _stored(row, 4), latest, history, row[0])
 
 
 def _history(row: asyncpg.Record, publication: Publication) -> History | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictBool, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, StrictBool, WithJsonSchema
 
 from recsys.serving.config import Surface
 from recsys.serving.ids import MAX_ID_LENGTH
@@ -19,7 +19,7 @@ Tier = Literal[ItemSource, "nothing"]
 UserStatus = Literal["known", "light", "unknown", "guest", "anonymous", "unread"]
 
 
-def _external_id(value: Any) -> int | str:
+def external_id(value: Any) -> int | str:
     """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON does not tell 1.0 from 1
@@ -36,11 +36,11 @@ def _external_id(value: Any) -> int | str:
     return value
 
 
-def _text_id(value: Any) -> str:
+def text_id(value: Any) -> str:
     """A string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text."""
     if not isinstance(value, str):
         raise ValueError("a string is expected")
-    return str(_external_id(value))
+    return str(external_id(value))
 
 
 def _id_of(entity: str) -> Any:
@@ -48,14 +48,16 @@ def _id_of(entity: str) -> Any:
     return WithJsonSchema({"type": ["integer", "string"], "x-id-of": entity})
 
 
-UserId = Annotated[int | str, PlainValidator(_external_id), _id_of("user")]
-ItemId = Annotated[int | str, PlainValidator(_external_id), _id_of("item")]
-CategoryId = Annotated[int | str, PlainValidator(_external_id), _id_of("category")]
-TextId = Annotated[
-    str,
-    PlainValidator(_text_id),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH, "pattern": r"^[^\u0000]+$"}),
-]
+UserId = Annotated[int | str, PlainValidator(external_id), _id_of("user")]
+ItemId = Annotated[int | str, PlainValidator(external_id), _id_of("item")]
+CategoryId = Annotated[int | str, PlainValidator(external_id), _id_of("category")]
+TEXT_ID_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_ID_LENGTH,
+    "pattern": r"^[^\u0000]+$",
+}
+TextId = Annotated[str, PlainValidator(text_id), WithJsonSchema(TEXT_ID_SCHEMA)]
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many items")]
 
 
@@ -85,6 +87,11 @@ class RecommendRequest(BaseModel):
     )
     deadline_ms: float | None = Field(
         None, gt=0, le=60_000, description="answer within so many milliseconds, at most the service's own limit"
+    )
+    user_feats: dict[str, JsonValue] = Field(
+        {},
+        max_length=50,
+        description="on a surface that the model rescores: features of the moment and the user, as for /predict",
     )
     explain: StrictBool = Field(
         False, description="name the item, of the user's own or in context, that led to each item"
@@ -131,6 +138,9 @@ class Provenance(_Origin):
     config_id: int = Field(description="the serving configuration; 0: the defaults")
     n_recent: int = Field(description="latest events that the answer takes into account")
     surface: Surface
+    rescored_by: str | None = Field(
+        None, description="artifact of the model that put the lists in order, where one did"
+    )
 
 
 class RecommendAnswer(BaseModel):
@@ -199,9 +209,24 @@ class CatalogueInfo(BaseModel):
     id_types: dict[str, Literal["integer", "string"]]
 
 
+class ScorerInfo(BaseModel):
+    """The model that scores."""
+
+    wanted: str | None = Field(description="the model that the publication names")
+    loaded: str | None = Field(description="the model that answers; null: /predict is 503, and nothing is rescored")
+    served_as: str | None = Field(description="the artifact that was loaded for it")
+    since: dt.datetime | None = Field(description="when it was taken into service")
+    problem: str | None = Field(description="why the wanted model is not loaded")
+    n_users: int | None
+    n_items: int | None
+    is_calibrated: bool | None = Field(description="false: probabilities keep the order, no more")
+    features: dict[str, list[int]] = Field(description="what user_feats may hold: least and greatest value")
+
+
 class ModelInfo(BaseModel):
     success: Literal[True] = True
     service_version: str
     publication: PublicationInfo
     models: dict[str, Any]
+    scorer: ScorerInfo
     catalogue: CatalogueInfo

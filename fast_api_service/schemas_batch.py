@@ -51,6 +51,9 @@ class BatchProvenance(BaseModel):
     time_ms: float
     surface: Surface
     config_id: int
+    rescored_by: str | None = Field(
+        None, description="artifact of the model that put the lists in order, where one did"
+    )
 
 
 class BatchAnswer(BaseModel):

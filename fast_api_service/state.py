@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fast_api_service.database import Database, ItemChange, Pulse
 from fast_api_service.metrics import Metrics
+from fast_api_service.models import Models
 from fast_api_service.reads import DatabaseAwayError
 from fast_api_service.security import Keyring
 from fast_api_service.settings import ApiSettings
@@ -27,8 +28,11 @@ NOTHING_PUBLISHED = "nothing is published yet: run the pipeline (`make demo`, or
 class State:
     """The snapshot in service. It is swapped as a whole; a request takes it once and keeps it to its end."""
 
-    def __init__(self, database: Database, writes: Writable, metrics: Metrics, settings: ApiSettings) -> None:
+    def __init__(
+        self, database: Database, writes: Writable, models: Models, metrics: Metrics, settings: ApiSettings
+    ) -> None:
         self.database = database
+        self.models = models
         self.writes = writes
         self.metrics = metrics
         self.settings = settings

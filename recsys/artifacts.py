@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -248,6 +249,6 @@ class ArtifactStore:
             if path.is_file() and sha256_of(path) == expected["sha256"]:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
+            part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")  # workers share the cache
             self._s3.download_file(self._bucket, f"{self._prefix}{manifest.ref}/{name}", str(part))
             part.replace(path)

@@ -15,6 +15,7 @@ from fast_api_service.errors import documented
 from fast_api_service.hot import HotRoute, JsonBytes
 from fast_api_service.reads import DatabaseAwayError, UserLists
 from fast_api_service.schemas_batch import MAX_ITEMS_IN_BATCH, BatchAnswer, BatchRequest
+from fast_api_service.scoring import Feats, rescoring
 from fast_api_service.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade
@@ -61,9 +62,11 @@ async def recommend_batch(
     timeout_s = answers.time_left_s(request.scope, min(body.deadline_ms, state.settings.batch_deadline_ms))
     lists, degraded = await _lists(state, snapshot, user_ids, timeout_s)
     config, config_id = state.config, state.config_id
-    results = []
+    results, feats = [], Feats({}, [], degraded, [])
     for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):
-        picks = cascade.recommend(snapshot, answers.user_state(stored), query, config)
+        user_key = None if stored is None else stored.user_key
+        user = rescoring(state, snapshot, answers.user_state(stored), user_key, body.surface, feats)
+        picks = cascade.recommend(snapshot, user, query, config)
         status = answers.user_status(user_id, None, stored)
         state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, degraded)
         if status != "known":
@@ -76,6 +79,8 @@ async def recommend_batch(
     for of_one_list in ("tier", "list_version", "list_age_s"):
         del provenance[of_one_list]
     provenance |= {"surface": body.surface, "config_id": config_id}
+    if feats.rescored_by:
+        provenance["rescored_by"] = feats.rescored_by[0]
     return JsonBytes(orjson.dumps({"success": True, "results": results, "provenance": provenance}))
 
 

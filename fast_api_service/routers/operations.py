@@ -53,7 +53,7 @@ async def metrics(request: Request) -> Response:
 @router.get("/model/info", responses=documented(503), summary="What is in service", operation_id="model_info")
 async def model_info(request: Request) -> ModelInfo:
     """The publication with its lists, the models behind it, and the catalogue."""
-    _, snapshot = _in_service(request)
+    state, snapshot = _in_service(request)
     publication = snapshot.publication
     return ModelInfo.model_validate(
         {
@@ -68,6 +68,7 @@ async def model_info(request: Request) -> ModelInfo:
                 "checks": publication.checks,
             },
             "models": publication.models,
+            "scorer": state.models.info(),
             "catalogue": {
                 "n_items": len(snapshot.items),
                 "n_available": snapshot.items.n_available,

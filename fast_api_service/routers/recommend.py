@@ -17,6 +17,7 @@ from fast_api_service.hot import HotRoute, JsonBytes
 from fast_api_service.metrics import SIMILAR
 from fast_api_service.reads import DatabaseAwayError, UserLists
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
+from fast_api_service.scoring import Feats, rescoring
 from fast_api_service.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade
@@ -78,6 +79,9 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     if body.seq is not None:
         seen = answers.item_keys(snapshot, body.seq, "seq", warnings)
         user = replace(user, seq=[Recent(key, _SEEN, place) for place, key in enumerate(seen)][::-1])
+    user_key = None if lists is None else lists.user_key
+    feats = Feats(body.user_feats, warnings, degraded, [])
+    user = rescoring(state, snapshot, user, user_key, body.surface, feats)
     picks = cascade.recommend(snapshot, user, query, state.config)
     status = answers.user_status(user_id, body.session_id, lists)
     provenance = answers.origin(request.scope, snapshot, cascade.tier(picks), degraded)
@@ -85,6 +89,8 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     provenance["n_recent"] = len(user.followed)
     provenance["surface"] = body.surface
     provenance["config_id"] = state.config_id
+    if feats.rescored_by:
+        provenance["rescored_by"] = feats.rescored_by[0]
     state.metrics.count_answer("/recommend", body.surface, picks, body.top_k, degraded)
     if status != "known":
         state.metrics.cold_starts.labels(status).inc()

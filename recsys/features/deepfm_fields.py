@@ -45,6 +45,7 @@ class Vocabulary:
     def rows(self, keys: NDArray[np.integer]) -> Rows:
         if not len(self.keys):
             return np.zeros(np.shape(keys), dtype=np.int32)
+        keys = np.asarray(keys, dtype=self.keys.dtype)  # of another type, searchsorted would copy the whole vocabulary
         found = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[found] == keys, found + 1, 0).astype(np.int32)
 

@@ -23,6 +23,7 @@ I2I, SIMILAR = "i2i", "similar"
 CANDIDATE = "candidate"  # one of `candidate_keys` that no source speaks for
 NOTHING = "nothing"  # the tier of an answer that no source could give an item to
 
+N_RESCORED: Final = 200  # of what `fuse` puts first; the others keep their order
 N_CALLED: Final = 100  # items that seeds call, the best of them
 FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
 _PLACES: Final = range(1000)  # lists have 1,000 items at most
@@ -57,6 +58,9 @@ class Query:
     now_ms: float = 0  # milliseconds since the epoch
 
 
+Score = Callable[[Sequence[int]], Sequence[float] | None]  # item keys → probabilities; None when it failed
+
+
 @dataclass(frozen=True)
 class UserState:
     """What is known of who asks."""
@@ -66,6 +70,7 @@ class UserState:
     recent: Sequence[Recent] = ()  # the latest events and older ones that tell what was bought, newest first
     seq: Sequence[Recent] | None = None  # what is followed in their place; what was bought is still told by `recent`
     history: History | None = None  # what was done before the lists were made; it is not followed
+    score: Score | None = None  # of items for this user, by the model; None where there is none
 
     @property
     def followed(self) -> Sequence[Recent]:
@@ -147,7 +152,10 @@ def _sources(snapshot: Snapshot, user: UserState, query: Query, config: ServingC
         if name == "context":
             yield from _of_context(snapshot, query.context_keys)
         elif name == "lists":
-            yield from _blended(snapshot, user, config, surface)
+            picks = _blended(snapshot, user, config, surface)
+            if surface.blend == "rescore" and user.score is not None:
+                picks = _rescored(picks, user.score, query.candidate_keys)
+            yield from picks
         elif query.candidate_keys is not None:
             continue
         elif name == "popular_in_category":
@@ -209,7 +217,7 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
     listed, called = _Listed(snapshot, kind, stored), _called_by_events(snapshot, user, config)
     if called is None:
         yield from listed.picks()
-    elif surface.blend == "fuse":
+    elif surface.blend in ("fuse", "rescore"):
         yield from _fused(listed, called, surface.recent_weight)
     elif surface.blend == "interleave":
         yield from _by_turns(listed.picks(), called.picks())
@@ -261,6 +269,25 @@ def _fused(listed: _Listed, called: _Called, recent_weight: float) -> Iterator[P
         else:
             yield called.pick(third[1])
             third = next(anew, end)
+
+
+def _rescored(picks: Iterator[Pick], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Pick]:
+    """The first of `picks` by the model, which is asked once; or all candidates, whether they are among them or not."""
+    pool: dict[int, Pick] = {}
+    for pick in picks:
+        if candidate_keys is None or pick.item_key in candidate_keys:
+            pool.setdefault(pick.item_key, pick)
+        if candidate_keys is None and len(pool) == N_RESCORED:
+            break
+    keys = [*pool, *(key for key in dict.fromkeys(candidate_keys or ()) if key not in pool)]
+    found = score(keys) if keys else None
+    if found is None:
+        yield from pool.values()
+        yield from picks
+        return
+    for key, probability in sorted(zip(keys, found, strict=True), key=lambda one: -one[1]):
+        yield pool.get(key, Pick(key, None, CANDIDATE, None))._replace(score=probability)
+    yield from (pick._replace(score=None) for pick in picks)
 
 
 def _by_turns(*lists: Iterable[Pick]) -> Iterator[Pick]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 Surface = Literal["homepage", "product_detail", "category_list", "cart"]
 SourceName = Literal["context", "lists", "popular_in_category", "popular", "available"]
-Policy = Literal["fuse", "interleave", "recent_first", "list_first"]
+Policy = Literal["fuse", "interleave", "recent_first", "list_first", "rescore"]
 EventType = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -34,7 +34,8 @@ class SurfaceConfig(_Part):
     blend: Policy = Field(
         "fuse",
         title="Blend of list and latest events",
-        description="fuse: reciprocal rank fusion; interleave: by turns; recent_first, list_first: one after the other",
+        description="fuse: reciprocal rank fusion; interleave: by turns; recent_first, list_first: one after the other;"
+        " rescore: what fuse puts first, in the order of the model's probabilities (fuse while there is no model)",
     )
     recent_weight: float = Field(
         1.0,

@@ -44,7 +44,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
         {version.kind: version.list_version_id for version in found},
         fence,
         dataset=ref,
-        models=_models(found),
+        models=_scoring_model(ctx, ref) | _models(found),
         min_share=ctx.settings.publication_min_share,
     )
     pruning.prune(ctx.engine, keep=ctx.settings.publications_kept)
@@ -64,6 +64,12 @@ def _newest_lists(ctx: Context, dataset: str) -> list[ListVersion]:
         if version is not None:
             found.append(version)
     return found
+
+
+def _scoring_model(ctx: Context, dataset: str) -> dict[str, str]:
+    """The DeepFM that the service scores with where no ranked lists stand on one: that of the data set."""
+    ref = ctx.newest("train_deepfm", dataset)
+    return {"deepfm": ref} if ref else {}
 
 
 def _models(found: list[ListVersion]) -> dict[str, str]:

@@ -78,10 +78,11 @@ def publish(
     engine: sa.Engine,
     version: str,
     contents: Mapping[str, Mapping[int, Sequence[int]]],
+    models: Mapping[str, str] | None = None,
     history: Mapping[int, Sequence[tuple[int, str, float]]] | None = None,
 ) -> int:
     """Write lists (kind → owner → item keys), and what users did (user → item, type of event, days ago, the latest
-    first), and move the pointer to them; the publication's id."""
+    first), and move the pointer to them; the publication's id. `models`: artifacts beside `als/<version>`."""
     manifest = {}
     if history is not None:
         manifest["history"] = lists.write(
@@ -112,7 +113,7 @@ def publish(
                 status="published",
                 dataset=f"dataset/{version}",
                 manifest=manifest,
-                models={"als": f"als/{version}"},
+                models={"als": f"als/{version}", **(models or {})},
                 fence=fence,
             )
             .returning(tables.publications.c.publication_id)

@@ -19,6 +19,7 @@ from recsys import api_key
 from recsys.errors import InputError, NotFoundError
 from recsys.storage import api_keys, tables
 from tests.integration import serving_shop as shop
+from tests.integration import tiny_model
 
 ANYWHERE = "0.0.0.0"  # noqa: S104 - the service must refuse to serve there without keys
 OPEN, ANY_KEY = "open", "any"
@@ -91,15 +92,19 @@ class Guarded(NamedTuple):
 @pytest.fixture(scope="module")
 def guarded(database_url: str, database: sa.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     shop.stock(database)
-    shop.publish(database, "v1", shop.FIRST)
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    tiny_model.write(artifacts, "v1")
+    shop.publish(database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
     texts = {scope: api_keys.create(database, f"tests, {scope}", [scope])[0] for scope in api_key.SCOPES}
     log_file = tmp_path_factory.mktemp("service") / "log.jsonl"
     url = sa.make_url(database_url).set(password="pass-4711")  # noqa: S106 - the test's server asks for none
     text = url.render_as_string(hide_password=False)
     # the level at which libraries tell most
     loud = {"API_HOST": ANYWHERE, "RECSYS_LOG_LEVEL": "DEBUG", "RECSYS_LOG_FORMAT": "json"}
+    loud["ARTIFACT_ROOT"] = str(artifacts)
     with shop.running_service(text, log_file=log_file, **loud) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
+        shop.wait_until(lambda: "deepfm_serving/v1 is in service" in log_file.read_text(), 10)
         yield Guarded(client, texts, log_file, database_url)
 
 

@@ -20,15 +20,19 @@ from recsys.storage import embedded
 from recsys.storage.engine import engine_of, migrate
 from tests.conftest import execute, sibling
 from tests.integration import serving_shop as shop
+from tests.integration import tiny_model
 
 
 @pytest.fixture(scope="module")
-def service(database_url: str, database: sa.Engine) -> Iterator[httpx.Client]:
-    """A service with a published catalogue of integer ids, which no test changes."""
+def service(database_url: str, database: sa.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A service with a published catalogue of integer ids and a model, which no test changes."""
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    tiny_model.write(artifacts, "v1")
     shop.stock(database)
-    shop.publish(database, "v1", shop.FIRST)
-    with shop.running_service(database_url) as client:
+    shop.publish(database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
+    with shop.running_service(database_url, ARTIFACT_ROOT=str(artifacts)) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
+        shop.wait_until(lambda: tiny_model.in_service(client) == "deepfm/v1", 5)
         yield client
 
 
@@ -143,7 +147,8 @@ def test_model_info_tells_what_is_in_service(service: httpx.Client) -> None:
     ModelInfo.model_validate(info)
     assert info["publication"]["lists"].keys() == shop.FIRST.keys()
     assert info["publication"]["lists"]["ranked"]["n_rows"] == 1
-    assert info["models"] == {"als": "als/v1"}
+    assert info["models"] == {"als": "als/v1", "deepfm": "deepfm/v1"}
+    assert (info["scorer"]["loaded"], info["scorer"]["problem"]) == ("deepfm/v1", None)
     assert info["catalogue"] == {
         "n_items": 60,
         "n_available": 57,
@@ -165,7 +170,7 @@ def test_every_example_of_the_document_runs(service: httpx.Client) -> None:
                 if path in {"/recommend", "/similar/{item_id}"}:
                     assert response.json()["recommendations"], (path, body)
                 n_run += 1
-    assert n_run >= 23
+    assert n_run >= 28
     examples = document["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     assert examples["a user"]["value"]["user_id"] == 501  # somebody who has a list
 

@@ -257,3 +257,60 @@ def test_neighbours_are_never_the_item_itself_and_are_not_filled_up() -> None:
 
 def test_the_owner_of_the_list_of_all_items_is_the_one_in_storage() -> None:
     assert ALL_ITEMS == tables.ALL_ITEMS_OWNER
+
+
+RESCORE = ServingConfig(surfaces={"homepage": SurfaceConfig(blend="rescore")})
+
+
+@given(
+    rows=catalogues,
+    i2i=neighbour_lists,
+    ranked=st.none() | lists_of_keys,
+    personal=st.none() | lists_of_keys,
+    history=histories,
+    candidates=st.none() | st.lists(st.integers(1, N_ITEMS + 5), min_size=1, max_size=12),
+    scores=st.dictionaries(st.integers(1, N_ITEMS + 5), st.floats(0, 1)),
+    fails=st.booleans(),
+)
+def test_rescored_it_shows_the_same_items_in_the_order_of_the_model(
+    rows: dict[int, tuple[int | None, bool]],
+    i2i: dict[int, list[int]],
+    ranked: list[int] | None,
+    personal: list[int] | None,
+    history: list[Recent],
+    candidates: list[int] | None,
+    scores: dict[int, float],
+    fails: bool,
+) -> None:
+    asked: list[list[int]] = []
+
+    def score(keys: Sequence[int]) -> list[float] | None:
+        asked.append(list(keys))
+        return None if fails else [scores.get(key, 0.5) for key in keys]
+
+    snapshot = replace(snapshot_of(rows, {ALL_ITEMS: [1, 2, 3]}), neighbours={"i2i": index_of(i2i)})
+    user = UserState(
+        None if ranked is None else stored(ranked), None if personal is None else stored(personal), merged(history)
+    )
+    query = Query(N_ITEMS, candidate_keys=candidates)
+    fused = cascade.recommend(snapshot, user, query, RESCORE)
+    picks = cascade.recommend(snapshot, replace(user, score=score), query, RESCORE)
+    assert len(asked) <= 1  # once for all
+    assert all(len(keys) == len(set(keys)) for keys in asked)
+    assert {pick.item_key for pick in picks} == {pick.item_key for pick in fused}
+    if fails or not asked:
+        assert [(*pick[:4], pick.because_key) for pick in picks] == [(*pick[:4], pick.because_key) for pick in fused]
+        return
+    of_model = [pick for pick in picks if pick.item_key in asked[0]]
+    assert [pick.score for pick in of_model] == sorted((scores.get(p.item_key, 0.5) for p in of_model), reverse=True)
+    assert picks[: len(of_model)] == of_model
+
+
+def test_the_model_is_asked_for_so_many_at_most() -> None:
+    keys = list(range(1, 301))
+    snapshot = snapshot_of(dict.fromkeys(keys, (1, True)), {})
+    user = UserState(ranked=stored(keys), score=lambda asked: [float(key) / 1000 for key in asked])
+    picks = cascade.recommend(snapshot, user, Query(300), RESCORE)
+    n = cascade.N_RESCORED
+    assert [pick.item_key for pick in picks] == [*range(n, 0, -1), *range(n + 1, 301)]
+    assert [pick.score for pick in picks[n:]] == [None] * (300 - n)

@@ -1,0 +1,200 @@
+"""POST /predict and POST /predict/product_positions: what the model thinks of pairs, and of a listing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import Response
+
+from fast_api_service import answers
+from fast_api_service.errors import documented
+from fast_api_service.hot import HotRoute, JsonBytes
+from fast_api_service.schemas_predict import (
+    PositionsAnswer,
+    PositionsRequest,
+    PredictAnswer,
+    PredictLists,
+    PredictPairs,
+    PredictRequest,
+)
+from fast_api_service.scoring import InService, Scored, askers, ids_of, in_service, read_users, score
+from fast_api_service.state import State
+from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.model_state import read_features
+
+router = APIRouter(tags=["recommend"], route_class=HotRoute)
+
+MAX_LISTED = 5000  # items of a category that are ranked
+_PAIR_EXAMPLES: dict[str, Any] = {
+    "a pair": {"summary": "One user, one item", "value": {"user_id": 1, "item_id": 1}},
+    "lists": {"summary": "Two lists of equal length", "value": {"user_ids": [1, 1], "item_ids": [1, 2]}},
+    "pairs": {
+        "summary": "Pairs, on a Saturday evening",
+        "value": {"pairs": [{"user_id": 1, "item_id": 1}], "user_feats": {"day_of_week": 6, "hour": 20}},
+    },
+}
+_POSITION_EXAMPLES: dict[str, Any] = {
+    "a listing": {
+        "summary": "Where products stand in a category",
+        "value": {
+            "user_id": 1,
+            "category_id": 1,
+            "products": [{"product_id": 1, "item_ids": [1]}, {"product_id": 2, "item_ids": [2]}],
+        },
+    }
+}
+
+
+@router.post(
+    "/predict",
+    response_model=PredictAnswer,
+    responses=documented(413, 422, 503),
+    summary="Probabilities of pairs of user and item",
+    operation_id="predict",
+)
+async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi_examples=_PAIR_EXAMPLES)]) -> Response:
+    """By the model of the publication in service, with what the users did a moment ago. Users and items without a row
+    of their own in the model are scored by what is known of them, and named.
+
+    503 `model_unavailable` while no model is loaded. With Postgres away, users are strangers and
+    `provenance.degraded` says so.
+    """
+    state: State = request.app.state.service
+    now = in_service(state)
+    given_users, given_items = _pairs(body)
+    users = ids_of(given_users, now.snapshot.user_id_type, "user")
+    items = ids_of(given_items, now.snapshot.items.json_type, "item")
+    place = {user_id: at for at, user_id in enumerate(dict.fromkeys(users))}
+    read, degraded = await read_users(request.scope, state, now.snapshot, list(place), body.deadline_ms)
+    features, warnings = read_features(now.model.scorer.spec, body.user_feats)
+    key_of = now.snapshot.items.key
+    found = await score(
+        state, now, askers(state, read, features), [place[user] for user in users], [key_of(item) for item in items]
+    )
+    answer = {
+        "success": True,
+        "predictions": [
+            {"user_id": user, "item_id": item, "probability": probability}
+            for user, item, probability in zip(users, items, found.probabilities, strict=True)
+        ],
+        "unknown_users": [user for user, unknown in zip(place, found.is_unknown_user, strict=True) if unknown],
+        "unknown_items": _distinct(items, found.is_unknown_item),
+        "warnings": warnings,
+        "provenance": _provenance(request, state, now, degraded),
+    }
+    state.metrics.predictions.inc(len(items))
+    return JsonBytes(orjson.dumps(answer))
+
+
+@router.post(
+    "/predict/product_positions",
+    response_model=PositionsAnswer,
+    responses=documented(404, 413, 422, 503),
+    summary="Where products stand in a category listing",
+    operation_id="product_positions",
+)
+async def product_positions(
+    request: Request, body: Annotated[PositionsRequest, Body(openapi_examples=_POSITION_EXAMPLES)]
+) -> Response:
+    """The available items of the category and those below it, ranked for the user by the model; each product gets the
+    position of its best item. Of more than 5,000 items, those asked for and the newest are ranked, and a warning says
+    so."""
+    state: State = request.app.state.service
+    now = in_service(state)
+    snapshot = now.snapshot
+    user_id = to_external(body.user_id, snapshot.user_id_type, "user")
+    category_id = to_external(body.category_id, snapshot.categories.json_type, "category")
+    category_key = answers.category_key(snapshot, category_id)
+    assert category_key is not None  # noqa: S101 - it is only for None
+    product_ids = [product.product_id for product in body.products]
+    asked = [
+        [snapshot.items.key(item) for item in ids_of(product.item_ids, snapshot.items.json_type, "item")]
+        for product in body.products
+    ]
+    available = snapshot.items.available_in(snapshot.categories.subtree(category_key))
+    listed = _cut(available, {key for keys in asked for key in keys if key is not None})
+    (user, *_), degraded = await read_users(request.scope, state, snapshot, [user_id], body.deadline_ms)
+    features, warnings = read_features(now.model.scorer.spec, body.user_feats)
+    if len(listed) < len(available):
+        warnings.append(
+            f"category_id: it has {len(available)} available items; ranked are those asked for and the newest, "
+            f"{len(listed)} together"
+        )
+    asker = askers(state, [user], features)
+    found = await score(state, now, asker, [0] * len(listed), listed) if listed else Scored([], [True], [])
+    positions = _positions(now, product_ids, asked, listed, found, warnings)
+    answer = {
+        "success": True,
+        "user_id": user_id,
+        "category_id": category_id,
+        "positions": positions,
+        "n_listed": len(listed),
+        "n_available": len(available),
+        "unknown_user": found.is_unknown_user[0],
+        "warnings": warnings,
+        "provenance": _provenance(request, state, now, degraded),
+    }
+    state.metrics.predictions.inc(len(listed))
+    return JsonBytes(orjson.dumps(answer))
+
+
+def _pairs(body: Any) -> tuple[list[ExternalId], list[ExternalId]]:
+    if isinstance(body, PredictPairs):
+        return [pair.user_id for pair in body.pairs], [pair.item_id for pair in body.pairs]
+    if isinstance(body, PredictLists):
+        return body.user_ids, body.item_ids
+    return [body.user_id], [body.item_id]
+
+
+def _distinct(ids: Sequence[ExternalId], chosen: Sequence[bool]) -> list[ExternalId]:
+    return list(dict.fromkeys(id_ for id_, one in zip(ids, chosen, strict=True) if one))
+
+
+def _cut(available: list[int], asked: set[int]) -> list[int | None]:
+    """At most MAX_LISTED of the keys: those asked for, then the newest (the greatest)."""
+    if len(available) <= MAX_LISTED:
+        return list(available)
+    others = [key for key in reversed(available) if key not in asked]
+    wanted = [key for key in available if key in asked][:MAX_LISTED]
+    return [*wanted, *others[: MAX_LISTED - len(wanted)]]
+
+
+def _positions(
+    now: InService,
+    product_ids: Sequence[ExternalId],
+    asked: Sequence[Sequence[int | None]],
+    listed: Sequence[int | None],
+    found: Scored,
+    warnings: list[str],
+) -> list[dict[str, Any]]:
+    """Of each product the best item's position; a product that is not listed is named in the warnings."""
+    order = np.argsort(-np.array(found.probabilities), kind="stable").tolist()
+    place = {listed[at]: (position, found.probabilities[at]) for position, at in enumerate(order, 1)}
+    result, absent = [], []
+    for product_id, keys in zip(product_ids, asked, strict=True):
+        there = [(*place[key], key) for key in keys if key is not None and key in place]
+        position, probability, key = min(there, default=(None, None, None))
+        item_id = None if key is None else now.snapshot.items.id(key)
+        result.append({"product_id": product_id, "position": position, "item_id": item_id, "probability": probability})
+        if key is None:
+            absent.append(product_id)
+    if absent:
+        some = ", ".join(str(product_id)[:40] for product_id in absent[:5]) + (" …" if len(absent) > 5 else "")
+        warnings.append(f"products: {len(absent)} of {len(product_ids)} have no item that is listed: {some}")
+    return result
+
+
+def _provenance(request: Request, state: State, now: InService, degraded: list[str]) -> dict[str, Any]:
+    for part in degraded:
+        state.metrics.degraded.labels(part).inc()
+    return {
+        "model": now.model.artifact,
+        "publication_id": now.snapshot.publication.publication_id,
+        "degraded": degraded,
+        "time_ms": round((time.perf_counter() - request.scope["state"]["started"]) * 1000, 2),
+    }

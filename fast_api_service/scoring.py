@@ -1,0 +1,168 @@
+"""Between requests and the model in service: who asks, with which events and features, for which items."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from starlette.types import Scope
+
+from fast_api_service import answers
+from fast_api_service.errors import ApiError
+from fast_api_service.models import LoadedModel, category_of
+from fast_api_service.reads import DatabaseAwayError, UserEvents
+from fast_api_service.state import State
+from recsys.features.deepfm_fields import Floats
+from recsys.serving.cascade import Score, UserState
+from recsys.serving.config import Surface
+from recsys.serving.ids import ExternalId, JsonType, to_external
+from recsys.serving.model_state import Asker, Moment, read_features
+from recsys.serving.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+MODEL_PART, USERS_PART = "model", "users"  # that an answer may lack
+_READING_SHARE = 0.6  # of the time that is left; the rest is for scoring
+_INLINE = 2000  # pairs and users that are scored on the event loop, within some milliseconds
+_INLINE_USERS = 50
+
+
+class InService(NamedTuple):
+    """What one request works with, from start to end."""
+
+    snapshot: Snapshot
+    model: LoadedModel
+
+
+class Scored(NamedTuple):
+    """Probabilities of pairs, and who and what has no row of its own in the model."""
+
+    probabilities: list[float]
+    is_unknown_user: list[bool]  # by asker
+    is_unknown_item: list[bool]  # by pair
+
+
+def in_service(state: State) -> InService:
+    """The snapshot and its model; ApiError 503 `model_unavailable` where one is missing."""
+    if state.snapshot is None or state.models.loaded is None:
+        problem = state.problem if state.snapshot is None else state.models.problem
+        raise ApiError(503, "model_unavailable", f"no model is loaded, /recommend goes on without: {problem}", 5)
+    return InService(state.snapshot, state.models.loaded)
+
+
+def ids_of(values: Sequence[ExternalId], json_type: JsonType, entity: str) -> list[ExternalId]:
+    """Ids in the catalogue's own type; InputError for one that cannot be."""
+    own = int if json_type == "integer" else str
+    return [value if type(value) is own else to_external(value, json_type, entity) for value in values]
+
+
+async def read_users(
+    scope: Scope, state: State, snapshot: Snapshot, user_ids: Sequence[ExternalId], deadline_ms: float | None
+) -> tuple[Sequence[UserEvents], list[str]]:
+    """Keys and latest events of users, and the parts that could not be read in time."""
+    settings = state.settings
+    limit_ms = settings.deadline_ms if len(user_ids) <= _INLINE_USERS else settings.batch_deadline_ms
+    timeout_s = answers.time_left_s(scope, min(deadline_ms or limit_ms, limit_ms)) * _READING_SHARE
+    try:
+        read = await state.database.reads.events([str(user_id) for user_id in user_ids], timeout_s)
+    except DatabaseAwayError:
+        missing = answers.degraded(snapshot, USERS_PART, answers.RECENT_EVENTS)
+        return [UserEvents(None)] * len(user_ids), missing
+    return read, answers.degraded(snapshot)
+
+
+def askers(state: State, users: Sequence[UserEvents], features: Mapping[str, int]) -> list[Asker]:
+    """Users as the model takes them."""
+    follows = state.config.use_latest_events
+    return [Asker(user.user_key, user.recent if follows else (), features) for user in users]
+
+
+async def score(
+    state: State, now: InService, asked_by: list[Asker], asker_of_pair: list[int], item_keys: list[int | None]
+) -> Scored:
+    """Probabilities of pairs; many of them in a thread, so that other requests are answered meanwhile."""
+
+    def work() -> Scored:
+        model_state = now.model.scorer.state
+        rows = model_state.item_rows(item_keys, category_of(now.snapshot))
+        of_pair = np.array(asker_of_pair, dtype=np.int32)
+        found = now.model.scorer.probabilities(asked_by, of_pair, rows, moment(state, now.snapshot))
+        user_rows = model_state.user_rows([asker.user_key for asker in asked_by])
+        return Scored(shown(found), (user_rows == 0).tolist(), (rows[:, 0] == 0).tolist())
+
+    if len(item_keys) <= _INLINE and len(asked_by) <= _INLINE_USERS:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def shown(probabilities: Floats) -> list[float]:
+    """Six digits after the point; float32 holds no more."""
+    rounded: list[float] = probabilities.astype(np.float64).round(6).tolist()
+    return rounded
+
+
+def moment(state: State, snapshot: Snapshot) -> Moment:
+    """Now, and what events are worth."""
+    return Moment(time.time() * 1000, snapshot.meaning.under(state.config).weights)
+
+
+class Feats(NamedTuple):
+    """What a request tells of its user and its moment, and where the answer says what it lacks."""
+
+    given: Mapping[str, Any]
+    warnings: list[str]
+    degraded: list[str]
+    rescored_by: list[str]  # the model's artifact, where it was asked
+
+    def lack_model(self) -> None:
+        """Note once that the answer goes out without the model."""
+        if MODEL_PART not in self.degraded:
+            self.degraded.append(MODEL_PART)
+
+
+def rescoring(
+    state: State, snapshot: Snapshot, user: UserState, user_key: int | None, surface: Surface, feats: Feats
+) -> UserState:
+    """The user with a way to score items by the model, where the surface is configured to `rescore`.
+
+    What cannot be used of the features is added to the warnings; where there is no model, or it fails, `model` is
+    added to the degraded parts and the cascade fuses.
+    """
+    config, loaded = state.config.surface(surface), state.models.loaded
+    if config.blend != "rescore" or "lists" not in config.sources:
+        if feats.given:
+            feats.warnings.append(f"user_feats: not used, surface {surface} is not rescored by the model (see /config)")
+        return user
+    if loaded is None:
+        feats.lack_model()
+        if feats.given:
+            feats.warnings.append("user_feats: not used, no model is loaded")
+        return user
+    features, more = read_features(loaded.scorer.spec, feats.given)
+    feats.warnings.extend(more)
+    now = moment(state, snapshot)
+    seen = user.recent
+    if user.seq is not None:  # looked at just now, in this order
+        seen = [event._replace(occurred_ms=int(now.now_ms) - place) for place, event in enumerate(user.seq)]
+    asker = Asker(user_key, seen if state.config.use_latest_events else (), features)
+    return replace(user, score=_score_of(loaded, snapshot, asker, now, feats))
+
+
+def _score_of(loaded: LoadedModel, snapshot: Snapshot, asker: Asker, now: Moment, feats: Feats) -> Score:
+    def probabilities(item_keys: Sequence[int]) -> Sequence[float] | None:
+        try:
+            rows = loaded.scorer.state.item_rows(item_keys, category_of(snapshot))
+            of_pair = np.zeros(len(item_keys), dtype=np.int32)
+            found = shown(loaded.scorer.probabilities([asker], of_pair, rows, now))
+        except Exception:  # whatever it is, the lists are there
+            log.exception("the model %s could not score", loaded.served_as)
+            feats.lack_model()
+            return None
+        feats.rescored_by.append(loaded.artifact)
+        return found
+
+    return probabilities

@@ -1,0 +1,118 @@
+"""The export of a trained DeepFM: the service's files give the network's own logits, or none are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from recsys.candidates.deepfm import DeepFm
+from recsys.candidates.deepfm_serving import write_for_serving
+from recsys.candidates.deepfm_training import network_config
+from recsys.errors import ModelError
+from recsys.networks.deepfm_onnx import write_onnx
+from recsys.networks.deepfm_scorer import weight_shapes
+from recsys.serving.model_state import Asker, Moment
+from recsys.serving.recent import Recent
+from recsys.serving.scorer import Scorer
+from recsys.steps.train_deepfm import check_export
+from tests.unit.candidates.test_deepfm import CUT, N_ITEMS, N_USERS, PARAMS, USERS, catalogue, world
+
+pytestmark = [pytest.mark.slow]  # a network is trained and exported
+
+
+@pytest.fixture(scope="module")
+def fitted() -> DeepFm:
+    return DeepFm(**PARAMS).fit(world(), catalogue())
+
+
+@pytest.fixture(scope="module")
+def folder(fitted: DeepFm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("served")
+    write_for_serving(fitted, made)
+    return made
+
+
+def probabilities(scorer: Scorer, asker: Asker, items: np.ndarray) -> np.ndarray:
+    rows = scorer.state.item_rows(items.tolist(), lambda key: (key % 2, -1))
+    return scorer.probabilities([asker], np.zeros(len(items), dtype=np.int32), rows, Moment(CUT / 1000, {}))
+
+
+def test_the_export_gives_the_logits_of_keras(fitted: DeepFm, folder: Path) -> None:
+    assert check_export(fitted, Scorer(folder)) < 1e-4
+
+
+def test_every_weight_can_be_given_later(folder: Path) -> None:
+    scorer = Scorer(folder)
+    assert {name: value.shape for name, value in scorer.weights.items()} == weight_shapes(scorer.spec.network)
+    items = catalogue().item_key
+    before = probabilities(scorer, Asker(int(USERS[0])), items)
+    for name, value in scorer.weights.items():
+        former = value.copy()
+        scorer.put_weights(name, former + np.float32(0.3))
+        assert not np.allclose(probabilities(scorer, Asker(int(USERS[0])), items), before), name
+        scorer.put_weights(name, former)
+    np.testing.assert_array_equal(probabilities(scorer, Asker(int(USERS[0])), items), before)
+
+
+def test_weights_of_zero_stay_in_the_network(fitted: DeepFm, tmp_path: Path) -> None:
+    """An exporter folds them away where it can, and other ones could not be given later."""
+    zeros = {name: np.zeros_like(value) for name, value in fitted.state.weights.items()}
+    write_onnx(network_config(fitted.state.vocabularies, fitted.dim, fitted.hidden), zeros, tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    assert {one.name for one in session.get_overridable_initializers()} == zeros.keys()
+
+
+def test_the_file_runs_by_itself(fitted: DeepFm, folder: Path) -> None:
+    session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
+    assert {one.name for one in session.get_inputs()} == {"user", "history", "history_weight", "item", "user_of_pair"}
+    rows, history, weight = fitted.state.user_inputs(np.array([0]), 20)
+    inputs = {"user": rows, "history": history, "history_weight": weight, "user_of_pair": np.zeros(1, np.int32)}
+    (logit,) = session.run(["logits"], inputs | {"item": fitted.state.item_rows[:1]})[0]
+    assert logit == pytest.approx(float(fitted.scores(USERS[:1], catalogue().item_key[:1][None])[0, 0]), abs=1e-4)
+
+
+def test_an_export_of_other_weights_or_rows_is_refused(fitted: DeepFm, folder: Path, tmp_path: Path) -> None:
+    scorer = Scorer(folder)
+    former = scorer.weights["deep_out/bias"].copy()
+    scorer.put_weights("deep_out/bias", former + np.float32(0.01))
+    with pytest.raises(ModelError, match="Keras"):
+        check_export(fitted, scorer)
+    scorer.put_weights("deep_out/bias", former)
+    write_for_serving(fitted, tmp_path)
+    rows = np.load(tmp_path / "state" / "item_rows.npy")
+    np.save(tmp_path / "state" / "item_rows.npy", rows[::-1])
+    with pytest.raises(ModelError, match="rows"):
+        check_export(fitted, Scorer(tmp_path))
+
+
+def test_probabilities_tell_taste_and_are_calibrated(fitted: DeepFm, folder: Path) -> None:
+    """Against items drawn evenly, half of the pairs observed: the mean of what is foretold is near what happens."""
+    scorer = Scorer(folder)
+    assert scorer.spec.is_calibrated
+    assert scorer.spec.scale > 0
+    items = catalogue().item_key[:N_ITEMS]
+    table = np.array([probabilities(scorer, Asker(int(user)), items) for user in USERS])
+    own = items[None, :] % 2 == (np.arange(N_USERS) % 2)[:, None]
+    assert table[own].mean() > table[~own].mean() + 0.2
+    history = world(seed=1)  # as many events again of the same world
+    observed = table[(history.user_key - 5) // 2, history.item_key - 100]
+    foretold = np.concatenate([observed, table.ravel()])
+    weight = np.concatenate([np.full(len(observed), 0.5 / len(observed)), np.full(table.size, 0.5 / table.size)])
+    happened = np.concatenate([np.ones(len(observed)), np.zeros(table.size)])
+    assert (foretold * weight).sum() == pytest.approx(0.5, abs=0.07)
+    for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0)):
+        inside = (foretold >= low) & (foretold < high)
+        share = np.average(happened[inside], weights=weight[inside])
+        assert share == pytest.approx(np.average(foretold[inside], weights=weight[inside]), abs=0.15), (low, high)
+
+
+def test_a_guest_is_known_by_what_he_does(folder: Path) -> None:
+    scorer = Scorer(folder)
+    items = np.array([102, 103])
+    for parity in (0, 1):
+        seen = [Recent(104 + 2 * n + parity, "view", CUT // 1000 + 10 - n) for n in range(4)]
+        even, odd = probabilities(scorer, Asker(None, seen), items)
+        assert (even > odd) == (parity == 0)
