@@ -91,8 +91,8 @@ async def score(
         rows = model_state.item_rows(item_keys, category_of(now.snapshot))
         of_pair = np.array(asker_of_pair, dtype=np.int32)
         found = now.model.scorer.probabilities(asked_by, of_pair, rows, moment(state, now.snapshot))
-        user_rows = model_state.user_rows([asker.user_key for asker in asked_by])
-        return Scored(shown(found), (user_rows == 0).tolist(), (rows[:, 0] == 0).tolist())
+        users = model_state.user_rows([asker.user_key for asker in asked_by])
+        return Scored(shown(found), (users == 0).tolist(), (rows[:, 0] == 0).tolist())
 
     if len(item_keys) <= _INLINE and len(asked_by) <= _INLINE_USERS:
         return work()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from recsys.errors import ArtifactError
 from recsys.features.deepfm_fields import (
     HOURS_PER_PART,
+    MICROSECONDS_PER_HOUR,
     Positions,
     Rows,
     Vocabulary,
@@ -24,6 +26,7 @@ from recsys.features.deepfm_spec import STATE, FeatureSpec, state_file
 from recsys.serving.recent import Recent
 from recsys.types import MICROSECONDS_PER_DAY
 
+_HOUR_MS = 3_600_000
 _MAX_SHOWN = 40  # characters of a client's word in a warning
 CategoryOf = Callable[[int], tuple[int, int]]  # item key → keys of its category and of that one's parent, -1 for none
 
@@ -117,7 +120,7 @@ class ModelState:
         length = min(max(history.shape[1], 1), self._spec.history_length)
         user = np.zeros((len(keys), 4), dtype=np.int32)
         user[:, 0], user[:, 1] = self.user_rows(keys), activity_rows(n_events)
-        user[:, 2:] = context_rows(np.array([int(moment.now_ms * 1000)]))
+        user[:, 2:] = _context_rows(int(moment.now_ms // _HOUR_MS))
         for row, asker in enumerate(askers):
             if asker.features:
                 _put_features(user[row], asker.features)
@@ -182,6 +185,12 @@ def _put_features(user: Rows, features: Mapping[str, int]) -> None:
         user[3] = features["hour"] // HOURS_PER_PART + 1
     if "part_of_day" in features:
         user[3] = features["part_of_day"]
+
+
+@lru_cache(maxsize=4)
+def _context_rows(hour: int) -> Rows:
+    """Day of the week and part of the day of an hour since the epoch, (1, 2)."""
+    return context_rows(np.array([hour]) * MICROSECONDS_PER_HOUR)
 
 
 def _decay(age_us: Any, half_life_days: float) -> Any:
