@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from recsys.artifacts import ArtifactStore
 from recsys.candidates.deepfm import DeepFm
 from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.candidates.deepfm_training import network_config
@@ -17,7 +20,8 @@ from recsys.networks.deepfm_scorer import weight_shapes
 from recsys.serving.model_state import Asker, Moment
 from recsys.serving.recent import Recent
 from recsys.serving.scorer import Scorer
-from recsys.steps.train_deepfm import check_export
+from recsys.steps.context import Context
+from recsys.steps.train_deepfm import check_export, export_for_serving
 from tests.unit.candidates.test_deepfm import CUT, N_ITEMS, N_USERS, PARAMS, USERS, catalogue, world
 
 pytestmark = [pytest.mark.slow]  # a network is trained and exported
@@ -72,6 +76,24 @@ def test_the_file_runs_by_itself(fitted: DeepFm, folder: Path) -> None:
     inputs = {"user": rows, "history": history, "history_weight": weight, "user_of_pair": np.zeros(1, np.int32)}
     (logit,) = session.run(["logits"], inputs | {"item": fitted.state.item_rows[:1]})[0]
     assert logit == pytest.approx(float(fitted.scores(USERS[:1], catalogue().item_key[:1][None])[0, 0]), abs=1e-4)
+
+
+def test_the_step_makes_the_artifact_once(fitted: DeepFm, tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    with store.writing("deepfm", "v1", made_by="tests") as (made, _):
+        fitted.save(made)
+    ctx = cast(Context, SimpleNamespace(store=store))  # the export asks for nothing else
+    assert export_for_serving(ctx, "deepfm/v1") == "deepfm_serving/v1"
+    folder, manifest = store.open("deepfm_serving/v1")
+    assert manifest.inputs == {"model": "deepfm/v1"}
+    assert manifest.meta["n_users"] == N_USERS
+    assert manifest.meta["largest_difference"] < 1e-4
+    assert Scorer(folder).spec.cut_at == CUT
+    export_for_serving(ctx, "deepfm/v1")
+    assert store.manifest("deepfm_serving/v1") == manifest
+    made_at = (folder / "network.onnx").stat().st_mtime_ns
+    export_for_serving(ctx, "deepfm/v1", force=True)
+    assert (folder / "network.onnx").stat().st_mtime_ns > made_at
 
 
 def test_an_export_of_other_weights_or_rows_is_refused(fitted: DeepFm, folder: Path, tmp_path: Path) -> None:
