@@ -11,9 +11,11 @@ from starlette.types import Scope
 from fast_api_service.errors import ApiError
 from fast_api_service.reads import UserLists
 from fast_api_service.state import State
-from recsys.serving import cascade
+from recsys.serving import cascade, filters
 from recsys.serving.cascade import Pick, UserState
+from recsys.serving.filters import Filters
 from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.rules import Restriction
 from recsys.serving.snapshot import Snapshot
 
 # parts that may be missing
@@ -68,6 +70,15 @@ def user_state(lists: UserLists | None) -> UserState:
     if lists is None:
         return cascade.NOBODY
     return UserState(lists.ranked, lists.personal, lists.recent, history=lists.history)
+
+
+def restriction(
+    snapshot: Snapshot, asked: Filters | None, of_surface: Filters | None, warnings: list[str]
+) -> Restriction | None:
+    """The request's filters in keys; what of them, or of those of the surface, nothing can match is said."""
+    if of_surface is not None:
+        filters.resolve(of_surface, snapshot.items, snapshot.categories, warnings, place="the surface's filters")
+    return None if asked is None else filters.resolve(asked, snapshot.items, snapshot.categories, warnings)
 
 
 def user_status(user_id: ExternalId | None, session_id: str | None, lists: UserLists | None) -> str:

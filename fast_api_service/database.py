@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
+from fast_api_service import item_rows
+from fast_api_service.item_rows import ItemChange
 from fast_api_service.reads import AWAY, DatabaseAwayError, Reads, in_words
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
@@ -35,7 +37,6 @@ _SESSION = {
 # A request's query looks a few rows up by key; without statistics yet, or with old ones, Postgres might think of more.
 _LOOK_UP = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
-_ROWS_A_TIME = 250  # other requests are answered between two portions of a large catalogue
 
 # $1 is a snapshot of Postgres' transactions: rows that were changed by others than those are new to us.
 _IS_NEW = """changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)
@@ -47,9 +48,7 @@ select p.publication_id, p.moved_at, pg_current_snapshot()::text as seen,
        (select true from categories where {_IS_NEW} order by changed_xid limit 1) is not null as categories_changed
 from publication_pointer p
 """  # noqa: S608 - our own words
-_CHANGED_ITEMS_SQL = f"""
-select item_key, item_id, category_key, available, deleted_at is not null as deleted from items where {_IS_NEW}
-"""  # noqa: S608 - our own words
+_CHANGED_ITEMS_SQL = item_rows.CHANGED_SQL.format(is_new=_IS_NEW)
 _CONFIG_SQL = "select config_id, config from config_versions where config_id > $1 order by config_id desc limit 1"
 _PUBLICATION_SQL = """
 select b.publication_id, b.fence, b.created_at, b.status, b.dataset, b.manifest, b.models, b.checks
@@ -84,16 +83,6 @@ class Pulse(NamedTuple):
     seen: str  # Postgres' snapshot of the moment; what is changed by later transactions is not in it
     items_changed: bool  # since the snapshot that the caller gave
     categories_changed: bool
-
-
-class ItemChange(NamedTuple):
-    """A row of an item as it is now."""
-
-    item_key: int
-    item_id: str
-    category_key: int | None
-    available: bool
-    deleted: bool
 
 
 class Database:
@@ -140,7 +129,7 @@ class Database:
         async with self._connection(_LOAD_S) as connection, connection.transaction():
             await connection.execute("set local plan_cache_mode = force_custom_plan")  # how many depends on `seen`
             cursor = await connection.cursor(_CHANGED_ITEMS_SQL, seen)
-            while portion := await cursor.fetch(_ROWS_A_TIME):
+            while portion := await cursor.fetch(item_rows.ROWS_A_TIME):
                 for row in portion:
                     yield ItemChange(*row)
 
@@ -222,7 +211,7 @@ async def _neighbours(
         elif version_id is not None:
             index = found[kind] = NeighbourIndex()
             cursor = await connection.cursor(_NEIGHBOURS_SQL, version_id)
-            while portion := await cursor.fetch(_ROWS_A_TIME):
+            while portion := await cursor.fetch(item_rows.ROWS_A_TIME):
                 for row in portion:
                     index.add(*row)
     return found
@@ -260,14 +249,7 @@ async def _items(
 ) -> ItemDictionary:
     if former is not None and former.items.json_type == json_type:
         return former.items
-    items = ItemDictionary(json_type)
-    cursor = await connection.cursor(
-        "select item_key, item_id, category_key, available from items where deleted_at is null order by item_key"
-    )
-    while portion := await cursor.fetch(_ROWS_A_TIME):
-        for row in portion:
-            items.add(*row)
-    return items
+    return await item_rows.load(connection, json_type)
 
 
 async def _categories(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType) -> CategoryTree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil, floor, isnan
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fast_api_service.schemas_catalogue import ABSENT_ID, STORED_ID
 from fast_api_service.security import OPEN, needed_scope, page_headers
 from fast_api_service.state import State
 from recsys.serving.ids import INTEGER_ID_PATTERN, MAX_ID_LENGTH, ExternalId, JsonType, to_external
+from recsys.serving.item_numbers import PRICE
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot
 
 _STATIC = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI, so that the page needs no internet
@@ -159,10 +161,26 @@ def _fill_examples(document: dict[str, Any], snapshot: Snapshot) -> None:
         examples.pop("a category")
     else:
         examples["a category"]["value"]["category_id"] = category_id
+    _fill_filters(examples, snapshot)
     any_category = next(iter(snapshot.categories), None)
     known = {"/items/{item_id}": item_id, "/users/{user_id}": user_id, "/categories/{category_id}": any_category}
     for path, id_ in {"/similar/{item_id}": item_id, **known}.items():
         _give_example(paths[path]["get"], id_)
+
+
+def _fill_filters(examples: dict[str, Any], snapshot: Snapshot) -> None:
+    """Ask for what a popular item is like; without one that has a number and a category there is no example."""
+    items, tree = snapshot.items, snapshot.categories
+    for key in _popular_keys(snapshot):
+        numbers = ((name, items.numbers.column(name)) for name in items.numbers.names)
+        of_item = {name: column[key] for name, column in numbers if column is not None and not isnan(column[key])}
+        category_id = next((id_ for id_ in tree if tree.key(id_) == items.category(key)), None)
+        if of_item and category_id is not None:
+            name = PRICE if PRICE in of_item else min(of_item)
+            about = {"min": floor(of_item[name] - abs(of_item[name]) / 2), "max": ceil(of_item[name] + 1)}
+            examples["filtered"]["value"]["filters"] = {"categories": [category_id], "properties": {name: about}}
+            return
+    examples.pop("filtered")
 
 
 def _fill_writes(document: dict[str, Any]) -> None:
@@ -226,9 +244,12 @@ def _fill_predict_examples(paths: dict[str, Any], snapshot: Snapshot) -> None:
 
 
 def _popular_ids(snapshot: Snapshot) -> list[ExternalId]:
+    return [snapshot.items.id(key) for key in _popular_keys(snapshot)]
+
+
+def _popular_keys(snapshot: Snapshot) -> list[int]:
     stored = snapshot.default_lists.get(ALL_ITEMS)
-    keys = stored.item_keys if stored else ()
-    return [snapshot.items.id(key) for key in keys if snapshot.items.is_available(key)]
+    return [key for key in stored.item_keys if snapshot.items.is_available(key)] if stored else []
 
 
 def _has_list(snapshot: Snapshot, category_id: ExternalId) -> bool:

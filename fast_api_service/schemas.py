@@ -8,32 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, StrictBool, WithJsonSchema
 
 from recsys.serving.config import Surface
-from recsys.serving.ids import MAX_ID_LENGTH
+from recsys.serving.filters import Filters
+from recsys.serving.ids import MAX_ID_LENGTH, external_id
 
 MAX_TOP_K = 1000
 MAX_ITEMS = 1000  # in each list of a request
-_MAX_INTEGER = 10**18 - 1
 
 ItemSource = Literal["ranked", "personal", "i2i", "similar", "popular_in_category", "popular", "available", "candidate"]
 Tier = Literal[ItemSource, "nothing"]
 UserStatus = Literal["known", "light", "unknown", "guest", "anonymous", "unread"]
-
-
-def external_id(value: Any) -> int | str:
-    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # JSON does not tell 1.0 from 1
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("an id is an integer or a string")
-    if isinstance(value, int):
-        if abs(value) > _MAX_INTEGER:
-            raise ValueError("an integer id has at most 18 digits")
-        return value
-    if not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("an id holds neither NUL nor half of a surrogate pair")
-    return value
 
 
 def text_id(value: Any) -> str:
@@ -69,6 +52,9 @@ class RecommendRequest(BaseModel):
     user_id: UserId | None = Field(None, description="nobody in particular when not given; unknown ids are welcome")
     top_k: TopK = 10
     category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
+    filters: Filters | None = Field(
+        None, description="only items like this; category_id and the filters of the surface hold as well"
+    )
     exclude: tuple[ItemId, ...] = Field(
         (), max_length=MAX_ITEMS, description="items not to show; unknown ones are fine"
     )
@@ -108,7 +94,10 @@ class Item(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     item_id: ItemId
-    score: float | None = Field(description="descending within one source; scores of two sources do not compare")
+    score: float | None = Field(
+        description="descending within one source, unless the surface asks for diversity; scores of two sources do not"
+        " compare"
+    )
     rank: int = Field(ge=1, description="1 is best")
     source: ItemSource = Field(description="the list the item comes from")
     generator: str | None = Field(description="the model or rule that put the item into that list")
@@ -207,6 +196,7 @@ class CatalogueInfo(BaseModel):
     n_available: int
     n_categories: int
     id_types: dict[str, Literal["integer", "string"]]
+    numeric_properties: list[str] = Field(description="what `filters` may ask for, the most frequent ones")
 
 
 class ScorerInfo(BaseModel):

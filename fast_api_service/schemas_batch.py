@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from fast_api_service.schemas import MAX_ITEMS, CategoryId, Item, ItemId, Tier, TopK, UserId, UserStatus
 from recsys.serving.config import Surface
+from recsys.serving.filters import Filters
 
 MAX_USERS: Final = 1000
 MAX_ITEMS_IN_BATCH: Final = 100_000  # of all users together
@@ -19,6 +20,9 @@ class BatchRequest(BaseModel):
     user_ids: list[UserId] = Field(min_length=1, max_length=MAX_USERS)
     top_k: TopK = 10
     category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
+    filters: Filters | None = Field(
+        None, description="only items like this; category_id and the filters of the surface hold as well"
+    )
     exclude: tuple[ItemId, ...] = Field((), max_length=MAX_ITEMS, description="items not to show to any of them")
     surface: Surface = Field("homepage", description="where the answers are shown")
     explain: StrictBool = Field(False, description="name the item that led to each item")
@@ -62,3 +66,4 @@ class BatchAnswer(BaseModel):
     success: Literal[True] = True
     results: list[UserResult] = Field(description="one for each of user_ids, in their order")
     provenance: BatchProvenance
+    warnings: list[str] = Field([], description="what of the request could not be used")

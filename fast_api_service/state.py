@@ -9,7 +9,8 @@ import logging
 
 from pydantic import ValidationError
 
-from fast_api_service.database import Database, ItemChange, Pulse
+from fast_api_service import item_rows
+from fast_api_service.database import Database, Pulse
 from fast_api_service.metrics import Metrics
 from fast_api_service.models import Models
 from fast_api_service.reads import DatabaseAwayError
@@ -17,7 +18,6 @@ from fast_api_service.security import Keyring
 from fast_api_service.settings import ApiSettings
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
-from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig
 from recsys.serving.snapshot import Snapshot
 
@@ -123,7 +123,7 @@ class State:
         """Bring the catalogue in service up to `pulse`; what changes meanwhile is read now and again next time."""
         if pulse.items_changed:
             async for change in self.database.changed_items(seen):
-                _apply(change, snapshot.items)
+                item_rows.apply(change, snapshot.items)
         if pulse.categories_changed:
             tree = await self.database.categories(snapshot.categories.json_type)
             snapshot = dataclasses.replace(snapshot, categories=tree)
@@ -148,13 +148,3 @@ class State:
         if problem and problem != self.problem:
             log.warning("%s", problem)
         self.problem = problem
-
-
-def _apply(change: ItemChange, items: ItemDictionary) -> None:
-    if change.deleted:
-        items.remove(change.item_key)
-        return
-    try:
-        items.add(change.item_key, change.item_id, change.category_key, change.available)
-    except InputError as error:  # written by hand; the other changes must not wait for it
-        log.warning("an item is left out: %s", error)

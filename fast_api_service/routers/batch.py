@@ -51,17 +51,19 @@ async def recommend_batch(
             f"{len(body.user_ids)} users with {body.top_k} items each; at most {MAX_ITEMS_IN_BATCH:,} items go into one"
             " answer: ask for fewer at a time"
         )
+    config, config_id = state.config, state.config_id
+    warnings: list[str] = []
     query = Query(
         top_k=body.top_k,
         category_key=answers.category_key(snapshot, body.category_id),
         excluded=set(answers.item_keys(snapshot, body.exclude)),
         surface=body.surface,
         now_ms=time.time() * 1000,
+        restriction=answers.restriction(snapshot, body.filters, config.surface(body.surface).filters, warnings),
     )
     user_ids = [to_external(user_id, snapshot.user_id_type, "user") for user_id in body.user_ids]
     timeout_s = answers.time_left_s(request.scope, min(body.deadline_ms, state.settings.batch_deadline_ms))
     lists, degraded = await _lists(state, snapshot, user_ids, timeout_s)
-    config, config_id = state.config, state.config_id
     results, feats = [], Feats({}, [], degraded, [])
     for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):
         user_key = None if stored is None else stored.user_key
@@ -81,7 +83,10 @@ async def recommend_batch(
     provenance |= {"surface": body.surface, "config_id": config_id}
     if feats.rescored_by:
         provenance["rescored_by"] = feats.rescored_by[0]
-    return JsonBytes(orjson.dumps({"success": True, "results": results, "provenance": provenance}))
+    answer: dict[str, Any] = {"success": True, "results": results, "provenance": provenance}
+    if warnings:
+        answer["warnings"] = warnings
+    return JsonBytes(orjson.dumps(answer))
 
 
 async def _lists(

@@ -31,6 +31,18 @@ _EXAMPLES: dict[str, Any] = {
         "summary": "Neighbours of the cart by turns with the list",
         "value": {"config": {"surfaces": {"cart": {"blend": "interleave"}}}, "comment": "an example"},
     },
+    "rules": {
+        "summary": "In the cart nothing above 50, and at most two items of a category; a varied homepage",
+        "value": {
+            "config": {
+                "surfaces": {
+                    "cart": {"filters": {"properties": {"price": {"max": 50}}}, "max_per_category": 2},
+                    "homepage": {"diversity": 0.3},
+                }
+            },
+            "comment": "an example",
+        },
+    },
     "defaults": {"summary": "Back to the defaults", "value": {"config": {}, "comment": "the defaults"}},
 }
 

@@ -78,6 +78,7 @@ async def model_info(request: Request) -> ModelInfo:
                     "item": snapshot.items.json_type,
                     "category": snapshot.categories.json_type,
                 },
+                "numeric_properties": snapshot.items.numbers.names,
             },
         }
     )

@@ -22,6 +22,7 @@ from fast_api_service.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade
 from recsys.serving.cascade import Query
+from recsys.serving.config import ServingConfig
 from recsys.serving.ids import MAX_ID_LENGTH, ExternalId, to_external
 from recsys.serving.recent import Recent
 from recsys.serving.snapshot import Snapshot
@@ -48,6 +49,10 @@ _EXAMPLES: dict[str, Any] = {
         "summary": "Rank these items",
         "value": {"user_id": 1, "candidate_items": [1, 2, 3, 4, 5], "top_k": 3},
     },
+    "filtered": {
+        "summary": "Within a price range, in some categories",
+        "value": {"filters": {"categories": [1], "properties": {"price": {"min": 1, "max": 50}}}, "top_k": 5},
+    },
     "without": {"summary": "Without some items", "value": {"user_id": 1, "exclude": [], "surface": "cart", "top_k": 3}},
 }
 
@@ -70,7 +75,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     state: State = request.app.state.service
     snapshot = answers.snapshot_of(state)
     warnings: list[str] = []
-    query = query_of(body, snapshot, warnings)
+    query = query_of(body, snapshot, state.config, warnings)
     user_id = None if body.user_id is None else to_external(body.user_id, snapshot.user_id_type, "user")
     deadline_ms = min(body.deadline_ms or state.settings.deadline_ms, state.settings.deadline_ms)
     timeout_s = answers.time_left_s(request.scope, deadline_ms) * _READING_SHARE
@@ -140,7 +145,7 @@ async def similar(
     return JsonBytes(orjson.dumps(answer))
 
 
-def query_of(body: RecommendRequest, snapshot: Snapshot, warnings: list[str]) -> Query:
+def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> Query:
     """What is asked, in keys; what is not known is said in `warnings`. ApiError 404, InputError."""
     return Query(
         top_k=body.top_k,
@@ -152,6 +157,7 @@ def query_of(body: RecommendRequest, snapshot: Snapshot, warnings: list[str]) ->
         else answers.item_keys(snapshot, body.candidate_items, "candidate_items", warnings),
         surface=body.surface,
         now_ms=time.time() * 1000,
+        restriction=answers.restriction(snapshot, body.filters, config.surface(body.surface).filters, warnings),
     )
 
 

@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from recsys.serving import recent
+import numpy as np
+
+from recsys.serving import diversity, filters, recent, rules
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, Surface, SurfaceConfig
 from recsys.serving.neighbours import Calls
 from recsys.serving.recent import N_FOLLOWED, History, Recent
+from recsys.serving.rules import ANYTHING, Restriction
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList
 
 RANKED, PERSONAL = "ranked", "personal"
 POPULAR_IN_CATEGORY, POPULAR, AVAILABLE = "popular_in_category", "popular", "available"
 I2I, SIMILAR = "i2i", "similar"
 CANDIDATE = "candidate"  # one of `candidate_keys` that no source speaks for
+_FILLING: Final = {AVAILABLE, CANDIDATE}  # nobody recommends these
 NOTHING = "nothing"  # the tier of an answer that no source could give an item to
 
 N_RESCORED: Final = 200  # of what `fuse` puts first; the others keep their order
@@ -56,6 +60,7 @@ class Query:
     candidate_keys: Sequence[int] | None = None  # rank these and no others
     surface: Surface = "homepage"
     now_ms: float = 0  # milliseconds since the epoch
+    restriction: Restriction | None = None  # the request's filters; those of the surface are added to them
 
 
 Score = Callable[[Sequence[int]], Sequence[float] | None]  # item keys → probabilities; None when it failed
@@ -83,20 +88,25 @@ NOBODY: Final = UserState()
 
 def recommend(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig = DEFAULT) -> list[Pick]:
     """`min(top_k, possible)` distinct items, none of which is unavailable, excluded, bought, in the context, outside
-    of the category or of the candidates. Fewer only where the surface is configured without `available`."""
-    categories = snapshot.categories.subtree(query.category_key) if query.category_key is not None else None
+    of the category or of the candidates, filtered out, or beyond the quota of its category; possible is what these
+    leave. Fewer only where the surface is configured without `available`."""
+    surface = config.surface(query.surface)
+    restriction = _restriction(snapshot, query, surface)
     unwanted = {
         *query.excluded,
         *query.context_keys,
         *recent.bought(user.recent, snapshot.meaning, config, query.now_ms, user.history),
     }
-    allowed = rules(snapshot.items, unwanted, categories)
-    picks = _sources(snapshot, user, query, config)
-    if query.candidate_keys is None:
-        return fill(picks, allowed, query.top_k)
-    candidates = frozenset(query.candidate_keys)
-    n_possible = sum(allowed(key) for key in candidates)
-    return fill(picks, lambda key: key in candidates and allowed(key), min(query.top_k, n_possible))
+    items, quota, n = snapshot.items, surface.max_per_category, query.top_k
+    allowed = rules.allowed(items, unwanted, restriction)
+    if surface.diversity:
+        n = max(n, diversity.POOL)
+    if query.candidate_keys is not None:
+        allowed = rules.among(query.candidate_keys, allowed)
+        n = min(n, rules.n_possible(query.candidate_keys, allowed, items, quota))
+    picks = _sources(snapshot, user, query, config, _newest(items, unwanted, restriction, quota))
+    found = fill(picks, rules.within_quota(allowed, items, quota), n)
+    return _diverse(snapshot, found, surface.diversity, query.top_k) if surface.diversity else found
 
 
 def neighbours(
@@ -108,12 +118,12 @@ def neighbours(
         yield from _Listed(snapshot, I2I, i2i).picks()
         yield from _Listed(snapshot, SIMILAR, similar).picks()
 
-    return fill(sources(), rules(snapshot.items, {item_key}, None), top_k)
+    return fill(sources(), rules.allowed(snapshot.items, {item_key}), top_k)
 
 
 def neighbours_in_memory(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
     """The same of the best neighbours alone, which need not be read; scores are relative to the best one."""
-    return fill(_of_context(snapshot, [item_key]), rules(snapshot.items, {item_key}, None), top_k)
+    return fill(_of_context(snapshot, [item_key]), rules.allowed(snapshot.items, {item_key}), top_k)
 
 
 def fill(entries: Iterable[Pick], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:
@@ -137,15 +147,37 @@ def tier(picks: Sequence[Pick]) -> str:
     return picks[0].source if picks else NOTHING
 
 
-def rules(items: ItemDictionary, unwanted: Set[int], category_keys: Set[int] | None) -> Callable[[int], bool]:
-    """Whether an item may be shown: available, not unwanted, and in one of the categories where some are given."""
-    is_available, category = items.is_available, items.category
-    if category_keys is None:
-        return lambda key: is_available(key) and key not in unwanted
-    return lambda key: is_available(key) and key not in unwanted and category(key) in category_keys
+def _restriction(snapshot: Snapshot, query: Query, surface: SurfaceConfig) -> Restriction:
+    """What request and surface ask of every item."""
+    found = query.restriction or ANYTHING
+    if query.category_key is not None:
+        found &= Restriction(snapshot.categories.subtree(query.category_key))
+    if surface.filters is not None:
+        found &= filters.resolve(surface.filters, snapshot.items, snapshot.categories)
+    return found
 
 
-def _sources(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig) -> Iterator[Pick]:
+def _newest(
+    items: ItemDictionary, unwanted: Set[int], restriction: Restriction, quota: int | None
+) -> Callable[[], Iterable[int]]:
+    """Gives the items that fill up, when all else is at its end."""
+    if restriction is ANYTHING and quota is None:
+        return items.newest_available
+    return lambda: rules.newest(items, unwanted, restriction, quota)
+
+
+def _diverse(snapshot: Snapshot, picks: list[Pick], weight: float, top_k: int) -> list[Pick]:
+    """The best reordered; those that only fill up stay behind them, in their order."""
+    n = next((n for n, pick in enumerate(picks[: diversity.POOL]) if pick.source in _FILLING), diversity.POOL)
+    best = np.array([pick.item_key for pick in picks[:n]], dtype=np.int64)
+    alike = diversity.similarity(best, snapshot.items.categories_of(best), snapshot.factors)
+    chosen = [picks[place] for place in diversity.reordered(alike, weight, top_k)]
+    return chosen + picks[n:][: top_k - len(chosen)]
+
+
+def _sources(
+    snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig, newest: Callable[[], Iterable[int]]
+) -> Iterator[Pick]:
     """All sources of the surface, one after the other; each is computed only when the former did not suffice."""
     surface = config.surface(query.surface)
     for name in surface.sources:
@@ -163,7 +195,7 @@ def _sources(snapshot: Snapshot, user: UserState, query: Query, config: ServingC
         elif name == "popular":
             yield from _popular(snapshot)
         else:
-            yield from (Pick(key, None, AVAILABLE, None) for key in snapshot.items.newest_available())
+            yield from (Pick(key, None, AVAILABLE, None) for key in newest())
     if query.candidate_keys is not None:
         yield from _by_popularity(snapshot, query.candidate_keys)
 
@@ -179,16 +211,16 @@ def _of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Pic
 class _Listed:
     """A stored list, and how its items become picks; empty where there is none."""
 
-    def __init__(self, snapshot: Snapshot, kind: str, stored: StoredList | None) -> None:
+    def __init__(self, snapshot: Snapshot, kind: str, stored: StoredList | None, source: str = "") -> None:
         version = snapshot.publication.lists.get(kind)
-        self.kind, self.stored, self.names = kind, stored, version.sources if version else ()
+        self.source, self.stored, self.names = source or kind, stored, version.sources if version else ()
         self.keys = stored.item_keys if stored is not None and version is not None else ()
 
     def pick(self, place: int, because: Callable[[int], int] | None = None) -> Pick:
         assert self.stored is not None  # noqa: S101 - or there would be no place
         source = self.stored.sources[place]
         name = self.names[source] if 0 <= source < len(self.names) else None
-        return Pick(self.keys[place], self.stored.scores[place], self.kind, name, because)
+        return Pick(self.keys[place], self.stored.scores[place], self.source, name, because)
 
     def picks(self) -> Iterator[Pick]:
         return map(self.pick, range(len(self.keys)))
@@ -315,8 +347,7 @@ def _popular(snapshot: Snapshot) -> Iterator[Pick]:
 
 
 def _default(snapshot: Snapshot, owner: int, source: str) -> Iterator[Pick]:
-    picks = _Listed(snapshot, "default", snapshot.default_lists.get(owner)).picks()
-    return (pick._replace(source=source) for pick in picks)
+    return _Listed(snapshot, "default", snapshot.default_lists.get(owner), source).picks()
 
 
 def _by_popularity(snapshot: Snapshot, candidate_keys: Sequence[int]) -> Iterator[Pick]:

@@ -5,30 +5,44 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping, Set
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 import numpy as np
 
 from recsys.serving.ids import ExternalId, JsonType, to_external
+from recsys.serving.item_numbers import ItemNumbers
 
 NO_CATEGORY = -1
+_NO_NUMBERS: Mapping[str, float] = {}
 
 
 class ItemDictionary:
-    """All items by key, in arrays that a key indexes: 13 bytes an item beside the id itself.
+    """All items by key, in arrays that a key indexes: 13 bytes an item beside the id itself, 8 a numeric property.
 
     Keys are given one after the other at import, so the arrays have few gaps. Items change in place, so that a
     change reaches every answer at once.
     """
 
-    def __init__(self, json_type: JsonType) -> None:
+    def __init__(self, json_type: JsonType, numbers: ItemNumbers | None = None) -> None:
         self.json_type: JsonType = json_type
+        self.numbers = numbers or ItemNumbers()
         self.n_available = 0  # how many items may be recommended
         self._id_by_key: list[ExternalId | None] = []
         self._key_by_id: dict[ExternalId, int] = {}
         self._available = bytearray()
         self._category_by_key = array("i")
 
-    def add(self, item_key: int, item_id: str, category_key: int | None, available: bool) -> None:
+    def add(
+        self,
+        item_key: int,
+        item_id: str,
+        category_key: int | None,
+        available: bool,
+        numbers: Mapping[str, float] = _NO_NUMBERS,
+    ) -> None:
         """Take one item in, or what it has become; rows may come in any order.
 
         Raises InputError for an id not of the catalogue's type.
@@ -39,11 +53,13 @@ class ItemDictionary:
             self._id_by_key.extend([None] * missing)
             self._available.extend(bytes(missing))
             self._category_by_key.extend([NO_CATEGORY] * missing)
+            self.numbers.extend(missing)
         self._id_by_key[item_key] = external
         self._key_by_id[external] = item_key
         self.n_available += available - self._available[item_key]
         self._available[item_key] = available
         self._category_by_key[item_key] = NO_CATEGORY if category_key is None else category_key
+        self.numbers.put(item_key, numbers)
 
     def remove(self, item_key: int) -> None:
         """Forget an item, known or not: lists that hold its key pass over it."""
@@ -87,6 +103,14 @@ class ItemDictionary:
     def newest_available(self) -> Iterator[int]:
         """Keys of available items, the last imported first."""
         return (key for key in range(len(self._available) - 1, -1, -1) if self._available[key])
+
+    def available_by_key(self) -> NDArray[np.bool_]:
+        """A copy: which keys are of items that may be recommended."""
+        return np.array(self._available, dtype=bool)
+
+    def categories_of(self, item_keys: Any) -> NDArray[np.int32]:
+        """A copy: category keys of known items, given as an array or a slice; NO_CATEGORY where there is none."""
+        return np.array(np.asarray(self._category_by_key)[item_keys])
 
 
 class CategoryTree:

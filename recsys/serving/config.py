@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
+from recsys.serving.filters import Filters
+
 Surface = Literal["homepage", "product_detail", "category_list", "cart"]
 SourceName = Literal["context", "lists", "popular_in_category", "popular", "available"]
 Policy = Literal["fuse", "interleave", "recent_first", "list_first", "rescore"]
@@ -43,6 +45,24 @@ class SurfaceConfig(_Part):
         le=100,
         title="Weight of the latest events",
         description="in fuse; the list has 1, and 0 ignores them",
+    )
+    filters: Filters | None = Field(
+        None, title="Rules that always hold here", description="as filters of a request, and together with them"
+    )
+    max_per_category: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        title="Most items of one category",
+        description="by the item's own category; items without one are not counted. No limit where it is empty",
+    )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Diversity",
+        description="0: off; 1: as unlike as can be. The best 50 are reordered by maximal marginal relevance,"
+        " by their categories and item factors",
     )
 
     @model_validator(mode="after")

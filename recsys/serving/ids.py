@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from recsys.errors import InputError
 
@@ -13,7 +13,28 @@ ExternalId = int | str
 
 MAX_ID_LENGTH = 128  # characters
 INTEGER_ID_PATTERN = "^(0|-?[1-9][0-9]{0,17})$"
+_MAX_INTEGER = 10**18 - 1
 _INTEGER_ID = re.compile(INTEGER_ID_PATTERN.replace("$", r"\Z"))
+
+
+def external_id(value: Any) -> ExternalId:
+    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text.
+
+    Raises ValueError for all else.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON does not tell 1.0 from 1
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("an id is an integer or a string")
+    if isinstance(value, int):
+        if abs(value) > _MAX_INTEGER:
+            raise ValueError("an integer id has at most 18 digits")
+        return value
+    if not 1 <= len(value) <= MAX_ID_LENGTH:
+        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("an id holds neither NUL nor half of a surrogate pair")
+    return value
 
 
 def to_external(value: ExternalId, json_type: JsonType, entity: str) -> ExternalId:

@@ -1,0 +1,70 @@
+"""Reordering the best items so that they differ: maximal marginal relevance.
+
+Carbonell & Goldstein, "The use of MMR, diversity-based reranking", SIGIR 1998: after what is chosen, S, comes
+
+    argmax over i of  (1 - w) · relevance(i)  -  w · max over j in S of similarity(i, j)
+
+with relevance(i) = 1 - place / n, because scores of two sources do not compare, and similarity the mean of "the same
+category" (0 or 1) and of the cosine of the item factors (0 where negative), or the first alone where one of the two
+has no factors. With w = 1 this is the greedy choice of the greatest distance.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.serving.catalogue import NO_CATEGORY
+
+POOL: Final = 50  # so many of the best are reordered
+
+
+class ItemFactors:
+    """Unit vectors of items (n_items, n_factors) as float16, by item key."""
+
+    def __init__(self, item_keys: NDArray[np.int64], factors: NDArray[np.float32]) -> None:
+        """`item_keys` (n_items,), `factors` (n_items, n_factors); a vector of zeros is none."""
+        lengths = np.linalg.norm(factors, axis=1, keepdims=True)
+        unit = factors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        self._unit = np.vstack((unit, np.zeros((1, factors.shape[1])))).astype(np.float16)  # the last is of no item
+        self._row_by_key = np.full(int(item_keys.max(initial=-1)) + 2, -1, dtype=np.int32)  # the last is of no key
+        there = np.flatnonzero(lengths[:, 0] > 0)
+        self._row_by_key[item_keys[there]] = there
+
+    def of(self, item_keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors (n, n_factors) of the keys, and which of them have one (n,)."""
+        rows = self._row_by_key[np.minimum(item_keys, len(self._row_by_key) - 1)]
+        return self._unit[rows].astype(np.float32), rows >= 0
+
+
+def similarity(
+    item_keys: NDArray[np.int64], category_keys: NDArray[np.int32], factors: ItemFactors | None = None
+) -> NDArray[np.float32]:
+    """(n, n), from 0 to 1. Items without a category are alike to none by it."""
+    same = (category_keys[:, None] == category_keys) & (category_keys != NO_CATEGORY)
+    alike = same.astype(np.float32)
+    if factors is None:
+        return alike
+    vectors, has = factors.of(item_keys)
+    cosine = np.maximum(vectors @ vectors.T, 0.0)
+    return np.where(has[:, None] & has, (alike + cosine) / 2, alike)
+
+
+def reordered(alike: NDArray[np.float32], weight: float, n: int) -> list[int]:
+    """Places of the `n` chosen ones, in their new order; of equals the earlier. The first stays the first.
+
+    `alike`: (n_items, n_items), best item first. `weight`: from 0, their order, to 1.
+    """
+    n_items = len(alike)
+    value = (1 - weight) * (1 - np.arange(n_items, dtype=np.float32) / max(n_items, 1))
+    penalty = weight * alike
+    nearest = np.zeros(n_items, dtype=np.float32)
+    chosen: list[int] = []
+    for _ in range(min(n, n_items)):
+        at = int((value - nearest).argmax())
+        chosen.append(at)
+        value[at] = -np.inf
+        np.maximum(nearest, penalty[at], out=nearest)
+    return chosen

@@ -1,0 +1,100 @@
+"""Filters as clients and the configuration write them, in external ids and names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+
+from recsys.errors import InputError
+from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.ids import ExternalId, external_id, to_external
+from recsys.serving.rules import NumberRange, Restriction
+
+MAX_CATEGORIES = 100  # in each list
+MAX_RANGES = 16
+# `x-id-of` lets the document name the JSON type of the loaded catalogue.
+_CategoryId = Annotated[
+    int | str, PlainValidator(external_id), WithJsonSchema({"type": ["integer", "string"], "x-id-of": "category"})
+]
+_PropertyName = Annotated[str, Field(min_length=1, max_length=256)]
+_Bound = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Range(_Part):
+    """From `min` to `max`, both included."""
+
+    min: _Bound | None = Field(None, title="At least")
+    max: _Bound | None = Field(None, title="At most")
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a range needs min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is greater than max {self.max:g}")
+        return self
+
+
+class Filters(_Part):
+    """What items must be like; all of it holds together."""
+
+    categories: tuple[_CategoryId, ...] = Field(
+        (), max_length=MAX_CATEGORIES, title="Categories", description="one of these or below; empty: all"
+    )
+    excluded_categories: tuple[_CategoryId, ...] = Field(
+        (), max_length=MAX_CATEGORIES, title="Categories to leave out", description="and all below them"
+    )
+    properties: dict[_PropertyName, Range] = Field(
+        {},
+        max_length=MAX_RANGES,
+        title="Ranges of numeric properties",
+        description="by name, such as price; an item without such a number does not match. /model/info names them",
+    )
+
+
+def resolve(
+    filters: Filters,
+    items: ItemDictionary,
+    tree: CategoryTree,
+    warnings: list[str] | None = None,
+    place: str = "filters",
+) -> Restriction:
+    """The filters in keys. What the catalogue does not have matches nothing; with `warnings`, it is named there, and
+    `place` says whose filters they are."""
+    said = [] if warnings is None else warnings
+    categories = _below(filters.categories, tree, f"{place}.categories", said) if filters.categories else None
+    without = _below(filters.excluded_categories, tree, f"{place}.excluded_categories", said)
+    for name in filters.properties:
+        if items.numbers.column(name) is None:
+            said.append(f"{place}.properties: no item is known to have a number {name[:40]!r}, so none matches")
+    inf = float("inf")
+    ranges = (
+        NumberRange(name, -inf if of.min is None else of.min, inf if of.max is None else of.max)
+        for name, of in filters.properties.items()
+    )
+    return Restriction(categories, without, tuple(ranges))
+
+
+def _below(ids: Iterable[ExternalId], tree: CategoryTree, field: str, warnings: list[str]) -> frozenset[int]:
+    """Keys of the known categories and of all below them."""
+    found: set[int] = set()
+    for id_ in ids:
+        key = _key(id_, tree)
+        if key is None:
+            warnings.append(f"{field}: there is no category {str(id_)[:40]!r}")
+        else:
+            found |= tree.subtree(key)
+    return frozenset(found)
+
+
+def _key(category_id: ExternalId, tree: CategoryTree) -> int | None:
+    try:
+        return tree.key(to_external(category_id, tree.json_type, "category"))
+    except InputError:  # an id of another kind is of no category
+        return None

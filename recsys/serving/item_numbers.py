@@ -1,0 +1,67 @@
+"""Numeric properties of items, in columns that a key indexes: what filters by price and the like look at."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+PRICE: Final = "price"
+MAX_NAMES: Final = 32  # kept in memory, the price beside them; 8 bytes an item each
+# In texts, too, and as RetailRocket writes them (n277.200). Postgres and Python read this alike; with a bound on the
+# digits Postgres would take ten times as long.
+NUMBER: Final = r"n?-?[0-9]+(\.[0-9]+)?"
+_NUMBER = re.compile(NUMBER)
+_GREATEST = 1e255
+_NAN = math.nan
+
+
+class ItemNumbers:
+    """A column of float64 for each name, NaN where an item has no such number; all are equally long."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._columns: dict[str, array[float]] = {name: array("d") for name in names}
+        self._n_rows = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The properties that are held."""
+        return sorted(self._columns)
+
+    def column(self, name: str) -> array[float] | None:
+        """Numbers by item key; None for a property that is not held."""
+        return self._columns.get(name)
+
+    def extend(self, n: int) -> None:
+        """Make room for `n` more keys."""
+        self._n_rows += n
+        for column in self._columns.values():
+            column.extend([_NAN] * n)
+
+    def put(self, item_key: int, numbers: Mapping[str, float]) -> None:
+        """Take all numbers of an item in, in place of the former ones.
+
+        A name that no item had gets a column while there is room; the price always does.
+        """
+        for name in numbers:
+            if name not in self._columns and (name == PRICE or len(self._columns) < MAX_NAMES):
+                self._columns[name] = array("d", [_NAN]) * self._n_rows
+        for name, column in self._columns.items():
+            column[item_key] = numbers.get(name, _NAN)
+
+
+def numbers_in(properties: Mapping[str, Any]) -> dict[str, float]:
+    """The properties that are numbers, as JSON or as text."""
+    found = ((name, number(value)) for name, value in properties.items())
+    return {name: value for name, value in found if value is not None}
+
+
+def number(value: Any) -> float | None:
+    """A JSON value as a number: a number, or a text that is one; None for all else."""
+    if isinstance(value, str):
+        value = float(value.lstrip("n")) if _NUMBER.fullmatch(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _GREATEST:
+        return None
+    return float(value)
