@@ -154,6 +154,7 @@ def test_model_info_tells_what_is_in_service(service: httpx.Client) -> None:
         "n_available": 57,
         "n_categories": 4,
         "id_types": {"user": "integer", "item": "integer", "category": "integer"},
+        "numeric_properties": [],
     }
 
 

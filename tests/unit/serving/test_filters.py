@@ -1,0 +1,56 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.filters import Filters, resolve
+from recsys.serving.rules import NumberRange, Restriction
+
+TREE = CategoryTree("integer", {1: "901", 2: "902", 3: "903"}, {1: None, 2: 1, 3: None})
+ITEMS = ItemDictionary("integer")
+ITEMS.add(1, "1", 1, True, {"price": 1.0})
+
+
+def test_categories_are_meant_with_all_below_them() -> None:
+    asked = Filters.model_validate({"categories": ["901"], "excluded_categories": [902]})
+    assert resolve(asked, ITEMS, TREE) == Restriction({1, 2}, frozenset({2}))
+    assert resolve(Filters(), ITEMS, TREE) == Restriction()
+
+
+def test_a_bound_that_is_not_given_is_none() -> None:
+    asked = Filters.model_validate({"properties": {"price": {"max": 5}}})
+    assert resolve(asked, ITEMS, TREE).ranges == (NumberRange("price", -float("inf"), 5.0),)
+
+
+def test_what_the_catalogue_does_not_have_is_named_and_matches_nothing() -> None:
+    warnings: list[str] = []
+    asked = Filters.model_validate(
+        {"categories": [4242], "excluded_categories": ["abc"], "properties": {"weight": {"min": 1}}}
+    )
+    found = resolve(asked, ITEMS, TREE, warnings)
+    assert found.categories == frozenset()
+    assert warnings == [
+        "filters.categories: there is no category '4242'",
+        "filters.excluded_categories: there is no category 'abc'",
+        "filters.properties: no item is known to have a number 'weight', so none matches",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"properties": {"price": {}}}, "min, max or both"),
+        ({"properties": {"price": {"min": 2, "max": 1}}}, "greater"),
+        ({"properties": {"price": {"min": "nan"}}}, "finite"),
+        ({"properties": {"price": {"least": 1}}}, "least"),
+        ({"properties": {"": {"min": 1}}}, "at least 1 character"),
+        ({"properties": {f"p{n}": {"min": 1} for n in range(17)}}, "at most 16"),
+        ({"categories": [1.5]}, "an id is"),
+        ({"categories": list(range(101))}, "at most 100"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_bad_filters_are_refused_and_the_reason_is_told(body: Any, word: str) -> None:
+    with pytest.raises(ValidationError, match=word):
+        Filters.model_validate(body)
