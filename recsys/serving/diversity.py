@@ -11,11 +11,13 @@ has no factors. With w = 1 this is the greedy choice of the greatest distance.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.errors import ArtifactError
 from recsys.serving.catalogue import NO_CATEGORY
 
 POOL: Final = 50  # so many of the best are reordered
@@ -32,6 +34,15 @@ class ItemFactors:
         self._row_by_key = np.full(int(item_keys.max(initial=-1)) + 2, -1, dtype=np.int32)  # the last is of no key
         there = np.flatnonzero(lengths[:, 0] > 0)
         self._row_by_key[item_keys[there]] = there
+
+    @classmethod
+    def read(cls, folder: Path) -> ItemFactors:
+        """The item factors of an ALS artifact's folder; ArtifactError where there are none to be read."""
+        try:
+            with np.load(folder / "model.npz", allow_pickle=False) as arrays:
+                return cls(arrays["item_keys"], arrays["item_factors"])
+        except (OSError, KeyError, ValueError) as error:
+            raise ArtifactError(f"no item factors can be read from {folder}: {error}; train als again") from error
 
     def of(self, item_keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors (n, n_factors) of the keys, and which of them have one (n,)."""

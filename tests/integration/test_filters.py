@@ -176,6 +176,17 @@ def test_what_no_item_can_match_is_named(service: httpx.Client) -> None:
     assert "warnings" not in ask(service, filters={"properties": {"price": {"min": 1}}})
 
 
+@pytest.mark.parametrize("name", ["price", "weight"])
+def test_a_batch_is_filtered_as_each_request_is(service: httpx.Client, name: str) -> None:
+    filters = {"categories": [902], "properties": {name: {"max": 4}}}
+    asked: dict[str, Any] = {"filters": filters, "surface": "cart", "top_k": 4}
+    batch = service.post("/recommend/batch", json={"user_ids": [501, 999], **asked}).json()
+    alone = [ask(service, user_id=user_id, **asked) for user_id in (501, 999)]
+    assert [of["recommendations"] for of in batch["results"]] == [body["recommendations"] for body in alone]
+    assert batch.get("warnings") == alone[0].get("warnings")
+    assert ("warnings" in batch) == (name == "weight")
+
+
 def test_bad_filters_are_refused(service: httpx.Client) -> None:
     for filters in ({"properties": {"price": {}}}, {"colour": "red"}, {"categories": [None]}, {"properties": []}):
         response = service.post("/recommend", json={"filters": filters})

@@ -55,3 +55,17 @@ def test_each_choice_is_the_best_that_is_left(of: list[int], weight: float, n: i
 
         left = [i for i in range(len(of)) if i not in chosen[:count]]
         assert value(at) >= max(value(i) for i in left) - 1e-6
+
+
+def test_factors_are_read_from_the_artifact_of_the_model(tmp_path: Path) -> None:
+    world = checkerboard()
+    model = ALS(factors=4, iterations=2, num_threads=1).fit(*world)
+    model.save(tmp_path)
+    factors = ItemFactors.read(tmp_path)
+    vectors, has = factors.of(np.append(model.items.keys, 10**6))
+    lengths = np.linalg.norm(model.item_factors, axis=1, keepdims=True)
+    assert has.tolist() == [True] * len(model.items) + [False]
+    assert np.allclose(vectors[:-1], model.item_factors / lengths, atol=1e-3)
+    (tmp_path / "model.npz").write_bytes(b"no archive")
+    with pytest.raises(ArtifactError, match="train als again"):
+        ItemFactors.read(tmp_path)
