@@ -1,10 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.candidates.als import Als
+from recsys.errors import ArtifactError
 from recsys.serving.catalogue import NO_CATEGORY
 from recsys.serving.diversity import ItemFactors, reordered, similarity
+from tests.contracts.test_candidate_generators import catalogue, checkerboard
 
 
 def keys(*of: int) -> np.ndarray:
@@ -58,8 +63,7 @@ def test_each_choice_is_the_best_that_is_left(of: list[int], weight: float, n: i
 
 
 def test_factors_are_read_from_the_artifact_of_the_model(tmp_path: Path) -> None:
-    world = checkerboard()
-    model = ALS(factors=4, iterations=2, num_threads=1).fit(*world)
+    model = Als(factors=4, iterations=2, num_threads=1).fit(checkerboard()[0], catalogue())
     model.save(tmp_path)
     factors = ItemFactors.read(tmp_path)
     vectors, has = factors.of(np.append(model.items.keys, 10**6))

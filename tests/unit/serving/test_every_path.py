@@ -26,6 +26,7 @@ from tests.unit.serving.test_cascade import (
     N_ITEMS,
     PARENTS,
     histories,
+    history_of,
     index_of,
     lists_of_keys,
     neighbour_lists,
@@ -133,6 +134,7 @@ def factors_of(keys: Sequence[int]) -> ItemFactors:
     ranked=st.none() | lists_of_keys,
     personal=st.none() | lists_of_keys,
     history=histories,
+    before=st.none() | histories,
     seq=st.none() | histories,
     category=rarely(st.sampled_from(sorted(PARENTS))),
     excluded=st.sets(st.integers(1, N_ITEMS), max_size=6),
@@ -152,6 +154,7 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
     ranked: list[int] | None,
     personal: list[int] | None,
     history: list[Recent],
+    before: list[Recent] | None,
     seq: list[Recent] | None,
     category: int | None,
     excluded: set[int],
@@ -163,7 +166,7 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
     configured: SurfaceConfig,
     with_factors: bool,
 ) -> None:
-    bought = {event.item_key for event in history if event.event_type == "transaction"}
+    bought = {event.item_key for event in [*history, *(before or ())] if event.event_type == "transaction"}
     possible = {
         key
         for key, thing in shop.items()
@@ -186,6 +189,7 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
         None if personal is None else stored(personal),
         merged(history),
         None if seq is None else merged(seq),
+        None if before is None else history_of(before),
     )
     restriction = None if asked is None else filters.resolve(asked, snapshot.items, snapshot.categories)
     query = Query(top_k, category, excluded, context, candidates, surface, restriction=restriction)
@@ -213,3 +217,7 @@ def test_neighbours_are_available_distinct_and_never_the_item_itself(
     possible = {key for key in {*(i2i or ()), *(similar or ())} if key != 1 and key in shop and shop[key].available}
     assert set(keys) <= possible
     assert len(keys) == len(set(keys)) == min(top_k, len(possible))
+    indexes = {kind: index_of({1: keys}) for kind, keys in (("i2i", i2i), ("similar", similar)) if keys is not None}
+    in_memory = cascade.neighbours_in_memory(replace(snapshot, neighbours=indexes), 1, top_k=top_k)
+    assert {pick.item_key for pick in in_memory} <= possible
+    assert len(in_memory) == len(keys)
