@@ -96,11 +96,12 @@ def _tell_of_keys(document: dict[str, Any], *, needs_keys: bool) -> None:
 
 def _types(snapshot: Snapshot | None) -> dict[str, JsonType | None]:
     if snapshot is None:
-        return {"user": None, "item": None, "category": None}
+        return {"user": None, "item": None, "category": None, "any": None}
     return {
         "user": snapshot.user_id_type,
         "item": snapshot.items.json_type,
         "category": snapshot.categories.json_type,
+        "any": None,
     }
 
 

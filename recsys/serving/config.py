@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from recsys.serving.filters import Filters
+from recsys.serving.ids import NO_NUL
 
 Surface = Literal["homepage", "product_detail", "category_list", "cart"]
 SourceName = Literal["context", "lists", "popular_in_category", "popular", "available"]
 Policy = Literal["fuse", "interleave", "recent_first", "list_first", "rescore"]
-EventType = Annotated[str, Field(min_length=1, max_length=64)]
+EventType = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_NUL)]
 
 
 class _Part(BaseModel):
@@ -60,6 +61,7 @@ class SurfaceConfig(_Part):
         0.0,
         ge=0,
         le=1,
+        strict=True,
         title="Diversity",
         description="0: off; 1: as unlike as can be. The best 50 are reordered by maximal marginal relevance,"
         " by their categories and item factors",

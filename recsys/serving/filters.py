@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
-from recsys.serving.ids import ExternalId, external_id, to_external
+from recsys.serving.ids import NO_NUL, ExternalId, external_id, to_external
 from recsys.serving.rules import NumberRange, Restriction
 
 MAX_CATEGORIES = 100  # in each list
 MAX_RANGES = 16
-# `x-id-of` lets the document name the JSON type of the loaded catalogue.
+# Any id will do: one that is not of the catalogue's type is as unknown as any other. The document fills the schema in.
 _CategoryId = Annotated[
-    int | str, PlainValidator(external_id), WithJsonSchema({"type": ["integer", "string"], "x-id-of": "category"})
+    int | str, PlainValidator(external_id), WithJsonSchema({"type": ["integer", "string"], "x-id-of": "any"})
 ]
-_PropertyName = Annotated[str, Field(min_length=1, max_length=256)]
-_Bound = Annotated[float, Field(allow_inf_nan=False)]
+_PropertyName = Annotated[str, Field(min_length=1, max_length=256, pattern=NO_NUL)]
+_Bound = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 
 class _Part(BaseModel):
@@ -27,18 +27,10 @@ class _Part(BaseModel):
 
 
 class Range(_Part):
-    """From `min` to `max`, both included."""
+    """From `min` to `max`, both included; with neither, any number."""
 
     min: _Bound | None = Field(None, title="At least")
     max: _Bound | None = Field(None, title="At most")
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Self:
-        if self.min is None and self.max is None:
-            raise ValueError("a range needs min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is greater than max {self.max:g}")
-        return self
 
 
 class Filters(_Part):
@@ -70,9 +62,11 @@ def resolve(
     said = [] if warnings is None else warnings
     categories = _below(filters.categories, tree, f"{place}.categories", said) if filters.categories else None
     without = _below(filters.excluded_categories, tree, f"{place}.excluded_categories", said)
-    for name in filters.properties:
+    for name, of in filters.properties.items():
         if items.numbers.column(name) is None:
             said.append(f"{place}.properties: no item is known to have a number {name[:40]!r}, so none matches")
+        if of.min is not None and of.max is not None and of.min > of.max:
+            said.append(f"{place}.properties: min of {name[:40]!r} is greater than its max, so no item matches")
     inf = float("inf")
     ranges = (
         NumberRange(name, -inf if of.min is None else of.min, inf if of.max is None else of.max)

@@ -12,6 +12,7 @@ JsonType = Literal["integer", "string"]
 ExternalId = int | str
 
 MAX_ID_LENGTH = 128  # characters
+NO_NUL = r"^[^\u0000]+$"  # of a text that Postgres can hold, which is not empty
 INTEGER_ID_PATTERN = "^(0|-?[1-9][0-9]{0,17})$"
 _MAX_INTEGER = 10**18 - 1
 _INTEGER_ID = re.compile(INTEGER_ID_PATTERN.replace("$", r"\Z"))

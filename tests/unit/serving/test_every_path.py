@@ -56,6 +56,7 @@ things = st.builds(
 )
 shops = st.dictionaries(st.integers(1, N_ITEMS), things, min_size=5, max_size=N_ITEMS)
 bounds = st.one_of(
+    st.just(Range()),
     st.builds(lambda low: Range(min=low), st.integers(-3, 8)),
     st.builds(lambda high: Range(max=high), st.integers(-3, 8)),
     st.builds(lambda low, width: Range(min=low, max=low + width), st.integers(-3, 8), st.integers(0, 6)),
