@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from recsys.serving.ids import external_id
 from fast_api_service.schemas import TEXT_ID_SCHEMA, CategoryId, ItemId, UserId, text_id
+from recsys.serving.ids import external_id
 
 MAX_PAIRS = 10_000
 MAX_PRODUCTS = 1000

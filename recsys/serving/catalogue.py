@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import numpy as np
-
 from recsys.serving.ids import ExternalId, JsonType, to_external
 from recsys.serving.item_numbers import ItemNumbers
 
