@@ -52,7 +52,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
         with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
             await state.read_keys()  # so that the first request is not refused for want of them
         follower = asyncio.create_task(state.keep_fresh())
-        trainee = asyncio.create_task(state.models.follow(lambda: state.snapshot))
+        trainee = asyncio.create_task(state.models.follow(lambda: state.snapshot, state.put_factors))
         ear = asyncio.create_task(listener.listen(state.database.dsn, state.wake))
         try:
             yield

@@ -20,6 +20,7 @@ _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication", "users", "model")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 SHED_REASONS = ("rate_limit", "queue")
+MODELS = ("deepfm", "als")
 AUTH_FAILURES = ("missing", "wrong", "scope")
 
 
@@ -73,7 +74,7 @@ class Metrics:
         )  # fmt: skip
         self.model_loaded = Gauge("recsys_model_loaded", "1 while a model can score", registry=registry)
         self.model_failures = Counter(
-            "recsys_model_load_failures", "Models that could not be loaded", registry=registry
+            "recsys_model_load_failures", "Models that could not be loaded", ["model"], registry=registry
         )
         self.predictions = Counter("recsys_predictions", "Pairs scored for clients", registry=registry)
         self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
@@ -94,6 +95,7 @@ class Metrics:
             (self.events, EVENT_OUTCOMES),
             (self.shed, SHED_REASONS),
             (self.auth_failures, AUTH_FAILURES),
+            (self.model_failures, MODELS),
         ):
             for value in values:
                 counter.labels(value)

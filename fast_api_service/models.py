@@ -20,12 +20,14 @@ from fast_api_service.metrics import Metrics
 from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
 from recsys.errors import NotFoundError, RecsysError
 from recsys.networks.onnx_files import weight_file
+from recsys.serving.diversity import ItemFactors
 from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
 MODEL = "deepfm"  # its name in `publications.models`
+FACTORS = "als"
 SERVED_AS = "deepfm_serving"  # kind of the artifact that train_deepfm makes for the service, of the same version
 EXPORTED_AS = "deepfm_export"
 _LOOK_S = 0.25
@@ -53,9 +55,13 @@ class Models:
         self.wanted: str | None = None
         self.problem = "starting: no publication is loaded yet"  # why the wanted model is not in service; or empty
         self._failed_at = -_RETRY_S
+        self._factors_of: str | None = None  # the artifact of the factors that were read
+        self._factors: ItemFactors | None = None
 
-    async def follow(self, snapshot_now: Callable[[], Snapshot | None]) -> None:
-        """Have the model of the publication in service until cancelled.
+    async def follow(
+        self, snapshot_now: Callable[[], Snapshot | None], put_factors: Callable[[ItemFactors], None]
+    ) -> None:
+        """Have the model of the publication in service, and the item factors of its ALS, until cancelled.
 
         One that cannot be loaded is told and tried again; the former one serves on meanwhile.
         """
@@ -63,6 +69,10 @@ class Models:
             snapshot = snapshot_now()
             if snapshot is not None:
                 await self._look(snapshot)
+                factors = await self._factors_for(snapshot.publication.models.get(FACTORS))
+                now = snapshot_now()
+                if factors is not None and now is not None and now.publication is snapshot.publication:
+                    put_factors(factors)
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self, snapshot: Snapshot) -> None:
@@ -85,6 +95,18 @@ class Models:
         self._metrics.model_loaded.set(1)
         log.info("model %s is in service", self.loaded.served_as)
 
+    async def _factors_for(self, wanted: str | None) -> ItemFactors | None:
+        """Those that cannot be read are told once; items are then alike by their category alone."""
+        if wanted != self._factors_of:
+            self._factors_of, self._factors = wanted, None
+            if wanted is not None:
+                try:
+                    self._factors = await asyncio.to_thread(lambda: ItemFactors.read(self.open_artifact(wanted)))
+                except Exception as error:  # whatever it is, the lists are there
+                    self._metrics.model_failures.labels(FACTORS).inc()
+                    log.error("%s: its item factors cannot be read: %s", wanted, error)
+        return self._factors
+
     def _load(self, artifact: str, snapshot: Snapshot) -> LoadedModel:
         """Read, check, warm up; in a thread."""
         served_as = f"{SERVED_AS}/{split_ref(artifact)[1]}"
@@ -98,7 +120,7 @@ class Models:
 
     def _tell(self, artifact: str, error: Exception) -> None:
         self._failed_at = time.monotonic()
-        self._metrics.model_failures.inc()
+        self._metrics.model_failures.labels(MODEL).inc()
         self._metrics.model_loaded.set(0 if self.loaded is None else 1)
         text = str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {error}"
         problem = f"{artifact} cannot be loaded: {text}"

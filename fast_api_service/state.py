@@ -19,6 +19,7 @@ from fast_api_service.settings import ApiSettings
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
 from recsys.serving.config import DEFAULT, ServingConfig
+from recsys.serving.diversity import ItemFactors
 from recsys.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,11 @@ class State:
     def wake(self) -> None:
         """Have pointer and catalogue looked at now: somebody has heard of a change."""
         self._wake.set()
+
+    def put_factors(self, factors: ItemFactors) -> None:
+        """Have the item factors of the publication in service at hand."""
+        if self.snapshot is not None and self.snapshot.factors is not factors:
+            self.snapshot = dataclasses.replace(self.snapshot, factors=factors)
 
     async def keep_fresh(self) -> None:
         """Follow API keys, configuration, publication pointer and catalogue until cancelled."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from recsys.artifacts import ArtifactStore
 from recsys.storage import tables
 from tests.integration import serving_shop as shop
 
@@ -241,3 +244,24 @@ def test_rules_of_a_surface_that_nothing_can_match_are_named_in_each_answer(othe
         "the surface's filters.properties: no item is known to have a number 'prize', so none matches"
     ]
     assert len(ids(ask(other_service))) == 10
+
+
+def test_diversity_by_the_factors_of_the_als_behind_the_lists(
+    clean_database_url: str, clean_database: sa.Engine, tmp_path: Path
+) -> None:
+    """All items of one category: their factors alone tell 1 and 2, which are alike, from the others."""
+    store = ArtifactStore(str(tmp_path))
+    factors = np.eye(8, dtype=np.float32)[[0, 0, 1, 2, 3, 4, 5]]
+    with store.writing("als", "v1", made_by="tests") as (folder, _):
+        np.savez(folder / "model.npz", item_keys=np.array([1, 2, 4, 5, 6, 7, 8], dtype=np.int32), item_factors=factors)
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST, {"als": "als/v1"})
+    with shop.running_service(clean_database_url, ARTIFACT_ROOT=str(tmp_path)) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        shop.put(client, "/config", config={"surfaces": {"homepage": {"diversity": 1.0}}})
+
+        def first() -> list[int]:
+            answer = client.post("/recommend", json={"user_id": 501, "top_k": 3}).json()
+            return [item["item_id"] - 1000 for item in answer["recommendations"]]
+
+        shop.wait_until(lambda: first() == [1, 4, 5], 5)

@@ -243,7 +243,7 @@ def test_the_model_follows_the_publication_and_never_stops_it(
         assert "train_deepfm" in told["problem"]
         assert predicted(client, user_id=502, item_id=1001)["provenance"]["model"] == "deepfm/v2"
         text = client.get("/metrics").text
-        assert "recsys_model_load_failures_total 1.0" in text
+        assert 'recsys_model_load_failures_total{model="deepfm"} 1.0' in text
         assert "recsys_model_loaded 1.0" in text
         damaged = artifacts / "deepfm_serving" / "v1" / "network.onnx"
         whole = damaged.read_bytes()
