@@ -7,6 +7,7 @@ import sys
 import uvicorn
 
 from fast_api_service.app import create_app
+from fast_api_service.one_write import OneWriteProtocol
 from fast_api_service.settings import ApiSettings
 from recsys import log, settings
 from recsys.errors import InputError, RecsysError
@@ -33,7 +34,7 @@ def main() -> None:
         sys.exit(f"the service cannot start: {error}")
     uvicorn.run(
         app, host=api.host, port=api.port, access_log=False, log_config=None, server_header=False, proxy_headers=False,
-        ws="none",  # there are no WebSockets, and their library logs headers
+        http=OneWriteProtocol, ws="none",  # there are no WebSockets, and their library logs headers
         timeout_graceful_shutdown=10,
     )  # fmt: skip
 

@@ -1,0 +1,40 @@
+"""What is written in one turn of the loop leaves as one write, in order, and before the connection is closed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fast_api_service.one_write import Joined
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.did: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.did.append(data)
+
+    def close(self) -> None:
+        self.did.append("closed")
+
+    def get_extra_info(self, name: str) -> str:
+        return f"extra {name}"
+
+
+def test_writes_of_one_turn_leave_together() -> None:
+    transport = Transport()
+
+    async def run() -> None:
+        joined = Joined(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
+        joined.write(b"head ")
+        joined.write(b"body")
+        assert transport.did == []
+        await asyncio.sleep(0)
+        assert transport.did == [b"head body"]
+        joined.write(b"last")
+        joined.close()
+        await asyncio.sleep(0)
+        assert joined.get_extra_info("peername") == "extra peername"
+
+    asyncio.run(run())
+    assert transport.did == [b"head body", b"last", "closed"]
