@@ -53,14 +53,16 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             await state.read_keys()  # so that the first request is not refused for want of them
         follower = asyncio.create_task(state.keep_fresh())
         trainee = asyncio.create_task(state.models.follow(lambda: state.snapshot, state.put_factors))
+        writer = asyncio.create_task(state.exposures.write_on())
         ear = asyncio.create_task(listener.listen(state.database.dsn, state.wake))
         try:
             yield
         finally:
-            for task in (follower, trainee, ear):
+            for task in (follower, trainee, ear, writer):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            await state.exposures.close()
             await state.writes.close()
             await state.database.close()
 

@@ -18,7 +18,11 @@ from recsys.types import Lists
 _LONG = "set local statement_timeout = '5min'"  # the raw tables have no index
 
 # Guests' events of a session that the user had are his as well.
-_SESSIONS_SQL = "select distinct session_id from events where user_id = $1 and session_id is not null"
+_SESSIONS_SQL = """
+select session_id from events where user_id = $1 and session_id is not null
+union select session_id from predictions where user_id = $1 and session_id is not null
+"""
+_SHOWN_SQL = "delete from predictions where user_id = $1 or (user_id is null and session_id = any($2))"
 # place → statement; $1 is the id, $2 the sessions of the user where it is used
 _REMOVALS = {
     "raw_events": "delete from raw.events where visitorid = $1",
@@ -66,26 +70,33 @@ async def erase(connections: Writable, user_id: ExternalId) -> Erased:
         id_ = to_external(user_id, (await writable.id_types(connection))["user"], "user")
         await writable.lock(connection, locks.KEYS)
         await connection.execute(_LONG)
-        removed = await _remove(connection, str(id_))
+        sessions = [row["session_id"] for row in await connection.fetch(_SESSIONS_SQL, str(id_))]
+        removed = await _remove(connection, str(id_), sessions)
         await writable.lock(connection, locks.CATALOGUE)
         key = await connection.fetchval("select user_key from users where user_id = $1 for update", str(id_))
         removed |= {"users": 0 if key is None else 1, "lists": 0}
         if key is not None:
             removed["lists"] = await _remove_lists(connection, key)
             await connection.execute(_USER_SQL, key)
+        # from here to the end nobody writes what was shown, and afterwards the user is known to be erased
+        await writable.lock(connection, locks.EXPOSURES)
+        removed["predictions"] = _n(await connection.execute(_SHOWN_SQL, str(id_), sessions))
         erased_at = await connection.fetchval(_TOMBSTONE_SQL, digest_of(str(id_)))
         return Erased(id_, erased_at, removed)
 
     return await connections.transaction(work)
 
 
-async def _remove(connection: asyncpg.Connection, user_id: str) -> dict[str, int]:
-    sessions = [row["session_id"] for row in await connection.fetch(_SESSIONS_SQL, user_id)]
+async def _remove(connection: asyncpg.Connection, user_id: str, sessions: list[str]) -> dict[str, int]:
     removed = {}
     for place, sql in _REMOVALS.items():
         arguments: tuple[Any, ...] = (user_id, sessions) if "$2" in sql else (user_id,)
-        removed[place] = int((await connection.execute(sql, *arguments)).removeprefix("DELETE "))
+        removed[place] = _n(await connection.execute(sql, *arguments))
     return removed
+
+
+def _n(status: str) -> int:
+    return int(status.removeprefix("DELETE "))
 
 
 async def _remove_lists(connection: asyncpg.Connection, user_key: int) -> int:

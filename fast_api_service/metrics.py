@@ -18,6 +18,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 
 SIMILAR = "similar"  # what GET /similar counts its answers under, where /recommend has the surface
 _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication", "users", "model")
+EXPOSURE_OUTCOMES = ("written", "dropped")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 SHED_REASONS = ("rate_limit", "queue")
 MODELS = ("deepfm", "als")
@@ -53,6 +54,12 @@ class Metrics:
             "recsys_list_length", "Items in an answer", ["route"], buckets=_ITEMS, registry=registry
         )
         self.events = Counter("recsys_events", "Events posted to the log", ["outcome"], registry=registry)
+        self.exposures = Counter(
+            "recsys_exposures", "Answers for the exposure log by what became of them", ["outcome"], registry=registry
+        )
+        self.exposures_waiting = Gauge(
+            "recsys_exposures_waiting", "Answers that are not in the exposure log yet", registry=registry
+        )
         self.auth_failures = Counter(
             "recsys_auth_failures", "Requests refused for want of a key or a scope", ["reason"], registry=registry
         )
@@ -93,6 +100,7 @@ class Metrics:
         for counter, values in (
             (self.degraded, DEGRADED_PARTS),
             (self.events, EVENT_OUTCOMES),
+            (self.exposures, EXPOSURE_OUTCOMES),
             (self.shed, SHED_REASONS),
             (self.auth_failures, AUTH_FAILURES),
             (self.model_failures, MODELS),

@@ -34,7 +34,7 @@ class Envelope:
             return
         started = time.perf_counter()
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["started"] = started
+        scope.setdefault("state", {}).update(started=started, request_id=request_id.decode())
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -224,6 +224,9 @@ class Removed(BaseModel):
     lists: int = Field(description="ranked and personal lists and histories of all publications that are kept")
     raw_events: int = Field(description="imported events")
     raw_user_properties: int
+    predictions: int = Field(
+        description="answers that were shown to him, or in a session of his; those still in memory are not written"
+    )
 
 
 class Receipt(BaseModel):

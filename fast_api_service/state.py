@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fast_api_service import item_rows
 from fast_api_service.database import Database, Pulse
+from fast_api_service.exposures import Exposures
 from fast_api_service.metrics import Metrics
 from fast_api_service.models import Models
 from fast_api_service.reads import DatabaseAwayError
@@ -37,6 +38,7 @@ class State:
         self.writes = writes
         self.metrics = metrics
         self.settings = settings
+        self.exposures = Exposures(writes.dsn, metrics)
         self.keys = Keyring(settings, metrics)
         self.config, self.config_id = DEFAULT, 0
         self._config_seen = 0  # the newest version that was looked at, readable or not

@@ -36,13 +36,13 @@ class Writable:
     """A small pool beside the reading one, so that writes never take a reader's connection."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+        self.dsn = dsn
         self._pool: asyncpg.Pool | None = None
 
     async def open(self) -> None:
         """Make the pool; no connection is opened yet."""
         self._pool = await asyncpg.create_pool(
-            self._dsn,
+            self.dsn,
             min_size=0,
             max_size=_N_CONNECTIONS,
             timeout=_CONNECT_S,

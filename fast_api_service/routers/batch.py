@@ -73,8 +73,11 @@ async def recommend_batch(
         state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, degraded)
         if status != "known":
             state.metrics.cold_starts.labels(status).inc()
+        tier = cascade.tier(picks)
+        origin = answers.origin(request.scope, snapshot, tier, degraded) | {"config_id": config_id}
+        state.exposures.note(request.scope, picks, origin, body.surface, user_id)
         shown = answers.entries(snapshot, picks, explain=body.explain)
-        results.append({"user_id": user_id, "user": status, "tier": cascade.tier(picks), "recommendations": shown})
+        results.append({"user_id": user_id, "user": status, "tier": tier, "recommendations": shown})
         if place % _AT_ONCE == 0:
             await asyncio.sleep(0)
     provenance = answers.origin(request.scope, snapshot, cascade.NOTHING, degraded)

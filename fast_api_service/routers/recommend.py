@@ -99,6 +99,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     state.metrics.count_answer("/recommend", body.surface, picks, body.top_k, degraded)
     if status != "known":
         state.metrics.cold_starts.labels(status).inc()
+    state.exposures.note(request.scope, picks, provenance, body.surface, user_id, body.session_id)
     answer: dict[str, Any] = {
         "success": True,
         "user_id": user_id,
@@ -136,11 +137,13 @@ async def similar(
         degraded = answers.degraded(snapshot, answers.NEIGHBOURS)
         picks = cascade.neighbours_in_memory(snapshot, item_key, top_k=top_k)
     state.metrics.count_answer("/similar/{item_id}", SIMILAR, picks, top_k, degraded)
+    provenance = answers.origin(request.scope, snapshot, cascade.tier(picks), degraded)
+    state.exposures.note(request.scope, picks, provenance, SIMILAR)
     answer: dict[str, Any] = {
         "success": True,
         "item_id": snapshot.items.id(item_key),
         "recommendations": answers.entries(snapshot, picks),
-        "provenance": answers.origin(request.scope, snapshot, cascade.tier(picks), degraded),
+        "provenance": provenance,
     }
     return JsonBytes(orjson.dumps(answer))
 

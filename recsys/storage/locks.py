@@ -1,4 +1,5 @@
-"""Numbers of the advisory locks that the service shares with the nightly steps; taken in the order keys, catalogue."""
+"""Numbers of the advisory locks that the service shares with the nightly steps; taken in the order keys, catalogue,
+exposures."""
 
 from __future__ import annotations
 
@@ -6,3 +7,4 @@ from typing import Final
 
 KEYS: Final = 0x6B657973  # held by whoever gives new keys; the preparation holds it for minutes
 CATALOGUE: Final = 0x636174  # held by one writer of the API at a time, for milliseconds
+EXPOSURES: Final = 0x73686F776E  # shared by those who write what was shown, held alone by an erasure at its end

@@ -1,7 +1,8 @@
-"""Making room: partitions of lists that no kept publication needs are dropped."""
+"""Making room: partitions of lists that no kept publication needs are dropped, and what was shown long ago goes."""
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from typing import Final
 
@@ -11,7 +12,7 @@ import tenacity
 
 from recsys.storage import lists as list_store
 from recsys.storage.list_format import partition_name
-from recsys.storage.tables import list_versions, publication_pointer, publications
+from recsys.storage.tables import list_versions, predictions, publication_pointer, publications
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,23 @@ def prune(engine: sa.Engine, keep: int) -> list[int]:
     return dropped
 
 
-def erase(connection: sa.Connection) -> None:
-    """Drop all lists and publications in the caller's transaction: another source's data take their place.
+def prune_exposures(engine: sa.Engine, days: float) -> int:
+    """Delete what was shown more than `days` ago; the number of answers that went."""
+    before = sa.func.now() - dt.timedelta(days=days)
+    with engine.begin() as connection:
+        n_deleted = connection.execute(sa.delete(predictions).where(predictions.c.shown_at < before)).rowcount
+    if n_deleted:
+        log.info("deleted %d answers that were shown more than %g days ago", n_deleted, days)
+    return n_deleted
 
-    The fence goes on rising, so publishers of the old data are shut out.
+
+def erase(connection: sa.Connection) -> None:
+    """Drop all lists, publications and exposures in the caller's transaction: another source's data take their place.
+
+    Keys are given anew, so what was shown would name other items. The fence goes on rising, so publishers of the old
+    data are shut out.
     """
+    connection.execute(sa.delete(predictions))
     connection.execute(
         sa.update(publication_pointer).values(
             publication_id=None, moved_at=sa.func.now(), fence=publication_pointer.c.fence + 1

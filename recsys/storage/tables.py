@@ -248,6 +248,30 @@ user_recent = sa.Table(
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
 )
 
+# What was shown, one row an answer: the exposure log. Rows are added and never changed, and go after some days.
+predictions = sa.Table(
+    "predictions",
+    metadata,
+    sa.Column("prediction_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("shown_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),  # the X-Request-ID of the answer; a batch has one for all
+    sa.Column("user_id", sa.Text),  # external ids, as in `events`; neither: shown to nobody in particular
+    sa.Column("session_id", sa.Text),
+    sa.Column("route", sa.Text, nullable=False),
+    sa.Column("surface", sa.Text, nullable=False),
+    sa.Column("tier", sa.Text, nullable=False),  # the source of the first item
+    sa.Column("publication_id", sa.BigInteger, nullable=False),  # its row names the models
+    sa.Column("list_version", sa.Text),  # of the list that answered; null: none did
+    sa.Column("config_id", sa.BigInteger),  # null: the route has no configuration
+    sa.Column("item_keys", ARRAY(sa.Integer), nullable=False),  # best first
+    sa.Column("sources", ARRAY(sa.Text), nullable=False),  # of each item
+    sa.Column("duration_ms", sa.REAL, nullable=False),
+    sa.Column("degraded", ARRAY(sa.Text), nullable=False),  # parts that were missing
+    sa.Index("ix_predictions_shown_at", "shown_at"),
+    sa.Index("ix_predictions_user_id_shown_at", "user_id", "shown_at"),
+    sa.Index("ix_predictions_session_id_shown_at", "session_id", "shown_at"),
+)
+
 # --- who may call the service
 
 api_keys = sa.Table(

@@ -43,13 +43,22 @@ def test_a_user_is_erased_everywhere_and_does_not_come_back(clean_database_url: 
         connection.commit()
     with shop.running_service(clean_database_url) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
-        answer = client.post("/recommend", json={"user_id": 501}).json()
+        for body in (
+            {"user_id": 501, "session_id": "s9"},
+            {"session_id": "s9"},
+            {"session_id": "s1"},
+            {"user_id": 502},
+        ):
+            client.post("/recommend", json=body)
+        shop.wait_until(lambda: count(engine, "predictions") == 4, 10)
+        answer = client.post("/recommend", json={"user_id": 501}).json()  # still in memory, perhaps
         assert answer["provenance"]["user"] == "known"
         receipt = client.delete("/users/501").json()
         assert receipt["removed"] == {
             "users": 1, "events": 3, "event_quarantine": 2, "user_recent": 2, "lists": 4,
-            "raw_events": 2, "raw_user_properties": 1,
+            "raw_events": 2, "raw_user_properties": 1, "predictions": receipt["removed"]["predictions"],
         }  # fmt: skip
+        assert receipt["removed"]["predictions"] in {3, 4}  # one may have been on its way; it does not arrive
         again = client.delete("/users/501").json()
         assert set(again["removed"].values()) == {0}
         assert again["erased_at"] == receipt["erased_at"]
@@ -57,6 +66,10 @@ def test_a_user_is_erased_everywhere_and_does_not_come_back(clean_database_url: 
         assert client.get("/users/501").status_code == 404
         assert "erased" in put(client, "/users/501", 422)["error"]
         assert put(client, "/users/777")["result"] == "created"
+        shop.wait_until(lambda: 'recsys_exposures_total{outcome="written"} 6.0' in client.get("/metrics").text, 10)
+        assert count(engine, "predictions") == 1  # that of 502; what was shown to 501 since is not kept either
+        shop.wait_until(lambda: 'recsys_exposures_total{outcome="written"} 6.0' in client.get("/metrics").text, 10)
+        assert count(engine, "predictions") == 1  # that of 502; what was shown to 501 since is not kept either
         stranger = client.delete("/users/123456").json()  # known to a later import, perhaps
         assert set(stranger["removed"].values()) == {0}
     for table, n in (("events", 2), ("event_quarantine", 1), ("user_recent", 2), ("raw.events", 1)):
@@ -80,7 +93,9 @@ def everything(engine: sa.Engine) -> Iterator[str]:
         ).all():
             for row in connection.execute(sa.text(f'select * from "{schema}"."{name}"')).mappings():
                 yield " ".join(
-                    str(value) for column, value in row.items() if not column.endswith(("_at", "xid", "checks"))
+                    str(value)
+                    for column, value in row.items()
+                    if not column.endswith(("_at", "xid", "checks", "request_id", "_ms"))
                 )
 
 
