@@ -17,7 +17,7 @@ from fast_api_service.middleware import Envelope
 from fast_api_service.models import Models
 from fast_api_service.pressure import Pressure
 from fast_api_service.reads import DatabaseAwayError
-from fast_api_service.routers import batch, catalogue, config, events, model, operations, predict, recommend
+from fast_api_service.routers import batch, catalogue, config, dashboard, events, model, operations, predict, recommend
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
@@ -98,5 +98,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     app.include_router(config.router)
     app.include_router(operations.router)
     app.include_router(model.router)
+    app.include_router(dashboard.router)
+    dashboard.install(app)
     documents.install(app, state)
     return app

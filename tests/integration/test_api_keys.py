@@ -69,7 +69,8 @@ SCOPE_BY_ROUTE = {
     ("GET", "/config/history"): "read",
     ("PUT", "/config"): "admin",
     ("POST", "/config/revert/{config_id}"): "admin",
-    ("GET", "/dashboard"): "read",
+    ("GET", "/dashboard"): OPEN,
+    ("GET", "/dashboard/static/dashboard.js"): OPEN,
     ("GET", "/dashboard/data"): "read",
     ("GET", "/nowhere"): ANY_KEY,
 }

@@ -1,0 +1,212 @@
+"""What was shown is in the table: from every worker, once, after an end, and after Postgres was away."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import shutil
+import time
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from fast_api_service.database import postgres_dsn
+from fast_api_service.exposures import BATCH, Exposures, Shown
+from fast_api_service.metrics import Metrics
+from recsys.storage import embedded, tables
+from recsys.storage.engine import engine_of, migrate
+from tests.integration import serving_shop as shop
+from tests.integration.serving_shop import count
+
+
+def rows(engine: sa.Engine) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        table = tables.predictions
+        return [dict(row) for row in connection.execute(sa.select(table).order_by(table.c.shown_at)).mappings()]
+
+
+def test_what_two_workers_showed_is_there_after_they_were_told_to_end(
+    clean_database_url: str, clean_database: sa.Engine
+) -> None:
+    engine = clean_database
+    shop.stock(engine)
+    publication_id = shop.publish(engine, "v1", shop.FIRST)
+    asked: dict[str, dict[str, Any]] = {}
+    started = dt.datetime.now(dt.UTC)
+    with shop.running_service(clean_database_url) as one, shop.running_service(clean_database_url) as two:
+        for client in (one, two):
+            shop.wait_until(lambda client=client: shop.is_ready(client), 10)
+        for number in range(200):
+            body = {"user_id": 501 + number % 3, "session_id": f"s{number}", "surface": "cart", "top_k": 5}
+            response = (one, two)[number % 2].post("/recommend", json=body, headers={"x-request-id": f"r{number}"})
+            asked[f"r{number}"] = {"body": body, "answer": response.json()}
+        similar = one.get("/similar/1001", headers={"x-request-id": "similar"}).json()
+    # both were ended at once by SIGTERM, with the last answers still in memory
+    found = {row["request_id"]: row for row in rows(engine)}
+    assert count(engine, "predictions") == len(found) == 201
+    for request_id, one_of in asked.items():
+        row, body, answer = found[request_id], one_of["body"], one_of["answer"]
+        provenance = answer["provenance"]
+        assert (row["user_id"], row["session_id"]) == (str(body["user_id"]), body["session_id"])
+        assert (row["route"], row["surface"], row["tier"]) == ("/recommend", "cart", provenance["tier"])
+        assert (row["publication_id"], row["list_version"], row["config_id"]) == (publication_id, "v1", 0)
+        assert [1000 + key for key in row["item_keys"]] == [item["item_id"] for item in answer["recommendations"]]
+        assert row["sources"] == [item["source"] for item in answer["recommendations"]]
+        assert row["duration_ms"] == pytest.approx(provenance["time_ms"])
+        assert row["degraded"] == []
+        assert started <= row["shown_at"] <= dt.datetime.now(dt.UTC)
+    row = found["similar"]
+    assert (row["route"], row["surface"], row["user_id"]) == ("/similar/{item_id}", "similar", None)
+    assert [1000 + key for key in row["item_keys"]] == [item["item_id"] for item in similar["recommendations"]]
+
+
+def shown(number: int, **fields: Any) -> Shown:
+    made = Shown(
+        1.7e9 + number, f"r{number}", None, f"s{number}", "/recommend", "homepage", "ranked", 1, "v1", 0, [1, 2],
+        ["ranked", "popular"], 1.5, ["recent_events"],
+    )  # fmt: skip
+    return made._replace(**fields)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.mark.slow
+def test_while_postgres_is_away_the_newest_wait_and_the_others_are_counted() -> None:
+    from tests.conftest import free_port, open_temporary_folder
+
+    folder, port = open_temporary_folder(), free_port()
+    capacity = 3 * BATCH
+
+    async def play(url: str, metrics: Metrics) -> None:
+        log = Exposures(postgres_dsn(url), metrics, capacity)
+        writer = asyncio.create_task(log.write_on())
+
+        async def until(condition: Any) -> None:
+            async with asyncio.timeout(30):
+                while not condition():
+                    await asyncio.sleep(0.05)
+
+        written = lambda: value(metrics, "recsys_exposures_total", outcome="written")  # noqa: E731
+        dropped = lambda: value(metrics, "recsys_exposures_total", outcome="dropped")  # noqa: E731
+        try:
+            log.append(shown(0))
+            await until(lambda: written() == 1)
+            await asyncio.to_thread(embedded.stop, folder)
+            for number in range(1, 500):  # below the bound: none is lost
+                log.append(shown(number))
+            await asyncio.sleep(1.5)
+            assert (written(), dropped()) == (1, 0)
+            assert value(metrics, "recsys_exposures_waiting") == 499
+            await asyncio.to_thread(embedded.ensure, folder, port)
+            await until(lambda: written() == 500)
+            await asyncio.to_thread(embedded.stop, folder)
+            log.append(shown(500))
+            await asyncio.sleep(1.5)  # it is in hand now, not in the queue
+            for number in range(501, 501 + capacity + 250):
+                log.append(shown(number))
+            assert dropped() == 250
+            await asyncio.to_thread(embedded.ensure, folder, port)
+            await until(lambda: written() == 501 + capacity)
+            assert (dropped(), value(metrics, "recsys_exposures_waiting")) == (250, 0)
+        finally:
+            writer.cancel()
+            await log.close()
+
+    try:
+        url = embedded.ensure(folder, port).url("recsys")
+        engine = engine_of(url)
+        migrate(engine)
+        asyncio.run(play(url, Metrics()))
+        numbers = [int(row["request_id"][1:]) for row in rows(engine)]
+        engine.dispose()
+        assert numbers == [*range(501), *range(501 + 250, 501 + capacity + 250)]  # the oldest fell out, none is double
+    finally:
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_an_answer_is_written_once_though_the_connection_ended_at_the_commit(
+    clean_database_url: str, clean_database: sa.Engine
+) -> None:
+    """The commit arrived, its acknowledgement did not."""
+    metrics = Metrics()
+
+    async def play() -> None:
+        log = Exposures(postgres_dsn(clean_database_url), metrics)
+        settle = log._settle
+
+        def lose(outcome: str) -> None:
+            log._settle = settle  # type: ignore[method-assign]
+            raise ConnectionResetError
+
+        log._settle = lose  # type: ignore[method-assign]
+        log.append(shown(1))
+        assert not await log._write_all()
+        log.append(shown(2))
+        await log.close()
+
+    asyncio.run(play())
+    assert [row["request_id"] for row in rows(clean_database)] == ["r1", "r2"]
+    assert value(metrics, "recsys_exposures_total", outcome="written") == 2
+
+
+def test_a_row_that_cannot_be_stored_holds_up_no_other(clean_database_url: str, clean_database: sa.Engine) -> None:
+    metrics = Metrics()
+
+    async def play() -> None:
+        log = Exposures(postgres_dsn(clean_database_url), metrics)
+        log.append(shown(1, session_id="\0"))
+        assert await log._write_all()
+        log.append(shown(2))
+        await log.close()
+
+    asyncio.run(play())
+    assert [row["request_id"] for row in rows(clean_database)] == ["r2"]
+    assert value(metrics, "recsys_exposures_total", outcome="dropped") == 1
+
+
+def test_an_erasure_that_is_under_way_ends_before_what_was_shown_is_written(
+    clean_database_url: str, clean_database: sa.Engine
+) -> None:
+    """Neither what an older transaction could not see nor what waits in memory stays."""
+    from fast_api_service import erasure
+    from fast_api_service.writable import Writable
+
+    shop.stock(clean_database)
+
+    async def play() -> None:
+        log = Exposures(postgres_dsn(clean_database_url), Metrics())
+        writes = Writable(postgres_dsn(clean_database_url))
+        await writes.open()
+        try:
+            for turn in range(20):
+                log.append(shown(turn, user_id=501))
+                log.append(shown(1000 + turn, user_id=502))
+                if turn == 10:
+                    await asyncio.gather(log._write_all(), erasure.erase(writes, 501))
+                else:
+                    await log._write_all()
+        finally:
+            await writes.close()
+            await log.close()
+
+    asyncio.run(play())
+    assert [row["user_id"] for row in rows(clean_database)] == ["502"] * 20
+
+
+def test_noting_an_answer_costs_microseconds(clean_database_url: str) -> None:
+    from recsys.serving.cascade import Pick
+
+    log = Exposures(postgres_dsn(clean_database_url), Metrics())
+    picks = [Pick(key, 0.5, "ranked", "als") for key in range(10)]
+    provenance = {"tier": "ranked", "publication_id": 1, "list_version": "v1", "time_ms": 1.0, "degraded": []}
+    best = 1.0
+    for _ in range(20):
+        started = time.perf_counter()
+        for _ in range(100):
+            log.note("r", picks, provenance, route="/recommend", surface="homepage", user_id=1)
+        best = min(best, (time.perf_counter() - started) / 100)
+    assert best < 50e-6  # some two microseconds on a quiet machine
