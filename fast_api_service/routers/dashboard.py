@@ -48,8 +48,12 @@ def install(app: FastAPI) -> None:
 )
 async def data(
     request: Request,
-    date_from: Annotated[Day | None, Query(description="first day, UTC; a week ago by default")] = None,
-    date_to: Annotated[Day | None, Query(description="last day, included; today by default")] = None,
+    date_from: Annotated[
+        Day | None, Query(description="first day, UTC; a week ago by default", examples=["2026-03-01"])
+    ] = None,
+    date_to: Annotated[
+        Day | None, Query(description="last day, included; today by default", examples=["2026-03-31"])
+    ] = None,
     k: Annotated[int, Query(ge=1, le=100, description="hit rates look at the first k items of an answer")] = 10,
 ) -> DashboardData:
     """Hit rates, click-through, conversion, coverage, times and shares of the answers shown on some days, overall, by

@@ -6,8 +6,11 @@ const byId = (id) => document.getElementById(id);
 
 const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
 const short = (value) => value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
-const share = (value) => value === null ? "–" : (100 * value).toLocaleString("en", { maximumSignificantDigits: 3 }) + " %";
-const ms = (value) => value === null ? "–" : value.toLocaleString("en", { maximumSignificantDigits: 3 }) + " ms";
+const DIGITS = { minimumSignificantDigits: 3, maximumSignificantDigits: 3 };
+const digits = (value) => value.toLocaleString("en", value ? DIGITS : {});
+const share = (value) => value === null ? "–" : digits(100 * value) + " %";
+const ms = (value) => value === null ? "–" : digits(value) + " ms";
+const percent = (value) => number(100 * value) + " %"; // for axes
 
 /** What is shown of some answers: [heading, field, format]. */
 const figures = (k) => [
@@ -80,11 +83,11 @@ function plots(data) {
   const line = (name, color, field) => ({ name, color: `var(--c${color})`, values: column(field) });
   lines(byId("chart_hits"), days, [
     line(`hit rate@${data.k}`, 0, "hit_rate"), line(`future hit rate@${data.k}`, 2, "future_hit_rate"),
-  ], share);
+  ], percent);
   lines(byId("chart_times"), days, [
     line("mean", 0, "mean_ms"), line("p95", 1, "p95_ms"), line("longest", 5, "max_ms"),
   ], short);
-  lines(byId("chart_degraded"), days, [line("degraded", 6, "degraded_share")], share);
+  lines(byId("chart_degraded"), days, [line("degraded", 6, "degraded_share")], percent);
   const shown = TIERS.filter((tier) => data.by_day.some((row) => row.tiers[tier]));
   bars(byId("chart_tiers"), days, shown.map((tier) => ({
     name: tier.replaceAll("_", " "), color: `var(--c${TIERS.indexOf(tier)})`,
