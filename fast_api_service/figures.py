@@ -34,8 +34,12 @@ _SESSION: Final = {
     "jit": "off",
 }
 
-# Answers from before the catalogue was replaced, whose keys name other items, have no publication any more.
-_SHOWN = "predictions join publications using (publication_id) where shown_at >= $1 and shown_at < $2"
+# Answers from before the catalogue was replaced, whose keys name other items, have no publication any more; 0 stands
+# for the catalogue alone, before there is one.
+_SHOWN = """
+    predictions where shown_at >= $1 and shown_at < $2
+    and (publication_id = 0 or publication_id in (select publication_id from publications))
+"""
 _FOLLOWERS = """
     select a.prediction_id, array_position(a.item_keys, i.item_key) as place, e.occurred_at - a.shown_at as after,
            e.event_type = any($3) as bought

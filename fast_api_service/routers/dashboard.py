@@ -14,8 +14,8 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from fast_api_service import figures
-from fast_api_service.database import NO_TABLES
 from fast_api_service.errors import ApiError, documented
+from fast_api_service.reads import NO_TABLES
 from fast_api_service.schemas_dashboard import MAX_DAYS, DashboardData, Day, InService
 from fast_api_service.security import page_headers
 from fast_api_service.state import State
@@ -110,7 +110,7 @@ async def _compute(state: State, first: dt.date, last: dt.date, bought: Sequence
 
 
 def _in_service(state: State) -> InService | None:
-    if state.snapshot is None:
+    if state.snapshot is None or not state.snapshot.is_published:
         return None
     publication = state.snapshot.publication
     return InService(

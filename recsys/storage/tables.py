@@ -260,7 +260,7 @@ predictions = sa.Table(
     sa.Column("route", sa.Text, nullable=False),
     sa.Column("surface", sa.Text, nullable=False),
     sa.Column("tier", sa.Text, nullable=False),  # the source of the first item
-    sa.Column("publication_id", sa.BigInteger, nullable=False),  # its row names the models
+    sa.Column("publication_id", sa.BigInteger, nullable=False),  # its row names the models; 0: the catalogue alone
     sa.Column("list_version", sa.Text),  # of the list that answered; null: none did
     sa.Column("config_id", sa.BigInteger),  # null: the route has no configuration
     sa.Column("item_keys", ARRAY(sa.Integer), nullable=False),  # best first

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import shutil
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,9 +43,12 @@ def test_what_two_workers_showed_is_there_after_they_were_told_to_end(
             response = (one, two)[number % 2].post("/recommend", json=body, headers={"x-request-id": f"r{number}"})
             asked[f"r{number}"] = {"body": body, "answer": response.json()}
         similar = one.get("/similar/1001", headers={"x-request-id": "similar"}).json()
+        batch = {"user_ids": [501, 502], "top_k": 3, "surface": "homepage"}
+        many = two.post("/recommend/batch", json=batch, headers={"x-request-id": "batch"}).json()
     # both were ended at once by SIGTERM, with the last answers still in memory
     found = {row["request_id"]: row for row in rows(engine)}
-    assert count(engine, "predictions") == len(found) == 201
+    assert count(engine, "predictions") == 203
+    assert len(found) == 202
     for request_id, one_of in asked.items():
         row, body, answer = found[request_id], one_of["body"], one_of["answer"]
         provenance = answer["provenance"]
@@ -56,6 +60,11 @@ def test_what_two_workers_showed_is_there_after_they_were_told_to_end(
         assert row["duration_ms"] == pytest.approx(provenance["time_ms"])
         assert row["degraded"] == []
         assert started <= row["shown_at"] <= dt.datetime.now(dt.UTC)
+    of_batch = [row for row in rows(engine) if row["request_id"] == "batch"]
+    assert [(row["user_id"], row["tier"], row["route"]) for row in of_batch] == [
+        (str(one["user_id"]), one["tier"], "/recommend/batch") for one in many["results"]
+    ]
+    assert [row["list_version"] for row in of_batch] == ["v1", "v1"]
     row = found["similar"]
     assert (row["route"], row["surface"], row["user_id"]) == ("/similar/{item_id}", "similar", None)
     assert [1000 + key for key in row["item_keys"]] == [item["item_id"] for item in similar["recommendations"]]
@@ -203,10 +212,11 @@ def test_noting_an_answer_costs_microseconds(clean_database_url: str) -> None:
     log = Exposures(postgres_dsn(clean_database_url), Metrics())
     picks = [Pick(key, 0.5, "ranked", "als") for key in range(10)]
     provenance = {"tier": "ranked", "publication_id": 1, "list_version": "v1", "time_ms": 1.0, "degraded": []}
+    scope = {"state": {"request_id": "r"}, "route": SimpleNamespace(path_format="/recommend")}
     best = 1.0
     for _ in range(20):
         started = time.perf_counter()
         for _ in range(100):
-            log.note("r", picks, provenance, route="/recommend", surface="homepage", user_id=1)
+            log.note(scope, picks, provenance, "homepage", 1)
         best = min(best, (time.perf_counter() - started) / 100)
     assert best < 50e-6  # some two microseconds on a quiet machine

@@ -223,5 +223,8 @@ def test_what_was_shown_long_ago_is_pruned_and_of_another_catalogue_is_not_count
         connection.execute(sa.delete(tables.publications))  # as a replaced import leaves it for a service that runs on
     assert computed(database_url, 2).overall["n_answers"] == 0
     with database.begin() as connection:
+        connection.execute(sa.update(tables.predictions).values(publication_id=0))  # from the catalogue alone
+    assert computed(database_url, 2).overall["n_answers"] == 1
+    with database.begin() as connection:
         pruning.erase(connection)
         assert connection.scalar(sa.select(sa.func.count()).select_from(tables.predictions)) == 0
