@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from fast_api_service import erasure
 from fast_api_service.database import postgres_dsn
 from fast_api_service.exposures import BATCH, Exposures, Shown
 from fast_api_service.metrics import Metrics
-from recsys.storage import embedded, tables
+from fast_api_service.writable import Writable
+from recsys.serving.ids import digest_of
+from recsys.storage import embedded, locks, tables
 from recsys.storage.engine import engine_of, migrate
 from tests.integration import serving_shop as shop
 from tests.integration.serving_shop import count
@@ -180,30 +183,45 @@ def test_a_row_that_cannot_be_stored_holds_up_no_other(clean_database_url: str, 
 def test_an_erasure_that_is_under_way_ends_before_what_was_shown_is_written(
     clean_database_url: str, clean_database: sa.Engine
 ) -> None:
-    """Neither what an older transaction could not see nor what waits in memory stays."""
-    from fast_api_service import erasure
-    from fast_api_service.writable import Writable
-
-    shop.stock(clean_database)
+    """The erased user's answers, which wait in memory, are left out then."""
 
     async def play() -> None:
         log = Exposures(postgres_dsn(clean_database_url), Metrics())
+        for number, user_id in enumerate((501, 502, 501)):
+            log.append(shown(number, user_id=user_id))
+        with clean_database.begin() as erasing:
+            erasing.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.EXPOSURES)))
+            erasing.execute(sa.insert(tables.erased_users).values(digest=digest_of("501")))
+            writing = asyncio.create_task(log._write_all())
+            await asyncio.sleep(0.5)
+            assert not writing.done()
+        assert await writing
+        await log.close()
+
+    asyncio.run(play())
+    assert [row["user_id"] for row in rows(clean_database)] == ["502"]
+
+
+def test_an_erasure_waits_for_what_is_being_written(clean_database_url: str, clean_database: sa.Engine) -> None:
+    shop.stock(clean_database)
+
+    async def play() -> erasure.Erased:
         writes = Writable(postgres_dsn(clean_database_url))
         await writes.open()
         try:
-            for turn in range(20):
-                log.append(shown(turn, user_id=501))
-                log.append(shown(1000 + turn, user_id=502))
-                if turn == 10:
-                    await asyncio.gather(log._write_all(), erasure.erase(writes, 501))
-                else:
-                    await log._write_all()
+            with clean_database.begin() as writing:
+                writing.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(locks.EXPOSURES)))
+                row = shown(1)._asdict() | {"user_id": "501", "shown_at": dt.datetime.now(dt.UTC)}
+                writing.execute(sa.insert(tables.predictions).values(row))
+                erasing = asyncio.create_task(erasure.erase(writes, 501))
+                await asyncio.sleep(0.3)
+                assert not erasing.done()
+            return await erasing
         finally:
             await writes.close()
-            await log.close()
 
-    asyncio.run(play())
-    assert [row["user_id"] for row in rows(clean_database)] == ["502"] * 20
+    assert asyncio.run(play()).removed["predictions"] == 1
+    assert rows(clean_database) == []
 
 
 def test_noting_an_answer_costs_microseconds(clean_database_url: str) -> None:
