@@ -117,8 +117,8 @@ class Figures:
 async def compute(dsn: str, since: dt.datetime, until: dt.datetime, bought: Sequence[str], k: int = 10) -> Figures:
     """The figures of the answers shown from `since` until before `until`. `bought`: event types of a purchase.
 
-    Takes some twenty seconds for a million answers, on a connection of its own. Raises asyncpg.QueryCanceledError when a
-    query takes longer than STATEMENT_S, and what asyncpg raises while Postgres is away.
+    Takes some twenty seconds for a million answers, on a connection of its own. Raises asyncpg.QueryCanceledError
+    when a query takes longer than STATEMENT_S, and what asyncpg raises while Postgres is away.
     """
     connection = await asyncpg.connect(dsn, timeout=5, server_settings=_SESSION)
     try:
