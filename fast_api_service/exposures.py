@@ -115,8 +115,7 @@ class Exposures:
         if n_lost:
             self._metrics.exposures.labels("dropped").inc(n_lost)
             log.error("%d answers could not be written to the exposure log before the end", n_lost)
-        if self._connection is not None:
-            self._connection.terminate()
+        self._drop_connection()
 
     async def _write_all(self) -> bool:
         """Whether the queue was emptied; False while Postgres is away."""
@@ -126,10 +125,14 @@ class Exposures:
             try:
                 async with asyncio.timeout(_PATIENCE_S):
                     await self._write_batch()
+            except asyncio.CancelledError:
+                self._drop_connection()
+                raise
             except Exception as error:  # whatever it is, what is shown later is still to be written
                 if isinstance(error, _AWAY) and not isinstance(error, _REFUSED):
                     self._give_up_connection(error)
                     return False
+                self._drop_connection()
                 log.error("%d answers cannot be written to the exposure log: %r", len(self._batch), type(error))
                 self._settle("dropped")
         return True
@@ -170,6 +173,10 @@ class Exposures:
         if not self._told:
             log.warning("what is shown cannot be written now, it waits in memory: %s", type(error).__name__)
         self._told = True
+        self._drop_connection()
+
+    def _drop_connection(self) -> None:
+        """One on which anything went wrong is not used again: it may be within a transaction that never ends."""
         if self._connection is not None:
             self._connection.terminate()
         self._connection = None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import shutil
 import time
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from fast_api_service import erasure
+from fast_api_service import erasure, exposures
 from fast_api_service.database import postgres_dsn
 from fast_api_service.exposures import BATCH, Exposures, Shown
 from fast_api_service.metrics import Metrics
@@ -44,14 +46,15 @@ def test_what_two_workers_showed_is_there_after_they_were_told_to_end(
         for number in range(200):
             body = {"user_id": 501 + number % 3, "session_id": f"s{number}", "surface": "cart", "top_k": 5}
             response = (one, two)[number % 2].post("/recommend", json=body, headers={"x-request-id": f"r{number}"})
+            assert response.status_code == 200, response.text
             asked[f"r{number}"] = {"body": body, "answer": response.json()}
         similar = one.get("/similar/1001", headers={"x-request-id": "similar"}).json()
         batch = {"user_ids": [501, 502], "top_k": 3, "surface": "homepage"}
         many = two.post("/recommend/batch", json=batch, headers={"x-request-id": "batch"}).json()
     # both were ended at once by SIGTERM, with the last answers still in memory
     found = {row["request_id"]: row for row in rows(engine)}
+    assert {*asked, "similar", "batch"} - found.keys() == set()
     assert count(engine, "predictions") == 203
-    assert len(found) == 202
     for request_id, one_of in asked.items():
         row, body, answer = found[request_id], one_of["body"], one_of["answer"]
         provenance = answer["provenance"]
@@ -163,6 +166,35 @@ def test_an_answer_is_written_once_though_the_connection_ended_at_the_commit(
     asyncio.run(play())
     assert [row["request_id"] for row in rows(clean_database)] == ["r1", "r2"]
     assert value(metrics, "recsys_exposures_total", outcome="written") == 2
+
+
+def test_whenever_the_writer_is_ended_each_answer_is_written_once(
+    clean_database_url: str, clean_database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cancelled while it connects, begins, writes, commits or waits."""
+    monkeypatch.setattr(exposures, "_EVERY_S", 0.002)
+    random = Random(7)
+
+    async def play() -> int:
+        n = 0
+        for _ in range(80):
+            log = Exposures(postgres_dsn(clean_database_url), Metrics())
+            writer = asyncio.create_task(log.write_on())
+            for _ in range(random.randint(1, 4)):
+                log.append(shown(n))
+                n += 1
+                await asyncio.sleep(random.random() * 0.006)
+            await asyncio.sleep(random.random() * 0.02 if random.random() < 0.5 else 0)
+            log.append(shown(n))
+            n += 1
+            writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writer
+            await log.close()
+        return n
+
+    n = asyncio.run(play())
+    assert [row["request_id"] for row in rows(clean_database)] == [f"r{number}" for number in range(n)]
 
 
 def test_a_row_that_cannot_be_stored_holds_up_no_other(clean_database_url: str, clean_database: sa.Engine) -> None:
