@@ -173,7 +173,7 @@ def test_whenever_the_writer_is_ended_each_answer_is_written_once(
 ) -> None:
     """It is cancelled while it connects, begins, writes, commits or waits."""
     monkeypatch.setattr(exposures, "_EVERY_S", 0.002)
-    random = Random(7)
+    random = Random(7)  # noqa: S311 - for moments
 
     async def play() -> int:
         n = 0

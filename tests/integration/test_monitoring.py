@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from fast_api_service.metrics import DEGRADED_PARTS
 from tests.conftest import free_port
 from tests.integration import serving_shop as shop
 
@@ -183,7 +184,7 @@ def test_every_query_of_the_dashboard_gives_data(prometheus: Prometheus) -> None
     assert min(ranked, personal, i2i, default) > 0
     assert similar == nothing == 0
     assert set(value["Degraded share"][0]) == set(value["Share of errors by route"][0]) == {0.0}
-    assert (len(value["Degraded share"][0]), len(value["Events posted"][0])) == (4, 3)
+    assert (len(value["Degraded share"][0]), len(value["Events posted"][0])) == (len(DEGRADED_PARTS), 3)
     assert max(value["Short answers"][0]) <= 1
     rates, waiting = value["Exposure log"]
     assert (min(rates), max(rates) > 0, len(rates)) == (0, True, 2)  # nothing is dropped
