@@ -43,6 +43,7 @@ class Shown(NamedTuple):
     tier: str
     publication_id: int
     list_version: str | None
+    rescored_by: str | None
     config_id: int | None
     item_keys: Sequence[int]
     sources: Sequence[str]
@@ -82,8 +83,8 @@ class Exposures:
             Shown(
                 time.time(), scope["state"]["request_id"], user_id, session_id, scope["route"].path_format, surface,
                 provenance["tier"], provenance["publication_id"], provenance["list_version"],
-                provenance.get("config_id"), [pick[0] for pick in picks], [pick[2] for pick in picks],
-                provenance["time_ms"], provenance["degraded"],
+                provenance.get("rescored_by"), provenance.get("config_id"), [pick[0] for pick in picks],
+                [pick[2] for pick in picks], provenance["time_ms"], provenance["degraded"],
             )
         )  # fmt: skip
 

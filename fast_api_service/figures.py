@@ -51,8 +51,8 @@ _FOLLOWERS = """
 # $1, $2: from, to; $3: event types of a purchase; $4: k; $5: HIT; $6: FUTURE
 _OUTCOMES = f"""
 with answers as materialized (
-    select prediction_id, user_id, session_id, shown_at, item_keys, surface, tier, list_version, duration_ms,
-           predictions.degraded <> '{{}}' as degraded,
+    select prediction_id, user_id, session_id, shown_at, item_keys, surface, tier, list_version, rescored_by,
+           duration_ms, predictions.degraded <> '{{}}' as degraded,
            (user_id is not null or session_id is not null) and item_keys <> '{{}}' as followed
     from {_SHOWN}
 ),
@@ -78,12 +78,13 @@ _COUNTS = """
 """
 _FIGURES_SQL = f"""
 {_OUTCOMES}
-select grouping(surface, tier, list_version, day) as level, surface, tier, list_version, day, {_COUNTS}
+select grouping(surface, tier, list_version, rescored_by, day) as level,
+       surface, tier, list_version, rescored_by, day, {_COUNTS}
 from (
     select *, (shown_at at time zone 'UTC')::date as day from answers left join outcomes using (prediction_id)
 ) a
-group by grouping sets ((), (surface), (tier, list_version), (day))
-order by level, n_answers desc, surface, tier, list_version
+group by grouping sets ((), (surface), (tier, list_version, rescored_by), (day))
+order by level, n_answers desc, surface, tier, list_version, rescored_by
 """  # noqa: S608 - our own words
 _TIERS_SQL = f"""
 select (shown_at at time zone 'UTC')::date as day, tier, count(*) as n_answers from {_SHOWN} group by 1, 2
@@ -97,15 +98,23 @@ _COVERED_SQL = {
     "surface": _COVERED.format(
         group="surface", count="count(distinct item_key)", sets="grouping sets ((), (surface))", shown=_SHOWN
     ),
-    "model": _COVERED.format(group="tier, list_version", count="count(*)", sets="tier, list_version", shown=_SHOWN),
+    "model": _COVERED.format(
+        group="tier, list_version, rescored_by", count="count(*)", sets="tier, list_version, rescored_by", shown=_SHOWN
+    ),
 }
 _AVAILABLE_SQL = "select count(*) from items where available"
-_LEVELS = {0b1111: "overall", 0b0111: "surface", 0b1001: "model", 0b1110: "day"}  # bits: what a row is not grouped by
+_LEVELS = {
+    0b11111: "overall",
+    0b01111: "surface",
+    0b10001: "model",
+    0b11110: "day",
+}  # bits: what a row is not grouped by
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Rows of figures: of all, by surface, by tier and list version, by day; days hold answers by tier."""
+    """Rows of figures: of all, by surface, by tier with list version and rescoring model, by day. Days hold answers by
+    tier."""
 
     overall: dict[str, Any]
     by_surface: list[dict[str, Any]]
@@ -132,7 +141,7 @@ async def compute(dsn: str, since: dt.datetime, until: dt.datetime, bought: Sequ
     by_level: dict[str, list[dict[str, Any]]] = {level: [] for level in _LEVELS.values()}
     for row in rows:
         level = _LEVELS[row["level"]]
-        n_covered = covered.get((level, row["surface"] or row["tier"], row["list_version"]), 0)
+        n_covered = covered.get((level, *(row[name] for name in _NAMES[level])), 0)
         names = {name: row[name] for name in _NAMES[level]}
         figures = names | _figures(row, None if level == "day" else n_covered, n_available)
         if level == "day":
@@ -145,22 +154,22 @@ async def compute(dsn: str, since: dt.datetime, until: dt.datetime, bought: Sequ
 _NAMES: Final[Mapping[str, Sequence[str]]] = {
     "overall": (),
     "surface": ("surface",),
-    "model": ("tier", "list_version"),
+    "model": ("tier", "list_version", "rescored_by"),
     "day": ("day",),
 }
 
 
 async def _covered(
     connection: asyncpg.Connection, since: dt.datetime, until: dt.datetime
-) -> tuple[dict[tuple[str, str | None, str | None], int], int]:
-    """Available items that were shown, by (level, surface or tier, list version); and how many are available."""
+) -> tuple[dict[tuple[str | None, ...], int], int]:
+    """Available items that were shown, by (level, its names); and how many are available."""
     surfaces = await connection.fetch(_COVERED_SQL["surface"], since, until)
     models = await connection.fetch(_COVERED_SQL["model"], since, until)
     n_available = await connection.fetchval(_AVAILABLE_SQL)
-    covered: dict[tuple[str, str | None, str | None], int] = {
-        ("surface" if surface else "overall", surface, None): n for surface, n in surfaces
+    covered: dict[tuple[str | None, ...], int] = {
+        ("overall",) if surface is None else ("surface", surface): n for surface, n in surfaces
     }
-    covered |= {("model", tier, version): n for tier, version, n in models}
+    covered |= {("model", *names): n for *names, n in models}
     return covered, n_available
 
 

@@ -63,6 +63,7 @@ class SurfaceFigures(CoveringFigures):
 class ModelFigures(CoveringFigures):
     tier: str = Field(description="the source of the first item")
     list_version: str | None = Field(description="version of the list that answered; null: no list did")
+    rescored_by: str | None = Field(description="the model that ordered the items anew; null: none did")
 
 
 class DayFigures(Figures):

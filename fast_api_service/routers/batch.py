@@ -68,13 +68,15 @@ async def recommend_batch(
     for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):
         user_key = None if stored is None else stored.user_key
         user = rescoring(state, snapshot, answers.user_state(stored), user_key, body.surface, feats)
+        n_rescored = len(feats.rescored_by)
         picks = cascade.recommend(snapshot, user, query, config)
         status = answers.user_status(user_id, None, stored)
         state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, degraded)
         if status != "known":
             state.metrics.cold_starts.labels(status).inc()
         tier = cascade.tier(picks)
-        origin = answers.origin(request.scope, snapshot, tier, degraded) | {"config_id": config_id}
+        origin = answers.origin(request.scope, snapshot, tier, degraded)
+        origin |= {"config_id": config_id, "rescored_by": next(iter(feats.rescored_by[n_rescored:]), None)}
         state.exposures.note(request.scope, picks, origin, body.surface, user_id)
         shown = answers.entries(snapshot, picks, explain=body.explain)
         results.append({"user_id": user_id, "user": status, "tier": tier, "recommendations": shown})

@@ -71,7 +71,9 @@ function show(data) {
     ["Answers a day", number(data.answers_per_day)],
   ]);
   table("by_surface", "Surface", data.by_surface, data.k, (row) => [row.surface]);
-  table("by_model", "Tier and list", data.by_model, data.k, (row) => [row.tier, row.list_version]);
+  table("by_model", "Tier and list", data.by_model, data.k, (row) => [
+    row.tier, [row.list_version, row.rescored_by && "rescored by " + row.rescored_by].filter(Boolean).join(", "),
+  ]);
   byId("bought").textContent = data.bought_event_types.join(" or ");
   plots(data);
 }

@@ -262,6 +262,7 @@ predictions = sa.Table(
     sa.Column("tier", sa.Text, nullable=False),  # the source of the first item
     sa.Column("publication_id", sa.BigInteger, nullable=False),  # its row names the models; 0: the catalogue alone
     sa.Column("list_version", sa.Text),  # of the list that answered; null: none did
+    sa.Column("rescored_by", sa.Text),  # artifact of the model that ordered the items anew; null: none did
     sa.Column("config_id", sa.BigInteger),  # null: the route has no configuration
     sa.Column("item_keys", ARRAY(sa.Integer), nullable=False),  # best first
     sa.Column("sources", ARRAY(sa.Text), nullable=False),  # of each item

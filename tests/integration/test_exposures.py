@@ -78,7 +78,7 @@ def test_what_two_workers_showed_is_there_after_they_were_told_to_end(
 
 def shown(number: int, **fields: Any) -> Shown:
     made = Shown(
-        1.7e9 + number, f"r{number}", None, f"s{number}", "/recommend", "homepage", "ranked", 1, "v1", 0, [1, 2],
+        1.7e9 + number, f"r{number}", None, f"s{number}", "/recommend", "homepage", "ranked", 1, "v1", None, 0, [1, 2],
         ["ranked", "popular"], 1.5, ["recent_events"],
     )  # fmt: skip
     return made._replace(**fields)

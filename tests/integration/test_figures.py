@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class Answer(NamedTuple):
     surface: str
     tier: str
     list_version: str | None
+    rescored_by: str | None
     duration_ms: float
     degraded: bool
 
@@ -63,6 +65,7 @@ answers = st.builds(
     st.sampled_from(["homepage", "cart"]),
     st.sampled_from(["ranked", "popular"]),
     st.sampled_from([None, "v1", "v2"]),
+    st.sampled_from([None, "deepfm/1"]),
     st.integers(1, 400).map(lambda quarters: quarters / 4),
     st.booleans(),
 )
@@ -164,9 +167,9 @@ def on_day(answer: Answer) -> dt.date:
 
 CLICKED_AND_BOUGHT = World(
     (
-        Answer(0, "u1", "s1", (1, 2, 3), "homepage", "ranked", "v1", 2.5, False),
-        Answer(0, "u1", None, (4,), "homepage", "ranked", "v1", 2.5, False),
-        Answer(60, None, None, (1, 5), "cart", "popular", None, 3.5, True),
+        Answer(0, "u1", "s1", (1, 2, 3), "homepage", "ranked", "v1", None, 2.5, False),
+        Answer(0, "u1", None, (4,), "homepage", "ranked", "v1", None, 2.5, False),
+        Answer(60, None, None, (1, 5), "cart", "popular", None, None, 3.5, True),
     ),
     # of user and session at once: one event; the last minute counts, the one after it does not
     (
@@ -190,10 +193,11 @@ def test_the_figures_are_what_plain_python_counts(database_url: str, database: s
     assert {row["surface"] for row in found.by_surface} == {answer.surface for answer in shown}
     for row in found.by_surface:
         agrees(row, world, [a for a in shown if a.surface == row["surface"]], k)
-    of_model = {(answer.tier, answer.list_version) for answer in shown}
-    assert {(row["tier"], row["list_version"]) for row in found.by_model} == of_model
+    model_of = attrgetter("tier", "list_version", "rescored_by")
+    in_row = itemgetter("tier", "list_version", "rescored_by")
+    assert {in_row(row) for row in found.by_model} == {model_of(answer) for answer in shown}
     for row in found.by_model:
-        agrees(row, world, [a for a in shown if (a.tier, a.list_version) == (row["tier"], row["list_version"])], k)
+        agrees(row, world, [a for a in shown if model_of(a) == in_row(row)], k)
     assert [row["day"] for row in found.by_day] == sorted({on_day(answer) for answer in shown})
     for row in found.by_day:
         of_day = [a for a in shown if on_day(a) == row["day"]]

@@ -183,12 +183,17 @@ def test_the_pool_is_put_in_the_models_order(service: httpx.Client) -> None:
     assert "rescored_by" not in elsewhere["provenance"]
 
 
-def test_a_batch_is_rescored_as_each_of_its_users(service: httpx.Client) -> None:
-    body = service.post("/recommend/batch", json={"user_ids": [501, 502, 999], "top_k": 5}).json()
+def test_a_batch_is_rescored_as_each_of_its_users(service: httpx.Client, database: sa.Engine) -> None:
+    asked = {"user_ids": [501, 502, 999], "top_k": 5}
+    body = service.post("/recommend/batch", json=asked, headers={"x-request-id": "of-the-batch"}).json()
     assert body["provenance"]["rescored_by"] == "deepfm/v1"
     for result in body["results"]:
         alone = recommended(service, user_id=result["user_id"], top_k=5)["recommendations"]
         assert [item["item_id"] for item in result["recommendations"]] == [item["item_id"] for item in alone]
+    of_batch = "predictions where request_id = 'of-the-batch'"
+    shop.wait_until(lambda: shop.count(database, of_batch) == 3, 10)
+    assert shop.count(database, f"{of_batch} and user_id in ('501', '502') and rescored_by = 'deepfm/v1'") == 2
+    assert shop.count(database, f"{of_batch} and user_id = '999' and rescored_by is null") == 1
 
 
 def test_the_export_runs_anywhere(service: httpx.Client) -> None:

@@ -22,6 +22,7 @@ STATEMENTS = (
         tier TEXT NOT NULL,
         publication_id BIGINT NOT NULL,
         list_version TEXT,
+        rescored_by TEXT,
         config_id BIGINT,
         item_keys INTEGER[] NOT NULL,
         sources TEXT[] NOT NULL,
