@@ -19,6 +19,9 @@ from fast_api_service.security import Keyring
 from fast_api_service.settings import ApiSettings
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
+from recsys.online.log import EventLog
+from recsys.online.postgres_log import PostgresLog
+from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig
 from recsys.serving.diversity import ItemFactors
 from recsys.serving.snapshot import Snapshot
@@ -36,6 +39,7 @@ class State:
         self.database = database
         self.models = models
         self.writes = writes
+        self.log: EventLog = PostgresLog(writes)
         self.metrics = metrics
         self.settings = settings
         self.exposures = Exposures(writes.dsn, metrics)

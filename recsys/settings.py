@@ -88,6 +88,16 @@ class Settings(BaseSettings):
     gate_max_relative_loss: float = Field(0.05, ge=0)
     gate_min_users: int = Field(50, ge=1, description="segments with fewer users are reported, not judged")
 
+    # --- the event log: Postgres, or Kafka where its servers are named
+    kafka_bootstrap_servers: str | None = Field(None, description="host:port,…; Postgres is the log when not set")
+    kafka_topic: str = Field("recsys-events", pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    kafka_options: dict[str, str | int | float | bool] = Field(
+        {}, description='more settings of librdkafka, e.g. {"security.protocol": "SASL_SSL", "sasl.username": "recsys"}'
+    )
+    event_outbox: bool = Field(
+        False, description="events are answered for when Postgres has them; `recsys relay` delivers them to Kafka"
+    )
+
     # --- patience with Postgres
     database_patience_s: float = Field(120.0, ge=0, description="how long a step retries while Postgres is away")
 

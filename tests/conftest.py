@@ -17,10 +17,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
 import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from tests.kafka_broker import Broker
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
@@ -143,3 +147,16 @@ def clean_database(clean_database_url: str) -> Iterator[sa.Engine]:
     """Engine on a fresh migrated database for one test alone."""
     with _engine(clean_database_url) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """A real Kafka broker that lives as long as the tests; each test makes a topic of its own."""
+    from tests.kafka_broker import Broker
+
+    made = Broker()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()

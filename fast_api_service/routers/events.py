@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import asyncpg
 import orjson
 from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response
@@ -59,8 +58,8 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     readable, rejected = _readable(samples, state)
     events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC))
     rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}
-    events, appended, gone = await _write(state, events)
-    rejected |= {readable[place][0]: (422, "this user was erased") for place in gone}
+    appended = await state.log.append([one for _, one in events])
+    rejected |= {readable[events[place][0]][0]: (422, "this user was erased") for place in appended.erased}
     for place in appended.conflicts:
         index = readable[events[place][0]][0]
         rejected[index] = (409, "this event_id is taken by an event with another content, which stays")
@@ -115,22 +114,6 @@ async def latest(
     ]
     body = {"success": True, "user_id": asked, "events": events}
     return Response(orjson.dumps(body), media_type="application/json")
-
-
-async def _write(
-    state: State, events: list[tuple[int, event.Event]]
-) -> tuple[list[tuple[int, event.Event]], postgres_log.Appended, list[int]]:
-    """The events that were written or found, what became of each, and the places of those of erased users."""
-
-    async def write(connection: asyncpg.Connection) -> tuple[set[str], postgres_log.Appended]:
-        erased = await postgres_log.erased(connection, [one for _, one in events])
-        batch = [one for _, one in events if one.user_id not in erased]
-        return erased, await postgres_log.append(connection, batch) if batch else nothing
-
-    nothing = postgres_log.Appended([], [], [], None)
-    erased, appended = await state.writes.transaction(write) if events else (set(), nothing)
-    kept = [(place, one) for place, one in events if one.user_id not in erased]
-    return kept, appended, [place for place, one in events if one.user_id in erased]
 
 
 def _readable(

@@ -7,8 +7,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,12 +22,13 @@ TYPE_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 _TYPE = re.compile(TYPE_PATTERN.replace("$", r"\Z"))
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One event, ready for the log. Ids are external, as text."""
 
     event_id: str
-    retry_of: str | None  # the id that the same event got if it was posted shortly before; None: the client named it
+    # the ids that the same event got if it was posted ten minutes earlier or later; None: the client named it
+    retry_of: str | None
+    retried_as: str | None
     user_id: str | None
     session_id: str | None
     item_id: str
@@ -49,7 +49,8 @@ def parse(samples: Sequence[Mapping[str, Any]], now: dt.datetime) -> tuple[list[
 
     Without `event_id` one is derived from the content, and equal samples of one body count apart. So that a retry of
     the same body finds its events in the log while an equal visit on the next day is another event, the id of a sample
-    without a timestamp also holds the ten minutes in which it came; `retry_of` is that of the ten minutes before.
+    without a timestamp also holds the ten minutes in which it came; `retry_of` and `retried_as` are those of the ten
+    minutes before and after.
     """
     events: list[tuple[int, Event]] = []
     rejected: dict[int, str] = {}
@@ -76,22 +77,25 @@ def _event(sample: Mapping[str, Any], digest: bytes, n_before: int, now: dt.date
         raise InputError(f"timestamp {at.isoformat()} lies in the future; the service's clock says {now.isoformat()}")
     if at < now - MAX_AGE:
         raise InputError(f"timestamp {at.isoformat()} is older than {MAX_AGE.days} days; import old events instead")
-    event_id, retry_of = sample.get("event_id"), None
+    event_id, retry_of, retried_as = sample.get("event_id"), None, None
     if event_id is None:
         period = None if sample.get("timestamp") else int(now.timestamp()) // RETRY_WINDOW_S
         event_id = _derived(digest, n_before, period)
-        retry_of = None if period is None else _derived(digest, n_before, period - 1)
+        if period is not None:
+            retry_of = _derived(digest, n_before, period - 1)
+            retried_as = _derived(digest, n_before, period + 1)
     return Event(
         event_id=event_id,
         retry_of=retry_of,
+        retried_as=retried_as,
         user_id=user_id,
         session_id=session_id,
         item_id=sample["item_id"],
         event_type=event_type,
         occurred_at=at,
         label=sample.get("label"),
-        parameters=_object(sample, "parameters"),
-        features=_object(sample, "features"),
+        parameters=json_object(sample, "parameters"),
+        features=json_object(sample, "features"),
         version=sample.get("version"),
         digest=digest,
     )
@@ -101,8 +105,16 @@ def _derived(digest: bytes, n_before: int, period: int | None) -> str:
     return "auto-" + hashlib.sha256(digest + f"{n_before}:{period}".encode()).hexdigest()[:40]
 
 
-def _object(sample: Mapping[str, Any], name: str) -> bytes:
+def is_type(text: str) -> bool:
+    """Whether a text can be an event type."""
+    return _TYPE.match(text) is not None
+
+
+def json_object(sample: Mapping[str, Any], name: str) -> bytes:
+    """A JSON object of a sample as bytes, keys in order; InputError where it is too large or cannot be stored."""
     value = sample.get(name) or {}
+    if not isinstance(value, dict):
+        raise InputError(f"{name} should be a JSON object")
     text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     if len(value) > MAX_PARAMETERS or len(text) > MAX_PARAMETER_BYTES:
         raise InputError(f"{name} may have {MAX_PARAMETERS} entries and {MAX_PARAMETER_BYTES} bytes of JSON at most")

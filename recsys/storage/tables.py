@@ -200,12 +200,13 @@ training_runs = sa.Table(
 
 # --- online: what clients post, and what the service reads of it
 
-# The log: rows are added and never changed. `position` grows as rows are inserted, not as they are committed.
+# The log: rows are added and their content never changes. `position` grows as rows are inserted, not as they are
+# committed; readers follow (xid, position) up to the oldest transaction that still adds (recsys.online.postgres_log).
 events = sa.Table(
     "events",
     metadata,
     sa.Column("event_id", sa.Text, primary_key=True),
-    sa.Column("position", sa.BigInteger, sa.Identity(always=True), nullable=False, unique=True),
+    sa.Column("position", sa.BigInteger, sa.Identity(always=True), nullable=False),
     sa.Column("user_id", sa.Text),  # external ids: an event may come before its user or item is in the catalogue
     sa.Column("session_id", sa.Text),
     sa.Column("item_id", sa.Text, nullable=False),
@@ -219,6 +220,10 @@ events = sa.Table(
     sa.Column(
         "digest", sa.LargeBinary, nullable=False
     ),  # SHA-256 of the payload: the same id with another is a conflict
+    sa.Column("xid", XID8, nullable=False, server_default=sa.text("pg_current_xact_id()")),  # that added the row
+    sa.Column("kafka_partition", sa.Integer),  # where Kafka has it, if it is the log; null: not there yet
+    sa.Column("kafka_offset", sa.BigInteger),
+    sa.Index("ix_events_xid_position", "xid", "position", unique=True),
     sa.Index("ix_events_user_id_occurred_at", "user_id", "occurred_at"),
     sa.Index("ix_events_session_id_occurred_at", "session_id", "occurred_at"),
     sa.Index("ix_events_user_id_event_type", "user_id", "event_type", postgresql_where=sa.text("event_type <> 'view'")),
@@ -234,6 +239,17 @@ event_quarantine = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("payload", JSONB, nullable=False),
     sa.Column("received_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
+    sa.Column("digest", sa.LargeBinary),  # SHA-256 of the payload: the same conflict is put aside once
+    sa.Index("ix_event_quarantine_event_id_digest", "event_id", "digest", unique=True),
+)
+
+# How far those readers of the log are that keep nothing else in Postgres.
+log_offsets = sa.Table(
+    "log_offsets",
+    metadata,
+    sa.Column("reader", sa.Text, primary_key=True),
+    sa.Column("after", sa.Text, nullable=False),  # recsys.online.log.Offset
+    sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
 )
 
 # The newest events of a user (owner user:ID) or of a guest's session (session:ID), newest first, of known items; then

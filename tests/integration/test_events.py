@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from fast_api_service.schemas_events import AddAnswer, EventsAnswer
 from recsys.online import postgres_log
 from recsys.online.event import Event, parse
+from recsys.online.log import Appended
 from tests.integration import serving_shop as shop
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -59,8 +60,8 @@ def dsn(url: str) -> str:
     return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def append(url: str, *batches: Sequence[Event], at_once: bool = False) -> list[postgres_log.Appended]:
-    async def one(batch: Sequence[Event]) -> postgres_log.Appended:
+def append(url: str, *batches: Sequence[Event], at_once: bool = False) -> list[Appended]:
+    async def one(batch: Sequence[Event]) -> Appended:
         connection = await asyncpg.connect(dsn(url))
         try:
             async with connection.transaction():
@@ -68,7 +69,7 @@ def append(url: str, *batches: Sequence[Event], at_once: bool = False) -> list[p
         finally:
             await connection.close()
 
-    async def all_of_them() -> list[postgres_log.Appended]:
+    async def all_of_them() -> list[Appended]:
         if at_once:
             return list(await asyncio.gather(*map(one, batches)))
         return [await one(batch) for batch in batches]

@@ -1,0 +1,87 @@
+"""Connections to Postgres of the processes beside the service: relay, sink, archive, and whoever reads the log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import asyncpg
+import sqlalchemy as sa
+
+from recsys.online.log import START, Answer, LogAwayError, Offset
+
+AWAY: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+)
+_CONNECT_S = 5.0
+_STATEMENT_MS = 30_000
+_AFTER_SQL = """select "after" from log_offsets where reader = $1"""
+_KEEP_SQL = """
+insert into log_offsets (reader, "after") values ($1, $2)
+on conflict (reader) do update set "after" = excluded."after", updated_at = now()
+"""
+
+
+class Connections:
+    """One connection, made when it is needed and again after it was lost; one transaction at a time."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._name = name
+        self._connection: asyncpg.Connection | None = None
+
+    async def transaction(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+        """`work` in one transaction, whole or not at all; LogAwayError."""
+        try:
+            connection = await self._connected()
+            async with connection.transaction():
+                return await work(connection)
+        except AWAY as error:
+            await self.close()
+            raise LogAwayError(f"Postgres is away: {type(error).__name__}: {error}") from error
+
+    async def connection(self) -> asyncpg.Connection:
+        """The connection itself, for locks that last as long as it does; LogAwayError."""
+        try:
+            return await self._connected()
+        except AWAY as error:
+            raise LogAwayError(f"Postgres is away: {type(error).__name__}: {error}") from error
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(
+                self._dsn,
+                timeout=_CONNECT_S,
+                server_settings={
+                    "application_name": self._name,
+                    "statement_timeout": str(_STATEMENT_MS),
+                    "idle_in_transaction_session_timeout": str(_STATEMENT_MS),
+                    "jit": "off",
+                },
+            )
+        return self._connection
+
+
+async def offset_of(connection: asyncpg.Connection, reader: str) -> Offset:
+    """How far a reader is that keeps its offset in log_offsets."""
+    found = await connection.fetchval(_AFTER_SQL, reader)
+    return START if found is None else found
+
+
+async def keep_offset(connection: asyncpg.Connection, reader: str, after: Offset) -> None:
+    """Within the transaction that wrote what the reader made of the events before."""
+    await connection.execute(_KEEP_SQL, reader, after)

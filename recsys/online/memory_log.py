@@ -1,0 +1,77 @@
+"""The event log in memory: for unit tests of what reads it. Nothing of it is durable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recsys.online.event import Event
+from recsys.online.log import MAX_LAG, START, Appended, Batch, Offset
+
+
+class MemoryLog:
+    """Offsets are places in `events`."""
+
+    def __init__(self) -> None:
+        self.events: list[Event | None] = []  # None: erased
+        self.quarantine: dict[tuple[str, bytes], Event] = {}
+        self.erased_users: set[str] = set()
+        self._place_by_id: dict[str, int] = {}
+
+    async def append(self, events: Sequence[Event]) -> Appended:
+        """See EventLog; `position` counts from 1."""
+        appended = Appended()
+        position = None
+        for place, event in enumerate(events):
+            if event.user_id in self.erased_users:
+                appended.erased.append(place)
+            elif self._is_known(event):
+                appended.duplicates.append(place)
+            elif event.event_id in self._place_by_id:
+                appended.conflicts.append(place)
+                self.quarantine[event.event_id, event.digest] = event
+            else:
+                appended.accepted.append(place)
+                self._place_by_id[event.event_id] = len(self.events)
+                self.events.append(event)
+                position = len(self.events)
+        return Appended(appended.accepted, appended.duplicates, appended.conflicts, appended.erased, position)
+
+    async def read(self, after: Offset, limit: int) -> Batch:
+        """See EventLog."""
+        start = _place(after)
+        portion = self.events[start : start + limit]
+        return Batch([event for event in portion if event is not None], str(start + len(portion)))
+
+    async def end(self) -> Offset:
+        """See EventLog."""
+        return str(len(self.events))
+
+    async def lag(self, after: Offset) -> int:
+        """See EventLog."""
+        return min(len(self.events) - _place(after), MAX_LAG + 1)
+
+    async def sample(self, n: int) -> list[Event]:
+        """See EventLog."""
+        return [event for event in self.events if event is not None][-n:]
+
+    async def close(self) -> None:
+        """There is nothing to end."""
+
+    def erase(self, user_id: str) -> None:
+        """Remove a user's events, and take no more of them."""
+        self.erased_users.add(user_id)
+        for place, event in enumerate(self.events):
+            if event is not None and event.user_id == user_id:
+                self.events[place] = None
+                del self._place_by_id[event.event_id]
+
+    def _is_known(self, event: Event) -> bool:
+        if event.retry_of in self._place_by_id or event.retried_as in self._place_by_id:
+            return True
+        place = self._place_by_id.get(event.event_id)
+        known = None if place is None else self.events[place]
+        return known is not None and known.digest == event.digest
+
+
+def _place(offset: Offset) -> int:
+    return 0 if offset == START else int(offset)
