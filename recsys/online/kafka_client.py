@@ -68,6 +68,7 @@ class Kafka:
         return {
             "socket.keepalive.enable": True,
             "log_level": 3,
+            "fetch.wait.max.ms": 50,  # the end of a partition is known that much later
             **self.options,
             "bootstrap.servers": self.servers,
             "group.id": group,

@@ -72,7 +72,7 @@ select coalesce(
 _COLUMNS = """event_id, null as retry_of, null as retried_as, user_id, session_id, item_id, event_type, occurred_at,
        label, parameters, features, version, digest"""
 _READ_SQL = f"""
-select {_COLUMNS}, xid::text, position from events
+select {_COLUMNS}, xid::text as number, position from events
 where (xid, position) > ($1::text::xid8, $2) and xid < $3::text::xid8 order by xid, position limit $4
 """  # noqa: S608 - our own words
 _LATEST_SQL = f"select {_COLUMNS} from events order by xid desc, position desc limit $1"  # noqa: S608 - our own words
@@ -233,7 +233,7 @@ async def read(connection: asyncpg.Connection, after: Offset, limit: int) -> Bat
     xid, position = _numbers(after)
     horizon = await connection.fetchval(_HORIZON_SQL)  # first the horizon, then the rows: not in one statement
     rows = await connection.fetch(_READ_SQL, xid, position, horizon, limit)
-    return Batch([event_of(row) for row in rows], _offset(rows[-1]["xid"], rows[-1]["position"]) if rows else after)
+    return Batch([event_of(row) for row in rows], _offset(rows[-1]["number"], rows[-1]["position"]) if rows else after)
 
 
 async def latest(connection: asyncpg.Connection, user_id: str, n: int) -> list[dict[str, Any]]:
