@@ -63,6 +63,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             await state.exposures.close()
+            await state.log.close()
             await state.writes.close()
             await state.database.close()
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from recsys.errors import InputError
+from recsys.online.log import LogAwayError
 
 log = logging.getLogger(__name__)
 _STATUS_BY_CODE = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -88,6 +89,12 @@ async def _input_error(_: Request, error: InputError) -> Response:
     return error_response(422, "invalid_request", str(error))
 
 
+async def _log_away(_: Request, error: LogAwayError) -> Response:
+    log.warning("%s", error)
+    text = "the event log did not answer; send the same again, what it has taken is not counted twice"
+    return error_response(503, "log_away", text, {"Retry-After": "1"})
+
+
 async def _validation_error(_: Request, error: RequestValidationError) -> Response:
     problems = [in_words(problem) for problem in error.errors()]
     more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
@@ -118,6 +125,7 @@ def _allowed(request: Request) -> str:
 HANDLERS: Final[dict[type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]] = {
     ApiError: _api_error,
     InputError: _input_error,
+    LogAwayError: _log_away,
     RequestValidationError: _validation_error,
     HTTPException: _http_error,
 }

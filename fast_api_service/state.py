@@ -20,11 +20,12 @@ from fast_api_service.settings import ApiSettings
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
 from recsys.online.log import EventLog
-from recsys.online.postgres_log import PostgresLog
+from recsys.online.opening import open_log
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig
 from recsys.serving.diversity import ItemFactors
 from recsys.serving.snapshot import Snapshot
+from recsys.settings import load
 
 log = logging.getLogger(__name__)
 NOTHING_PUBLISHED = "nothing is published yet: run the pipeline (`make demo`, or the DAG rank_and_publish)"
@@ -39,7 +40,7 @@ class State:
         self.database = database
         self.models = models
         self.writes = writes
-        self.log: EventLog = PostgresLog(writes)
+        self.log: EventLog = open_log(load(), writes, "recsys-monitor")
         self.metrics = metrics
         self.settings = settings
         self.exposures = Exposures(writes.dsn, metrics)

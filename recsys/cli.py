@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from importlib import import_module
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from recsys import log
+from recsys import log, settings
 from recsys.errors import InputError, RecsysError
+from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 publications = typer.Typer(no_args_is_help=True, help="What readers see: list, verify, roll back.")
@@ -127,6 +129,46 @@ def evaluate(
     evaluate.run(dataset=dataset, cuts=cuts, days=days, out=out)
 
 
+OnceOption = Annotated[bool, typer.Option("--once", help="End when all is done, instead of waiting for more.")]
+InstantOption = Annotated[str | None, typer.Option(help="An instant, ISO 8601, UTC where it names no zone.")]
+
+
+@app.command("relay")
+def relay(once: OnceOption = False) -> None:
+    """Deliver the events of the outbox to Kafka, in their order (RECSYS_EVENT_OUTBOX=true)."""
+    from recsys.online import commands
+
+    _print({"passed": commands.relay(_migrated(), once=once)})
+
+
+@app.command("sink")
+def sink(once: OnceOption = False) -> None:
+    """Bring Kafka's events into the tables; messages that are none go to the topic for dead letters."""
+    from recsys.online import commands
+
+    _print({"messages": commands.sink(_migrated(), once=once)})
+
+
+@app.command("archive")
+def archive(folder: Path) -> None:
+    """Write the event log as Parquet files into FOLDER, by day; goes on where it stopped."""
+    from recsys.online import commands
+
+    _print(commands.archive(_migrated(), folder))
+
+
+@app.command("replay")
+def replay(
+    folder: Annotated[Path | None, typer.Argument(help="An archive; the log's own events when not given.")] = None,
+    since: InstantOption = None,
+    until: InstantOption = None,
+) -> None:
+    """Append archived events to the log again, those that occurred in [since, until); none counts twice."""
+    from recsys.online import commands
+
+    _print(commands.replay(_migrated(), folder, _instant(since), _instant(until)))
+
+
 @publications.command("list")
 def publications_list(limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
     """The newest publications; the one that readers see is marked."""
@@ -200,8 +242,22 @@ def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that `recsys 
     _print(api_keys.revoke(_database(), key_id)._asdict())
 
 
+def _migrated() -> Settings:
+    _database()
+    return settings.load()
+
+
+def _instant(text: str | None) -> dt.datetime | None:
+    if text is None:
+        return None
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{text!r} is no instant; expected ISO 8601, as 2026-03-01T12:00:00Z") from None
+    return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
+
+
 def _database() -> Any:
-    from recsys import settings
     from recsys.storage.engine import engine, migrate
 
     database = engine(settings.load())

@@ -58,6 +58,11 @@ class KafkaLog:
         self._readers: dict[str, Partitions] = {}
         self._turns = {name: asyncio.Lock() for name in (group, MONITOR)}
 
+    @property
+    def name(self) -> str:
+        """See EventLog."""
+        return f"kafka:{self.kafka.topic}"
+
     async def append(self, events: Sequence[Event]) -> Appended:
         """See EventLog. First Kafka has the events, then the tables; an error between leaves them to who reads."""
         if not events:

@@ -52,6 +52,10 @@ class EventLog(Protocol):
     events, in one transaction with it.
     """
 
+    @property
+    def name(self) -> str:
+        """Which log it is; offsets of one are of no use in another."""
+
     async def append(self, events: Sequence[Event]) -> Appended:
         """Write a batch; when this returns it is durable, and known to the next recommendation. Any retry is free."""
 

@@ -11,6 +11,8 @@ from recsys.online.log import MAX_LAG, START, Appended, Batch, Offset
 class MemoryLog:
     """Offsets are places in `events`."""
 
+    name = "memory"
+
     def __init__(self) -> None:
         self.events: list[Event | None] = []  # None: erased
         self.quarantine: dict[tuple[str, bytes], Event] = {}

@@ -137,6 +137,8 @@ from events e where e.user_id = $1 order by e.occurred_at desc, e.event_id limit
 class PostgresLog:
     """The log in the tables themselves."""
 
+    name = "postgres"
+
     def __init__(self, connections: Transactions) -> None:
         self._connections = connections
 

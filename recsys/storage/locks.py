@@ -8,3 +8,7 @@ from typing import Final
 KEYS: Final = 0x6B657973  # held by whoever gives new keys; the preparation holds it for minutes
 CATALOGUE: Final = 0x636174  # held by one writer of the API at a time, for milliseconds
 EXPOSURES: Final = 0x73686F776E  # shared by those who write what was shown, held alone by an erasure at its end
+
+# One process of each kind works, others wait.
+RELAY: Final = 0x72656C6179
+SINK: Final = 0x73696E6B

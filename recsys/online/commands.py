@@ -1,0 +1,99 @@
+"""What the commands `recsys relay`, `sink`, `archive` and `replay` do."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import InputError
+from recsys.online.archive import archive as archive_log
+from recsys.online.archive import replay as replay_archive
+from recsys.online.connections import Connections
+from recsys.online.log import START, Answer, EventLog
+from recsys.online.opening import open_log
+from recsys.settings import Settings
+from recsys.storage import locks
+from recsys.storage.engine import database_url
+
+
+def relay(settings: Settings, *, once: bool) -> int:
+    """Deliver the outbox to Kafka, until a signal or once; how many rows were passed. InputError without Kafka."""
+    from recsys.online import relay as steps
+
+    return _keep_at(settings, "recsys-relay", steps.step, locks.RELAY, once=once)
+
+
+def sink(settings: Settings, *, once: bool) -> int:
+    """Settle Kafka's messages, until a signal or once; how many there were. InputError without Kafka."""
+    from recsys.online import sink as steps
+
+    return _keep_at(settings, steps.GROUP, steps.step, locks.SINK, once=once)
+
+
+def archive(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Bring an archive up to the end of the log."""
+    n = _with_log(settings, "recsys-archive", lambda log: archive_log(log, folder))
+    return {"events": n, "folder": str(folder)}
+
+
+def replay(
+    settings: Settings, folder: Path | None, since: dt.datetime | None, until: dt.datetime | None
+) -> dict[str, int]:
+    """Append an archive's events again, or those of the log itself; counts by what became of them."""
+    if folder is None:
+        return _with_log(settings, "recsys-replay", lambda log: _again(log, since, until))
+    return _with_log(settings, "recsys-replay", lambda log: replay_archive(log, folder, since, until))
+
+
+async def _again(log: EventLog, since: dt.datetime | None, until: dt.datetime | None) -> dict[str, int]:
+    """The log's own events: rows that are missing in the tables are written by reading, the rest are duplicates."""
+    counts = dict.fromkeys(("accepted", "duplicates", "conflicts", "erased"), 0)
+    after = START
+    while (batch := await log.read(after, 500)).after != after:
+        after = batch.after
+        events = [
+            event
+            for event in batch.events
+            if (since is None or event.occurred_at >= since) and (until is None or event.occurred_at < until)
+        ]
+        appended = await log.append(events)
+        for name in counts:
+            counts[name] += len(getattr(appended, name))
+    return counts
+
+
+def _keep_at(settings: Settings, name: str, step: Callable[..., Awaitable[int]], lock: int, *, once: bool) -> int:
+    from recsys.online.kafka_client import kafka_of
+    from recsys.online.kafka_log import KafkaLog
+    from recsys.online.work import keep_at
+
+    kafka = kafka_of(settings)
+    if kafka is None:
+        raise InputError("Kafka is not the event log here: set RECSYS_KAFKA_BOOTSTRAP_SERVERS")
+
+    async def work() -> int:
+        connections = Connections(database_url(settings), name)
+        log = KafkaLog(kafka, connections, group=name)
+        try:
+            return await keep_at(lambda: step(log, connections), connections, lock, once=once)
+        finally:
+            await log.close()
+            await connections.close()
+
+    return asyncio.run(work())
+
+
+def _with_log(settings: Settings, name: str, work: Callable[[EventLog], Awaitable[Answer]]) -> Answer:
+    async def bounded() -> Answer:
+        connections = Connections(database_url(settings), name)
+        log = open_log(settings, connections, name)
+        try:
+            return await work(log)
+        finally:
+            await log.close()
+            await connections.close()
+
+    return asyncio.run(bounded())

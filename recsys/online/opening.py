@@ -1,0 +1,22 @@
+"""The log that the settings name."""
+
+from __future__ import annotations
+
+from recsys.online.log import EventLog, Transactions
+from recsys.online.postgres_log import PostgresLog
+from recsys.settings import Settings
+
+
+def open_log(settings: Settings, connections: Transactions, group: str = "recsys-trainer") -> EventLog:
+    """Kafka where its servers are set, else Postgres; InputError for options that Kafka's library refuses.
+
+    `group`: the consumer group that reads by it. Kafka's library is imported only where it is used.
+    """
+    if settings.kafka_bootstrap_servers is None:
+        return PostgresLog(connections)
+    from recsys.online.kafka_client import kafka_of
+    from recsys.online.kafka_log import KafkaLog
+
+    kafka = kafka_of(settings)
+    assert kafka is not None  # noqa: S101 - the servers are set
+    return KafkaLog(kafka, connections, group=group, outbox=settings.event_outbox)
