@@ -243,8 +243,12 @@ def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that `recsys 
 
 
 def _migrated() -> Settings:
-    _database()
-    return settings.load()
+    """The settings, when Postgres is there and has this version's tables."""
+    from recsys.storage.engine import with_patience
+
+    loaded = settings.load()
+    with_patience(lambda: _database().dispose(), loaded.database_patience_s)
+    return loaded
 
 
 def _instant(text: str | None) -> dt.datetime | None:

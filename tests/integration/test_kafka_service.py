@@ -1,0 +1,283 @@
+"""The service and its helpers on a real Kafka broker: away, killed, with poison in the topic, behind the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psutil
+import pytest
+import sqlalchemy as sa
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from recsys.online.connections import Connections
+from recsys.online.event import Event
+from recsys.online.kafka_client import Kafka
+from recsys.online.kafka_log import KafkaLog
+from recsys.online.log import START
+from recsys.storage import embedded
+from recsys.storage.engine import engine_of, migrate
+from tests.conftest import free_port, open_temporary_folder
+from tests.integration import serving_shop as shop
+from tests.kafka_broker import Broker
+
+
+@pytest.fixture
+def own_broker() -> Iterator[Broker]:
+    """A broker that a test may kill."""
+    broker = Broker()
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.close()
+
+
+@pytest.fixture
+def kafka(own_broker: Broker) -> Kafka:
+    return Kafka(own_broker.servers, own_broker.create(f"events-{uuid4().hex[:8]}"))
+
+
+def settings_of(kafka: Kafka, **more: str) -> dict[str, str]:
+    return {"RECSYS_KAFKA_BOOTSTRAP_SERVERS": kafka.servers, "RECSYS_KAFKA_TOPIC": kafka.topic} | more
+
+
+def read_all(kafka: Kafka, url: str) -> list[Event]:
+    """What a reader that begins now finds in the log."""
+
+    async def work() -> list[Event]:
+        connections = Connections(url, "reader")
+        log, after, events = KafkaLog(kafka, connections), START, list[Event]()
+        while (batch := await log.read(after, 100)).after != after:
+            events, after = events + batch.events, batch.after
+        await log.close()
+        await connections.close()
+        return events
+
+    return asyncio.run(work())
+
+
+def command(kafka: Kafka, url: str, *arguments: str) -> Any:
+    environment = os.environ | settings_of(kafka) | {"DATABASE_URL": url}
+    call = [sys.executable, "-m", "recsys.cli", *arguments]
+    return json.loads(subprocess.run(call, env=environment, check=True, stdout=subprocess.PIPE, timeout=120).stdout)
+
+
+@contextmanager
+def running(kafka: Kafka, url: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = os.environ | settings_of(kafka) | {"DATABASE_URL": url}
+    process = subprocess.Popen([sys.executable, "-m", "recsys.cli", *arguments], env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def add(client: httpx.Client, *raw: dict[str, Any]) -> httpx.Response:
+    return client.post("/online/data/add", json={"samples": list(raw)})
+
+
+def test_an_event_in_kafka_is_in_the_next_answer_and_a_broker_that_is_away_is_told(
+    clean_database_url: str, clean_database: sa.Engine, own_broker: Broker, kafka: Kafka
+) -> None:
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    with shop.running_service(clean_database_url, **settings_of(kafka)) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        one = {"event_id": "one", "user_id": 777, "item_id": 1001, "event_type": "addtocart"}
+        assert add(client, one).json()["accepted"] == 1
+        answer = client.post("/recommend", json={"user_id": 777, "explain": True}).json()
+        assert answer["recommendations"][0]["reason"] == {"item_id": 1001}
+        assert add(client, one).json()["duplicates"] == 1
+        assert add(client, one | {"item_id": 1002}).status_code == 409
+        own_broker.kill()
+        two = {"event_id": "two", "user_id": 777, "item_id": 1002}
+        refused = add(client, two)
+        assert (refused.status_code, refused.json()["status"]) == (503, "log_away")
+        assert int(refused.headers["Retry-After"]) >= 1
+        started = time.monotonic()
+        assert add(client, two).status_code == 503
+        assert time.monotonic() - started < 1, "while Kafka is known to be away, nobody waits for it"
+        assert client.post("/recommend", json={"user_id": 777}).status_code == 200
+        own_broker.start()
+        shop.wait_until(lambda: add(client, two).status_code == 200, 60)
+        assert shop.count(clean_database, "events") == 2
+    assert [event.event_id for event in read_all(kafka, clean_database_url)] == ["one", "two"]
+
+
+def test_poison_is_put_aside_with_its_reason_and_blocks_nobody(
+    clean_database_url: str, clean_database: sa.Engine, broker: Broker
+) -> None:
+    shop.stock(clean_database)
+    kafka = Kafka(broker.servers, broker.create(f"events-{uuid4().hex[:8]}", n_partitions=1))
+    good = {"event_id": "foreign", "user_id": 501, "item_id": 1001, "occurred_at": "2026-03-01T00:00:00Z"}
+    messages = {
+        b"\xff\x00": "not JSON",
+        b"[1]": "JSON object",
+        json.dumps(good | {"item_id": None}).encode(): "item_id is missing",
+        json.dumps(good | {"event_id": "x", "parameters": {"a": "\0"}}).encode(): "NUL",
+        json.dumps(good | {"event_id": "y", "occurred_at": "0001-01-01T00:00:00+14:00"}).encode(): "cannot store",
+    }
+    producer = Producer(kafka.producer())
+    for number, value in enumerate([*messages, json.dumps(good).encode()]):
+        producer.produce(kafka.topic, value, key=str(number))
+    assert producer.flush(30) == 0
+    assert command(kafka, clean_database_url, "sink", "--once") == {"messages": 6}
+    assert command(kafka, clean_database_url, "sink", "--once") == {"messages": 0}
+    assert [event.event_id for event in read_all(kafka, clean_database_url)] == ["foreign"]
+    assert shop.count(clean_database, "user_recent where owner = 'user:501' and item_keys = '{1}'") == 1
+    consumer = Consumer({"bootstrap.servers": kafka.servers, "group.id": "test"})
+    consumer.assign([TopicPartition(kafka.dead_letters, number, 0) for number in range(3)])
+    found = {}
+    deadline = time.monotonic() + 30
+    while len(found) < len(messages) and time.monotonic() < deadline:
+        for message in consumer.consume(10, 0.5):
+            headers = dict(message.headers() or [])
+            found[message.value()] = headers["reason"].decode()
+            assert headers["place"].decode().startswith(f"{kafka.topic}/0/")
+    consumer.close()
+    assert found.keys() == messages.keys()
+    for value, reason in messages.items():
+        assert reason in found[value]
+
+
+def test_the_outbox_takes_events_while_kafka_is_away_and_the_relay_delivers_them_in_order(
+    clean_database_url: str, clean_database: sa.Engine, own_broker: Broker, kafka: Kafka
+) -> None:
+    shop.stock(clean_database)
+    own_broker.kill()
+    posted = [f"e{number:03}" for number in range(60)]
+    with shop.running_service(clean_database_url, **settings_of(kafka, RECSYS_EVENT_OUTBOX="true")) as client:
+        for start in range(0, 60, 7):
+            batch = [
+                {"event_id": name, "user_id": 500 + int(name[1:]) % 4, "item_id": 1001}
+                for name in posted[start : start + 7]
+            ]
+            assert add(client, *batch).status_code == 200
+    with running(kafka, clean_database_url, "relay"):
+        time.sleep(3)  # it finds no broker and is patient
+        own_broker.start()
+        shop.wait_until(lambda: not shop.count(clean_database, "events where kafka_offset is null"), 60)
+    found = [event.event_id for event in read_all(kafka, clean_database_url)]
+    assert sorted(found) == posted
+    for user in range(4):
+        mine = [name for name in found if int(name[1:]) % 4 == user]
+        assert mine == sorted(mine)
+    assert command(kafka, clean_database_url, "relay", "--once") == {"passed": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outbox", [False, True], ids=["straight", "outbox"])
+def test_whatever_is_killed_what_was_acknowledged_is_stored_and_read_once(
+    own_broker: Broker, kafka: Kafka, outbox: bool
+) -> None:
+    """Clients post, and send again what was not acknowledged, while service, Postgres, Kafka, and relay or sink die."""
+    folder = open_temporary_folder()
+    server = embedded.ensure(folder, free_port())
+    url = server.url("recsys")
+    engine = engine_of(url)
+    helper = "relay" if outbox else "sink"
+    try:
+        migrate(engine)
+        shop.stock(engine)
+        acknowledged, posted = _post_while_killing(own_broker, kafka, url, folder, helper)
+        shop.wait_until(lambda: _is_settled(kafka, url, helper), 60)
+        with engine.connect() as connection:
+            stored = connection.execute(sa.text("select event_id from events")).scalars().all()
+        found = [event.event_id for event in read_all(kafka, url)]
+    finally:
+        engine.dispose()
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert acknowledged == set(posted)
+    assert sorted(stored) == sorted(posted)
+    assert sorted(found) == sorted(posted)
+
+
+def _is_settled(kafka: Kafka, url: str, helper: str) -> bool:
+    return next(iter(command(kafka, url, helper, "--once").values())) == 0
+
+
+def _post_while_killing(broker: Broker, kafka: Kafka, url: str, folder: Any, helper: str) -> tuple[set[str], list[str]]:
+    """Ids that were acknowledged, and all that were posted; each of the kinds of processes is killed twice."""
+    chance = random.Random(11)  # noqa: S311
+    posted = [f"k{number:04}" for number in range(1500)]
+    waiting, acknowledged, lock = list(posted), set[str](), threading.Lock()
+    base: dict[str, str] = {}
+    over = threading.Event()
+
+    def post() -> None:
+        with httpx.Client(timeout=15) as client:
+            while not (over.is_set() and not waiting):
+                with lock:
+                    batch, waiting[:5] = waiting[:5], []
+                if not batch:
+                    time.sleep(0.05)
+                    continue
+                body = {"samples": [{"event_id": n, "user_id": 500 + int(n[1:]) % 7, "item_id": 1001} for n in batch]}
+                try:
+                    response = client.post(f"{base['url']}/online/data/add", json=body)
+                    taken = response.status_code == 200
+                    assert taken or response.status_code in (500, 503), response.text
+                except httpx.TransportError:
+                    taken = False
+                if taken:
+                    acknowledged.update(batch)
+                    time.sleep(0.02)
+                else:
+                    time.sleep(0.2)
+                    with lock:
+                        waiting.extend(batch)
+
+    port = free_port()
+    base["url"] = f"http://127.0.0.1:{port}"
+    outbox = {"RECSYS_EVENT_OUTBOX": "true"} if helper == "relay" else {}
+    environment = os.environ | settings_of(kafka, **outbox) | {"DATABASE_URL": url, "API_PORT": str(port)}
+    calls = {"service": ["-m", "fast_api_service"], "helper": ["-m", "recsys.cli", helper]}
+    processes = {name: subprocess.Popen([sys.executable, *call], env=environment) for name, call in calls.items()}
+    threads = [threading.Thread(target=post) for _ in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        victims = ["service", "helper", "kafka", "postgres"] * 2
+        chance.shuffle(victims)
+        for victim in victims:
+            goal = min(1400, len(acknowledged) + 60)
+            shop.wait_until(lambda goal=goal: len(acknowledged) >= goal, 90)
+            time.sleep(chance.random() / 2)
+            if victim == "kafka":
+                broker.kill()
+                time.sleep(0.5)
+                broker.start()
+            elif victim == "postgres":
+                pid = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+                psutil.Process(pid).send_signal(signal.SIGKILL)  # its keeper starts it again
+            else:
+                processes[victim].kill()
+                processes[victim].wait(20)
+                processes[victim] = subprocess.Popen([sys.executable, *calls[victim]], env=environment)
+        over.set()
+        shop.wait_until(lambda: len(acknowledged) == len(posted), 120)
+    finally:
+        waiting.clear()
+        over.set()
+        for thread in threads:
+            thread.join(30)
+        for process in processes.values():
+            process.kill()
+            process.wait(20)
+    return acknowledged, posted
