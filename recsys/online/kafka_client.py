@@ -81,7 +81,7 @@ class Kafka:
 
 def kafka_of(settings: Settings) -> Kafka | None:
     """Kafka of the settings, None where it is not the log; InputError."""
-    if settings.kafka_bootstrap_servers is None:
+    if not settings.kafka_bootstrap_servers:
         return None
     return Kafka(settings.kafka_bootstrap_servers, settings.kafka_topic, settings.kafka_options)
 

@@ -12,7 +12,7 @@ def open_log(settings: Settings, connections: Transactions, group: str = "recsys
 
     `group`: the consumer group that reads by it. Kafka's library is imported only where it is used.
     """
-    if settings.kafka_bootstrap_servers is None:
+    if not settings.kafka_bootstrap_servers:
         return PostgresLog(connections)
     from recsys.online.kafka_client import kafka_of
     from recsys.online.kafka_log import KafkaLog
