@@ -121,20 +121,21 @@ def _readable(
 ) -> tuple[list[tuple[int, dict[str, Any]]], dict[int, tuple[int, str]]]:
     """Samples that have the right fields, as (index, fields with ids as text), and why the others have not."""
     types = _types(state)
+    user_type, item_type, validate = types["user"], types["item"], Sample.model_validate
     readable: list[tuple[int, dict[str, Any]]] = []
     rejected: dict[int, tuple[int, str]] = {}
     for index, raw in enumerate(samples):
         try:
-            sample = Sample.model_validate(raw).model_dump(exclude_none=True)
-            for entity in ("user", "item"):
-                if f"{entity}_id" in sample:
-                    sample[f"{entity}_id"] = str(to_external(sample[f"{entity}_id"], types[entity], entity))
-            orjson.dumps(sample)  # what JSON cannot hold again (half a surrogate pair) cannot be stored
+            fields = validate(raw).__dict__
+            sample = {name: value for name, value in fields.items() if value is not None}
+            sample["item_id"] = str(to_external(sample["item_id"], item_type, "item"))
+            if "user_id" in sample:
+                sample["user_id"] = str(to_external(sample["user_id"], user_type, "user"))
             readable.append((index, sample))
         except ValidationError as error:
             problem = error.errors()[0]
             rejected[index] = (422, in_words({**problem, "loc": ("body", *problem["loc"])}))
-        except (InputError, TypeError) as error:
+        except InputError as error:
             rejected[index] = (422, str(error))
     return readable, rejected
 

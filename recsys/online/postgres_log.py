@@ -25,16 +25,19 @@ from recsys.serving.recent import DEFAULT_BOUGHT
 N_RECENT: Final = 50  # events kept in user_recent
 N_BOUGHT: Final = 1_000  # items by type of event that are kept beside those because they were bought
 
-# Deletes nothing, but takes the lock on `events` that an INSERT takes, and gets no transaction number yet.
+# Deletes nothing, but takes the lock on `events` that an INSERT takes, and gets no transaction number yet. Plans that
+# are made while the tables are small, and kept, must not go through all of them later.
 _ENTER_SQL = """
 with entered as (delete from events where false)
-select digest from erased_users where digest = any($1::bytea[])
+select digest from (select set_config('enable_seqscan', 'off', true) offset 0) setting
+left join erased_users on digest = any($1::bytea[])
 """
-# Owners in one order, so that two batches cannot wait for each other; the rows are locked until the end.
+# Owners in one order, so that two batches cannot wait for each other; the rows, also those that are not updated, are
+# locked until the end.
 _LOCK_SQL = """
 insert into user_recent (owner, item_keys, event_types, occurred_ms)
 select owner, '{}', '{}', '{}' from unnest($1::text[]) owner order by owner
-on conflict (owner) do update set updated_at = now()
+on conflict (owner) do update set updated_at = now() where false
 """
 _INSERT_SQL = """
 insert into events (event_id, user_id, session_id, item_id, event_type, occurred_at, label, parameters, features,
@@ -45,7 +48,8 @@ from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text
             $9::real[], $10::text[], $11::text[], $12::text[], $13::bytea[], $14::integer[], $15::bigint[])
      with ordinality as t (event_id, retry_of, retried_as, user_id, session_id, item_id, event_type, occurred_at, label,
                            parameters, features, version, digest, kafka_partition, kafka_offset, place)
-where not exists (select from events e where e.event_id in (t.retry_of, t.retried_as))
+where (select true from events e where e.event_id = t.retry_of) is null
+  and (select true from events e where e.event_id = t.retried_as) is null
 order by place
 on conflict (event_id) do nothing
 returning event_id, position
@@ -97,29 +101,29 @@ _BOUGHT_SQL = """
 """
 _RECENT_SQL = """
 insert into user_recent (owner, item_keys, event_types, occurred_ms)
-select o.owner, coalesce(array_agg(e.item_key order by e.place) filter (where e.place is not null), '{{}}'),
-       coalesce(array_agg(e.event_type order by e.place) filter (where e.place is not null), '{{}}'),
-       coalesce(array_agg(e.ms order by e.place) filter (where e.place is not null), '{{}}')
+select o.owner, coalesce(e.item_keys, '{{}}'), coalesce(e.event_types, '{{}}'), coalesce(e.occurred_ms, '{{}}')
 from unnest($1::text[], $2::text[]) o (owner, id)
-left join lateral (
-    select item_key, event_type, (extract(epoch from occurred_at) * 1000)::bigint as ms,
-           row_number() over (order by occurred_at desc, event_id) as place
+cross join lateral (
+    select array_agg(latest.item_key) as item_keys, array_agg(latest.event_type) as event_types,
+           array_agg(latest.ms) as occurred_ms
     from (
-        (
-            select i.item_key, e.event_type, e.occurred_at, e.event_id
-            from events e join items i on i.item_id = e.item_id
-            where e.{column} = o.id order by e.occurred_at desc, e.event_id limit {n_recent}
-        ) union (
-            select * from (
-                select distinct on (i.item_key, e.event_type) i.item_key, e.event_type, e.occurred_at, e.event_id
+        select item_key, event_type, (extract(epoch from occurred_at) * 1000)::bigint as ms
+        from (
+            (
+                select i.item_key, e.event_type, e.occurred_at, e.event_id
                 from events e join items i on i.item_id = e.item_id
-                where e.{column} = o.id and e.event_type = any(array({bought})) and e.event_type <> 'view'
-                order by i.item_key, e.event_type, e.occurred_at desc, e.event_id
-            ) bought order by occurred_at desc, event_id limit {n_bought}
-        )
-    ) kept
-) e on true
-group by o.owner
+                where e.{column} = o.id order by e.occurred_at desc, e.event_id limit {n_recent}
+            ) union (
+                select * from (
+                    select distinct on (i.item_key, e.event_type) i.item_key, e.event_type, e.occurred_at, e.event_id
+                    from events e join items i on i.item_id = e.item_id
+                    where e.{column} = o.id and e.event_type = any(array({bought})) and e.event_type <> 'view'
+                    order by i.item_key, e.event_type, e.occurred_at desc, e.event_id
+                ) bought order by occurred_at desc, event_id limit {n_bought}
+            )
+        ) kept order by occurred_at desc, event_id
+    ) latest
+) e
 on conflict (owner) do update
 set item_keys = excluded.item_keys, event_types = excluded.event_types, occurred_ms = excluded.occurred_ms,
     updated_at = now()
@@ -287,7 +291,7 @@ async def _enter(connection: asyncpg.Connection, events: Sequence[Event]) -> set
     """Let readers know that this transaction may add events; those users of the batch who were erased."""
     user_by_digest = {digest_of(user): user for user in {event.user_id for event in events} if user is not None}
     rows = await connection.fetch(_ENTER_SQL, list(user_by_digest))
-    return {user_by_digest[row["digest"]] for row in rows}
+    return {user_by_digest[row["digest"]] for row in rows if row["digest"] is not None}
 
 
 def _columns(events: Sequence[Event]) -> list[Sequence[Any]]:

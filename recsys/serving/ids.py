@@ -15,6 +15,7 @@ MAX_ID_LENGTH = 128  # characters
 NO_NUL = r"^[^\u0000]+$"  # of a text that Postgres can hold, which is not empty
 INTEGER_ID_PATTERN = "^(0|-?[1-9][0-9]{0,17})$"
 _MAX_INTEGER = 10**18 - 1
+_LIMIT = 10**18
 _INTEGER_ID = re.compile(INTEGER_ID_PATTERN.replace("$", r"\Z"))
 
 
@@ -46,6 +47,8 @@ def to_external(value: ExternalId, json_type: JsonType, entity: str) -> External
     """
     if json_type == "string":
         return str(value)
+    if type(value) is int and -_LIMIT < value < _LIMIT:
+        return value
     text = str(value)
     if not _INTEGER_ID.match(text):
         raise InputError(
