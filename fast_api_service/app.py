@@ -18,6 +18,8 @@ from fast_api_service.models import Models
 from fast_api_service.pressure import Pressure
 from fast_api_service.reads import DatabaseAwayError
 from fast_api_service.routers import batch, catalogue, config, dashboard, events, model, operations, predict, recommend
+from fast_api_service.routers import batch, catalogue, config, events, model, operations, predict, recommend
+from fast_api_service.routers import batch, catalogue, config, events, operations, recommend, streaming
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
@@ -95,6 +97,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     app.include_router(recommend.router)
     app.include_router(predict.router)
     app.include_router(events.router)
+    app.include_router(streaming.router)
     app.include_router(catalogue.router)
     app.include_router(config.router)
     app.include_router(operations.router)

@@ -94,7 +94,7 @@ async def latest(
 ) -> Response:
     """The newest events that were posted of the user; a user who is not known has none."""
     state: State = request.app.state.service
-    types = _types(state)
+    types = types_of(state)
     try:
         asked = to_external(_storable(user_id), types["user"], "user")
     except InputError as error:
@@ -103,7 +103,7 @@ async def latest(
     events = [
         {
             "event_id": row["event_id"],
-            "item_id": _in_type(row["item_id"], types["item"]),
+            "item_id": in_type(row["item_id"], types["item"], "item"),
             "event_type": row["event_type"],
             "timestamp": row["occurred_at"],
             "session_id": row["session_id"],
@@ -120,7 +120,7 @@ def _readable(
     samples: Sequence[Any], state: State
 ) -> tuple[list[tuple[int, dict[str, Any]]], dict[int, tuple[int, str]]]:
     """Samples that have the right fields, as (index, fields with ids as text), and why the others have not."""
-    types = _types(state)
+    types = types_of(state)
     user_type, item_type, validate = types["user"], types["item"], Sample.model_validate
     readable: list[tuple[int, dict[str, Any]]] = []
     rejected: dict[int, tuple[int, str]] = {}
@@ -140,7 +140,7 @@ def _readable(
     return readable, rejected
 
 
-def _types(state: State) -> dict[str, JsonType]:
+def types_of(state: State) -> dict[str, JsonType]:
     """The JSON types of ids; before anything is published, text takes them all."""
     snapshot = state.snapshot
     if snapshot is None:
@@ -148,11 +148,12 @@ def _types(state: State) -> dict[str, JsonType]:
     return {"user": snapshot.user_id_type, "item": snapshot.items.json_type}
 
 
-def _in_type(item_id: str, json_type: JsonType) -> ExternalId:
+def in_type(id_: str, json_type: JsonType, entity: str) -> ExternalId:
+    """An id in the JSON type of the catalogue, as it is where it was posted before the catalogue was there."""
     try:
-        return to_external(item_id, json_type, "item")
-    except InputError:  # posted before the catalogue was there
-        return item_id
+        return to_external(id_, json_type, entity)
+    except InputError:
+        return id_
 
 
 def _storable(text: str) -> str:

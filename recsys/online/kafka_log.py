@@ -221,7 +221,10 @@ def _decoded(messages: Sequence[Message]) -> tuple[list[_Read], list[Poison]]:
 def _numbers(offset: Offset) -> dict[int, int]:
     if offset == START:
         return {}
-    return {int(number): at for number, at in orjson.loads(offset).items()}
+    numbers = orjson.loads(offset)
+    if not isinstance(numbers, dict):
+        raise ValueError(f"{offset[:40]!r} is no offset of Kafka")
+    return {int(number): int(at) for number, at in numbers.items()}
 
 
 def _offset(at: dict[int, int]) -> Offset:

@@ -275,7 +275,7 @@ def _numbers(offset: Offset) -> tuple[str, int]:
     if offset == START:
         return "0", 0
     xid, _, position = offset.partition(":")
-    return xid, int(position)
+    return str(int(xid)), int(position)
 
 
 def _offset(xid: int | str, position: int) -> Offset:

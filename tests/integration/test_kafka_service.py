@@ -23,6 +23,7 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from fast_api_service.schemas_streaming import ConsumeAnswer, StreamingConfig, StreamingStatus
 from recsys.online.connections import Connections
 from recsys.online.event import Event
 from recsys.online.kafka_client import Kafka
@@ -117,6 +118,41 @@ def test_an_event_in_kafka_is_in_the_next_answer_and_a_broker_that_is_away_is_to
         shop.wait_until(lambda: add(client, two).status_code == 200, 60)
         assert shop.count(clean_database, "events") == 2
     assert [event.event_id for event in read_all(kafka, clean_database_url)] == ["one", "two"]
+
+
+def test_the_log_is_told_without_its_secrets_and_looked_into_without_moving_a_reader(
+    clean_database_url: str, clean_database: sa.Engine, broker: Broker
+) -> None:
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    kafka = Kafka(broker.servers, broker.create(f"events-{uuid4().hex[:8]}"))
+    options = json.dumps({"linger.ms": 1, "sasl.username": "somebody", "sasl.password": "secret-word"})
+    for more in ({}, settings_of(kafka, RECSYS_KAFKA_OPTIONS=options)):
+        with shop.running_service(clean_database_url, **more) as client:
+            shop.wait_until(lambda client=client: shop.is_ready(client), 10)
+            told = client.get("/online/streaming/config")
+            StreamingConfig.model_validate(told.json())
+            assert "secret-word" not in told.text
+            assert "somebody" not in told.text
+            name = f"kafka:{kafka.topic}" if more else "postgres"
+            assert told.json()["log"] == name
+            ids = [f"{name}-{number}" for number in range(12)]
+            assert add(client, *({"event_id": id_, "user_id": 501, "item_id": 1001} for id_ in ids)).status_code == 200
+            if more:
+                assert told.json()["hidden_options"] == ["sasl.password", "sasl.username"]
+                assert told.json()["options"] == {"linger.ms": 1}
+                assert command(kafka, clean_database_url, "sink", "--once")["messages"] == 12
+                assert add(client, {"event_id": "later", "user_id": 501, "item_id": 1002}).status_code == 200
+                ids = [*ids[1:], "later"]
+            for _ in range(2):
+                sample = client.post("/online/streaming/consume", json={"limit": 12})
+                ConsumeAnswer.model_validate(sample.json())
+                assert [event["event_id"] for event in sample.json()["events"]] == ids
+            assert sample.json()["events"][0]["user_id"] == 501
+            status = client.get("/online/streaming/status").json()
+            StreamingStatus.model_validate(status)
+            lags = {reader["name"]: reader["lag"] for reader in status["readers"]}
+            assert lags == ({"sink": 1} if more else {})
 
 
 def test_poison_is_put_aside_with_its_reason_and_blocks_nobody(

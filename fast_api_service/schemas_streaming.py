@@ -1,0 +1,65 @@
+"""What the event log's state and a sample of it look like."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fast_api_service.schemas import ItemId, UserId
+from fast_api_service.schemas_events import StoredEvent
+
+MAX_SAMPLE = 100
+
+
+class Reader(BaseModel):
+    name: str
+    lag: int | None = Field(
+        description="events after its offset, at most 1,000,001; null: its offset is of another log"
+    )
+    updated_at: dt.datetime
+
+
+class StreamingStatus(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    success: Literal[True] = True
+    log: str = Field(description="postgres, or kafka: and the topic")
+    end: str = Field(description="the offset after all that can be read now")
+    readers: list[Reader] = Field(description="those that keep their offset in log_offsets")
+
+
+class StreamingConfig(BaseModel):
+    """Settings come from the environment alone; of those that may be secret, the names are told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    success: Literal[True] = True
+    log: str
+    outbox: bool = Field(description="whether `recsys relay` delivers, instead of the service")
+    servers: str | None
+    topic: str | None
+    dead_letters: str | None
+    options: dict[str, str | int | float | bool] = Field(description="harmless ones with their values")
+    hidden_options: list[str]
+
+
+class ConsumeRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(10, ge=1, le=MAX_SAMPLE, description="how many events")
+
+
+class SampledEvent(StoredEvent):
+    user_id: UserId | None
+    item_id: ItemId
+
+
+class ConsumeAnswer(BaseModel):
+    """Some of the latest events, the newest last."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    success: Literal[True] = True
+    events: list[SampledEvent]
