@@ -73,7 +73,7 @@ static: setup
 
 .PHONY: bench
 bench: setup ## the benchmarks of minutes; rows go to research/benchmarks/RESULTS.md by hand (nightly and b4: by their own)
-	@for name in als deepfm publication serving preparation; do \
+	@for name in als deepfm publication serving ingestion preparation; do \
 	  echo "== $$name"; $(BIN)/python -m research.benchmarks.$$name; done
 
 # ---- pinned requirements: each .in is compiled to a .txt, the light and the dev ones within the main one

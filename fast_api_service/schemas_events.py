@@ -70,8 +70,12 @@ class Sample(BaseModel):
     action_type: EventType | None = Field(None, description="another name for event_type, which goes before it")
     timestamp: Timestamp | None = Field(None, description="when it happened; now where it is missing")
     label: Annotated[float, Strict()] | None = Field(None, ge=-1e9, le=1e9, description="how much it was liked")
-    parameters: dict[str, Any] = Field({}, description="of the action: stars, quantity, price, duration, device …")
-    features: dict[str, Any] = Field({}, description="of the user or the moment, as the client knows them")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="of the action: stars, quantity, price, duration, device …"
+    )
+    features: dict[str, Any] = Field(
+        default_factory=dict, description="of the user or the moment, as the client knows them"
+    )
     version: TextId | None = Field(None, description="the client's own word for what made it send this")
 
 

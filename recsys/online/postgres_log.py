@@ -118,6 +118,7 @@ cross join lateral (
                     select distinct on (i.item_key, e.event_type) i.item_key, e.event_type, e.occurred_at, e.event_id
                     from events e join items i on i.item_id = e.item_id
                     where e.{column} = o.id and e.event_type = any(array({bought})) and e.event_type <> 'view'
+                      and exists (select from events more where more.{column} = o.id offset {n_recent})
                     order by i.item_key, e.event_type, e.occurred_at desc, e.event_id
                 ) bought order by occurred_at desc, event_id limit {n_bought}
             )
