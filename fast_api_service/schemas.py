@@ -20,26 +20,6 @@ UserStatus = Literal["known", "light", "unknown", "guest", "anonymous", "unread"
 
 
 def text_id(value: Any) -> str:
-def _external_id(value: Any) -> int | str:
-    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text."""
-    if type(value) is int and -_MAX_INTEGER <= value <= _MAX_INTEGER:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # JSON does not tell 1.0 from 1
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("an id is an integer or a string")
-    if isinstance(value, int):
-        if abs(value) > _MAX_INTEGER:
-            raise ValueError("an integer id has at most 18 digits")
-        return value
-    if not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters")
-    if "\0" in value or (not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)):
-        raise ValueError("an id holds neither NUL nor half of a surrogate pair")
-    return value
-
-
-def _text_id(value: Any) -> str:
     """A string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text."""
     if not isinstance(value, str):
         raise ValueError("a string is expected")

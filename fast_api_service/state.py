@@ -21,7 +21,6 @@ from fast_api_service.writable import Writable
 from recsys.errors import InputError
 from recsys.online.log import EventLog
 from recsys.online.opening import open_log
-from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig
 from recsys.serving.diversity import ItemFactors
 from recsys.serving.snapshot import Snapshot

@@ -15,7 +15,6 @@ MAX_ID_LENGTH = 128  # characters
 NO_NUL = r"^[^\u0000]+$"  # of a text that Postgres can hold, which is not empty
 INTEGER_ID_PATTERN = "^(0|-?[1-9][0-9]{0,17})$"
 _MAX_INTEGER = 10**18 - 1
-_LIMIT = 10**18
 _INTEGER_ID = re.compile(INTEGER_ID_PATTERN.replace("$", r"\Z"))
 
 
@@ -24,6 +23,8 @@ def external_id(value: Any) -> ExternalId:
 
     Raises ValueError for all else.
     """
+    if type(value) is int and -_MAX_INTEGER <= value <= _MAX_INTEGER:
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON does not tell 1.0 from 1
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -34,7 +35,7 @@ def external_id(value: Any) -> ExternalId:
         return value
     if not 1 <= len(value) <= MAX_ID_LENGTH:
         raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if "\0" in value or (not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)):
         raise ValueError("an id holds neither NUL nor half of a surrogate pair")
     return value
 
@@ -47,7 +48,7 @@ def to_external(value: ExternalId, json_type: JsonType, entity: str) -> External
     """
     if json_type == "string":
         return str(value)
-    if type(value) is int and -_LIMIT < value < _LIMIT:
+    if type(value) is int and -_MAX_INTEGER <= value <= _MAX_INTEGER:
         return value
     text = str(value)
     if not _INTEGER_ID.match(text):
