@@ -17,10 +17,18 @@ from fast_api_service.middleware import Envelope
 from fast_api_service.models import Models
 from fast_api_service.pressure import Pressure
 from fast_api_service.reads import DatabaseAwayError
-from fast_api_service.routers import batch, catalogue, config, dashboard, events, model, operations, predict, recommend
-from fast_api_service.routers import batch, catalogue, config, events, model, operations, predict, recommend
-from fast_api_service.routers import batch, catalogue, config, events, operations, recommend, streaming
-from fast_api_service.routers import batch, catalogue, config, events, model, operations, predict, recommend, streaming
+from fast_api_service.routers import (
+    batch,
+    catalogue,
+    config,
+    dashboard,
+    events,
+    model,
+    operations,
+    predict,
+    recommend,
+    streaming,
+)
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State

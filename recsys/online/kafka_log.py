@@ -3,7 +3,7 @@
 A message may be in Kafka twice: its acknowledgement was lost, or the service was killed before it could answer. The row
 of an event in `events` names the one message that counts (partition and offset); whoever reads a message that no row
 decides about writes the row. So an event counts once for every reader, and an erased one for none.
-research/decisions/0008 has the reasons.
+research/decisions/0010 has the reasons.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The event log: what the service appends to, and what trainer, monitor and archive read from.
 
 Implementations: `postgres_log` (the default), `kafka_log`, and `memory_log` for unit tests; all pass
-tests/contracts/test_event_logs.py. research/decisions/0008 says why they order and count as they do.
+tests/contracts/test_event_logs.py. research/decisions/0010 says why they order and count as they do.
 """
 
 from __future__ import annotations
