@@ -24,7 +24,7 @@ HISTORY = {RANKED: DONE, LIGHT: DONE, PERSONAL: [(11, "view", 3.0)]}
 @pytest.fixture(scope="module")
 def service(database_url: str, database: sa.Engine) -> Iterator[httpx.Client]:
     shop.stock(database)
-    shop.publish(database, "v1", shop.FIRST, HISTORY)
+    shop.publish(database, "v1", shop.FIRST, history=HISTORY)
     with shop.running_service(database_url) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         yield client
@@ -102,7 +102,7 @@ def test_a_publication_without_histories_serves(service: httpx.Client, database:
     newer = shop.publish(database, "v2", shop.SECOND)
     shop.wait_until(lambda: shown(service, user_id=503)[1]["publication_id"] == newer, 5)
     assert shown(service, user_id=503)[0] == ALL
-    back = shop.publish(database, "v1", shop.FIRST, HISTORY)
+    back = shop.publish(database, "v1", shop.FIRST, history=HISTORY)
     shop.wait_until(lambda: shown(service, user_id=503)[1]["publication_id"] == back, 5)
     assert shown(service, user_id=503)[0] == ALL - BOUGHT
 
@@ -112,7 +112,7 @@ def test_a_history_is_erased_with_its_user_and_the_others_can_still_be_checked(
 ) -> None:
     engine = clean_database
     shop.stock(engine)
-    shop.publish(engine, "v1", {"default": {0: [1, 2, 4, 5, 6, 7, 8, 9, 10, 11]}}, HISTORY)
+    shop.publish(engine, "v1", {"default": {0: [1, 2, 4, 5, 6, 7, 8, 9, 10, 11]}}, history=HISTORY)
     whole = publications.verify(engine)["history"]  # item 33 is not available, which does not matter here
     assert (whole["n_rows"], whole["n_entries"]) == (3, 2 * len(DONE) + 1)
     with shop.running_service(clean_database_url) as client:
