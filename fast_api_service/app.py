@@ -20,6 +20,7 @@ from fast_api_service.reads import DatabaseAwayError
 from fast_api_service.routers import (
     batch,
     catalogue,
+    catalogue_many,
     config,
     dashboard,
     events,
@@ -107,6 +108,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     app.include_router(predict.router)
     app.include_router(events.router)
     app.include_router(streaming.router)
+    app.include_router(catalogue_many.router)
     app.include_router(catalogue.router)
     app.include_router(config.router)
     app.include_router(operations.router)

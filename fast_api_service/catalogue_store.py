@@ -19,7 +19,7 @@ from fast_api_service.errors import ApiError
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
 from recsys.serving.catalogue_changes import ItemState
-from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.ids import ExternalId, JsonType, to_external
 from recsys.storage import locks
 
 Entity = Literal["item", "user", "category"]
@@ -86,16 +86,7 @@ class CatalogueStore:
             row = await connection.fetchrow(_ITEM_SQL, str(id_))
             if row is None:
                 return None
-            state = ItemState.stored(row["category_id"], row["available"], row["title"], _json(row["properties"]))
-            category = state.category_id
-            return {
-                "item_id": id_,
-                "category_id": None if category is None else to_external(category, types["category"], "category"),
-                "available": state.available,
-                "title": state.title,
-                "price": state.price,
-                "properties": dict(state.properties),
-            }
+            return told_item(id_, row, types)
 
         return await self._connections.transaction(read)
 
@@ -124,35 +115,46 @@ class CatalogueStore:
 
         return await self._connections.transaction(read)
 
-    async def delete_item(self, item_id: ExternalId) -> tuple[ExternalId, bool]:
-        """Take an item away for ever; its id, and whether there was one. InputError for an id of the wrong type."""
+    async def delete(self, entity: Entity, id_: ExternalId) -> tuple[ExternalId, bool]:
+        """Take an item or an empty category away for ever; its id, and whether there was one.
 
-        async def delete(connection: asyncpg.Connection) -> tuple[ExternalId, bool]:
-            id_ = to_external(item_id, (await writable.id_types(connection))["item"], "item")
-            await writable.lock(connection, locks.CATALOGUE)
-            return id_, await connection.fetchval(_DELETE_ITEM_SQL, str(id_)) is not None
-
-        return await self._connections.transaction(delete)
-
-    async def delete_category(self, category_id: ExternalId) -> tuple[ExternalId, bool]:
-        """Take an empty category away for ever; its id, and whether there was one.
-
-        Raises InputError for an id of the wrong type, ApiError 409 while items or categories are in it.
+        Raises InputError for an id of the wrong type, ApiError 409 for a category that holds something.
         """
 
-        async def delete(connection: asyncpg.Connection) -> tuple[ExternalId, bool]:
-            id_ = to_external(category_id, (await writable.id_types(connection))["category"], "category")
+        async def work(connection: asyncpg.Connection) -> tuple[ExternalId, bool]:
+            own = to_external(id_, (await writable.id_types(connection))[entity], entity)
             await writable.lock(connection, locks.CATALOGUE)
-            use = await connection.fetchrow(_CATEGORY_USE_SQL, str(id_))
-            if use is None:
-                return id_, False
-            if use["n_items"] or use["n_categories"]:
-                held = f"{use['n_items']} items and {use['n_categories']} categories"
-                raise ApiError(409, "category_in_use", f"category {id_!r} holds {held}; move or delete them first")
-            await connection.execute(_DELETE_CATEGORY_SQL, str(id_))
-            return id_, True
+            return own, await delete_one(connection, entity, own)
 
-        return await self._connections.transaction(delete)
+        return await self._connections.transaction(work)
+
+
+def told_item(id_: ExternalId, row: asyncpg.Record, types: dict[str, JsonType]) -> dict[str, Any]:
+    """A row of an item as it is told to clients."""
+    state = ItemState.stored(row["category_id"], row["available"], row["title"], _json(row["properties"]))
+    category = state.category_id
+    return {
+        "item_id": id_,
+        "category_id": None if category is None else to_external(category, types["category"], "category"),
+        "available": state.available,
+        "title": state.title,
+        "price": state.price,
+        "properties": dict(state.properties),
+    }
+
+
+async def delete_one(connection: asyncpg.Connection, entity: Entity, id_: ExternalId) -> bool:
+    """Delete an item or a category under the lock of the catalogue; whether there was one. ApiError 409."""
+    if entity == "item":
+        return await connection.fetchval(_DELETE_ITEM_SQL, str(id_)) is not None
+    use = await connection.fetchrow(_CATEGORY_USE_SQL, str(id_))
+    if use is None:
+        return False
+    if use["n_items"] or use["n_categories"]:
+        held = f"{use['n_items']} items and {use['n_categories']} categories"
+        raise ApiError(409, "category_in_use", f"category {id_!r} holds {held}; move or delete them first")
+    await connection.execute(_DELETE_CATEGORY_SQL, str(id_))
+    return True
 
 
 async def _put(connection: asyncpg.Connection, told: Sequence[Told]) -> list[Outcome]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import get_args
 
@@ -69,6 +69,9 @@ class Metrics:
         self.database_up = Gauge("recsys_database_up", "1 while Postgres answers", registry=registry)
         self.config_refused = Counter(
             "recsys_config_refused", "Stored configurations that this service cannot read", registry=registry
+        )
+        self.breaker_open = Gauge(
+            "recsys_breaker_open", "1 while requests do not try a source", ["source"], registry=registry
         )
         self.pool = Gauge("recsys_pool_connections", "Connections to Postgres", ["state"], registry=registry)
         self.publication_id = Gauge("recsys_publication_id", "Publication in service, 0: none", registry=registry)
@@ -150,8 +153,10 @@ class Metrics:
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
 
-    def show_database(self, *, up: bool, n_in_use: int, n_idle: int) -> None:
-        """Set what is known of Postgres at the moment of a scrape."""
+    def show_database(self, *, up: bool, n_in_use: int, n_idle: int, is_open: Mapping[str, bool]) -> None:
+        """Set what is known of Postgres at the moment of a scrape; `is_open`: the circuit breakers."""
+        for source, one in is_open.items():
+            self.breaker_open.labels(source).set(one)
         self.database_up.set(up)
         self.pool.labels("in_use").set(n_in_use)
         self.pool.labels("idle").set(n_idle)

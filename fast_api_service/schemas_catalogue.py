@@ -237,3 +237,66 @@ class Receipt(BaseModel):
     user_id: UserId
     erased_at: dt.datetime = Field(description="when he was erased first")
     removed: Removed
+
+
+class ItemIds(_Told):
+    item_ids: list[ItemId] = Field(min_length=1, max_length=1000)
+
+
+class CategoryIds(_Told):
+    category_ids: list[CategoryId] = Field(min_length=1, max_length=1000)
+
+
+class UserIds(_Told):
+    user_ids: list[UserId] = Field(min_length=1, max_length=100)
+
+
+class DeletedMany(BaseModel):
+    """What became of each."""
+
+    success: Literal[True] = True
+    deleted: list[AnyId]
+    absent: list[AnyId] = Field(description="there was none, and nothing changed")
+    rejected: list[Rejected]
+
+
+class Receipts(BaseModel):
+    success: Literal[True] = True
+    receipts: list[Receipt]
+
+
+class ListedItem(BaseModel):
+    item_id: ItemId
+    category_id: CategoryId | None
+    available: bool
+    title: str | None
+    price: float | None
+    properties: dict[str, Any]
+
+
+class ListedUser(BaseModel):
+    user_id: UserId
+    properties: dict[str, Any]
+
+
+class ListedCategory(BaseModel):
+    category_id: CategoryId
+    parent_id: CategoryId | None
+
+
+class ItemPage(BaseModel):
+    success: Literal[True] = True
+    items: list[ListedItem]
+    next: ItemId | None = Field(description="`after` of the next page; null: this is the last one")
+
+
+class UserPage(BaseModel):
+    success: Literal[True] = True
+    users: list[ListedUser]
+    next: UserId | None = Field(description="`after` of the next page; null: this is the last one")
+
+
+class CategoryPage(BaseModel):
+    success: Literal[True] = True
+    categories: list[ListedCategory]
+    next: CategoryId | None = Field(description="`after` of the next page; null: this is the last one")

@@ -111,7 +111,7 @@ async def get_item(store: Store, item_id: ItemPath) -> ItemOut:
 async def delete_item(request: Request, store: Store, item_id: ItemPath) -> Deleted:
     """For ever: the item is recommended to nobody, and its id is not used again. To take it away for a while, store
     `available: false`."""
-    return _deleted(request, "item", *await store.delete_item(item_id))
+    return _deleted(request, "item", *await store.delete("item", item_id))
 
 
 # --- users
@@ -210,7 +210,7 @@ async def get_category(store: Store, category_id: CategoryPath) -> CategoryOut:
 )
 async def delete_category(request: Request, store: Store, category_id: CategoryPath) -> Deleted:
     """For ever, when no item and no category is in it (else 409); its id is not used again."""
-    return _deleted(request, "category", *await store.delete_category(category_id))
+    return _deleted(request, "category", *await store.delete("category", category_id))
 
 
 # --- anything

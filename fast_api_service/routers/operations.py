@@ -46,7 +46,8 @@ async def metrics(request: Request) -> Response:
     """Prometheus' text format; `monitoring/` says what each metric means."""
     state: State = request.app.state.service
     n_in_use, n_idle = state.database.reads.pool_use
-    state.metrics.show_database(up=state.database.up, n_in_use=n_in_use, n_idle=n_idle)
+    is_open = {source: breaker.is_open for source, breaker in state.database.reads.breakers.items()}
+    state.metrics.show_database(up=state.database.up, n_in_use=n_in_use, n_idle=n_idle, is_open=is_open)
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -125,6 +125,19 @@ def test_postgres(service: httpx.Client, proxy: Proxy, how: str) -> None:
     assert tiers(service) == expected({"known": "ranked", "light": "i2i", "guest": "i2i"})
 
 
+def test_model(service: httpx.Client) -> None:
+    """Every surface is to be rescored by a model that is not there."""
+    rescored = {"surfaces": {surface: {"blend": "rescore"} for surface in SURFACES}}
+    version = shop.put(service, "/config", config=rescored)["config_id"]
+    try:
+        shop.wait_until(lambda: asked(service, "known", "homepage")["provenance"]["config_id"] == version, 5)
+        assert tiers(service) == expected({"known": "ranked", "light": "i2i", "guest": "i2i"})
+        assert [missing(service, who) for who in WHO] == [["model"]] * 4
+        assert service.post("/predict", json={"user_id": 501, "item_id": 1001}).json()["status"] == "model_unavailable"
+    finally:
+        shop.put(service, "/config", config={})
+
+
 def test_neighbours(service: httpx.Client, database: sa.Engine) -> None:
     without = {kind: lists for kind, lists in shop.FIRST.items() if kind not in ("i2i", "similar")}
     publication_id = shop.publish(database, "v2", without)
