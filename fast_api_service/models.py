@@ -20,7 +20,9 @@ from fast_api_service.metrics import Metrics
 from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
 from recsys.errors import NotFoundError, RecsysError
 from recsys.networks.onnx_files import weight_file
-from recsys.serving.diversity import ItemFactors
+from recsys.serving import fold_in
+from recsys.serving.fold_in import FoldIn
+from recsys.serving.item_factors import ItemFactors
 from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Snapshot
 
@@ -56,10 +58,10 @@ class Models:
         self.problem = "starting: no publication is loaded yet"  # why the wanted model is not in service; or empty
         self._failed_at = -_RETRY_S
         self._factors_of: str | None = None  # the artifact of the factors that were read
-        self._factors: ItemFactors | None = None
+        self._factors: tuple[ItemFactors, FoldIn | None] | None = None
 
     async def follow(
-        self, snapshot_now: Callable[[], Snapshot | None], put_factors: Callable[[ItemFactors], None]
+        self, snapshot_now: Callable[[], Snapshot | None], put_factors: Callable[[ItemFactors, FoldIn | None], None]
     ) -> None:
         """Have the model of the publication in service, and the item factors of its ALS, until cancelled.
 
@@ -72,7 +74,7 @@ class Models:
                 factors = await self._factors_for(snapshot.publication.models.get(FACTORS))
                 now = snapshot_now()
                 if factors is not None and now is not None and now.publication is snapshot.publication:
-                    put_factors(factors)
+                    put_factors(*factors)
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self, snapshot: Snapshot) -> None:
@@ -95,13 +97,14 @@ class Models:
         self._metrics.model_loaded.set(1)
         log.info("model %s is in service", self.loaded.served_as)
 
-    async def _factors_for(self, wanted: str | None) -> ItemFactors | None:
-        """Those that cannot be read are told once; items are then alike by their category alone."""
+    async def _factors_for(self, wanted: str | None) -> tuple[ItemFactors, FoldIn | None] | None:
+        """Those that cannot be read are told once; items are then alike by their category alone, and nobody new is
+        folded in."""
         if wanted != self._factors_of:
             self._factors_of, self._factors = wanted, None
             if wanted is not None:
                 try:
-                    self._factors = await asyncio.to_thread(lambda: ItemFactors.read(self.open_artifact(wanted)))
+                    self._factors = await asyncio.to_thread(lambda: fold_in.read(self.open_artifact(wanted)))
                 except Exception as error:  # whatever it is, the lists are there
                     self._metrics.model_failures.labels(FACTORS).inc()
                     log.error("%s: its item factors cannot be read: %s", wanted, error)

@@ -14,7 +14,9 @@ from recsys.serving.ids import MAX_ID_LENGTH, external_id
 MAX_TOP_K = 1000
 MAX_ITEMS = 1000  # in each list of a request
 
-ItemSource = Literal["ranked", "personal", "i2i", "similar", "popular_in_category", "popular", "available", "candidate"]
+ItemSource = Literal[
+    "ranked", "personal", "fold_in", "i2i", "similar", "popular_in_category", "popular", "available", "candidate"
+]
 Tier = Literal[ItemSource, "nothing"]
 UserStatus = Literal["known", "light", "unknown", "guest", "anonymous", "unread"]
 

@@ -22,7 +22,8 @@ from recsys.errors import InputError
 from recsys.online.log import EventLog
 from recsys.online.opening import open_log
 from recsys.serving.config import DEFAULT, ServingConfig
-from recsys.serving.diversity import ItemFactors
+from recsys.serving.fold_in import FoldIn
+from recsys.serving.item_factors import ItemFactors
 from recsys.serving.snapshot import Snapshot
 from recsys.settings import load
 
@@ -57,10 +58,10 @@ class State:
         """Have pointer and catalogue looked at now: somebody has heard of a change."""
         self._wake.set()
 
-    def put_factors(self, factors: ItemFactors) -> None:
+    def put_factors(self, factors: ItemFactors, fold_in: FoldIn | None) -> None:
         """Have the item factors of the publication in service at hand."""
         if self.snapshot is not None and self.snapshot.factors is not factors:
-            self.snapshot = dataclasses.replace(self.snapshot, factors=factors)
+            self.snapshot = dataclasses.replace(self.snapshot, factors=factors, fold_in=fold_in)
 
     async def keep_fresh(self) -> None:
         """Follow API keys, configuration, publication pointer and catalogue until cancelled."""

@@ -30,6 +30,8 @@ from recsys.candidates.base import (
 from recsys.errors import ModelError
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
+# What was in the training beside the factors; with it the service solves for users who came later
+WEIGHTING = ("trend", "rarity", "mean_user_weight")  # (n_items,), (n_items,), (1,)
 FILTERED = np.finfo(np.float32).min / 2  # implicit gives filtered items the lowest float32
 
 
@@ -58,12 +60,10 @@ class Als:
         """What is factorised: CSR float32 (n_users, n_items), BM25 with users as documents and items as terms."""
         matrix = user_item_matrix(history, decayed_weight(history, self.half_life_days), users, items)
         if self.bm25_k1 > 0:
-            n_users_of_item = np.bincount(matrix.indices, minlength=len(items))
-            rarity = np.log1p(len(users) / np.maximum(n_users_of_item, 1))
             of_user = np.asarray(matrix.sum(axis=1)).ravel()
             length = 1.0 - self.bm25_b + self.bm25_b * of_user / of_user.mean()
             saturation = np.repeat(self.bm25_k1 * length, np.diff(matrix.indptr))
-            matrix.data *= (self.bm25_k1 + 1.0) / (saturation + matrix.data) * rarity[matrix.indices]
+            matrix.data *= (self.bm25_k1 + 1.0) / (saturation + matrix.data) * _rarity(matrix)[matrix.indices]
         matrix.data = (self.alpha * matrix.data).astype(np.float32)
         return matrix
 
@@ -89,6 +89,8 @@ class Als:
         available = available_positions(items, catalogue)
         trend = item_trend(history, items, self.trend_half_life_days, self.trend)
         item_factors = model.item_factors * trend[:, None]
+        mean_weight = decayed_weight(history, self.half_life_days).sum(dtype=np.float64) / len(users)
+        self.weighting = {"trend": trend, "rarity": _rarity(matrix), "mean_user_weight": np.array([mean_weight])}
         require_finite(self.name, user_factors=model.user_factors, item_factors=item_factors)
         self._set(interactions.cut_at, users, items, model.user_factors, item_factors, available)
         return self
@@ -159,6 +161,7 @@ class Als:
             "user_factors": self.user_factors,
             "item_factors": self.item_factors,
             "available": self.available,
+            **self.weighting,
         }
         save_model(folder, self, self.cut_at, arrays)
 
@@ -174,4 +177,12 @@ class Als:
             arrays["item_factors"],
             arrays["available"],
         )
+        model.weighting = {name: arrays[name] for name in WEIGHTING if name in arrays}
         return model
+
+
+def _rarity(matrix: sp.csr_matrix) -> Scores:
+    """log(1 + users / users of the item), float64 (n_items,), of a matrix (n_users, n_items)."""
+    n_users_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    rarity: Scores = np.log1p(matrix.shape[0] / np.maximum(n_users_of_item, 1))
+    return rarity

@@ -1,7 +1,7 @@
 """The cascade: sources in order, each filling what the former left open; the rules hold for all of them.
 
-What is in context (a product, a cart) calls its neighbours first; then the user's stored list blended with the
-neighbours of what the user did a moment ago; then popular in the category and its parents, popular, any available.
+What is in context (a product, a cart) calls its neighbours first; then the user's stored list, or one that is made of
+his latest events where none is stored, blended with the neighbours of what he did a moment ago; then popular in the category and its parents, popular, any available.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from recsys.serving import diversity, filters, recent, rules
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, Surface, SurfaceConfig
+from recsys.serving.fold_in import LEAST_ITEMS, FoldIn
 from recsys.serving.neighbours import Calls
 from recsys.serving.recent import N_FOLLOWED, History, Recent
 from recsys.serving.rules import ANYTHING, Restriction
@@ -23,6 +24,7 @@ from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList
 RANKED, PERSONAL = "ranked", "personal"
 POPULAR_IN_CATEGORY, POPULAR, AVAILABLE = "popular_in_category", "popular", "available"
 I2I, SIMILAR = "i2i", "similar"
+FOLD_IN = "fold_in"  # a list that is made of the latest events, for somebody who has none
 CANDIDATE = "candidate"  # one of `candidate_keys` that no source speaks for
 _FILLING: Final = {AVAILABLE, CANDIDATE}  # nobody recommends these
 NOTHING = "nothing"  # the tier of an answer that no source could give an item to
@@ -226,6 +228,21 @@ class _Listed:
         return map(self.pick, range(len(self.keys)))
 
 
+class _FoldedIn:
+    """The list of a user whom the model does not know, and how its items become picks; empty with too few events."""
+
+    def __init__(self, snapshot: Snapshot, fold_in: FoldIn, user: UserState, config: ServingConfig) -> None:
+        meaning = snapshot.meaning.under(config)
+        weights = recent.seeds(user.followed, meaning, 24 * fold_in.half_life_days, N_FOLLOWED)
+        self.keys, self.scores = fold_in.recommend(weights, snapshot.items.available_by_key())
+
+    def pick(self, place: int, because: Callable[[int], int] | None = None) -> Pick:
+        return Pick(self.keys[place], self.scores[place], FOLD_IN, "als", because)
+
+    def picks(self) -> Iterator[Pick]:
+        return map(self.pick, range(len(self.keys)))
+
+
 class _Called:
     """Items that seeds call, and how they become picks."""
 
@@ -244,9 +261,12 @@ class _Called:
 
 
 def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Pick]:
-    """The user's stored list and the neighbours of the latest events, by the surface's policy."""
+    """The user's list and the neighbours of the latest events, by the surface's policy."""
     kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
-    listed, called = _Listed(snapshot, kind, stored), _called_by_events(snapshot, user, config)
+    listed: _Listed | _FoldedIn = _Listed(snapshot, kind, stored)
+    if stored is None and snapshot.fold_in is not None and _may_fold_in(user, config, surface):
+        listed = _FoldedIn(snapshot, snapshot.fold_in, user, config)
+    called = _called_by_events(snapshot, user, config)
     if called is None:
         yield from listed.picks()
     elif surface.blend in ("fuse", "rescore"):
@@ -263,6 +283,12 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
         yield from _Listed(snapshot, PERSONAL, user.personal).picks()
 
 
+def _may_fold_in(user: UserState, config: ServingConfig, surface: SurfaceConfig) -> bool:
+    """Whether the latest events may become a list; never where the surface or the configuration ignores them."""
+    ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
+    return config.fold_in and config.use_latest_events and not ignored and len(user.followed) >= LEAST_ITEMS
+
+
 def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> _Called | None:
     index = snapshot.neighbours.get(I2I)
     followed = user.followed
@@ -272,7 +298,7 @@ def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig
     return _Called(snapshot, I2I, index.of(recent.seeds(followed, meaning, config.recent_half_life_hours)))
 
 
-def _fused(listed: _Listed, called: _Called, recent_weight: float) -> Iterator[Pick]:
+def _fused(listed: _Listed | _FoldedIn, called: _Called, recent_weight: float) -> Iterator[Pick]:
     """Both by the sum of their points, lazily: only what is in both lists stands out of its own list's order."""
     if recent_weight <= 0:
         yield from listed.picks()

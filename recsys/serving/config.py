@@ -98,6 +98,13 @@ class ServingConfig(_Part):
         True, title="Follow the latest events", description="off: lists alone, as if nobody had done anything today"
     )
 
+    fold_in: StrictBool = Field(
+        True,
+        title="Fold new users in",
+        description="somebody without a list, with events on 3 items: a list by the model's item factors, made while"
+        " he waits. off: he gets neighbours of the items alone",
+    )
+
     def surface(self, name: Surface) -> SurfaceConfig:
         """What is configured for a surface, or the default."""
         return self.surfaces.get(name, DEFAULT_SURFACE)

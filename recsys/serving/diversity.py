@@ -11,43 +11,15 @@ has no factors. With w = 1 this is the greedy choice of the greatest distance.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import ArtifactError
 from recsys.serving.catalogue import NO_CATEGORY
+from recsys.serving.item_factors import ItemFactors
 
 POOL: Final = 50  # so many of the best are reordered
-
-
-class ItemFactors:
-    """Unit vectors of items (n_items, n_factors) as float16, by item key."""
-
-    def __init__(self, item_keys: NDArray[np.int64], factors: NDArray[np.float32]) -> None:
-        """`item_keys` (n_items,), `factors` (n_items, n_factors); a vector of zeros is none."""
-        lengths = np.linalg.norm(factors, axis=1, keepdims=True)
-        unit = factors / np.maximum(lengths, np.finfo(np.float32).tiny)
-        self._unit = np.vstack((unit, np.zeros((1, factors.shape[1])))).astype(np.float16)  # the last is of no item
-        self._row_by_key = np.full(int(item_keys.max(initial=-1)) + 2, -1, dtype=np.int32)  # the last is of no key
-        there = np.flatnonzero(lengths[:, 0] > 0)
-        self._row_by_key[item_keys[there]] = there
-
-    @classmethod
-    def read(cls, folder: Path) -> ItemFactors:
-        """The item factors of an ALS artifact's folder; ArtifactError where there are none to be read."""
-        try:
-            with np.load(folder / "model.npz", allow_pickle=False) as arrays:
-                return cls(arrays["item_keys"], arrays["item_factors"])
-        except (OSError, KeyError, ValueError) as error:
-            raise ArtifactError(f"no item factors can be read from {folder}: {error}; train als again") from error
-
-    def of(self, item_keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors (n, n_factors) of the keys, and which of them have one (n,)."""
-        rows = self._row_by_key[np.minimum(item_keys, len(self._row_by_key) - 1)]
-        return self._unit[rows].astype(np.float32), rows >= 0
 
 
 def similarity(

@@ -84,15 +84,16 @@ def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> di
     return {rule.event_type: -_NEVER if rule.days is None else now_ms - rule.days * DAY_MS for rule in config.bought}
 
 
-def seeds(events: Sequence[Recent], meaning: EventMeaning, half_life_hours: float = 24.0) -> dict[int, float]:
+def seeds(events: Sequence[Recent], meaning: EventMeaning, half_life_hours: float = 24.0, n: int = N_SEEDS) -> dict[int, float]:
     """Item → what it is worth as a starting point: the sum over its events of weight · 2^(-age / half-life).
+    At most `n` items, those of the newest events.
 
     `events`: newest first; ages count from the newest, so somebody who comes back after a week is no stranger.
     """
     found: dict[int, float] = {}
     newest_ms = events[0].occurred_ms if events else 0
     for event in events:
-        if len(found) == N_SEEDS and event.item_key not in found:
+        if len(found) == n and event.item_key not in found:
             continue
         age_hours = (newest_ms - event.occurred_ms) / HOUR_MS
         weight = meaning.weights.get(event.event_type, 1.0) * 2 ** (-age_hours / half_life_hours)

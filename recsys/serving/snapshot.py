@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
-from recsys.serving.diversity import ItemFactors
+from recsys.serving.fold_in import FoldIn
 from recsys.serving.ids import JsonType
+from recsys.serving.item_factors import ItemFactors
 from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import EventMeaning
 
@@ -75,6 +76,7 @@ class Snapshot:
     neighbours: Mapping[str, NeighbourIndex] = field(default_factory=dict)  # by kind: i2i, similar
     meaning: EventMeaning = field(default_factory=EventMeaning)
     factors: ItemFactors | None = None  # of the ALS model behind the lists, for diversity
+    fold_in: FoldIn | None = None  # of the same model, for users without a list
     # for the documentation page: somebody who has a list, an item that has neighbours
     example_user_id: str | None = field(default=None, repr=False)
     example_item_id: str | None = None

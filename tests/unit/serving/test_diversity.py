@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from recsys.candidates.als import Als
 from recsys.errors import ArtifactError
 from recsys.serving.catalogue import NO_CATEGORY
-from recsys.serving.diversity import ItemFactors, reordered, similarity
+from recsys.serving import fold_in
+from recsys.serving.diversity import reordered, similarity
+from recsys.serving.item_factors import ItemFactors
 from tests.contracts.test_candidate_generators import catalogue, checkerboard
 
 
@@ -65,11 +67,11 @@ def test_each_choice_is_the_best_that_is_left(of: list[int], weight: float, n: i
 def test_factors_are_read_from_the_artifact_of_the_model(tmp_path: Path) -> None:
     model = Als(factors=4, iterations=2, num_threads=1).fit(checkerboard()[0], catalogue())
     model.save(tmp_path)
-    factors = ItemFactors.read(tmp_path)
+    factors, _ = fold_in.read(tmp_path)
     vectors, has = factors.of(np.append(model.items.keys, 10**6))
     lengths = np.linalg.norm(model.item_factors, axis=1, keepdims=True)
     assert has.tolist() == [True] * len(model.items) + [False]
     assert np.allclose(vectors[:-1], model.item_factors / lengths, atol=1e-3)
     (tmp_path / "model.npz").write_bytes(b"no archive")
     with pytest.raises(ArtifactError, match="train als again"):
-        ItemFactors.read(tmp_path)
+        fold_in.read(tmp_path)

@@ -16,7 +16,8 @@ from recsys.serving import cascade, filters
 from recsys.serving.cascade import Query, UserState
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import Policy, ServingConfig, SourceName, Surface, SurfaceConfig
-from recsys.serving.diversity import ItemFactors
+from recsys.serving.fold_in import FoldIn
+from recsys.serving.item_factors import ItemFactors
 from recsys.serving.filters import Filters, Range
 from recsys.serving.item_numbers import numbers_in
 from recsys.serving.recent import Recent, merged
@@ -126,6 +127,12 @@ def factors_of(keys: Sequence[int]) -> ItemFactors:
     return ItemFactors(of, np.random.default_rng(1).normal(size=(len(of), 4)).astype(np.float32))
 
 
+def fold_in_of(factors: ItemFactors) -> FoldIn:
+    ones = np.ones(len(factors.order))
+    params = {"half_life_days": 90, "alpha": 1, "regularization": 0.1, "bm25_k1": 10, "bm25_b": 0.4}
+    return FoldIn(factors, ones, ones, 3.0, params)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     shop=shops,
@@ -180,10 +187,12 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
     }
     n_possible = n_at_most(possible, shop, configured.max_per_category)
     event(f"possible: {min(n_possible, 5)}")
+    factors = factors_of(list(shop))
     snapshot = replace(
         snapshot_of_shop(shop, defaults),
         neighbours={"i2i": index_of(i2i), "similar": index_of(similar)},
-        factors=factors_of(list(shop)) if with_factors else None,
+        factors=factors if with_factors else None,
+        fold_in=fold_in_of(factors) if with_factors else None,
     )
     user = UserState(
         None if ranked is None else stored(ranked),
@@ -197,6 +206,11 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
     config = ServingConfig(surfaces={surface: configured})
     picks = cascade.recommend(snapshot, user, query, config)
     keys = [pick.item_key for pick in picks]
+    event(f"folded in: {any(pick.source == cascade.FOLD_IN for pick in picks)}")
+    if any(pick.source == cascade.FOLD_IN for pick in picks):
+        assert with_factors
+        assert ranked is None
+        assert personal is None
     assert set(keys) <= possible
     assert len(keys) == len(set(keys)) == min(top_k, n_possible)
     assert n_at_most(set(keys), shop, configured.max_per_category) == len(keys)

@@ -1,0 +1,157 @@
+"""A user whom the nightly ALS does not know: his vector from his events and the items' vectors.
+
+Hu, Koren & Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008, equation 4:
+
+    x = (YᵀY + Yᵀ(C - I)Y + λI)⁻¹ Yᵀ C p
+
+with Y the item vectors, p = 1 for the items of his events and 0 for all others, and C his confidence in them, which is
+1 for all others; YᵀY + λI is the same for all users. Confidences are weighted as in training (recsys.candidates.als):
+BM25 with what was known of the other users. It is the equation of `implicit`'s `recalculate_user`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import ArtifactError
+from recsys.serving.item_factors import ItemFactors
+
+log = logging.getLogger(__name__)
+
+LEAST_ITEMS: Final = 3  # of distinct items with a vector; with fewer there is nothing to go by
+N_BEST: Final = 100
+MOST_SCORED: Final = 1 << 16  # the longest vectors; of a larger catalogue the others are hardly ever among the best
+_BLOCK: Final = 1 << 13  # items that are scored at a time
+_NEVER: Final = np.float32(-np.inf)
+
+
+class FoldIn:
+    """Solves and scores for one user at a time, in a millisecond or two: it runs where requests are answered."""
+
+    def __init__(
+        self,
+        factors: ItemFactors,
+        trend: NDArray[np.floating],
+        rarity: NDArray[np.floating],
+        mean_user_weight: float,
+        params: Mapping[str, Any],
+    ) -> None:
+        """`trend` and `rarity` (n_items,) in the order in which `factors` was given its items; `params`: of the ALS.
+
+        The vectors of `factors` hold the trend already; the equation is about those without it.
+        """
+        self.factors = factors
+        self.half_life_days = float(params["half_life_days"])
+        self._trend = trend[factors.order].astype(np.float32)
+        self._rarity = rarity[factors.order].astype(np.float32)
+        self._mean_user_weight, self._alpha = mean_user_weight, float(params["alpha"])
+        self._k1, self._b = float(params["bm25_k1"]), float(params["bm25_b"])
+        self._gram = self._gram_of(np.arange(len(factors.keys)))
+        self._gram[np.diag_indices_from(self._gram)] += float(params["regularization"])
+        np.linalg.cholesky(self._gram)  # LinAlgError unless the equation has one solution for every user
+
+    def recommend(
+        self, weights: Mapping[int, float], available: NDArray[np.bool_], n: int = N_BEST
+    ) -> tuple[list[int], list[float]]:
+        """The best `n` available items, best first, and their scores, all positive; those of the user are left out.
+
+        `weights`: item key → its decayed weight (> 0) in the user's events. `available`: by item key. Empty where
+        fewer than LEAST_ITEMS of the items have a vector.
+        """
+        rows = self.factors.rows_of(np.fromiter(weights, np.int64, len(weights)))
+        has = rows >= 0
+        if np.count_nonzero(has) < LEAST_ITEMS:
+            return [], []
+        rows = rows[has]
+        user = self.user_factors(rows, np.fromiter(weights.values(), np.float64, len(weights))[has])
+        best, scores = self._best(user, rows, available, n)
+        return self.factors.keys[best].tolist(), scores.tolist()
+
+    def user_factors(self, rows: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The user's vector (n_factors,) by equation 4. `rows` of distinct items, their decayed `weights` (n,)."""
+        confidence = self._confidence(rows, weights)
+        vectors = self._untrended(rows)
+        left = self._gram + vectors.T @ ((confidence - 1)[:, None] * vectors)
+        solved: NDArray[np.float64] = np.linalg.solve(left, confidence @ vectors)
+        return solved
+
+    def _confidence(self, rows: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self._k1 > 0:
+            length = 1 - self._b + self._b * weights.sum() / self._mean_user_weight
+            weights = weights * (self._k1 + 1) / (self._k1 * length + weights) * self._rarity[rows]
+        return self._alpha * weights
+
+    def _untrended(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        vectors: NDArray[np.float64] = self.factors.vectors[rows] / self._trend[rows, None].astype(np.float64)
+        return vectors
+
+    def _gram_of(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        n_factors = self.factors.vectors.shape[1]
+        gram = np.zeros((n_factors, n_factors))
+        for start in range(0, len(rows), _BLOCK):  # float64, but never of all items at once
+            vectors = self._untrended(rows[start : start + _BLOCK])
+            gram += vectors.T @ vectors
+        return gram
+
+    def _best(
+        self, user: NDArray[np.float64], own: NDArray[np.int32], available: NDArray[np.bool_], n: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and scores of the best. By blocks, the longest vectors first: no product is greater than that of the
+        two lengths, so what comes after a block may not be able to be among the best."""
+        factors, query = self.factors, user.astype(np.float32)
+        reach = float(np.linalg.norm(query))
+        n_scored = min(len(factors.keys), MOST_SCORED)
+        best, scores = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        for start in range(0, n_scored, _BLOCK):
+            if len(best) == n and reach * factors.lengths[start] <= scores.min():
+                break
+            block = slice(start, min(start + _BLOCK, n_scored))
+            found = factors.vectors[block] @ query
+            found[~_at(available, factors.keys[block])] = _NEVER
+            found[own[(own >= start) & (own < block.stop)] - start] = _NEVER
+            above = np.flatnonzero(found > (scores.min() if len(best) == n else 0))
+            best, scores = np.concatenate((best, above + start)), np.concatenate((scores, found[above]))
+            if len(best) > n:
+                kept = np.argpartition(-scores, n - 1)[:n]
+                best, scores = best[kept], scores[kept]
+        order = np.lexsort((factors.keys[best], -scores))
+        return best[order], scores[order]
+
+
+def read(folder: Path) -> tuple[ItemFactors, FoldIn | None]:
+    """Of an ALS artifact's folder; no FoldIn where the model does not hold what that takes, which is told.
+
+    Raises ArtifactError where there are no factors to be read.
+    """
+    try:
+        with np.load(folder / "model.npz", allow_pickle=False) as arrays:
+            factors = ItemFactors(arrays["item_keys"], arrays["item_factors"])
+            if "rarity" not in arrays:
+                log.warning("%s is older than the folding in of new users; train als again", folder.name)
+                return factors, None
+            params = json.loads((folder / "model.json").read_text())["params"]
+            weighting = arrays["trend"], arrays["rarity"], float(arrays["mean_user_weight"][0])
+            try:
+                return factors, FoldIn(factors, *weighting, params)
+            except np.linalg.LinAlgError as error:
+                log.warning("%s: no new user can be folded in: %s; raise the regularization", folder.name, error)
+                return factors, None
+    except (OSError, KeyError, ValueError) as error:
+        raise ArtifactError(f"no item factors can be read from {folder}: {error}; train als again") from error
+
+
+def _at(available: NDArray[np.bool_], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the keys are available; those beyond the array are not."""
+    inside = keys < len(available)
+    if inside.all():
+        return available[keys]
+    found = np.zeros(len(keys), dtype=bool)
+    found[inside] = available[keys[inside]]
+    return found
