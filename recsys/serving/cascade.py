@@ -1,7 +1,8 @@
 """The cascade: sources in order, each filling what the former left open; the rules hold for all of them.
 
 What is in context (a product, a cart) calls its neighbours first; then the user's stored list, or one that is made of
-his latest events where none is stored, blended with the neighbours of what he did a moment ago; then popular in the category and its parents, popular, any available.
+his latest events where none is stored, blended with the neighbours of what he did a moment ago; then popular in the
+category and its parents, popular, any available.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from recsys.serving import diversity, filters, recent, rules
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, Surface, SurfaceConfig
-from recsys.serving.fold_in import LEAST_ITEMS, FoldIn
+from recsys.serving.fold_in import FoldIn
 from recsys.serving.neighbours import Calls
 from recsys.serving.recent import N_FOLLOWED, History, Recent
 from recsys.serving.rules import ANYTHING, Restriction
@@ -234,7 +235,7 @@ class _FoldedIn:
     def __init__(self, snapshot: Snapshot, fold_in: FoldIn, user: UserState, config: ServingConfig) -> None:
         meaning = snapshot.meaning.under(config)
         weights = recent.seeds(user.followed, meaning, 24 * fold_in.half_life_days, N_FOLLOWED)
-        self.keys, self.scores = fold_in.recommend(weights, snapshot.items.available_by_key())
+        self.keys, self.scores = fold_in.recommend(weights, snapshot.items.available_by_key)
 
     def pick(self, place: int, because: Callable[[int], int] | None = None) -> Pick:
         return Pick(self.keys[place], self.scores[place], FOLD_IN, "als", because)
@@ -264,8 +265,9 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
     """The user's list and the neighbours of the latest events, by the surface's policy."""
     kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
     listed: _Listed | _FoldedIn = _Listed(snapshot, kind, stored)
-    if stored is None and snapshot.fold_in is not None and _may_fold_in(user, config, surface):
-        listed = _FoldedIn(snapshot, snapshot.fold_in, user, config)
+    fold_in = snapshot.fold_in
+    if stored is None and fold_in is not None and _may_fold_in(config, surface):
+        listed = _FoldedIn(snapshot, fold_in, user, config)
     called = _called_by_events(snapshot, user, config)
     if called is None:
         yield from listed.picks()
@@ -283,10 +285,10 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
         yield from _Listed(snapshot, PERSONAL, user.personal).picks()
 
 
-def _may_fold_in(user: UserState, config: ServingConfig, surface: SurfaceConfig) -> bool:
+def _may_fold_in(config: ServingConfig, surface: SurfaceConfig) -> bool:
     """Whether the latest events may become a list; never where the surface or the configuration ignores them."""
     ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
-    return config.fold_in and config.use_latest_events and not ignored and len(user.followed) >= LEAST_ITEMS
+    return config.fold_in and config.use_latest_events and not ignored
 
 
 def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> _Called | None:

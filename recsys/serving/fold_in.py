@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,12 +42,13 @@ class FoldIn:
         rarity: NDArray[np.floating],
         mean_user_weight: float,
         params: Mapping[str, Any],
+        least_items: int = LEAST_ITEMS,
     ) -> None:
         """`trend` and `rarity` (n_items,) in the order in which `factors` was given its items; `params`: of the ALS.
 
         The vectors of `factors` hold the trend already; the equation is about those without it.
         """
-        self.factors = factors
+        self.factors, self.least_items = factors, least_items
         self.half_life_days = float(params["half_life_days"])
         self._trend = trend[factors.order].astype(np.float32)
         self._rarity = rarity[factors.order].astype(np.float32)
@@ -58,20 +59,20 @@ class FoldIn:
         np.linalg.cholesky(self._gram)  # LinAlgError unless the equation has one solution for every user
 
     def recommend(
-        self, weights: Mapping[int, float], available: NDArray[np.bool_], n: int = N_BEST
+        self, weights: Mapping[int, float], available_by_key: Callable[[], NDArray[np.bool_]], n: int = N_BEST
     ) -> tuple[list[int], list[float]]:
         """The best `n` available items, best first, and their scores, all positive; those of the user are left out.
 
-        `weights`: item key → its decayed weight (> 0) in the user's events. `available`: by item key. Empty where
-        fewer than LEAST_ITEMS of the items have a vector.
+        `weights`: item key → its decayed weight (> 0) in the user's events. `available_by_key`: gives which items
+        may be shown, by key. Empty where fewer than `least_items` of the items have a vector.
         """
         rows = self.factors.rows_of(np.fromiter(weights, np.int64, len(weights)))
         has = rows >= 0
-        if np.count_nonzero(has) < LEAST_ITEMS:
+        if np.count_nonzero(has) < self.least_items:
             return [], []
         rows = rows[has]
         user = self.user_factors(rows, np.fromiter(weights.values(), np.float64, len(weights))[has])
-        best, scores = self._best(user, rows, available, n)
+        best, scores = self._best(user, rows, available_by_key(), n)
         return self.factors.keys[best].tolist(), scores.tolist()
 
     def user_factors(self, rows: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -85,7 +86,8 @@ class FoldIn:
     def _confidence(self, rows: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
         if self._k1 > 0:
             length = 1 - self._b + self._b * weights.sum() / self._mean_user_weight
-            weights = weights * (self._k1 + 1) / (self._k1 * length + weights) * self._rarity[rows]
+            rarity = self._rarity[rows].astype(np.float64)
+            weights = weights * (self._k1 + 1) / (self._k1 * length + weights) * rarity
         return self._alpha * weights
 
     def _untrended(self, rows: NDArray[Any]) -> NDArray[np.float64]:

@@ -84,7 +84,9 @@ def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> di
     return {rule.event_type: -_NEVER if rule.days is None else now_ms - rule.days * DAY_MS for rule in config.bought}
 
 
-def seeds(events: Sequence[Recent], meaning: EventMeaning, half_life_hours: float = 24.0, n: int = N_SEEDS) -> dict[int, float]:
+def seeds(
+    events: Sequence[Recent], meaning: EventMeaning, half_life_hours: float = 24.0, n: int = N_SEEDS
+) -> dict[int, float]:
     """Item → what it is worth as a starting point: the sum over its events of weight · 2^(-age / half-life).
     At most `n` items, those of the newest events.
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from recsys.candidates.als import Als
 from recsys.errors import ArtifactError
-from recsys.serving.catalogue import NO_CATEGORY
 from recsys.serving import fold_in
+from recsys.serving.catalogue import NO_CATEGORY
 from recsys.serving.diversity import reordered, similarity
 from recsys.serving.item_factors import ItemFactors
 from tests.contracts.test_candidate_generators import catalogue, checkerboard

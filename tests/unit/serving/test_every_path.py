@@ -16,9 +16,9 @@ from recsys.serving import cascade, filters
 from recsys.serving.cascade import Query, UserState
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import Policy, ServingConfig, SourceName, Surface, SurfaceConfig
+from recsys.serving.filters import Filters, Range
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
-from recsys.serving.filters import Filters, Range
 from recsys.serving.item_numbers import numbers_in
 from recsys.serving.recent import Recent, merged
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot
