@@ -101,7 +101,9 @@ class Item(BaseModel):
         " compare"
     )
     rank: int = Field(ge=1, description="1 is best")
-    source: ItemSource = Field(description="the list the item comes from")
+    source: ItemSource = Field(
+        description="the list the item comes from; fold_in: made of the latest events of somebody who has none"
+    )
     generator: str | None = Field(description="the model or rule that put the item into that list")
     reason: Reason | None = Field(None, description="with explain: what led to the item, where one of these did")
 

@@ -66,9 +66,10 @@ _EXAMPLES: dict[str, Any] = {
 )
 async def recommend(request: Request, body: Annotated[RecommendRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     """Neighbours of what is in context, then the user's list blended with neighbours of the latest events, then what
-    is popular; each fills what the former left open.
+    is popular; each fills what the former left open. Somebody without a list gets one that is made of the latest
+    events as soon as they are on three items (`fold_in`).
 
-    Unavailable, excluded and bought items are never shown. A user who is not known gets what is popular. What
+    Unavailable, excluded and bought items are never shown. Somebody of whom nothing is known gets what is popular. What
     cannot be read in time (Postgres is away or slow) is left out: the answer is made from memory, and
     `provenance.degraded` says so.
     """

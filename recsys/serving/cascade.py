@@ -214,6 +214,8 @@ def _of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Pic
 class _Listed:
     """A stored list, and how its items become picks; empty where there is none."""
 
+    weight: Final = 1.0  # in `fuse`
+
     def __init__(self, snapshot: Snapshot, kind: str, stored: StoredList | None, source: str = "") -> None:
         version = snapshot.publication.lists.get(kind)
         self.source, self.stored, self.names = source or kind, stored, version.sources if version else ()
@@ -231,6 +233,8 @@ class _Listed:
 
 class _FoldedIn:
     """The list of a user whom the model does not know, and how its items become picks; empty with too few events."""
+
+    weight: Final = 0.5  # as the neighbours it knows the latest events alone: research/benchmarks/fold_in.py
 
     def __init__(self, snapshot: Snapshot, fold_in: FoldIn, user: UserState, config: ServingConfig) -> None:
         meaning = snapshot.meaning.under(config)
@@ -272,7 +276,7 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
     if called is None:
         yield from listed.picks()
     elif surface.blend in ("fuse", "rescore"):
-        yield from _fused(listed, called, surface.recent_weight)
+        yield from _fused(listed, called, surface.recent_weight / listed.weight)
     elif surface.blend == "interleave":
         yield from _by_turns(listed.picks(), called.picks())
     elif surface.blend == "recent_first":

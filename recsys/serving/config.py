@@ -45,7 +45,7 @@ class SurfaceConfig(_Part):
         ge=0,
         le=100,
         title="Weight of the latest events",
-        description="in fuse; the list has 1, and 0 ignores them",
+        description="in fuse; a stored list has 1, one that is made of them for a new user 0.5, and 0 ignores them",
     )
     filters: Filters | None = Field(
         None, title="Rules that always hold here", description="as filters of a request, and together with them"

@@ -54,7 +54,7 @@ class FoldIn:
         self._rarity = rarity[factors.order].astype(np.float32)
         self._mean_user_weight, self._alpha = mean_user_weight, float(params["alpha"])
         self._k1, self._b = float(params["bm25_k1"]), float(params["bm25_b"])
-        self._gram = self._gram_of(np.arange(len(factors.keys)))
+        self._gram = self._products()
         self._gram[np.diag_indices_from(self._gram)] += float(params["regularization"])
         np.linalg.cholesky(self._gram)  # LinAlgError unless the equation has one solution for every user
 
@@ -80,25 +80,25 @@ class FoldIn:
         confidence = self._confidence(rows, weights)
         vectors = self._untrended(rows)
         left = self._gram + vectors.T @ ((confidence - 1)[:, None] * vectors)
-        solved: NDArray[np.float64] = np.linalg.solve(left, confidence @ vectors)
-        return solved
+        return np.asarray(np.linalg.solve(left, confidence @ vectors), dtype=np.float64)
 
     def _confidence(self, rows: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
         if self._k1 > 0:
             length = 1 - self._b + self._b * weights.sum() / self._mean_user_weight
             rarity = self._rarity[rows].astype(np.float64)
-            weights = weights * (self._k1 + 1) / (self._k1 * length + weights) * rarity
+            return self._alpha * weights * (self._k1 + 1) / (self._k1 * length + weights) * rarity
         return self._alpha * weights
 
     def _untrended(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         vectors: NDArray[np.float64] = self.factors.vectors[rows] / self._trend[rows, None].astype(np.float64)
         return vectors
 
-    def _gram_of(self, rows: NDArray[Any]) -> NDArray[np.float64]:
-        n_factors = self.factors.vectors.shape[1]
+    def _products(self) -> NDArray[np.float64]:
+        """YᵀY."""
+        n_items, n_factors = self.factors.vectors.shape
         gram = np.zeros((n_factors, n_factors))
-        for start in range(0, len(rows), _BLOCK):  # float64, but never of all items at once
-            vectors = self._untrended(rows[start : start + _BLOCK])
+        for start in range(0, n_items, _BLOCK):  # float64, but never of all items at once
+            vectors = self._untrended(np.arange(start, min(start + _BLOCK, n_items)))
             gram += vectors.T @ vectors
         return gram
 

@@ -226,7 +226,7 @@ def test_three_items_make_a_list_for_somebody_who_has_none() -> None:
 def test_it_is_blended_as_a_stored_list_is() -> None:
     with_i2i = replace(SNAPSHOT, neighbours={"i2i": index_of({12: [3, 15]})})
     user = UserState(recent=LATEST)
-    assert sources(user, ServingConfig(), with_i2i) == [(15, "fold_in"), (14, "fold_in"), (3, "i2i"), (16, "fold_in")]
+    assert sources(user, ServingConfig(), with_i2i) == [(15, "fold_in"), (3, "i2i"), (14, "fold_in"), (16, "fold_in")]
     by_turns = ServingConfig(surfaces={"homepage": SurfaceConfig(blend="interleave")})
     assert sources(user, by_turns, with_i2i) == [(14, "fold_in"), (3, "i2i"), (15, "fold_in"), (16, "fold_in")]
     recent_first = ServingConfig(surfaces={"homepage": SurfaceConfig(blend="recent_first")})
