@@ -7,9 +7,9 @@ four cuts: the instants by which 60, 70, 80 and 90 % of the users have come. Eve
 the next tenth of the users are new. The sessions are guests, split as published (they have no times in training, so
 they are spread evenly over the months before the test, in their order). Each new user is asked for after his first k
 distinct items, if he has more; labels are the next 10. All columns are answers of the cascade itself, to the same
-users; `fold-in alone` has no i2i neighbours in memory, 1:1 and 1:2 are the weights of the list and of the neighbours
-in the fusion, and 1:2 is what is served. The 95 % intervals are of the differences to i2i alone
-(bootstrap over users). Below, the time that folding in takes of an answer, and its memory, for two sizes.
+users; `fold-in alone` has no i2i neighbours in memory, 1:1 and 1:2 are the weights of the list and of the neighbours in
+the fusion, and 1:2 is what is served. The 95 % intervals are of the differences to i2i alone (bootstrap over users).
+Below, the time that folding in takes of an answer, and the memory of the vectors, for two sizes.
 """
 
 from __future__ import annotations
