@@ -309,15 +309,15 @@ def _fused(listed: _Listed | _FoldedIn, called: _Called, recent_weight: float) -
     if recent_weight <= 0:
         yield from listed.picks()
         return
-    place_in_list = dict(zip(listed.keys, _PLACES, strict=False))
     place_in_calls = dict(zip(called.keys, _PLACES, strict=False))
-    in_both = place_in_list.keys() & place_in_calls.keys()
     twice = sorted(
-        (-_POINTS[place_in_list[key]] - recent_weight * _POINTS[place_in_calls[key]], place_in_list[key])
-        for key in in_both
+        (-_POINTS[place] - recent_weight * _POINTS[place_in_calls[key]], place)
+        for place, key in enumerate(listed.keys)
+        if key in place_in_calls
     )
-    once = ((-_POINTS[place], place) for key, place in place_in_list.items() if key not in in_both)
-    anew = ((-recent_weight * _POINTS[place], place) for key, place in place_in_calls.items() if key not in in_both)
+    in_both = {listed.keys[place] for _, place in twice}
+    once = ((-_POINTS[place], place) for place, key in enumerate(listed.keys) if key not in in_both)
+    anew = ((-recent_weight * _POINTS[place], place) for place, key in enumerate(called.keys) if key not in in_both)
     end = (1.0, 0)  # after all points, which are negative here
     at = iter(twice)
     first, second, third = next(at, end), next(once, end), next(anew, end)

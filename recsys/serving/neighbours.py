@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 N_NEIGHBOURS: Final = 20  # kept in memory for each item, the best of the longer lists in Postgres
 NO_ITEM: Final = -1
-_ZERO = np.zeros(1, dtype=np.int64)
-_NOT_CALLED = np.full(1, -1e30, dtype=np.float32)  # what the seeds themselves are called with
+_KEY_BITS = 0xFFFFFFFF
 
 
 class NeighbourIndex:
@@ -47,48 +46,62 @@ class NeighbourIndex:
 
     @cached_property
     def _table(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Keys and scores (n_owners, N_NEIGHBOURS); nothing can be added after the first look."""
-        shape = (len(self), N_NEIGHBOURS)
+        """Keys and scores (n_owners + 1, N_NEIGHBOURS), the last row empty; nothing can be added after the first
+        look."""
+        self._keys.extend([NO_ITEM] * N_NEIGHBOURS)
+        self._scores.extend([0.0] * N_NEIGHBOURS)
+        shape = (len(self) + 1, N_NEIGHBOURS)
         return np.frombuffer(self._keys, np.int32).reshape(shape), np.frombuffer(self._scores, np.float32).reshape(
             shape
         )
 
+    @cached_property
+    def _sums(self) -> NDArray[np.float32]:
+        """By item key, and at the end for NO_ITEM: zeros, between two uses."""
+        greatest = max(int(self._table[0].max(initial=0)), max(self._row_by_owner, default=0))
+        return np.zeros(greatest + 2, dtype=np.float32)
+
     def of(self, seed_weights: Mapping[int, float]) -> Calls:
-        """What the seeds call: each its neighbours, with seed weight · neighbour score."""
-        rows = [(self._row_by_owner[seed], seed) for seed in seed_weights if seed in self._row_by_owner]
-        if not rows:
-            return Calls(np.zeros((0, N_NEIGHBOURS), np.int32), np.zeros((0, N_NEIGHBOURS), np.float32), ())
+        """What the seeds call: each its neighbours, with seed weight · neighbour score. For one thread at a time."""
+        row_of = self._row_by_owner
+        seeds = [seed for seed in seed_weights if seed in row_of] or [NO_ITEM]
         keys, scores = self._table
-        at = np.array([row for row, _ in rows])
-        weights = np.array([seed_weights[seed] for _, seed in rows], dtype=np.float32)
-        return Calls(keys.take(at, 0), scores.take(at, 0) * weights[:, None], [seed for _, seed in rows])
+        at = np.array([row_of.get(seed, -1) for seed in seeds])
+        weights = np.array([seed_weights.get(seed, 0.0) for seed in seeds], dtype=np.float32)
+        return Calls(keys.take(at, 0), scores.take(at, 0) * weights[:, None], seeds, self._sums)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Calls:
     """Items that seeds call, and how loudly: (n_seeds, N_NEIGHBOURS), NO_ITEM where there is none."""
 
     keys: NDArray[np.int32]
-    parts: NDArray[np.float32]
+    parts: NDArray[np.float32]  # ≥ 0
     seeds: Sequence[int]  # (n_seeds,)
+    _sums: NDArray[np.float32]  # room of the index to add up in
 
     def best(self, n: int) -> tuple[list[int], list[float]]:
         """The `n` items with the greatest sum of calls, best first (of equals the lesser key), and the sums.
 
         The seeds themselves are not among them.
         """
-        if not len(self.keys):
-            return [], []
-        flat = np.concatenate((self.keys.ravel(), (NO_ITEM, *self.seeds)), dtype=np.int32)
-        parts = np.concatenate((self.parts.ravel(), _NOT_CALLED.repeat(1 + len(self.seeds))))
-        order = flat.argsort(kind="stable")
-        ordered = flat[order]
-        starts = np.concatenate((_ZERO, (ordered[1:] != ordered[:-1]).nonzero()[0] + 1))
-        sums = np.add.reduceat(parts[order], starts)
-        best = (-sums).argsort(kind="stable")[:n]
-        called = sums[best]
-        n_called = int(np.count_nonzero(called > 0))
-        return ordered[starts[best[:n_called]]].tolist(), called[:n_called].tolist()
+        sums, keys = self._sums, self.keys.ravel().astype(np.int64)
+        np.add.at(sums, keys, self.parts.ravel())
+        sums[self.seeds] = 0
+        sums[NO_ITEM] = 0
+        called = sums[keys]
+        sums[keys] = 0
+        # One sort orders by both: the bits of a float that is not negative, as an integer, are in the order of its
+        # value. An item that many seeds call stands there as often, side by side.
+        both = keys - (called.view(np.int32).astype(np.int64) << 32)
+        both.sort()
+        is_first = np.empty(len(both), dtype=bool)
+        is_first[0] = True
+        np.not_equal(both[1:], both[:-1], out=is_first[1:])
+        best = both[is_first][:n]
+        best = best[best < NO_ITEM]  # those with a sum above 0
+        of_best = best & _KEY_BITS
+        return of_best.tolist(), ((of_best - best) >> 32).astype(np.int32).view(np.float32).tolist()
 
     def because(self, item_key: int) -> int:
         """The seed that calls an item most loudly; the item must be called."""

@@ -66,14 +66,13 @@ def bought(
     `now_ms`: milliseconds since the epoch, for rules that end after some days.
     """
     since_ms = _since_ms(meaning, config, now_ms)
-    found = {event.item_key for event in events if event.occurred_ms >= since_ms.get(event.event_type, _NEVER)}
+    found = {key for key, type_, at_ms in events if type_ in since_ms and at_ms >= since_ms[type_]}
     if history is not None:
         since_day = {
             place: since_ms[name] / DAY_MS for place, name in enumerate(history.event_types) if name in since_ms
         }
-        of_type = since_day.get
         entries = zip(history.item_keys, history.days, history.types, strict=True)
-        found |= {key for key, day, type_ in entries if day >= of_type(type_, _NEVER)}
+        found |= {key for key, day, type_ in entries if type_ in since_day and day >= since_day[type_]}
     return found
 
 
@@ -94,11 +93,11 @@ def seeds(
     """
     found: dict[int, float] = {}
     newest_ms = events[0].occurred_ms if events else 0
-    for event in events:
-        if len(found) == n and event.item_key not in found:
+    per_ms = -1 / (half_life_hours * HOUR_MS)
+    for key, event_type, occurred_ms in events:
+        if key not in found and len(found) == n:
             continue
-        age_hours = (newest_ms - event.occurred_ms) / HOUR_MS
-        weight = meaning.weights.get(event.event_type, 1.0) * 2 ** (-age_hours / half_life_hours)
+        weight = meaning.weights.get(event_type, 1.0) * 2 ** ((newest_ms - occurred_ms) * per_ms)
         if weight > 0:
-            found[event.item_key] = found.get(event.item_key, 0.0) + weight
+            found[key] = found.get(key, 0.0) + weight
     return found

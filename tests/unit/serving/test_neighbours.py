@@ -55,6 +55,7 @@ def test_sums_are_those_that_a_hand_would_add(lists: dict[int, list[int]], seeds
     callers = {seed for seed in seeds if lists.get(seed)}
     found = dict(zip(*calls.best(1000), strict=True))
     assert found == pytest.approx({key: total for key, total in expected.items() if key not in callers}, rel=1e-4)
-    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert list(found) == sorted(found, key=lambda key: (-found[key], key))
+    assert dict(zip(*calls.best(1000), strict=True)) == found  # nothing is left of the first time
     for key in found:
         assert key in lists[calls.because(key)]
