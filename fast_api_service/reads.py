@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -150,6 +150,7 @@ def _versions(publication: Publication) -> tuple[int | None, int | None, int | N
     return publication.version_id("ranked"), publication.version_id("personal"), publication.version_id("history")
 
 
+_RECENT_OF: Final = partial(tuple.__new__, Recent)  # of a tuple; twice as fast as the name's own way
 _A_MOMENT_AGO: Final = "Postgres failed a moment ago"
 _NO_LIST: Final = "null::int[], null::real[], null::smallint[]"
 
@@ -226,4 +227,4 @@ def _latest(row: asyncpg.Record) -> Sequence[Recent]:
 
 def _recent(row: asyncpg.Record, at: int) -> list[Recent]:
     keys = row[at]
-    return list(map(Recent, keys, row[at + 1], row[at + 2])) if keys else []
+    return list(map(_RECENT_OF, zip(keys, row[at + 1], row[at + 2], strict=True))) if keys else []
