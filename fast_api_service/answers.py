@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+import orjson
 from starlette.types import Scope
 
 from fast_api_service.errors import ApiError
@@ -117,11 +119,13 @@ def origin(scope: Scope, snapshot: Snapshot, tier: str, missing: list[str]) -> d
 
 
 def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False) -> list[dict[str, Any]]:
-    """The items of an answer; with `explain` each with what led to it."""
+    """The items of an answer; with `explain` each with what led to it. `encoded` writes a score, a float32, with the
+    digits that it holds."""
     id_of = snapshot.items.id
+    scores = np.array([pick[1] for pick in picks], dtype=np.float32)  # NaN, and so null, where there is none
     shown: list[dict[str, Any]] = [
-        {"item_id": id_of(key), "score": _shortest(score), "rank": rank, "source": source, "generator": generator}
-        for rank, (key, score, source, generator, _) in enumerate(picks, 1)
+        {"item_id": id_of(key), "score": score, "rank": rank, "source": source, "generator": generator}
+        for rank, (score, (key, _, source, generator, _)) in enumerate(zip(scores, picks, strict=True), 1)
     ]
     if explain:
         for entry, pick in zip(shown, picks, strict=True):
@@ -130,6 +134,6 @@ def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False)
     return shown
 
 
-def _shortest(score: float | None) -> float | None:
-    """A stored float32 with the 7 digits that it holds."""
-    return None if score is None else float(f"{score:.7g}")
+def encoded(answer: Any) -> bytes:
+    """JSON."""
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

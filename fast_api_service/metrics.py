@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -90,6 +91,7 @@ class Metrics:
         self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
         ProcessCollector(registry=registry)
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._series = lru_cache(maxsize=1000)(_series)  # prometheus_client takes a lock to find one
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -123,17 +125,16 @@ class Metrics:
 
     def count_answer(self, route: str, surface: str, picks: Sequence[Pick], top_k: int, degraded: list[str]) -> None:
         """One answer with items: where they came from, how many they are, what was missing."""
-        self.answers.labels(surface, tier(picks)).inc()
-        n_by_source: dict[str, int] = {}
-        for pick in picks:
-            n_by_source[pick.source] = n_by_source.get(pick.source, 0) + 1
-        for source, n in n_by_source.items():
-            self.items.labels(source).inc(n)
-        self.list_length.labels(route).observe(len(picks))
+        series = self._series
+        series(self.answers, surface, tier(picks)).inc()
+        sources = [pick[2] for pick in picks]
+        for source in set(sources):
+            series(self.items, source).inc(sources.count(source))
+        series(self.list_length, route).observe(len(picks))
         if len(picks) < top_k:
-            self.short.labels(route).inc()
+            series(self.short, route).inc()
         for part in degraded:
-            self.degraded.labels(part).inc()
+            series(self.degraded, part).inc()
 
     def show(self, snapshot: Snapshot | None) -> None:
         """Set what depends on the snapshot in service."""
@@ -164,3 +165,7 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+def _series(metric: Any, *labels: str) -> Any:
+    return metric.labels(*labels)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 
@@ -91,7 +90,7 @@ async def recommend_batch(
     answer: dict[str, Any] = {"success": True, "results": results, "provenance": provenance}
     if warnings:
         answer["warnings"] = warnings
-    return JsonBytes(orjson.dumps(answer))
+    return JsonBytes(answers.encoded(answer))
 
 
 async def _lists(

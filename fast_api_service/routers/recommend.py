@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Body, Path, Request
 from fastapi import Query as UrlQuery
 from fastapi.responses import Response
@@ -109,7 +108,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     }
     if warnings:
         answer["warnings"] = warnings
-    return JsonBytes(orjson.dumps(answer))
+    return JsonBytes(answers.encoded(answer))
 
 
 @router.get(
@@ -146,7 +145,7 @@ async def similar(
         "recommendations": answers.entries(snapshot, picks),
         "provenance": provenance,
     }
-    return JsonBytes(orjson.dumps(answer))
+    return JsonBytes(answers.encoded(answer))
 
 
 def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> Query:

@@ -20,7 +20,7 @@ class NeighbourIndex:
     """Lists of item keys and scores by item key, filled once and then only read."""
 
     def __init__(self) -> None:
-        self._row_by_owner: dict[int, int] = {}
+        self._owners = array("i")
         self._keys = array("i")  # N_NEIGHBOURS of each owner, NO_ITEM where there are fewer
         self._scores = array("f")
 
@@ -32,7 +32,7 @@ class NeighbourIndex:
         n = min(len(item_keys), N_NEIGHBOURS)
         if not n:
             return
-        self._row_by_owner[owner_key] = len(self._row_by_owner)
+        self._owners.append(owner_key)
         self._keys.extend(item_keys[:n])
         if scores[n - 1] > 0:
             self._scores.extend([score / scores[0] for score in scores[:n]])
@@ -42,7 +42,7 @@ class NeighbourIndex:
         self._scores.extend([0.0] * (N_NEIGHBOURS - n))
 
     def __len__(self) -> int:
-        return len(self._row_by_owner)
+        return len(self._owners)
 
     @cached_property
     def _table(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -56,19 +56,28 @@ class NeighbourIndex:
         )
 
     @cached_property
+    def _row_by_key(self) -> NDArray[np.int32]:
+        """By item key the row in the table; at the end, for keys beyond, the empty one."""
+        owners = np.frombuffer(self._owners, np.int32)
+        rows = np.full(int(owners.max(initial=-1)) + 2, len(owners), dtype=np.int32)
+        rows[owners] = np.arange(len(owners))
+        return rows
+
+    @cached_property
     def _sums(self) -> NDArray[np.float32]:
         """By item key, and at the end for NO_ITEM: zeros, between two uses."""
-        greatest = max(int(self._table[0].max(initial=0)), max(self._row_by_owner, default=0))
+        greatest = max(int(self._table[0].max(initial=0)), len(self._row_by_key))
         return np.zeros(greatest + 2, dtype=np.float32)
 
     def of(self, seed_weights: Mapping[int, float]) -> Calls:
         """What the seeds call: each its neighbours, with seed weight · neighbour score. For one thread at a time."""
-        row_of = self._row_by_owner
-        seeds = [seed for seed in seed_weights if seed in row_of] or [NO_ITEM]
         keys, scores = self._table
-        at = np.array([row_of.get(seed, -1) for seed in seeds])
-        weights = np.array([seed_weights.get(seed, 0.0) for seed in seeds], dtype=np.float32)
-        return Calls(keys.take(at, 0), scores.take(at, 0) * weights[:, None], seeds, self._sums)
+        seeds = np.array(list(seed_weights), dtype=np.int64)
+        weights = np.array(list(seed_weights.values()), dtype=np.float32)
+        at = self._row_by_key.take(seeds, mode="clip")
+        return Calls(
+            keys.take(at, 0), scores.take(at, 0) * weights[:, None], seeds, seeds[at < len(self._owners)], self._sums
+        )
 
 
 @dataclass(slots=True)
@@ -77,17 +86,20 @@ class Calls:
 
     keys: NDArray[np.int32]
     parts: NDArray[np.float32]  # ≥ 0
-    seeds: Sequence[int]  # (n_seeds,)
+    seeds: NDArray[np.int64]  # (n_seeds,)
+    callers: NDArray[np.int64]  # those of them that have neighbours
     _sums: NDArray[np.float32]  # room of the index to add up in
 
     def best(self, n: int) -> tuple[list[int], list[float]]:
         """The `n` items with the greatest sum of calls, best first (of equals the lesser key), and the sums.
 
-        The seeds themselves are not among them.
+        The callers themselves are not among them.
         """
+        if not len(self.callers):
+            return [], []
         sums, keys = self._sums, self.keys.ravel().astype(np.int64)
         np.add.at(sums, keys, self.parts.ravel())
-        sums[self.seeds] = 0
+        sums[self.callers] = 0
         sums[NO_ITEM] = 0
         called = sums[keys]
         sums[keys] = 0
@@ -106,4 +118,4 @@ class Calls:
     def because(self, item_key: int) -> int:
         """The seed that calls an item most loudly; the item must be called."""
         parts = np.where(self.keys == item_key, self.parts, -1.0)
-        return self.seeds[int(parts.max(axis=1).argmax())]
+        return int(self.seeds[parts.max(axis=1).argmax()])
