@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from recsys.serving.config import DEFAULT, ServingConfig
 
@@ -22,6 +22,34 @@ class Recent(NamedTuple):
     item_key: int
     event_type: str
     occurred_ms: int
+
+
+class Events(Sequence[Recent]):
+    """Events as Postgres gives them, in three columns of equal length: a `Recent` is made where one is asked for."""
+
+    __slots__ = ("_keys", "_ms", "_types")
+
+    def __init__(self, item_keys: Sequence[int], event_types: Sequence[str], occurred_ms: Sequence[int]) -> None:
+        self._keys, self._types, self._ms = item_keys, event_types, occurred_ms
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Recent]:
+        return map(Recent, self._keys, self._types, self._ms)
+
+    @overload
+    def __getitem__(self, at: int) -> Recent: ...
+    @overload
+    def __getitem__(self, at: slice) -> Events: ...
+    def __getitem__(self, at: int | slice) -> Recent | Events:
+        if isinstance(at, slice):
+            return Events(self._keys[at], self._types[at], self._ms[at])
+        return Recent(self._keys[at], self._types[at], self._ms[at])
+
+    def rows(self) -> Iterator[tuple[int, str, int]]:
+        """Key, type and time of each: making a `Recent` of each would take as long as what is done with it."""
+        return zip(self._keys, self._types, self._ms, strict=True)
 
 
 class History(NamedTuple):
@@ -66,7 +94,7 @@ def bought(
     `now_ms`: milliseconds since the epoch, for rules that end after some days.
     """
     since_ms = _since_ms(meaning, config, now_ms)
-    found = {key for key, type_, at_ms in events if type_ in since_ms and at_ms >= since_ms[type_]}
+    found = {key for key, type_, at_ms in _rows(events) if type_ in since_ms and at_ms >= since_ms[type_]}
     if history is not None:
         since_day = {
             place: since_ms[name] / DAY_MS for place, name in enumerate(history.event_types) if name in since_ms
@@ -94,10 +122,14 @@ def seeds(
     found: dict[int, float] = {}
     newest_ms = events[0].occurred_ms if events else 0
     per_ms = -1 / (half_life_hours * HOUR_MS)
-    for key, event_type, occurred_ms in events:
+    for key, event_type, occurred_ms in _rows(events):
         if key not in found and len(found) == n:
             continue
         weight = meaning.weights.get(event_type, 1.0) * 2 ** ((newest_ms - occurred_ms) * per_ms)
         if weight > 0:
             found[key] = found.get(key, 0.0) + weight
     return found
+
+
+def _rows(events: Iterable[Recent]) -> Iterable[tuple[int, str, int]]:
+    return events.rows() if isinstance(events, Events) else events

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.serving.config import BoughtRule, ServingConfig
-from recsys.serving.recent import N_SEEDS, EventMeaning, History, Recent, bought, merged, seeds
+from recsys.serving.recent import N_SEEDS, EventMeaning, Events, History, Recent, bought, merged, seeds
 
 MEANING = EventMeaning({"view": 1.0, "transaction": 5.0}, ("transaction",))
 DAY_MS = 86_400_000
@@ -28,6 +28,22 @@ def test_only_the_newest_items_are_seeds() -> None:
 def test_two_histories_are_one_without_what_both_hold() -> None:
     user, session = [Recent(1, "view", 30), Recent(2, "view", 10)], [Recent(3, "view", 20), Recent(1, "view", 30)]
     assert merged(user, session) == [Recent(1, "view", 30), Recent(3, "view", 20), Recent(2, "view", 10)]
+
+
+@given(
+    st.lists(st.builds(Recent, st.integers(1, 9), st.sampled_from(["view", "transaction"]), st.integers(0, 10**9))),
+    st.slices(9),
+)
+def test_events_in_columns_are_the_same_events(made: list[Recent], part: slice) -> None:
+    listed = sorted(made, key=lambda event: -event.occurred_ms)
+    columns = [[event[at] for event in listed] for at in range(3)]
+    events = Events(*columns)
+    assert list(events) == listed
+    assert list(events[part]) == listed[part]
+    assert [events[at] for at in range(len(events))] == listed
+    assert seeds(events, MEANING) == seeds(listed, MEANING)
+    assert bought(events, MEANING) == bought(listed, MEANING)
+    assert merged(events, events) == merged(listed)
 
 
 def test_what_was_bought() -> None:
