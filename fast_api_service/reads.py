@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -61,6 +62,7 @@ class Reads:
         self._held = HeldConnections(connect, size)
         self.breakers = {source: Breaker() for source in SOURCES}
         self._coalescers: dict[int, Coalescer] = {}  # by publication
+        self._events_together = Coalescer(self._events)
 
     @property
     def pool_use(self) -> tuple[int, int]:
@@ -116,10 +118,25 @@ class Reads:
         rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), arguments, timeout_s)
         return [_user_lists(row, publication) for row in rows]
 
-    async def events(self, user_ids: Sequence[str], timeout_s: float) -> list[UserEvents]:
-        """Keys and latest events of users, in their order; DatabaseAwayError."""
-        rows = await self._rows(EVENTS, EVENTS_SQL, (list(user_ids),), timeout_s)
-        return [UserEvents(row[0], _recent(row, 1)) for row in rows]
+    async def events(self, user_ids: Sequence[str], timeout_s: float) -> Sequence[UserEvents]:
+        """Keys and latest events of users, in their order; DatabaseAwayError.
+
+        Requests of the same moment for a few users are read together.
+        """
+        if len(user_ids) > _A_FEW:
+            [found] = await self._events([user_ids], timeout_s)
+            return found
+        try:
+            together: Sequence[UserEvents] = await self._events_together.get(user_ids, timeout_s)
+        except TimeoutError:
+            raise DatabaseAwayError("Postgres did not answer in time") from None
+        return together
+
+    async def _events(self, asked: Sequence[Sequence[str]], timeout_s: float) -> list[list[UserEvents]]:
+        every_id = [user_id for user_ids in asked for user_id in user_ids]
+        rows = await self._rows(EVENTS, EVENTS_SQL, (every_id,), timeout_s)
+        found = (UserEvents(row[0], _recent(row, 1)) for row in rows)
+        return [list(islice(found, len(user_ids))) for user_ids in asked]
 
     async def item(self, item_key: int, publication: Publication, timeout_s: float) -> ItemLists:
         """i2i and similar list of an item; DatabaseAwayError."""
@@ -150,6 +167,7 @@ def _versions(publication: Publication) -> tuple[int | None, int | None, int | N
     return publication.version_id("ranked"), publication.version_id("personal"), publication.version_id("history")
 
 
+_A_FEW: Final = 50  # users of one request that are read together with those of others
 _A_MOMENT_AGO: Final = "Postgres failed a moment ago"
 _NO_LIST: Final = "null::int[], null::real[], null::smallint[]"
 
