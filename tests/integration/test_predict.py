@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,20 @@ def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
     RecommendAnswer.model_validate(response.json())
     body: dict[str, Any] = response.json()
     return body
+
+
+def test_requests_of_the_same_moment_get_each_its_own_answer(service: httpx.Client) -> None:
+    """They are read together; with many users, one by itself."""
+    asked = [[501], [999_999], [502, 501], [503], [*range(501, 504), *range(900_000, 900_060)]] * 8
+
+    def answer(user_ids: list[int]) -> Any:
+        found = predicted(service, user_ids=user_ids, item_ids=[1001] * len(user_ids))
+        return found["predictions"], found["unknown_users"], found["provenance"]["degraded"]
+
+    alone = [answer(user_ids) for user_ids in asked[:5]]
+    assert all(not degraded for *_, degraded in alone)
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(answer, asked)) == alone * 8
 
 
 def expected(bias: float, taste: float, hour: int = 0) -> float:
