@@ -123,6 +123,8 @@ class Reads:
 
         Requests of the same moment for a few users are read together.
         """
+        if not self.breakers[EVENTS].allows():
+            raise DatabaseAwayError(_A_MOMENT_AGO)
         if len(user_ids) > _A_FEW:
             [found] = await self._events([user_ids], timeout_s)
             return found
