@@ -1,7 +1,7 @@
 """The event log in Postgres: one transaction a batch, acknowledged when it is committed.
 
 A batch leaves the same tables whatever came before, after or twice: events are rows by `event_id`, and what users did
-of late is computed anew from them for everybody in the batch.
+of late (`recent_rows`) is a function of the set of them.
 
 Readers go by (xid, position): the transaction that added a row, and its place within. Rows become visible when their
 transaction commits, which may be after that of a greater number; so they are read only up to the oldest transaction
@@ -17,28 +17,19 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
+from recsys.online import recent_rows
 from recsys.online.event import Event
 from recsys.online.log import MAX_LAG, START, Appended, Batch, Offset, Transactions
 from recsys.serving.ids import digest_of
 from recsys.serving.recent import DEFAULT_BOUGHT
 
-N_RECENT: Final = 50  # events kept in user_recent
-N_BOUGHT: Final = 1_000  # items by type of event that are kept beside those because they were bought
-
 # Deletes nothing, but takes the lock on `events` that an INSERT takes, and gets no transaction number yet. Plans that
 # are made while the tables are small, and kept, must not go through all of them later.
-_ENTER_SQL = """
+_ENTER_SQL = f"""
 with entered as (delete from events where false)
-select digest from (select set_config('enable_seqscan', 'off', true) offset 0) setting
-left join erased_users on digest = any($1::bytea[])
-"""
-# Owners in one order, so that two batches cannot wait for each other; the rows, also those that are not updated, are
-# locked until the end.
-_LOCK_SQL = """
-insert into user_recent (owner, item_keys, event_types, occurred_ms)
-select owner, '{}', '{}', '{}' from unnest($1::text[]) owner order by owner
-on conflict (owner) do update set updated_at = now() where false
-"""
+select digest, types from (select set_config('enable_seqscan', 'off', true) offset 0) setting
+cross join ({recent_rows.BOUGHT_SQL}) bought left join erased_users on digest = any($1::bytea[])
+"""  # noqa: S608 - our own words
 _INSERT_SQL = """
 insert into events (event_id, user_id, session_id, item_id, event_type, occurred_at, label, parameters, features,
                     version, digest, kafka_partition, kafka_offset)
@@ -90,49 +81,6 @@ select event_id, user_id, 'conflict: the same event_id came before with another 
 from unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) t (event_id, user_id, payload, digest)
 on conflict (event_id, digest) do nothing
 """
-# What counts as bought, by the data's source and by the configuration in force. Views are kept no longer than others.
-_BOUGHT_SQL = """
-    select unnest(coalesce((
-        select bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
-    ), $3::text[]))
-    union
-    select jsonb_path_query(config, '$.bought[*].event_type') #>> '{}'
-    from (select config from config_versions order by config_id desc limit 1) newest
-"""
-_RECENT_SQL = """
-insert into user_recent (owner, item_keys, event_types, occurred_ms)
-select o.owner, coalesce(e.item_keys, '{{}}'), coalesce(e.event_types, '{{}}'), coalesce(e.occurred_ms, '{{}}')
-from unnest($1::text[], $2::text[]) o (owner, id)
-cross join lateral (
-    select array_agg(latest.item_key) as item_keys, array_agg(latest.event_type) as event_types,
-           array_agg(latest.ms) as occurred_ms
-    from (
-        select item_key, event_type, (extract(epoch from occurred_at) * 1000)::bigint as ms
-        from (
-            (
-                select i.item_key, e.event_type, e.occurred_at, e.event_id
-                from events e join items i on i.item_id = e.item_id
-                where e.{column} = o.id order by e.occurred_at desc, e.event_id limit {n_recent}
-            ) union (
-                select * from (
-                    select distinct on (i.item_key, e.event_type) i.item_key, e.event_type, e.occurred_at, e.event_id
-                    from events e join items i on i.item_id = e.item_id
-                    where e.{column} = o.id and e.event_type = any(array({bought})) and e.event_type <> 'view'
-                      and exists (select from events more where more.{column} = o.id offset {n_recent})
-                    order by i.item_key, e.event_type, e.occurred_at desc, e.event_id
-                ) bought order by occurred_at desc, event_id limit {n_bought}
-            )
-        ) kept order by occurred_at desc, event_id
-    ) latest
-) e
-on conflict (owner) do update
-set item_keys = excluded.item_keys, event_types = excluded.event_types, occurred_ms = excluded.occurred_ms,
-    updated_at = now()
-"""
-_RECENT_BY_COLUMN = {
-    column: _RECENT_SQL.format(column=column, n_recent=N_RECENT, n_bought=N_BOUGHT, bought=_BOUGHT_SQL)
-    for column in ("user_id", "session_id")
-}
 _EVENTS_SQL = """
 select e.event_id, e.item_id, e.event_type, e.occurred_at, e.session_id, e.label, e.parameters
 from events e where e.user_id = $1 order by e.occurred_at desc, e.event_id limit $2
@@ -189,14 +137,13 @@ async def append(
 
     `places`: partition and offset of each in Kafka.
     """
-    erased = await _enter(connection, events)
+    erased, bought = await _enter(connection, events)
     kept = [place for place, event in enumerate(events) if event.user_id not in erased]
     gone = [place for place, event in enumerate(events) if event.user_id in erased]
     taken = [events[place] for place in kept]
     if not taken:
         return Appended(erased=gone)
-    owners = sorted({owner for event in taken for owner in owners_of(event)})
-    await connection.execute(_LOCK_SQL, owners)
+    await recent_rows.lock(connection, taken, bought)
     rows = await connection.fetch(
         _INSERT_SQL, *_columns(taken), *_places([places[i] for i in kept] if places else None)
     )
@@ -204,7 +151,7 @@ async def append(
     accepted, duplicates, conflicts = await _sort_out(connection, taken, set(position_by_id))
     if conflicts:
         await connection.execute(_QUARANTINE_SQL, *_quarantined([taken[place] for place in conflicts]))
-    await _refresh_recent(connection, [taken[place] for place in accepted])
+    await recent_rows.add(connection, [taken[place] for place in accepted], bought)
     return Appended(
         [kept[place] for place in accepted],
         [kept[place] for place in duplicates],
@@ -216,7 +163,7 @@ async def append(
 
 async def judge(connection: asyncpg.Connection, events: Sequence[Event]) -> Appended:
     """What would become of a batch now; conflicts are put aside, nothing else is written."""
-    erased = await _enter(connection, events)
+    erased, _ = await _enter(connection, events)
     found = await _found(connection, events)
     judged = Appended()
     new: dict[str, bytes] = {}
@@ -255,20 +202,6 @@ def event_of(row: asyncpg.Record) -> Event:
     return event._replace(parameters=_bytes(event.parameters), features=_bytes(event.features))
 
 
-def owners_of(event: Event) -> list[str]:
-    """Owners in user_recent: the user, and the session, which may be a guest's."""
-    user = [] if event.user_id is None else [user_owner(event.user_id)]
-    return user + ([] if event.session_id is None else [session_owner(event.session_id)])
-
-
-def user_owner(user_id: str) -> str:
-    return f"user:{user_id}"
-
-
-def session_owner(session_id: str) -> str:
-    return f"session:{session_id}"
-
-
 _LAST = 2**63 - 1  # no position is greater
 
 
@@ -288,11 +221,11 @@ def _bytes(json_text: Any) -> bytes:
     return orjson.dumps(orjson.loads(json_text), option=orjson.OPT_SORT_KEYS)
 
 
-async def _enter(connection: asyncpg.Connection, events: Sequence[Event]) -> set[str]:
-    """Let readers know that this transaction may add events; those users of the batch who were erased."""
+async def _enter(connection: asyncpg.Connection, events: Sequence[Event]) -> tuple[set[str], list[str]]:
+    """Let readers know that this transaction may add events; users of the batch who were erased, types of purchases."""
     user_by_digest = {digest_of(user): user for user in {event.user_id for event in events} if user is not None}
-    rows = await connection.fetch(_ENTER_SQL, list(user_by_digest))
-    return {user_by_digest[row["digest"]] for row in rows if row["digest"] is not None}
+    rows = await connection.fetch(_ENTER_SQL, list(user_by_digest), DEFAULT_BOUGHT)
+    return {user_by_digest[row["digest"]] for row in rows if row["digest"] is not None}, rows[0]["types"]
 
 
 def _columns(events: Sequence[Event]) -> list[Sequence[Any]]:
@@ -357,14 +290,3 @@ def _quarantined(events: Sequence[Event]) -> tuple[list[str], list[str | None], 
         payloads,
         [event.digest for event in events],
     )
-
-
-async def _refresh_recent(connection: asyncpg.Connection, accepted: Sequence[Event]) -> None:
-    users = sorted({event.user_id for event in accepted if event.user_id is not None})
-    sessions = sorted({event.session_id for event in accepted if event.session_id is not None})
-    if users:
-        owners = [user_owner(user) for user in users]
-        await connection.execute(_RECENT_BY_COLUMN["user_id"], owners, users, DEFAULT_BOUGHT)
-    if sessions:
-        owners = [session_owner(session) for session in sessions]
-        await connection.execute(_RECENT_BY_COLUMN["session_id"], owners, sessions, DEFAULT_BOUGHT)

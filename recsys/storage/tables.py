@@ -225,7 +225,12 @@ events = sa.Table(
     sa.Column("kafka_offset", sa.BigInteger),
     sa.Index("ix_events_xid_position", "xid", "position", unique=True),
     sa.Index("ix_events_user_id_occurred_at", "user_id", "occurred_at"),
-    sa.Index("ix_events_session_id_occurred_at", "session_id", "occurred_at"),
+    sa.Index(
+        "ix_events_session_id_occurred_at",
+        "session_id",
+        "occurred_at",
+        postgresql_where=sa.text("session_id is not null"),
+    ),
     sa.Index("ix_events_user_id_event_type", "user_id", "event_type", postgresql_where=sa.text("event_type <> 'view'")),
     sa.CheckConstraint("user_id is not null or session_id is not null", name="owner"),
 )
@@ -261,6 +266,9 @@ user_recent = sa.Table(
     sa.Column("item_keys", ARRAY(sa.Integer), nullable=False),
     sa.Column("event_types", ARRAY(sa.Text), nullable=False),
     sa.Column("occurred_ms", ARRAY(sa.BigInteger), nullable=False),  # milliseconds since the epoch
+    # what the row was made with: types that counted as bought; whether some of the events were of unknown items
+    sa.Column("bought_types", ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("has_unknown", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
 )
 

@@ -38,10 +38,11 @@ from recsys.types import Lists
 LENGTH, N_NEIGHBOURS, N_RECENT, N_HISTORY = 100, 50, 20, 40
 EVENT_TYPES = ("view", "addtocart", "transaction")
 _RECENT_SQL = """
-insert into user_recent (owner, item_keys, event_types, occurred_ms)
+insert into user_recent (owner, item_keys, event_types, occurred_ms, bought_types)
 select 'user:' || 7 * k, array(select 1 + (k * 31 + p * 977) % :items from generate_series(1, :n) p),
        array(select (array['view', 'view', 'addtocart'])[1 + p % 3] from generate_series(1, :n) p),
-       array(select 1790000000000 - p * 600000::bigint from generate_series(1, :n) p)
+       array(select 1790000000000 - p * 600000::bigint from generate_series(1, :n) p),
+       array['transaction']
 from generate_series(1, :users) k
 """
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fast_api_service.schemas_events import AddAnswer, EventsAnswer
-from recsys.online import postgres_log
+from recsys.online import postgres_log, recent_rows
 from recsys.online.event import Event, parse
 from recsys.online.log import Appended
 from tests.integration import serving_shop as shop
@@ -129,7 +129,7 @@ def test_recent_holds_the_newest_events_of_known_items(stocked: sa.Engine, datab
     append(database_url, events_of([*raw, {"user_id": "501", "item_id": "no such item", "timestamp": NOW}]))
     [(owner, keys, types, at_ms)] = tables(stocked)[1]
     assert owner == "user:501"
-    assert keys == [1 + i % 60 for i in range(postgres_log.N_RECENT)]
+    assert keys == [1 + i % 60 for i in range(recent_rows.N_RECENT)]
     assert set(types) == {"view"}
     assert at_ms == sorted(at_ms, reverse=True)
 
@@ -158,7 +158,7 @@ def test_recent_keeps_what_was_bought_before_the_newest_events(stocked: sa.Engin
     for owner, keys, types, at_ms in found[0]:
         assert owner in ("user:501", "session:s")
         assert at_ms == sorted(at_ms, reverse=True)
-        n = postgres_log.N_RECENT
+        n = recent_rows.N_RECENT
         assert list(zip(keys, types, strict=True))[n:] == [(41, "transaction"), (42, "transaction")]
         assert keys[:n].count(44) == 1
     with stocked.begin() as connection:
@@ -172,8 +172,8 @@ def test_recent_keeps_what_was_bought_before_the_newest_events(stocked: sa.Engin
     finally:
         with stocked.begin() as connection:
             connection.execute(sa.text("truncate config_versions"))
-    assert keys[postgres_log.N_RECENT :] == [45, 43, 41, 42, 46]
-    assert types[postgres_log.N_RECENT :] == ["gift", "addtocart", *["transaction"] * 3]
+    assert keys[recent_rows.N_RECENT :] == [45, 43, 41, 42, 46]
+    assert types[recent_rows.N_RECENT :] == ["gift", "addtocart", *["transaction"] * 3]
 
 
 def test_the_same_id_with_another_payload_is_a_conflict_and_the_first_stays(

@@ -1,0 +1,195 @@
+"""The rows of user_recent, kept up with the log within the transaction that appends to it.
+
+A row is a function of the set of its owner's events of known items, so any order and split of batches leaves the same:
+the newest N_RECENT by (milliseconds, item, type), then of what was bought before those the newest of each item and type,
+among the N_BOUGHT newest of such. That of a union is that of the union of two such rows, so new events are merged into
+the stored row. From the log it is computed only where the row cannot know: other types count as bought than when it was
+written, or there were events of items that were in no catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from recsys.online.event import Event
+
+N_RECENT: Final = 50  # events kept in user_recent
+N_BOUGHT: Final = 1_000  # items by type of event that are kept beside those because they were bought
+
+# What counts as bought, by the data's source ($2 where there is none) and by the configuration in force, in order.
+# Views are kept no longer than others.
+BOUGHT_SQL: Final = """
+select coalesce(array_agg(event_type order by event_type), '{}') as types from (
+    select unnest(coalesce((
+        select bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
+    ), $2::text[])) as event_type
+    union
+    select jsonb_path_query(config, '$.bought[*].event_type') #>> '{}'
+    from (select config from config_versions order by config_id desc limit 1) newest
+) named where event_type <> 'view'
+"""
+# Owners in one order, so that two batches cannot wait for each other; the rows, also those that are not updated, are
+# locked until the end.
+_LOCK_SQL = """
+insert into user_recent (owner, item_keys, event_types, occurred_ms, bought_types)
+select owner, '{}', '{}', '{}', $2::text[] from unnest($1::text[]) owner order by owner
+on conflict (owner) do update set updated_at = now() where false
+"""
+_NEW_SQL = """
+select t.owner, i.item_key, t.event_type, floor(extract(epoch from t.occurred_at) * 1000)::bigint as ms
+from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) t (owner, item_id, event_type, occurred_at)
+left join items i on i.item_id = t.item_id
+"""
+# The usual case: all of the new events are newer than those that are stored, and nothing that was bought falls out of
+# the newest or comes in again.
+_PREPEND_SQL = f"""
+with new as materialized (
+    select owner, cardinality(item_keys) as n, item_keys, event_types, occurred_ms, has_unknown from (
+        select owner, bool_or(item_key is null) as has_unknown,
+               coalesce(array_agg(item_key order by ms desc, item_key, event_type)
+                        filter (where item_key is not null), '{{}}') as item_keys,
+               coalesce(array_agg(event_type order by ms desc, item_key, event_type)
+                        filter (where item_key is not null), '{{}}') as event_types,
+               coalesce(array_agg(ms order by ms desc, item_key, event_type)
+                        filter (where item_key is not null), '{{}}') as occurred_ms
+        from ({_NEW_SQL}) each_one group by owner
+    ) grouped
+)
+update user_recent r set updated_at = now(), has_unknown = new.has_unknown, item_keys =
+    case when cardinality(r.item_keys) + n <= {N_RECENT} then new.item_keys || r.item_keys
+         else new.item_keys || r.item_keys[1 : {N_RECENT} - n] || r.item_keys[{N_RECENT + 1} :] end,
+event_types =
+    case when cardinality(r.item_keys) + n <= {N_RECENT} then new.event_types || r.event_types
+         else new.event_types || r.event_types[1 : {N_RECENT} - n] || r.event_types[{N_RECENT + 1} :] end,
+occurred_ms =
+    case when cardinality(r.item_keys) + n <= {N_RECENT} then new.occurred_ms || r.occurred_ms
+         else new.occurred_ms || r.occurred_ms[1 : {N_RECENT} - n] || r.occurred_ms[{N_RECENT + 1} :] end
+from new
+where r.owner = new.owner and r.bought_types = $5::text[] and not r.has_unknown and n <= {N_RECENT}
+  and (n = 0 or cardinality(r.item_keys) = 0 or r.occurred_ms[1] < new.occurred_ms[n])
+  and (cardinality(r.item_keys) + n <= {N_RECENT}
+       or (not r.event_types[{N_RECENT} - n + 1 : {N_RECENT}] && r.bought_types
+           and (cardinality(r.item_keys) <= {N_RECENT} or not new.event_types && r.bought_types)))
+returning r.owner
+"""  # noqa: S608 - our own words
+# Of `seen` (item_key, event_type, ms) what a row keeps; `r.bought` are the types.
+_KEPT_SQL = f"""
+select coalesce(array_agg(item_key order by n), '{{{{}}}}') as item_keys,
+       coalesce(array_agg(event_type order by n), '{{{{}}}}') as event_types,
+       coalesce(array_agg(ms order by n), '{{{{}}}}') as occurred_ms
+from (
+    select *, count(*) filter (where is_bought and nth = 1) over (order by n) as n_bought from (
+        select item_key, event_type, ms, event_type = any(r.bought) as is_bought,
+               row_number() over (order by ms desc, item_key, event_type) as n,
+               row_number() over (partition by item_key, event_type order by ms desc) as nth
+        from ({{seen}}) seen
+    ) placed
+) counted
+where n <= {N_RECENT} or (is_bought and nth = 1 and n_bought <= {N_BOUGHT})
+"""  # noqa: S608 - our own words
+_UNION_SQL = """
+select * from unnest(r.item_keys, r.event_types, r.occurred_ms) stored (item_key, event_type, ms)
+union all select item_key, event_type, ms from new where new.owner = r.owner and item_key is not null
+"""
+_MERGE_SQL = f"""
+with new as materialized ({_NEW_SQL})
+update user_recent t
+set item_keys = m.item_keys, event_types = m.event_types, occurred_ms = m.occurred_ms, has_unknown = m.has_unknown,
+    updated_at = now()
+from (
+    select r.owner, kept.*, exists (select from new where new.owner = r.owner and item_key is null) as has_unknown
+    from (select *, bought_types as bought from user_recent where owner in (select owner from new)) r
+    cross join lateral ({_KEPT_SQL.format(seen=_UNION_SQL)}) kept
+) m where t.owner = m.owner
+"""  # noqa: S608 - our own words
+# Events of the newest N_RECENT, with all of the last one's millisecond; those that were bought, an item once by type.
+_LOGGED_SQL = """
+select item_key, event_type, floor(extract(epoch from occurred_at) * 1000)::bigint as ms from (
+    select i.item_key, e.event_type, e.occurred_at, e.event_id from events e join items i on i.item_id = e.item_id
+    where e.{column} = r.id and e.occurred_at >= coalesce((
+        select date_trunc('milliseconds', l.occurred_at) from events l join items k on k.item_id = l.item_id
+        where l.{column} = r.id order by l.occurred_at desc offset {last} limit 1
+    ), '-infinity')
+    union (
+        select distinct on (i.item_key, e.event_type) i.item_key, e.event_type, e.occurred_at, e.event_id
+        from events e join items i on i.item_id = e.item_id
+        where e.{column} = r.id and e.event_type = any(r.bought) and e.event_type <> 'view'
+        order by i.item_key, e.event_type, e.occurred_at desc
+    )
+) logged
+"""
+_RECOMPUTE_SQL = """
+update user_recent t
+set item_keys = m.item_keys, event_types = m.event_types, occurred_ms = m.occurred_ms, bought_types = m.bought,
+    has_unknown = m.has_unknown, updated_at = now()
+from (
+    select r.owner, r.bought, kept.*, exists (
+        select from (
+            select item_id from events where {column} = r.id order by occurred_at desc limit {n_recent}
+        ) latest where not exists (select from items where items.item_id = latest.item_id)
+    ) as has_unknown
+    from (
+        select owner, substr(owner, {prefix}) as id, $2::text[] as bought from user_recent
+        where owner = any($1::text[]) and (bought_types <> $2::text[] or has_unknown)
+    ) r
+    cross join lateral ({kept}) kept
+) m where t.owner = m.owner
+returning t.owner
+"""
+_PREFIX_BY_COLUMN: Final = {"user_id": "user:", "session_id": "session:"}
+_RECOMPUTE_BY_COLUMN = {
+    column: _RECOMPUTE_SQL.format(
+        column=column,
+        n_recent=N_RECENT,
+        prefix=len(prefix) + 1,
+        kept=_KEPT_SQL.format(seen=_LOGGED_SQL.format(column=column, last=N_RECENT - 1)),
+    )
+    for column, prefix in _PREFIX_BY_COLUMN.items()
+}
+
+
+def owners_of(event: Event) -> list[str]:
+    """Owners in user_recent: the user, and the session, which may be a guest's."""
+    user = [] if event.user_id is None else [user_owner(event.user_id)]
+    return user + ([] if event.session_id is None else [session_owner(event.session_id)])
+
+
+def user_owner(user_id: str) -> str:
+    return f"user:{user_id}"
+
+
+def session_owner(session_id: str) -> str:
+    return f"session:{session_id}"
+
+
+async def lock(connection: asyncpg.Connection, events: Sequence[Event], bought: Sequence[str]) -> None:
+    """Have the rows of all owners to oneself until the transaction ends, empty where they are new.
+
+    `bought`: the types of events that count as bought, in order (BOUGHT_SQL).
+    """
+    await connection.execute(_LOCK_SQL, sorted({owner for event in events for owner in owners_of(event)}), bought)
+
+
+async def add(connection: asyncpg.Connection, events: Sequence[Event], bought: Sequence[str]) -> None:
+    """Bring the rows, which are locked, up to date with events that the transaction has just added to the log."""
+    new = [
+        (owner, event.item_id, event.event_type, event.occurred_at) for event in events for owner in owners_of(event)
+    ]
+    if not new:
+        return
+    rows = await connection.fetch(_PREPEND_SQL, *_columns(new), bought)
+    left = {one[0] for one in new} - {row["owner"] for row in rows}
+    for column, prefix in _PREFIX_BY_COLUMN.items():
+        owners = sorted(owner for owner in left if owner.startswith(prefix))
+        if owners:
+            rows = await connection.fetch(_RECOMPUTE_BY_COLUMN[column], owners, bought)
+            left -= {row["owner"] for row in rows}
+    if left:
+        await connection.execute(_MERGE_SQL, *_columns([one for one in new if one[0] in left]))
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    return list(zip(*rows, strict=True))

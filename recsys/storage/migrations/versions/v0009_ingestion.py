@@ -1,0 +1,39 @@
+"""Recent events are merged into their row: what it was made with is kept in it, and an index leaves out most rows."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0009"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+STATEMENTS = (
+    # Rows of before count as made with other types, so that they are computed anew once.
+    """
+    ALTER TABLE user_recent
+        ADD COLUMN bought_types TEXT[] DEFAULT '{}' NOT NULL,
+        ADD COLUMN has_unknown BOOLEAN DEFAULT true NOT NULL
+    """,
+    "ALTER TABLE user_recent ALTER COLUMN has_unknown SET DEFAULT false",
+    # Room for the next version of a row beside it: then the index stays as it is.
+    "ALTER TABLE user_recent SET (fillfactor = 70)",
+    "DROP INDEX ix_events_session_id_occurred_at",
+    "CREATE INDEX ix_events_session_id_occurred_at ON events (session_id, occurred_at) WHERE session_id IS NOT NULL",
+)
+
+
+def upgrade() -> None:
+    for statement in STATEMENTS:
+        op.get_bind().exec_driver_sql(statement)
+
+
+def downgrade() -> None:
+    for statement in (
+        "DROP INDEX ix_events_session_id_occurred_at",
+        "CREATE INDEX ix_events_session_id_occurred_at ON events (session_id, occurred_at)",
+        "ALTER TABLE user_recent RESET (fillfactor)",
+        "ALTER TABLE user_recent DROP COLUMN bought_types, DROP COLUMN has_unknown",
+    ):
+        op.get_bind().exec_driver_sql(statement)
