@@ -10,6 +10,7 @@ import logging
 from pydantic import ValidationError
 
 from fast_api_service import item_rows
+from fast_api_service.append_together import AppendTogether
 from fast_api_service.database import Database, Pulse
 from fast_api_service.exposures import Exposures
 from fast_api_service.metrics import Metrics
@@ -41,6 +42,7 @@ class State:
         self.models = models
         self.writes = writes
         self.log: EventLog = open_log(load(), writes, "recsys-monitor")
+        self.appends = AppendTogether(self.log)
         self.metrics = metrics
         self.settings = settings
         self.exposures = Exposures(writes.dsn, metrics)

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 
 from fast_api_service.errors import ApiError, documented, in_words
+from fast_api_service.hot import HotRoute, JsonBytes
 from fast_api_service.schemas_events import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
 from fast_api_service.state import State
 from recsys.errors import InputError
@@ -19,6 +20,7 @@ from recsys.online import event, postgres_log
 from recsys.serving.ids import MAX_ID_LENGTH, ExternalId, JsonType, to_external
 
 router = APIRouter(tags=["online"])
+_hot = APIRouter(route_class=HotRoute)
 
 _EXAMPLES: dict[str, Any] = {
     "one event": {"summary": "A user liked an item", "value": {"user_id": 1, "item_id": 1, "label": 1}},
@@ -41,7 +43,7 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
-@router.post(
+@_hot.post(
     "/online/data/add",
     response_model=AddAnswer,
     responses=documented(409, 413, 422, 503) | {207: {"model": AddAnswer, "description": "Some were rejected"}},
@@ -58,7 +60,7 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     readable, rejected = _readable(samples, state)
     events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC))
     rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}
-    appended = await state.log.append([one for _, one in events])
+    appended = await state.appends.append([one for _, one in events])
     rejected |= {readable[events[place][0]][0]: (422, "this user was erased") for place in appended.erased}
     for place in appended.conflicts:
         index = readable[events[place][0]][0]
@@ -74,10 +76,13 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     for outcome, those in counts.items():
         state.metrics.events.labels(outcome).inc(len(those))
     if len(rejected) < len(samples):
-        return Response(orjson.dumps(answer), 207 if rejected else 200, media_type="application/json")
+        return JsonBytes(orjson.dumps(answer), 207 if rejected else 200)
     (code, reason), n_more = rejected[min(rejected)], len(rejected) - 1
     status = "conflict" if code == 409 else "invalid_request"
     raise ApiError(422 if n_more else code, status, reason + (f"; and {n_more} more were rejected" if n_more else ""))
+
+
+router.include_router(_hot)
 
 
 @router.get(

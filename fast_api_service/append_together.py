@@ -1,0 +1,118 @@
+"""Batches that wait at the same moment are appended as one: one transaction, and one wait for the disk, for all of them.
+
+With nobody else there, a batch goes out at once and alone. Each batch gets the answer that it would get alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from fast_api_service.errors import ApiError
+from recsys.online.event import Event
+from recsys.online.log import Appended, EventLog, LogAwayError
+
+MAX_EVENTS: Final = 2_000  # in a transaction, unless one batch is larger
+MAX_RUNNING: Final = 2  # transactions at a time, so that one goes on while the other waits for the disk, or for a lock
+_OF_ALL: Final = ("database_away", "not_ready")
+
+
+class _Batch(NamedTuple):
+    events: Sequence[Event]
+    names: set[str]  # ids that decide what is new
+    appended: asyncio.Future[Appended]
+
+
+class AppendTogether:
+    """Appends to a log for many requests."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._waiting: deque[_Batch] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def append(self, events: Sequence[Event]) -> Appended:
+        """See EventLog; `position` is the one that the log had reached then. What the log raises passes through."""
+        if not events:
+            return Appended()
+        loop = asyncio.get_running_loop()
+        self._waiting.append(_Batch(events, _names(events), loop.create_future()))
+        appended = self._waiting[-1].appended
+        if len(self._running) < MAX_RUNNING:
+            task = loop.create_task(self._run())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return await appended
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batches = self._next()
+            try:
+                await self._append(batches)
+            except Exception as error:
+                if len(batches) == 1 or _is_of_all(error):
+                    _fail(batches, error)
+                else:  # one of them has not what it takes: the others must not suffer from it
+                    await asyncio.gather(*(self._alone(batch) for batch in batches))
+
+    def _next(self) -> list[_Batch]:
+        """The first of those that wait, as long as none of them decides what is new in another one."""
+        batches = [self._waiting.popleft()]
+        names, n = set(batches[0].names), len(batches[0].events)
+        while self._waiting:
+            batch = self._waiting[0]
+            n += len(batch.events)
+            if n > MAX_EVENTS or not names.isdisjoint(batch.names):
+                break
+            names |= batch.names
+            batches.append(self._waiting.popleft())
+        return batches
+
+    async def _append(self, batches: Sequence[_Batch]) -> None:
+        together = await self._log.append([event for batch in batches for event in batch.events])
+        for batch, appended in zip(batches, _divided(together, [len(batch.events) for batch in batches]), strict=True):
+            if not batch.appended.done():
+                batch.appended.set_result(appended)
+
+    async def _alone(self, batch: _Batch) -> None:
+        try:
+            await self._append([batch])
+        except Exception as error:
+            _fail([batch], error)
+
+
+def _names(events: Sequence[Event]) -> set[str]:
+    names = {event.event_id for event in events}
+    for event in events:
+        if event.retry_of is not None:
+            names.add(event.retry_of)
+        if event.retried_as is not None:
+            names.add(event.retried_as)
+    return names
+
+
+def _is_of_all(error: Exception) -> bool:
+    """Whether every batch would get this error."""
+    return isinstance(error, LogAwayError) or (isinstance(error, ApiError) and error.status in _OF_ALL)
+
+
+def _fail(batches: Sequence[_Batch], error: Exception) -> None:
+    for batch in batches:
+        if not batch.appended.done():
+            batch.appended.set_exception(error)
+
+
+def _divided(together: Appended, sizes: Sequence[int]) -> list[Appended]:
+    """What became of each of the batches that were appended one after the other."""
+    if len(sizes) == 1:
+        return [together]
+    of_place = [batch for batch, size in enumerate(sizes) for _ in range(size)]
+    starts = [sum(sizes[:batch]) for batch in range(len(sizes))]
+    outcomes: list[tuple[list[int], ...]] = [([], [], [], []) for _ in sizes]
+    for outcome, places in enumerate((together.accepted, together.duplicates, together.conflicts, together.erased)):
+        for place in places:
+            batch = of_place[place]
+            outcomes[batch][outcome].append(place - starts[batch])
+    return [Appended(*places, together.position if places[0] else None) for places in outcomes]
