@@ -8,7 +8,7 @@ import json
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -77,8 +77,8 @@ def append(url: str, *batches: Sequence[Event], at_once: bool = False) -> list[A
     return asyncio.run(all_of_them())
 
 
-def events_of(raw: Sequence[dict[str, Any]]) -> list[Event]:
-    events, rejected = parse(raw, NOW)
+def events_of(raw: Iterable[dict[str, Any]]) -> list[Event]:
+    events, rejected = parse(list(raw), NOW)
     assert not rejected
     return [event for _, event in events]
 
@@ -174,6 +174,81 @@ def test_recent_keeps_what_was_bought_before_the_newest_events(stocked: sa.Engin
             connection.execute(sa.text("truncate config_versions"))
     assert keys[recent_rows.N_RECENT :] == [45, 43, 41, 42, 46]
     assert types[recent_rows.N_RECENT :] == ["gift", "addtocart", *["transaction"] * 3]
+
+
+def kept(events: Sequence[Event]) -> list[tuple[int, str, int]]:
+    """What a row of user_recent holds of events of one owner, newest first."""
+    seen = sorted(
+        ((int(e.item_id) - 1000, e.event_type, round(e.occurred_at.timestamp() * 1000)) for e in events),
+        key=lambda one: (-one[2], one[0], one[1]),
+    )
+    newest, older = seen[: recent_rows.N_RECENT], seen[recent_rows.N_RECENT :]
+    there = {one[:2] for one in newest}
+    for one in older:
+        if one[1] == "transaction" and one[:2] not in there:
+            there.add(one[:2])
+            newest.append(one)
+    return newest
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 12), st.sampled_from(["view", "view", "addtocart", "transaction"]), st.integers(0, 90)),
+        min_size=30,
+        max_size=150,
+    ),
+    st.randoms(use_true_random=False),
+    st.integers(1, 40),
+    st.booleans(),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_however_many_events_come_in_whatever_batches_the_row_holds_what_the_log_says(
+    stocked: sa.Engine,
+    database_url: str,
+    made: list[tuple[int, str, int]],
+    chance: random.Random,
+    size: int,
+    in_order: bool,
+) -> None:
+    with stocked.begin() as connection:
+        connection.execute(sa.text("truncate events, user_recent, event_quarantine"))
+    events = events_of(
+        {
+            "event_id": f"e{number}",
+            "user_id": "501",
+            "session_id": "s",
+            "item_id": str(1000 + item),
+            "event_type": kind,
+            "timestamp": NOW - dt.timedelta(milliseconds=ms),
+        }
+        for number, (item, kind, ms) in enumerate(made)
+    )
+    shuffled = list(events)
+    chance.shuffle(shuffled)
+    if in_order:
+        shuffled.sort(key=lambda event: event.occurred_at)
+    append(database_url, *(shuffled[start : start + size] for start in range(0, len(shuffled), size)))
+    for _, keys, types, at_ms in tables(stocked)[1]:
+        assert list(zip(keys, types, at_ms, strict=True)) == kept(events)
+
+
+def test_events_of_an_item_are_known_once_the_catalogue_has_it(stocked: sa.Engine, database_url: str) -> None:
+    with stocked.begin() as connection:
+        connection.execute(sa.text("truncate events, user_recent"))
+    early, late = (
+        {"user_id": "501", "item_id": item, "timestamp": NOW - dt.timedelta(seconds=age)}
+        for item, age in (("of tomorrow", 9), ("1001", 5))
+    )
+    append(database_url, events_of([early]), events_of([late]))
+    assert tables(stocked)[1][0][1] == [1]
+    with stocked.begin() as connection:
+        connection.execute(sa.text("insert into items (item_key, item_id) values (4000, 'of tomorrow')"))
+    try:
+        append(database_url, events_of([late | {"item_id": "1002", "timestamp": NOW}]))
+        assert tables(stocked)[1][0][1] == [2, 1, 4000]
+    finally:
+        with stocked.begin() as connection:
+            connection.execute(sa.text("delete from items where item_key = 4000"))
 
 
 def test_the_same_id_with_another_payload_is_a_conflict_and_the_first_stays(
