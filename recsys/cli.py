@@ -52,6 +52,13 @@ def import_(
     replace: Annotated[
         bool, typer.Option("--replace", help="Empty the database first: raw tables, keys, lists, publications, events.")
     ] = False,
+    complete_until: Annotated[
+        str | None,
+        typer.Option(
+            "--complete-until",
+            help="Instant before which the files hold all events of their types: posted ones of that time do not count.",
+        ),
+    ] = None,
 ) -> None:
     """Load the files of a SOURCE at PATH into schema raw; resumes where a killed load stopped."""
     from recsys.steps import import_raw
@@ -62,7 +69,7 @@ def import_(
         if not found or not name:
             raise InputError(f"--option {pair!r} is not of the form NAME=VALUE")
         options[name] = value
-    _print(import_raw.run(source, str(path), options=options, replace=replace))
+    _print(import_raw.run(source, str(path), options=options, replace=replace, complete_until=_instant(complete_until)))
 
 
 @app.command("prepare-dataset")

@@ -110,6 +110,8 @@ class DatasetMeta:
         default_factory=lambda: {"user": "string", "item": "string", "category": "string"}
     )
     n_rows: Mapping[str, int] = field(default_factory=dict)  # table → rows
+    n_events_from: Mapping[str, int] = field(default_factory=dict)  # "import", "posted" → events
+    n_posted_left_out: Mapping[str, int] = field(default_factory=dict)  # reason → events
 
     @property
     def as_of_at(self) -> dt.datetime:

@@ -29,6 +29,7 @@ from recsys.data.dataset import (
 )
 from recsys.data.engine_functions import json_group_object, latest, sha256
 from recsys.data.keys import KnownKeys, give_keys
+from recsys.data.posted import with_posted
 from recsys.data.raw import ROW, Declared, RawTables
 from recsys.errors import EmptyResultError, InputError
 
@@ -47,12 +48,14 @@ def prepare(
     *,
     known: KnownKeys | None = None,
     erased: Set[str] = frozenset(),
+    complete_until: int | None = None,
     threads: int | None = None,
     memory_limit: str | None = None,
 ) -> Dataset:
     """Write the data set of everything strictly before `as_of` (microseconds) into an existing, empty folder.
 
     `known`: the keys given so far. `erased`: SHA-256 (hexadecimal) of the ids of users whose rows are left out.
+    `complete_until`: milliseconds before which imports hold all events of their types, so that posted ones do not count.
     `memory_limit`: DuckDB's, e.g. "2GB"; beyond it, it spills to a temporary
     folder. Raises EmptyResultError when no event lies before the cut-off, InputError for event types without
     a weight and for missing columns.
@@ -71,7 +74,11 @@ def prepare(
         }
         if erased:
             streams = _without(con, streams, erased)
-        _check_event_types(con, streams["events"], declared)
+        events, n_from, left_out = with_posted(
+            con, streams["events"], streams.pop("posted_events"), declared, complete_until
+        )
+        streams["events"] = events
+        _check_event_types(con, events, declared)
         items = give_keys(con, "item", _first_seen(streams, "itemid", "item_properties"), given.items, ["first", "id"])
         users = give_keys(
             con, "user", _first_seen(streams, "visitorid", "user_properties"), given.users, ["first", "id"]
@@ -95,6 +102,8 @@ def prepare(
             label_event_types=declared.label_event_types,
             bought_event_types=declared.bought_event_types,
             id_types=dict(declared.id_types),
+            n_events_from=n_from,
+            n_posted_left_out=left_out,
         )
         arrow = {name: con.to_pyarrow(tables[name].select(SCHEMAS[name].names)) for name in tables}
         con.disconnect()

@@ -15,11 +15,13 @@ from ibis import Table
 from recsys.data.dataset import IdType
 from recsys.errors import InputError
 
+_EVENTS = pa.schema(
+    {"timestamp": pa.int64(), "visitorid": pa.string(), "event": pa.string(), "itemid": pa.string()}
+    | {"transactionid": pa.string(), "value": pa.float64(), "seq": pa.int64()}
+)
 _COLUMNS: Mapping[str, pa.Schema] = {
-    "events": pa.schema(
-        {"timestamp": pa.int64(), "visitorid": pa.string(), "event": pa.string(), "itemid": pa.string()}
-        | {"transactionid": pa.string(), "value": pa.float64(), "seq": pa.int64()}
-    ),
+    "events": _EVENTS,
+    "posted_events": _EVENTS,
     "item_properties": pa.schema(
         {"timestamp": pa.int64(), "itemid": pa.string(), "property": pa.string(), "value": pa.string()}
     ),
@@ -34,7 +36,8 @@ ROW = "row"  # position of a row in its file
 
 @dataclass(frozen=True)
 class RawTables:
-    """The four streams of a source (columns as in schema `raw`), each an Arrow table or a Parquet file.
+    """The four streams of a source (columns as in schema `raw`), each an Arrow table or a Parquet file, and the events
+    that clients posted, with the columns of events; a guest's have no `visitorid`.
 
     Timestamps are milliseconds since the epoch. `seq` of events may be missing: the order of rows stands for it.
     """
@@ -43,6 +46,7 @@ class RawTables:
     item_properties: pa.Table | Path | None = None
     user_properties: pa.Table | Path | None = None
     category_tree: pa.Table | Path | None = None
+    posted_events: pa.Table | Path | None = None
 
     def open(self, con: Any, folder: Path) -> Mapping[str, Table]:
         """Each stream as an Ibis table of the DuckDB backend `con`, with the position of each row as `row`.
@@ -57,7 +61,7 @@ class RawTables:
                 pq.write_table(schema.empty_table() if given is None else given, path)
             table = con.read_parquet(path, table_name=f"raw_{name}", file_row_number=True)
             table = table.rename({ROW: "file_row_number"})
-            if name == "events":
+            if schema is _EVENTS:
                 absent = {
                     column: ibis.null(kind) for column, kind in _MAY_BE_MISSING.items() if column not in table.columns
                 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import logging
 import time
 from collections import Counter
@@ -39,6 +40,7 @@ def run(
     *,
     options: Mapping[str, str] | None = None,
     replace: bool = False,
+    complete_until: dt.datetime | None = None,
     quarantine_dir: str | Path | None = None,
     engine: sa.Engine | None = None,
 ) -> dict[str, Any]:
@@ -47,11 +49,17 @@ def run(
     A killed run goes on where it stopped when it is called again. A file that is loaded already (told by its
     checksum) is not loaded again; new files of the same source and options are added. Bad rows go to CSV files
     (file, line, reason, row) in `quarantine_dir`, by default `quarantine` in the settings' local folder.
+    `complete_until` (aware): before it, what is imported holds all events of the types that occur in it, so that data
+    sets leave out posted events of that time and those types; it can be said of files that are loaded already.
 
     Raises InputError for a file that cannot be used, for another source than the one that the database holds,
     or for a file that changed since it was loaded; then nothing of the new import is written.
     """
     log.setup()
+    if complete_until is not None and complete_until > dt.datetime.now(dt.UTC):
+        raise InputError(
+            f"--complete-until {complete_until.isoformat()} lies in the future; no export is complete then"
+        )
     settings = settings_module.load()
     opened = open_source(source, path, options)
     parts = opened.parts()
@@ -68,6 +76,7 @@ def run(
         checksums=checksums,
         quarantine=Path(quarantine_dir or settings.local_dir / "quarantine"),
         replace=replace,
+        complete_until=complete_until,
     )
     migrate(engine)
     return with_patience(lambda: loading.run(engine), settings.database_patience_s)
@@ -85,6 +94,7 @@ class _Loading:
         checksums: dict[Path, str],
         quarantine: Path,
         replace: bool,
+        complete_until: dt.datetime | None,
     ) -> None:
         self.source = source
         self.path = path
@@ -93,6 +103,7 @@ class _Loading:
         self.checksums = checksums
         self.quarantine = quarantine
         self.replace = replace
+        self.complete_until = complete_until
 
     def run(self, engine: sa.Engine) -> dict[str, Any]:
         with engine.connect() as connection:
@@ -144,7 +155,9 @@ class _Loading:
         if new:
             declaration = {name: _json(value) for name, value in asdict(self.source.declaration).items()}
             values = {"source": self.source.name, "path": self.path, "options": self.options, **declaration}
-            raw_imports.add_import(connection, values, new)
+            raw_imports.add_import(connection, values | {"complete_until": self.complete_until}, new)
+        elif self.complete_until is not None:
+            raw_imports.say_complete(connection, self.complete_until)
 
     def _load_part(self, connection: sa.Connection, part: Part, progress: FileProgress, bar: Progress) -> None:
         task = bar.add_task(f"{part.stream} {part.name}", total=None, rows=f"{progress.n_loaded:,}")

@@ -1,4 +1,4 @@
-"""Prepare a data set from the raw tables: give keys, write the artifact, bring the catalogue up to date."""
+"""Prepare a data set from the raw tables and the posted events: give keys, write the artifact, bring the catalogue up to date."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,6 +15,7 @@ from recsys.artifacts import version_of
 from recsys.data import checks
 from recsys.data.dataset import Dataset, instant, microseconds
 from recsys.data.keys import KnownKeys
+from recsys.data.posted import AFTER_GAP, MIN_AFTER_GAP, NO_WEIGHT, end_of_posted
 from recsys.data.prepare import prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.errors import EmptyResultError, InputError
@@ -31,6 +32,7 @@ STEP = "prepare_dataset"
 KIND = "dataset"
 CODE_VERSION = 1  # raise it when the same raw tables come to mean another data set
 MEMORY_LIMIT = "2GB"  # DuckDB's; beyond it, it spills
+DAY_MS = 86_400_000
 _NOT_CONTENT = ("completed_at", "path")  # an import that found everything loaded changes them
 _ENTITIES = {"items": "item", "users": "user", "categories": "category"}
 
@@ -40,7 +42,7 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
     """Prepare everything strictly before `as_of` (ISO 8601, UTC unless it says otherwise; all when None).
 
     The cut-off is never later than just after the last event, and rows of erased users are left out. The same raw
-    tables and cut-off give the same data set, found again unless `force`; `force` also accepts a data set that lost
+    tables, posted events and cut-off give the same data set, found again unless `force`; `force` also accepts a data set that lost
     much against the former one.
     Raises InputError for an unreadable `as_of` or an unfinished import, EmptyResultError (and records the
     refusal) when the data cannot be true.
@@ -53,13 +55,16 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
         n_events, last_seq, last_ms = snapshot.events()
         if last_ms is None:
             raise EmptyResultError("there are no raw events; run `recsys import SOURCE PATH` first")
-        cut_at = min(_parse(as_of), (last_ms + 1) * 1000)
         declared = _declared(imports, ctx.settings)
+        asked = _parse(as_of)
+        posted = _posted(snapshot, declared, last_ms, asked, ctx.settings.label_window_days)
+        cut_at = min(asked, (max(last_ms, posted.last_ms) + 1) * 1000)
         erased = keys.erased(connection)
         ingredients = {
             "cut_at": cut_at,
             "imports": [{k: v for k, v in row.items() if k not in _NOT_CONTENT} for row in imports],
             "events": [n_events, last_seq],
+            "posted": [posted.n, posted.position, posted.before_ms if posted.n_after_gap else None],
             "declared": asdict(declared),
             "erased": sorted(erased),
             "code": CODE_VERSION,
@@ -68,11 +73,12 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
         former = ctx.newest(STEP)
 
         def make(folder: Path, meta: dict[str, Any]) -> None:
-            dataset = _prepare(folder, snapshot, declared, cut_at, connection, erased)
+            dataset = _prepare(folder, snapshot, declared, cut_at, connection, erased, _complete_until(imports), posted)
             _check(ctx, dataset, None if force else former)
             # Before the artifact is there: a run that is killed in between gives the same keys again.
             _store(ctx, dataset)
             meta.update(as_of=dataset.meta.as_of_at.isoformat(), source=dataset.meta.source, n_rows=dataset.meta.n_rows)
+            meta.update(n_events_from=dataset.meta.n_events_from)
 
         ref = f"{KIND}/{version}"
         try:
@@ -80,9 +86,50 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
         except EmptyResultError as error:
             ctx.record(STEP, ref, None, as_of=cut_at, status="refused", reason=str(error))
             raise
-    n_rows = ctx.dataset(ref)[1].meta.n_rows
-    ctx.record(STEP, ref, ref, as_of=cut_at, metrics={f"n_{name}": n for name, n in n_rows.items()})
-    return {"dataset": ref, "as_of": instant(cut_at).isoformat(), "made": made, "n_rows": dict(n_rows)}
+    told = ctx.dataset(ref)[1].meta
+    left_out = dict(told.n_posted_left_out) | ({AFTER_GAP: posted.n_after_gap} if posted.n_after_gap else {})
+    counts = {f"n_{name}": n for name, n in told.n_rows.items()} | {"n_posted": told.n_events_from.get("posted", 0)}
+    ctx.record(STEP, ref, ref, as_of=cut_at, metrics=counts | {"n_posted_left_out": sum(left_out.values())})
+    _tell(left_out)
+    return {
+        "dataset": ref,
+        "as_of": instant(cut_at).isoformat(),
+        "made": made,
+        "n_rows": dict(told.n_rows),
+        "n_events_from": dict(told.n_events_from),
+        "n_posted_left_out": left_out,
+    }
+
+
+class _Posted(NamedTuple):
+    """What the log holds for a data set."""
+
+    n: int
+    position: int
+    last_ms: int  # 0: no event of a type that counts
+    before_ms: int  # later ones are left out
+    n_after_gap: int
+
+
+def _posted(snapshot: RawSnapshot, declared: Declared, last_ms: int, asked: int, gap_days: float) -> _Posted:
+    """`last_ms`: the last imported event; `asked`: the cut-off that was asked for, in microseconds."""
+    before_ms = -(-asked // 1000)
+    islands = snapshot.islands(declared.event_types, last_ms, before_ms, int(gap_days * DAY_MS))
+    end, n_after_gap = end_of_posted(islands)
+    before_ms = before_ms if end is None else end
+    n, position, last = snapshot.posted(declared.event_types, before_ms)
+    return _Posted(n, position, last or 0, before_ms, n_after_gap)
+
+
+def _tell(left_out: dict[str, int]) -> None:
+    """Say what of the log is not in the data set, and how to have it in."""
+    for reason, n in left_out.items():
+        mend = ""
+        if reason.startswith(NO_WEIGHT):
+            mend = "; to count them, give the type a weight (RECSYS_EVENT_WEIGHTS)"
+        elif reason == AFTER_GAP:
+            mend = f"; they count once they are {MIN_AFTER_GAP:,}"
+        logger.info("posted events left out, %s: %d%s", reason, n, mend)
 
 
 def _prepare(
@@ -92,11 +139,23 @@ def _prepare(
     cut_at: int,
     connection: sa.Connection,
     erased: frozenset[str],
+    complete_until: int | None,
+    posted: _Posted,
 ) -> Dataset:
     known = KnownKeys(**{entity: keys.known_keys(connection, entity) for entity in _ENTITIES})
     with tempfile.TemporaryDirectory(prefix="recsys-raw-") as raw_folder:
-        raw = RawTables(**snapshot.export(Path(raw_folder), -(-cut_at // 1000)))
-        return prepare(folder, raw, declared, cut_at, known=known, erased=erased, memory_limit=MEMORY_LIMIT)
+        before_ms = -(-cut_at // 1000)
+        raw = RawTables(**snapshot.export(Path(raw_folder), before_ms, min(before_ms, posted.before_ms)))
+        return prepare(
+            folder,
+            raw,
+            declared,
+            cut_at,
+            known=known,
+            erased=erased,
+            complete_until=complete_until,
+            memory_limit=MEMORY_LIMIT,
+        )
 
 
 def _check(ctx: Context, dataset: Dataset, former: str | None) -> None:
@@ -148,6 +207,12 @@ def _declared(imports: list[dict[str, Any]], settings: Settings) -> Declared:
         bought_event_types=tuple(settings.bought_event_types or said["bought_event_types"]),
         id_types={entity: said[f"{entity}_id_type"] for entity in _ENTITIES.values()},
     )
+
+
+def _complete_until(imports: list[dict[str, Any]]) -> int | None:
+    """Milliseconds; the latest that an import declares."""
+    said = [dt.datetime.fromisoformat(row["complete_until"]) for row in imports if row["complete_until"]]
+    return microseconds(max(said)) // 1000 if said else None
 
 
 def _is_older(connection: sa.Connection, cut_at: int) -> bool:

@@ -6,6 +6,7 @@ any point goes on where the last commit left it, and no row is loaded twice.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,12 @@ def mark_complete(connection: sa.Connection, import_id: int) -> None:
         .where(raw.imports.c.import_id == import_id)
         .values(status="complete", completed_at=sa.func.now())
     )
+
+
+def say_complete(connection: sa.Connection, until: dt.datetime) -> None:
+    """Note with the newest import that before an instant all events of its types are there; the caller commits."""
+    newest = sa.select(sa.func.max(raw.imports.c.import_id)).scalar_subquery()
+    connection.execute(sa.update(raw.imports).where(raw.imports.c.import_id == newest).values(complete_until=until))
 
 
 def start_over(connection: sa.Connection) -> None:

@@ -6,7 +6,8 @@ ADBC turns Postgres' binary COPY into Arrow batches; they are written as they co
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,34 @@ select coalesce(json_agg(row_to_json(i) order by import_id), '[]')::text from (
   from raw.imports i) i
 """
 _BATCH_BYTES = 16 << 20
+POSTED_SEQ = 1 << 40  # `seq` of posted events lie above those of imported ones
+_MS = "floor(extract(epoch from occurred_at) * 1000)::bigint"
+_NUMBER = "case jsonb_typeof(parameters -> '{name}') when 'number' then (parameters ->> '{name}')::float8 end"
+_POSTED = f"""
+select {_MS} as "timestamp", user_id as visitorid, event_type as event, item_id as itemid,
+       parameters ->> 'transaction_id' as transactionid,
+       coalesce({_NUMBER.format(name="price")}, label::float8) as value, {POSTED_SEQ} + position as seq
+from events where {_MS} < {{before_ms}}
+"""
+_POSTED_STATE = f"""
+select count(*), coalesce(max(position), 0), max({_MS}) filter (where user_id is not null and event_type = any({{types}}))
+from events where {_MS} < {{before_ms}}
+"""
+# Runs of events without a long gap, but the one that goes on from the imported events.
+_ISLANDS = f"""
+select coalesce(json_agg(json_build_array(first, n) order by first), '[]')::text from (
+    select min(ms) as first, count(*) as n from (
+        select ms, sum(case when ms - before > {{gap_ms}} then 1 else 0 end)
+                   over (order by ms rows unbounded preceding) as island
+        from (
+            select {_MS} as ms, lag({_MS}, 1, {{after_ms}}::bigint) over (order by {_MS}) as before from events
+            where {_MS} > {{after_ms}} and {_MS} < {{before_ms}}
+              and user_id is not null and event_type = any({{types}})
+        ) beside
+    ) numbered where island > 0 group by island
+) islands
+"""
+_WORD = re.compile(r"[A-Za-z0-9_.:-]+\Z")  # as event types of the log are
 
 
 class RawSnapshot:
@@ -48,18 +77,31 @@ class RawSnapshot:
         n, last_seq, last = self._row('select count(*), max(seq), max("timestamp") from raw.events')
         return int(n), last_seq, last
 
-    def export(self, folder: Path, before_ms: int) -> dict[str, Path]:
-        """Write every stream, cut strictly before `before_ms`, into a Parquet file; stream → path."""
-        return {stream: self._export(stream, folder / f"{stream}.parquet", before_ms) for stream in STREAMS}
+    def posted(self, types: Iterable[str], before_ms: int) -> tuple[int, int, int | None]:
+        """Of the log strictly before `before_ms`: number of events, the greatest position, and the last timestamp of a
+        user's event of one of `types` (milliseconds; None when there is none)."""
+        query = _POSTED_STATE.format(types=_array(types), before_ms=int(before_ms))
+        n, position, last = self._row(query)
+        return int(n), int(position), last
 
-    def _export(self, stream: str, path: Path, before_ms: int) -> Path:
-        columns = ", ".join(f'"{name}"' for name in STREAMS[stream])
-        timed = "timestamp" in STREAMS[stream]
-        query = f"select {columns} from raw.{stream}"  # noqa: S608 - names from STREAMS alone
+    def islands(self, types: Iterable[str], after_ms: int, before_ms: int, gap_ms: int) -> list[tuple[int, int]]:
+        """Runs of users' posted events of `types` between the two instants that begin more than `gap_ms` after the
+        event before, or after `after_ms`: first timestamp and number of each, in order."""
+        numbers = {"after_ms": int(after_ms), "before_ms": int(before_ms), "gap_ms": int(gap_ms)}
+        rows: list[list[int]] = json.loads(self._row(_ISLANDS.format(types=_array(types), **numbers))[0])
+        return [(first, n) for first, n in rows]
+
+    def export(self, folder: Path, before_ms: int, posted_before_ms: int) -> dict[str, Path]:
+        """Write every stream, and the log as `posted_events`, cut strictly before an instant, into a Parquet file;
+        stream → path."""
+        queries = {stream: _query(stream, before_ms) for stream in STREAMS}
+        queries["posted_events"] = _POSTED.format(before_ms=int(posted_before_ms))
+        return {stream: self._export(query, folder / f"{stream}.parquet") for stream, query in queries.items()}
+
+    def _export(self, query: str, path: Path) -> Path:
         with closing(self._connection.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            # COPY, which makes this fast, takes no parameters; the bound is an integer
-            cursor.execute(query + (f' where "timestamp" < {int(before_ms)}' if timed else ""))
+            cursor.execute(query)
             with cursor.fetch_record_batch() as reader, _writer(path, reader.schema) as writer:
                 for batch in reader:
                     writer.write_batch(batch)
@@ -70,6 +112,18 @@ class RawSnapshot:
             cursor.execute(query)
             row: tuple[Any, ...] = cursor.fetchone()
             return row
+
+
+def _query(stream: str, before_ms: int) -> str:
+    """COPY, which makes this fast, takes no parameters; the bound is an integer."""
+    columns = ", ".join(f'"{name}"' for name in STREAMS[stream])
+    cut = f' where "timestamp" < {int(before_ms)}' if "timestamp" in STREAMS[stream] else ""
+    return f"select {columns} from raw.{stream}{cut}"  # noqa: S608 - names from STREAMS alone
+
+
+def _array(types: Iterable[str]) -> str:
+    """SQL of those types that can occur in the log."""
+    return "array[{}]::text[]".format(", ".join(f"'{name}'" for name in types if _WORD.match(name)))
 
 
 @contextmanager

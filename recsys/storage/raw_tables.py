@@ -25,6 +25,8 @@ imports = sa.Table(
     sa.Column("event_weights", JSONB, nullable=False),  # event type → weight
     sa.Column("label_event_types", ARRAY(sa.Text), nullable=False),
     sa.Column("bought_event_types", ARRAY(sa.Text), nullable=False),
+    # before it the imports hold all events of the types that occur in them: posted ones of that time do not count
+    sa.Column("complete_until", sa.DateTime(timezone=True)),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("started_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("completed_at", sa.DateTime(timezone=True)),

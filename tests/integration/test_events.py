@@ -193,7 +193,9 @@ def kept(events: Sequence[Event]) -> list[tuple[int, str, int]]:
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 12), st.sampled_from(["view", "view", "addtocart", "transaction"]), st.integers(0, 90)),
+        st.tuples(
+            st.integers(1, 12), st.sampled_from(["view", "view", "addtocart", "transaction"]), st.integers(0, 90)
+        ),
         min_size=30,
         max_size=150,
     ),

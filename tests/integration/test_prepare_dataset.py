@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import hashlib
 import json
 from pathlib import Path
@@ -15,6 +16,9 @@ from fast_api_service.catalogue_store import CatalogueStore, Told
 from fast_api_service.writable import Writable
 from recsys.artifacts import ArtifactStore
 from recsys.errors import EmptyResultError, InputError
+from recsys.online.connections import Connections
+from recsys.online.event import parse
+from recsys.online.postgres_log import PostgresLog
 from recsys.settings import Settings
 from recsys.steps import import_raw, prepare_dataset
 from recsys.steps.context import Context
@@ -245,3 +249,119 @@ def test_nothing_imported_an_unfinished_import_and_a_bad_instant_are_named(ctx, 
         connection.execute(raw_tables.imports.update().values(status="loading"))
     with pytest.raises(InputError, match="not finished"):
         prepare_dataset.run(ctx=ctx)
+
+
+LATE_MS = START_MS + 31 * 3_600_000  # the last event that write_shop writes
+
+
+@pytest.fixture
+def post(ctx: Context):
+    """Put events (id, user, item, type, milliseconds) into the log as the service does."""
+
+    def run(*rows: tuple[str, str | None, str, str, int], **more: object) -> None:
+        samples = [
+            {"event_id": name, "user_id": user, "session_id": "s", "item_id": item, "event_type": kind}
+            | {"timestamp": dt.datetime.fromtimestamp(ms / 1000, dt.UTC)}
+            | more
+            for name, user, item, kind, ms in rows
+        ]
+        last = dt.datetime.fromtimestamp(max(row[4] for row in rows) / 1000, dt.UTC)
+        events, rejected = parse([{k: v for k, v in one.items() if v is not None} for one in samples], last)
+        assert not rejected
+
+        async def append() -> None:
+            url = ctx.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+            connections = Connections(url, "test")
+            await PostgresLog(connections).append([event for _, event in events])
+            await connections.close()
+
+        asyncio.run(append())
+
+    return run
+
+
+def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    first = prepare_dataset.run(ctx=ctx)
+    assert first["n_events_from"] == {"import": 32, "posted": 0}
+    tell(ctx, erase_user=102)
+    hour = 3_600_000
+    post(
+        ("a", "900", "3", "view", LATE_MS + hour),  # a new user
+        ("b", "100", "77", "transaction", LATE_MS + 2 * hour),  # a new item
+        ("c", "100", "3", "like", LATE_MS + hour),  # of a type without a weight
+        ("d", None, "3", "view", LATE_MS + hour),  # a guest
+        ("e", "100", "x-1", "view", LATE_MS + hour),  # no id of this catalogue
+        parameters={"price": 7.5},
+    )
+    with ctx.engine.begin() as connection:  # as it was posted before he was erased, and written after
+        connection.execute(
+            sa.text(
+                "insert into events (event_id, user_id, item_id, event_type, occurred_at, digest)"
+                " select 'f', '102', '3', 'view', occurred_at, '' from events where event_id = 'a'"
+            )
+        )
+    second = prepare_dataset.run(ctx=ctx)
+    assert second["dataset"] != first["dataset"]
+    assert second["as_of"] == dt.datetime.fromtimestamp((LATE_MS + 2 * hour + 1) / 1000, dt.UTC).isoformat()
+    assert second["n_events_from"] == {"import": 24, "posted": 2}  # less those of the erased user
+    assert second["n_posted_left_out"] == {"of a guest": 1, "no weight for type like": 1, "id is no integer": 1}
+    dataset = ctx.dataset(second["dataset"])[1]
+    assert dict(dataset.meta.n_events_from) == second["n_events_from"]
+    users, items = keys_of(ctx, tables.users), keys_of(ctx, tables.items)
+    assert (users["900"], items["77"]) == (5, 9)
+    newest = dataset.table("events").to_pylist()[-2:]
+    assert [(row["user_key"], row["item_key"], row["event_type"], row["weight"], row["value"]) for row in newest] == [
+        (5, items["3"], "view", 1.0, 7.5),
+        (users["100"], 9, "transaction", 5.0, 7.5),
+    ]
+    assert prepare_dataset.run(ctx=ctx) == second | {"made": False}
+    # strictly before the cut, as for all others
+    early = prepare_dataset.run(
+        as_of=dt.datetime.fromtimestamp((LATE_MS + 2 * hour) / 1000, dt.UTC).isoformat(), ctx=ctx
+    )
+    assert early["n_events_from"]["posted"] == 1
+    assert len(ctx.dataset(second["dataset"])[1].interactions((LATE_MS + hour) * 1000).user_key) == 24
+    post(("g", "900", "4", "view", LATE_MS + hour))
+    third = prepare_dataset.run(ctx=ctx)
+    assert (third["n_events_from"]["posted"], third["as_of"]) == (3, second["as_of"])
+    assert third["dataset"] != second["dataset"]
+
+
+def test_an_event_that_is_imported_as_well_counts_once(ctx, load, post, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    day = DAY_MS
+    post(
+        ("same second", "101", "1", "view", START_MS + 5 * day + 3_600_000 + 900),
+        ("another second", "101", "1", "view", START_MS + 5 * day + 3_600_000 + 1000),
+        ("another type", "101", "1", "transaction", START_MS + 5 * day + 3_600_000),
+        ("later", "101", "1", "view", START_MS + 9 * day),
+    )
+    before = prepare_dataset.run(ctx=ctx)
+    assert before["n_events_from"] == {"import": 32, "posted": 4}
+    load(write_shop(tmp_path / "shop", first_day=5, part=2))
+    after = prepare_dataset.run(ctx=ctx)
+    assert after["n_events_from"] == {"import": 64, "posted": 3}
+    assert after["n_posted_left_out"] == {"imported as well": 1}
+    load(tmp_path / "shop", complete_until=dt.datetime.fromtimestamp((START_MS + 8 * day) / 1000, dt.UTC))
+    complete = prepare_dataset.run(ctx=ctx)
+    assert complete["n_events_from"] == {"import": 64, "posted": 1}
+    assert complete["n_posted_left_out"] == {"an import is complete for that time": 3}
+    with pytest.raises(InputError, match="in the future"):
+        load(tmp_path / "shop", complete_until=dt.datetime.now(dt.UTC) + dt.timedelta(days=1))
+
+
+def test_a_few_events_years_after_the_export_do_not_move_the_data_set(ctx, load, post, tmp_path, monkeypatch) -> None:
+    load(write_shop(tmp_path / "shop"))
+    first = prepare_dataset.run(ctx=ctx)
+    post(*((f"e{i}", "900", str(i % 8), "view", LATE_MS + 300 * DAY_MS + i) for i in range(20)))
+    post(("near", "900", "3", "view", LATE_MS + DAY_MS), ("odd", "900", "3", "like", LATE_MS + 150 * DAY_MS))
+    second = prepare_dataset.run(ctx=ctx)
+    assert second["as_of"] == dt.datetime.fromtimestamp((LATE_MS + DAY_MS + 1) / 1000, dt.UTC).isoformat()
+    assert second["n_events_from"] == {"import": 32, "posted": 1}
+    assert second["n_posted_left_out"]["few, and long after all others"] == 20
+    assert first["as_of"] < second["as_of"]
+    monkeypatch.setattr("recsys.data.posted.MIN_AFTER_GAP", 20)
+    third = prepare_dataset.run(ctx=ctx)
+    assert third["n_events_from"] == {"import": 32, "posted": 21}
+    assert third["n_posted_left_out"] == {"no weight for type like": 1}

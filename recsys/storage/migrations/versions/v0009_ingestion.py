@@ -1,4 +1,4 @@
-"""Recent events are merged into their row: what it was made with is kept in it, and an index leaves out most rows."""
+"""Posted events: an import says how far it is complete; recent ones are merged into their row: what it was made with is kept in it, and an index leaves out most rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
+    "ALTER TABLE raw.imports ADD COLUMN complete_until TIMESTAMP WITH TIME ZONE",
     # Rows of before count as made with other types, so that they are computed anew once.
     """
     ALTER TABLE user_recent
@@ -31,6 +32,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for statement in (
+        "ALTER TABLE raw.imports DROP COLUMN complete_until",
         "DROP INDEX ix_events_session_id_occurred_at",
         "CREATE INDEX ix_events_session_id_occurred_at ON events (session_id, occurred_at)",
         "ALTER TABLE user_recent RESET (fillfactor)",
