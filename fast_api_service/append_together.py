@@ -1,4 +1,4 @@
-"""Batches that wait at the same moment are appended as one: one transaction, and one wait for the disk, for all of them.
+"""Batches that wait at the same moment are appended as one: one transaction, one wait for the disk, for all of them.
 
 With nobody else there, a batch goes out at once and alone. Each batch gets the answer that it would get alone.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from fast_api_service.errors import ApiError
@@ -110,9 +111,9 @@ def _divided(together: Appended, sizes: Sequence[int]) -> list[Appended]:
         return [together]
     of_place = [batch for batch, size in enumerate(sizes) for _ in range(size)]
     starts = [sum(sizes[:batch]) for batch in range(len(sizes))]
-    outcomes: list[tuple[list[int], ...]] = [([], [], [], []) for _ in sizes]
-    for outcome, places in enumerate((together.accepted, together.duplicates, together.conflicts, together.erased)):
-        for place in places:
+    divided = [Appended() for _ in sizes]
+    for outcome in ("accepted", "duplicates", "conflicts", "erased"):
+        for place in getattr(together, outcome):
             batch = of_place[place]
-            outcomes[batch][outcome].append(place - starts[batch])
-    return [Appended(*places, together.position if places[0] else None) for places in outcomes]
+            getattr(divided[batch], outcome).append(place - starts[batch])
+    return [replace(one, position=together.position) if one.accepted else one for one in divided]

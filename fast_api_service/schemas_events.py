@@ -110,7 +110,7 @@ class AddAnswer(BaseModel):
     accepted: int = Field(description="new in the log, and durable")
     duplicates: int = Field(description="in the log since before; they count once")
     rejected: list[Rejected]
-    position: int | None = Field(description="in the log, of the last accepted one")
+    position: int | None = Field(description="that the log had reached when it took them")
 
 
 class StoredEvent(BaseModel):

@@ -56,7 +56,7 @@ def import_(
         str | None,
         typer.Option(
             "--complete-until",
-            help="Instant before which the files hold all events of their types: posted ones of that time do not count.",
+            help="Instant before which the files hold all events of their types; posted ones of then do not count.",
         ),
     ] = None,
 ) -> None:

@@ -2,7 +2,7 @@
 
 The shop's own export may bring the same events later, so a posted one is left out where an import says that it is
 complete for that time and type, and otherwise where an imported one has the same user, item, type and second. See
-research/decisions/0011.
+research/decisions/0012.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def prepare(
     """Write the data set of everything strictly before `as_of` (microseconds) into an existing, empty folder.
 
     `known`: the keys given so far. `erased`: SHA-256 (hexadecimal) of the ids of users whose rows are left out.
-    `complete_until`: milliseconds before which imports hold all events of their types, so that posted ones do not count.
+    `complete_until`: milliseconds before which imports hold all events of their types; posted ones of then do not
+    count.
     `memory_limit`: DuckDB's, e.g. "2GB"; beyond it, it spills to a temporary
     folder. Raises EmptyResultError when no event lies before the cut-off, InputError for event types without
     a weight and for missing columns.

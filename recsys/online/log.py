@@ -35,7 +35,7 @@ class Appended:
     duplicates: list[int] = field(default_factory=list)  # in the log since before
     conflicts: list[int] = field(default_factory=list)  # the id has another payload: the first stays, this is put aside
     erased: list[int] = field(default_factory=list)  # of users who were erased; not taken
-    position: int | None = None  # `events.position`, the greatest one that this batch was given
+    position: int | None = None  # `events.position` that the log had reached with it
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,7 @@ readers find it by that. A plain look at pg_snapshot_xmin would wait for everybo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 import orjson

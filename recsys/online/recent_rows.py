@@ -1,10 +1,10 @@
 """The rows of user_recent, kept up with the log within the transaction that appends to it.
 
 A row is a function of the set of its owner's events of known items, so any order and split of batches leaves the same:
-the newest N_RECENT by (milliseconds, item, type), then of what was bought before those the newest of each item and type,
-among the N_BOUGHT newest of such. That of a union is that of the union of two such rows, so new events are merged into
-the stored row. From the log it is computed only where the row cannot know: other types count as bought than when it was
-written, or there were events of items that were in no catalogue.
+the newest N_RECENT by (milliseconds, item, type), then of what was bought before those the newest of each item and
+type, among the N_BOUGHT newest of such. That of a union is that of the union of two such rows, so new events are merged
+into the stored row. From the log it is computed only where the row cannot know: other types count as bought than when
+it was written, or there were events of items that were in no catalogue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prepare a data set from the raw tables and the posted events: give keys, write the artifact, bring the catalogue up to date."""
+"""Prepare a data set from raw tables and posted events: give keys, write it, bring the catalogue up to date."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
     """Prepare everything strictly before `as_of` (ISO 8601, UTC unless it says otherwise; all when None).
 
     The cut-off is never later than just after the last event, and rows of erased users are left out. The same raw
-    tables, posted events and cut-off give the same data set, found again unless `force`; `force` also accepts a data set that lost
-    much against the former one.
+    tables, posted events and cut-off give the same data set, found again unless `force`; `force` also accepts a data
+    set that lost much against the former one.
     Raises InputError for an unreadable `as_of` or an unfinished import, EmptyResultError (and records the
     refusal) when the data cannot be true.
     """

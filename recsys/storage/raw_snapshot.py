@@ -39,11 +39,12 @@ select {_MS} as "timestamp", user_id as visitorid, event_type as event, item_id 
        parameters ->> 'transaction_id' as transactionid,
        coalesce({_NUMBER.format(name="price")}, label::float8) as value, {POSTED_SEQ} + position as seq
 from events where {_MS} < {{before_ms}}
-"""
+"""  # noqa: S608 - our own words
 _POSTED_STATE = f"""
-select count(*), coalesce(max(position), 0), max({_MS}) filter (where user_id is not null and event_type = any({{types}}))
+select count(*), coalesce(max(position), 0),
+       max({_MS}) filter (where user_id is not null and event_type = any({{types}}))
 from events where {_MS} < {{before_ms}}
-"""
+"""  # noqa: S608 - our own words
 # Runs of events without a long gap, but the one that goes on from the imported events.
 _ISLANDS = f"""
 select coalesce(json_agg(json_build_array(first, n) order by first), '[]')::text from (
@@ -57,7 +58,7 @@ select coalesce(json_agg(json_build_array(first, n) order by first), '[]')::text
         ) beside
     ) numbered where island > 0 group by island
 ) islands
-"""
+"""  # noqa: S608 - our own words
 _WORD = re.compile(r"[A-Za-z0-9_.:-]+\Z")  # as event types of the log are
 
 

@@ -1,4 +1,4 @@
-"""Posted events: an import says how far it is complete; recent ones are merged into their row: what it was made with is kept in it, and an index leaves out most rows."""
+"""Imports say how far they are complete; rows of recent events say what they were made with."""
 
 from __future__ import annotations
 
