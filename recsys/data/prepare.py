@@ -79,6 +79,7 @@ def prepare(
             con, streams["events"], streams.pop("posted_events"), declared, complete_until
         )
         streams["events"] = events
+        streams["item_properties"] = _with_told(con, streams["item_properties"], streams.pop("told_properties"))
         _check_event_types(con, events, declared)
         items = give_keys(con, "item", _first_seen(streams, "itemid", "item_properties"), given.items, ["first", "id"])
         users = give_keys(
@@ -119,6 +120,15 @@ def _without(con: Any, streams: dict[str, Table], erased: Set[str]) -> dict[str,
     ids = ids.mutate(digest=sha256(ids.visitorid)).semi_join(con.table("erased"), "digest")
     gone = _keep(con, "erased_ids", ids.select("visitorid"))
     return streams | {name: streams[name].anti_join(gone, "visitorid") for name in told_of}
+
+
+def _with_told(con: Any, properties: Table, told: Table) -> Table:
+    """`properties`, and what the API was told of the other items."""
+    if not con.to_pyarrow(told.count()).as_py():
+        return properties
+    columns = [ROW, "timestamp", "itemid", "property", "value"]
+    described = properties.select("itemid").distinct()
+    return properties.select(columns).union(told.anti_join(described, "itemid").select(columns))
 
 
 def _check_event_types(con: Any, events: Table, declared: Declared) -> None:

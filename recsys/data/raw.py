@@ -19,12 +19,12 @@ _EVENTS = pa.schema(
     {"timestamp": pa.int64(), "visitorid": pa.string(), "event": pa.string(), "itemid": pa.string()}
     | {"transactionid": pa.string(), "value": pa.float64(), "seq": pa.int64()}
 )
+_PROPERTIES = pa.schema({"timestamp": pa.int64(), "itemid": pa.string(), "property": pa.string(), "value": pa.string()})
 _COLUMNS: Mapping[str, pa.Schema] = {
     "events": _EVENTS,
     "posted_events": _EVENTS,
-    "item_properties": pa.schema(
-        {"timestamp": pa.int64(), "itemid": pa.string(), "property": pa.string(), "value": pa.string()}
-    ),
+    "item_properties": _PROPERTIES,
+    "told_properties": _PROPERTIES,
     "user_properties": pa.schema(
         {"timestamp": pa.int64(), "visitorid": pa.string(), "property": pa.string(), "value": pa.string()}
     ),
@@ -36,9 +36,10 @@ ROW = "row"  # position of a row in its file
 
 @dataclass(frozen=True)
 class RawTables:
-    """The four streams of a source (columns as in schema `raw`), each an Arrow table or a Parquet file, and the events
-    that clients posted, with the columns of events; a guest's have no `visitorid`.
+    """The four streams of a source (columns as in schema `raw`), each an Arrow table or a Parquet file.
 
+    Beside them the events that clients posted, with the columns of events; a guest's have no `visitorid`. And what the
+    API was told of items, with those of `item_properties`; it counts for items that these say nothing of.
     Timestamps are milliseconds since the epoch. `seq` of events may be missing: the order of rows stands for it.
     """
 
@@ -47,6 +48,7 @@ class RawTables:
     user_properties: pa.Table | Path | None = None
     category_tree: pa.Table | Path | None = None
     posted_events: pa.Table | Path | None = None
+    told_properties: pa.Table | Path | None = None
 
     def open(self, con: Any, folder: Path) -> Mapping[str, Table]:
         """Each stream as an Ibis table of the DuckDB backend `con`, with the position of each row as `row`.

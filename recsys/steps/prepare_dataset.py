@@ -65,6 +65,7 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
             "imports": [{k: v for k, v in row.items() if k not in _NOT_CONTENT} for row in imports],
             "events": [n_events, last_seq],
             "posted": [posted.n, posted.position, posted.before_ms if posted.n_after_gap else None],
+            "told": snapshot.told(-(-cut_at // 1000)),
             "declared": asdict(declared),
             "erased": sorted(erased),
             "code": CODE_VERSION,

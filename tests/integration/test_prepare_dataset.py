@@ -328,6 +328,30 @@ def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: 
     assert third["dataset"] != second["dataset"]
 
 
+def test_items_that_the_api_alone_knows_are_in_the_data_set_as_it_told_them(ctx, load, post, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    prepare_dataset.run(ctx=ctx)
+    told = {"category_id": 5, "title": "New", "properties": {"790": "n9.5", "888": "x"}}
+    tell(ctx, Told("item", 77, told), Told("item", 78, {"available": False}), Told("item", 3, {"title": "Told"}))
+    with ctx.engine.begin() as connection:
+        at = dt.datetime.fromtimestamp((LATE_MS + DAY_MS) / 1000, dt.UTC)
+        connection.execute(sa.update(tables.items).where(tables.items.c.told_at.is_not(None)).values(told_at=at))
+    post(("a", "900", "77", "view", LATE_MS + DAY_MS - 10))
+    before = prepare_dataset.run(ctx=ctx)  # strictly before the word
+    row = {row["item_id"]: row for row in ctx.dataset(before["dataset"])[1].table("items").to_pylist()}["77"]
+    assert (row["title"], row["category_key"], row["available"]) == (None, None, True)
+    post(("b", "900", "77", "view", LATE_MS + DAY_MS + 10))
+    dataset = ctx.dataset(prepare_dataset.run(ctx=ctx)["dataset"])[1]
+    items = {row["item_id"]: row for row in dataset.table("items").to_pylist()}
+    assert (items["77"]["title"], items["77"]["price"], items["77"]["available"]) == ("New", 9.5, True)
+    assert items["77"]["category_key"] == keys_of(ctx, tables.categories)["5"]
+    assert json.loads(items["77"]["properties"]) == {"790": "n9.5", "888": "x"}
+    assert (items["78"]["available"], items["3"]["title"]) == (False, None)  # imports describe 3
+    assert [items[id_]["item_key"] for id_ in ("77", "78")] == [9, 10]
+    catalogue = dataset.catalogue((LATE_MS + DAY_MS) * 1000)
+    assert 10 not in catalogue.item_key  # nothing was known of it then
+
+
 def test_an_event_that_is_imported_as_well_counts_once(ctx, load, post, tmp_path: Path) -> None:
     load(write_shop(tmp_path / "shop"))
     day = DAY_MS
