@@ -30,7 +30,9 @@ with entered as (delete from events where false)
 select digest, types from (select set_config('enable_seqscan', 'off', true) offset 0) setting
 cross join ({recent_rows.BOUGHT_SQL}) bought left join erased_users on digest = any($1::bytea[])
 """  # noqa: S608 - our own words
+# One row: how many were inserted, from which position to which, and their ids where they are not all of the $16.
 _INSERT_SQL = """
+with inserted as (
 insert into events (event_id, user_id, session_id, item_id, event_type, occurred_at, label, parameters, features,
                     version, digest, kafka_partition, kafka_offset)
 select event_id, user_id, session_id, item_id, event_type, occurred_at, label, coalesce(parameters, '{}')::jsonb,
@@ -44,6 +46,10 @@ where (select true from events e where e.event_id = t.retry_of) is null
 order by place
 on conflict (event_id) do nothing
 returning event_id, position
+)
+select count(*) as n, min(position) as first, max(position) as last,
+       case when count(*) < $16 then array_agg(event_id) end as event_ids
+from inserted
 """
 # Where the oldest transaction begins that may still add events. A transaction that is not in the snapshot's list of
 # those running has a number of its end or above.
@@ -144,20 +150,21 @@ async def append(
     if not taken:
         return Appended(erased=gone)
     await recent_rows.lock(connection, taken, bought)
-    rows = await connection.fetch(
-        _INSERT_SQL, *_columns(taken), *_places([places[i] for i in kept] if places else None)
-    )
-    position_by_id = {row["event_id"]: row["position"] for row in rows}
-    accepted, duplicates, conflicts = await _sort_out(connection, taken, set(position_by_id))
+    placed = _places([places[i] for i in kept] if places else None)
+    row = await connection.fetchrow(_INSERT_SQL, *_columns(taken), *placed, len(taken))
+    if row["n"]:
+        await recent_rows.add(connection, row["first"], bought)
+    if row["n"] == len(taken):
+        return Appended(kept, erased=gone, position=row["last"])
+    accepted, duplicates, conflicts = await _sort_out(connection, taken, set(row["event_ids"] or ()))
     if conflicts:
         await connection.execute(_QUARANTINE_SQL, *_quarantined([taken[place] for place in conflicts]))
-    await recent_rows.add(connection, [taken[place] for place in accepted], bought)
     return Appended(
         [kept[place] for place in accepted],
         [kept[place] for place in duplicates],
         [kept[place] for place in conflicts],
         gone,
-        max(position_by_id.values(), default=None),
+        row["last"],
     )
 
 

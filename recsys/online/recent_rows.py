@@ -10,7 +10,7 @@ it was written, or there were events of items that were in no catalogue.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
@@ -38,13 +38,15 @@ insert into user_recent (owner, item_keys, event_types, occurred_ms, bought_type
 select owner, '{}', '{}', '{}', $2::text[] from unnest($1::text[]) owner order by owner
 on conflict (owner) do update set updated_at = now() where false
 """
+# What this transaction has added to the log, from the position $1 on.
 _NEW_SQL = """
-select t.owner, i.item_key, t.event_type, floor(extract(epoch from t.occurred_at) * 1000)::bigint as ms
-from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) t (owner, item_id, event_type, occurred_at)
-left join items i on i.item_id = t.item_id
+select o.owner, i.item_key, e.event_type, floor(extract(epoch from e.occurred_at) * 1000)::bigint as ms
+from events e cross join lateral (values ('user:' || e.user_id), ('session:' || e.session_id)) o (owner)
+left join items i on i.item_id = e.item_id
+where e.xid = pg_current_xact_id() and e.position >= $1 and o.owner is not null
 """
 # The usual case: all of the new events are newer than those that are stored, and nothing that was bought falls out of
-# the newest or comes in again.
+# the newest or comes in again. Gives the owners whose case is another.
 _PREPEND_SQL = f"""
 with new as materialized (
     select owner, cardinality(item_keys) as n, item_keys, event_types, occurred_ms, has_unknown from (
@@ -57,7 +59,7 @@ with new as materialized (
                         filter (where item_key is not null), '{{}}') as occurred_ms
         from ({_NEW_SQL}) each_one group by owner
     ) grouped
-)
+), done as (
 update user_recent r set updated_at = now(), has_unknown = new.has_unknown, item_keys =
     case when cardinality(r.item_keys) + n <= {N_RECENT} then new.item_keys || r.item_keys
          else new.item_keys || r.item_keys[1 : {N_RECENT} - n] || r.item_keys[{N_RECENT + 1} :] end,
@@ -68,12 +70,14 @@ occurred_ms =
     case when cardinality(r.item_keys) + n <= {N_RECENT} then new.occurred_ms || r.occurred_ms
          else new.occurred_ms || r.occurred_ms[1 : {N_RECENT} - n] || r.occurred_ms[{N_RECENT + 1} :] end
 from new
-where r.owner = new.owner and r.bought_types = $5::text[] and not r.has_unknown and n <= {N_RECENT}
+where r.owner = new.owner and r.bought_types = $2::text[] and not r.has_unknown and n <= {N_RECENT}
   and (n = 0 or cardinality(r.item_keys) = 0 or r.occurred_ms[1] < new.occurred_ms[n])
   and (cardinality(r.item_keys) + n <= {N_RECENT}
        or (not r.event_types[{N_RECENT} - n + 1 : {N_RECENT}] && r.bought_types
            and (cardinality(r.item_keys) <= {N_RECENT} or not new.event_types && r.bought_types)))
 returning r.owner
+)
+select owner from new except select owner from done
 """  # noqa: S608 - our own words
 # Of `seen` (item_key, event_type, ms) what a row keeps; `r.bought` are the types.
 _KEPT_SQL = f"""
@@ -95,7 +99,7 @@ select * from unnest(r.item_keys, r.event_types, r.occurred_ms) stored (item_key
 union all select item_key, event_type, ms from new where new.owner = r.owner and item_key is not null
 """
 _MERGE_SQL = f"""
-with new as materialized ({_NEW_SQL})
+with new as materialized (select * from ({_NEW_SQL}) each_one where owner = any($2::text[]))
 update user_recent t
 set item_keys = m.item_keys, event_types = m.event_types, occurred_ms = m.occurred_ms, has_unknown = m.has_unknown,
     updated_at = now()
@@ -173,23 +177,13 @@ async def lock(connection: asyncpg.Connection, events: Sequence[Event], bought: 
     await connection.execute(_LOCK_SQL, sorted({owner for event in events for owner in owners_of(event)}), bought)
 
 
-async def add(connection: asyncpg.Connection, events: Sequence[Event], bought: Sequence[str]) -> None:
-    """Bring the rows, which are locked, up to date with events that the transaction has just added to the log."""
-    new = [
-        (owner, event.item_id, event.event_type, event.occurred_at) for event in events for owner in owners_of(event)
-    ]
-    if not new:
-        return
-    rows = await connection.fetch(_PREPEND_SQL, *_columns(new), bought)
-    left = {one[0] for one in new} - {row["owner"] for row in rows}
+async def add(connection: asyncpg.Connection, position: int, bought: Sequence[str]) -> None:
+    """Bring the rows, which are locked, up to date with what the transaction added to the log from a position on."""
+    left = {row["owner"] for row in await connection.fetch(_PREPEND_SQL, position, bought)}
     for column, prefix in _PREFIX_BY_COLUMN.items():
         owners = sorted(owner for owner in left if owner.startswith(prefix))
         if owners:
             rows = await connection.fetch(_RECOMPUTE_BY_COLUMN[column], owners, bought)
             left -= {row["owner"] for row in rows}
     if left:
-        await connection.execute(_MERGE_SQL, *_columns([one for one in new if one[0] in left]))
-
-
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:
-    return list(zip(*rows, strict=True))
+        await connection.execute(_MERGE_SQL, position, sorted(left))
