@@ -16,7 +16,9 @@ from recsys.online.event import Event
 from recsys.online.log import Appended, EventLog, LogAwayError
 
 MAX_EVENTS: Final = 2_000  # in a transaction, unless one batch is larger
-MAX_RUNNING: Final = 2  # transactions at a time, so that one goes on while the other waits for the disk, or for a lock
+# One transaction at a time, because large ones are cheaper; others beside it when it takes long, as for a lock.
+MAX_RUNNING: Final = 4
+LONG_S: Final = 0.2
 _OF_ALL: Final = ("database_away", "not_ready")
 
 
@@ -33,6 +35,7 @@ class AppendTogether:
         self._log = log
         self._waiting: deque[_Batch] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._began = 0.0  # when the last transaction did, by the loop's clock
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """See EventLog; `position` is the one that the log had reached then. What the log raises passes through."""
@@ -41,7 +44,9 @@ class AppendTogether:
         loop = asyncio.get_running_loop()
         self._waiting.append(_Batch(events, _names(events), loop.create_future()))
         appended = self._waiting[-1].appended
-        if len(self._running) < MAX_RUNNING:
+        n = len(self._running)
+        if not n or (n < MAX_RUNNING and loop.time() - self._began > LONG_S):
+            self._began = loop.time()
             task = loop.create_task(self._run())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -50,6 +55,7 @@ class AppendTogether:
     async def _run(self) -> None:
         while self._waiting:
             batches = self._next()
+            self._began = asyncio.get_running_loop().time()
             try:
                 await self._append(batches)
             except Exception as error:

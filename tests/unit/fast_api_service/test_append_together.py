@@ -78,6 +78,32 @@ def test_a_retry_is_not_in_one_transaction_with_what_it_repeats() -> None:
     assert log.sizes == [3, 1, 1]
 
 
+def test_a_transaction_that_waits_for_a_lock_does_not_hold_up_all_others() -> None:
+    log = SlowLog()
+
+    async def post() -> tuple[bool, Any]:
+        together = AppendTogether(log)
+        held = asyncio.Event()
+        straight = log.append
+
+        async def append(events: Sequence[Event]) -> Appended:
+            if events[0].item_id == "7":
+                await held.wait()
+            return await straight(events)
+
+        log.append = append  # type: ignore[method-assign]
+        stuck = asyncio.create_task(together.append(events_of(sample("stuck", 7))))
+        await asyncio.sleep(0.3)
+        await asyncio.wait_for(together.append(events_of(sample("other"))), 5)
+        is_stuck = not stuck.done()
+        held.set()
+        return is_stuck, await stuck
+
+    is_stuck, answer = asyncio.run(post())
+    assert is_stuck
+    assert answer.accepted == [0]
+
+
 def test_a_batch_that_fails_fails_alone_and_an_absent_log_fails_all_at_once() -> None:
     batches = [events_of(sample(f"e{n}", item)) for n, item in enumerate((1, 1, 2, 13, 3))]
     log = SlowLog()
