@@ -11,11 +11,31 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = ROOT / ".local"
+
+
+class UpdaterSettings(BaseModel):
+    """How the updater learns from events and watches over what it has learned."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority_event_types: list[str] = Field(
+        ["transaction", "purchase", "addtocart"], description="learned at once, with what came before them"
+    )
+    batch_events: int = Field(1024, ge=1, le=100_000, description="other events are learned when there are so many")
+    batch_s: float = Field(2.0, ge=0, description="or when the first of them has waited so long")
+    step_rows: int = Field(256, ge=2, le=65_536, description="rows of one step of the optimizer")
+    replay_share: float = Field(0.25, ge=0, le=0.9, description="share of older events in a step, against forgetting")
+    buffer_rows: int = Field(4096, ge=0, le=1_000_000, description="older events that are kept for this")
+    learning_rate: float | None = Field(None, gt=0, description="that of the nightly training when not set")
+    updates_per_base: int = Field(200, ge=1, description="after so many a process can begin with one artifact again")
+    guard_window: int = Field(500, ge=10, le=100_000, description="events over which the guard judges")
+    guard_bound: float = Field(0.05, gt=0, le=1, description="how far the AUC may fall below the frozen model's")
+    seed: int = 42
 
 
 class Settings(BaseSettings):
@@ -96,6 +116,12 @@ class Settings(BaseSettings):
     )
     event_outbox: bool = Field(
         False, description="events are answered for when Postgres has them; `recsys relay` delivers them to Kafka"
+    )
+
+    # --- the updater
+    updater: UpdaterSettings = Field(
+        default_factory=lambda: UpdaterSettings(),
+        description='how `recsys updater` learns, e.g. {"batch_s": 5, "priority_event_types": ["transaction"]}',
     )
 
     # --- patience with Postgres

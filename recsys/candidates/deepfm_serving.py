@@ -2,7 +2,8 @@
 
 network.onnx, weights/*.npy  the network, as `networks.deepfm_onnx` writes it
 spec.json                    what its inputs mean (`FeatureSpec` of recsys.features.deepfm_spec)
-state/*.npy                  vocabularies, item rows, and each user's number of events and latest items
+state/*.npy                  vocabularies, item rows, each user's number of events and latest items, and how popular
+                             items are (for the negatives of `recsys updater`)
 """
 
 from __future__ import annotations
@@ -15,16 +16,25 @@ from numpy.typing import NDArray
 
 from recsys.candidates.deepfm import DeepFm
 from recsys.candidates.deepfm_calibration import PRIOR, UNCALIBRATED
+from recsys.candidates.deepfm_spare import n_spare, with_spare_rows
 from recsys.candidates.deepfm_training import network_config
-from recsys.features.deepfm_spec import STATE, FeatureSpec, state_file
+from recsys.features.deepfm_spec import POPULARITY, STATE, FeatureSpec, state_file
 from recsys.networks.deepfm_onnx import write_onnx
+
+# Parameters of DeepFm that hold for `recsys updater`, too.
+_TRAINING = ("learning_rate", "n_negatives", "uniform_share", "min_user_events", "min_item_events")
 
 
 def write_for_serving(model: DeepFm, folder: Path) -> None:
     """Write the files into an empty folder. Imports Keras (seconds); ModelError when the exporter loses a weight."""
     state = model.state
-    config = network_config(state.vocabularies, model.dim, model.hidden)
-    write_onnx(config, state.weights, folder)
+    config, weights = with_spare_rows(
+        network_config(state.vocabularies, model.dim, model.hidden),
+        state.weights,
+        n_spare(state.vocabularies.user.size),
+        n_spare(state.vocabularies.item.size),
+    )
+    write_onnx(config, weights, folder)
     scale, offset = state.calibration
     spec = FeatureSpec(
         cut_at=int(model.cut_at or 0),
@@ -36,6 +46,7 @@ def write_for_serving(model: DeepFm, folder: Path) -> None:
         offset=float(offset),
         prior=PRIOR,
         is_calibrated=not np.array_equal(state.calibration, UNCALIBRATED),
+        training={name: getattr(model, name) for name in _TRAINING},
     )
     spec.write(folder)
     arrays: dict[str, NDArray[Any]] = {
@@ -50,7 +61,8 @@ def write_for_serving(model: DeepFm, folder: Path) -> None:
         "history_start": state.history_start,
         "history": state.history,
         "history_weight": state.history_weight,
+        POPULARITY: state.popularity,
     }
     (folder / state_file("users")).parent.mkdir()
-    for name in STATE:
+    for name in (*STATE, POPULARITY):
         np.save(folder / state_file(name), arrays[name], allow_pickle=False)

@@ -26,6 +26,7 @@ class DeepFmState:
     items: KeyIndex  # the whole catalogue
     available: NDArray[np.bool_]  # (n_items,)
     item_rows: Rows  # (n_items, n_item_fields)
+    popularity: NDArray[np.float64]  # (n_items,): sum of the events' weights
     users: KeyIndex  # everybody with an event
     n_events: Rows  # (n_users,)
     history_start: Positions  # (n_users + 1,)
@@ -51,6 +52,7 @@ class DeepFmState:
             items=KeyIndex(catalogue.item_key),
             available=catalogue.available,
             item_rows=samples.items_at_cut(),
+            popularity=np.bincount(samples.item, samples.events.weight, minlength=len(catalogue)),
             users=KeyIndex(histories.users),
             n_events=n_events,
             history_start=np.concatenate([[0], np.cumsum(n_kept)]),
@@ -98,6 +100,6 @@ class DeepFmState:
 
 _VOCABULARIES = fields(Vocabularies)
 _ARRAYS = (
-    *("available", "item_rows", "n_events", "history_start", "history", "history_weight"),
+    *("available", "item_rows", "popularity", "n_events", "history_start", "history", "history_weight"),
     *("mean_event_weight", "calibration"),
 )

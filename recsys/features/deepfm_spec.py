@@ -17,6 +17,8 @@ STATE = (
     *("items", "item_rows", "users", "n_events", "history_start", "history", "history_weight"),
 )
 
+POPULARITY = "popularity"  # of the catalogue's items at the cut, (n_items,): the sum of their events' weights
+
 
 def state_file(name: str) -> str:
     """Where an array of the state stands."""
@@ -36,6 +38,7 @@ class FeatureSpec:
     offset: float
     prior: float  # the share of observed pairs that the probability starts from
     is_calibrated: bool  # False: no events were held out, and the probabilities keep the order only
+    training: dict[str, float] = field(default_factory=dict)  # parameters of DeepFm that hold between two nights, too
     user_fields: list[str] = field(default_factory=lambda: list(USER_FIELDS))
     item_fields: list[str] = field(default_factory=lambda: list(ITEM_FIELDS))
     request_features: dict[str, list[int]] = field(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, InputError
 from recsys.features.deepfm_fields import (
     HOURS_PER_PART,
     MICROSECONDS_PER_HOUR,
@@ -24,7 +24,7 @@ from recsys.features.deepfm_fields import (
 )
 from recsys.features.deepfm_spec import STATE, FeatureSpec, state_file
 from recsys.serving.recent import Recent
-from recsys.types import MICROSECONDS_PER_DAY
+from recsys.types import MICROSECONDS_PER_DAY, Keys
 
 _HOUR_MS = 3_600_000
 _MAX_SHOWN = 40  # characters of a client's word in a warning
@@ -48,6 +48,45 @@ class Moment:
     event_weights: Mapping[str, float]  # 1 for a type that is not named
 
 
+class GrowingRows:
+    """Rows of a vocabulary, and of keys that got one of the spare rows behind them later."""
+
+    def __init__(self, vocabulary: Vocabulary, size: int) -> None:
+        """`size`: how many rows the network has, those of the vocabulary and spare ones."""
+        self._vocabulary, self._size = vocabulary, max(size, vocabulary.size)
+        self._later: dict[int, int] = {}
+
+    @property
+    def n_spare(self) -> int:
+        """How many keys may still get a row."""
+        return self._size - self._vocabulary.size - len(self._later)
+
+    @property
+    def later(self) -> list[int]:
+        """The keys that got a row later, in the order of their rows."""
+        return list(self._later)
+
+    def rows(self, keys: NDArray[np.integer]) -> Rows:
+        """As `Vocabulary.rows`."""
+        rows = self._vocabulary.rows(keys)
+        if self._later:
+            flat = rows.reshape(-1)
+            missing = np.flatnonzero(flat == 0)
+            flat[missing] = [self._later.get(key, 0) for key in np.ravel(keys)[missing].tolist()]
+        return rows
+
+    def give(self, keys: Sequence[int]) -> None:
+        """Give the next rows to keys that have none; InputError where a key has one, or no row is left."""
+        for key in keys:
+            if not self.n_spare or self.rows(np.array([key], dtype=np.int64))[0]:
+                raise InputError(f"key {key} cannot get a row: it has one, or the {self._size} rows are used up")
+            self._later[key] = self._vocabulary.size + len(self._later)
+
+    def take_back(self) -> None:
+        """Take the rows back from all who got them later."""
+        self._later.clear()
+
+
 class ModelState:
     """Arrays of a serving artifact, mapped from its files: pages that nobody asks for take no memory."""
 
@@ -60,8 +99,10 @@ class ModelState:
             raise ArtifactError(f"the state of the model in {folder} cannot be read: {error}") from error
         arrays: dict[str, NDArray[Any]] = {name: np.asarray(array) for name, array in files.items()}
         self._users, self._items = Vocabulary(arrays["users"]), Vocabulary(arrays["items"])
-        self._user_rows, self._item_rows = Vocabulary(arrays["user_vocabulary"]), arrays["item_rows"]
-        self._history_rows = Vocabulary(arrays["item_vocabulary"])
+        self._item_rows = arrays["item_rows"]
+        n_user_rows, n_item_rows = (spec.network.get(sizes, [0])[0] for sizes in ("user_sizes", "item_sizes"))
+        self.rows_of_users = GrowingRows(Vocabulary(arrays["user_vocabulary"]), n_user_rows)
+        self.rows_of_items = GrowingRows(Vocabulary(arrays["item_vocabulary"]), n_item_rows)
         self._categories = Vocabulary(arrays["category_vocabulary"])
         self._parents = Vocabulary(arrays["parent_category_vocabulary"])
         self._n_events, self._start = arrays["n_events"], arrays["history_start"]
@@ -75,6 +116,21 @@ class ModelState:
     def n_items(self) -> int:
         return len(self._items.keys)
 
+    @property
+    def catalogue(self) -> tuple[Keys, Rows]:
+        """Keys and rows (n_items, 6) of all items at the cut, as they were then."""
+        return self._items.keys, self._item_rows
+
+    @property
+    def histories(self) -> tuple[Keys, Positions, Rows, Floats]:
+        """Users at the cut: keys (n,), where each one's history starts (n + 1,), rows of its items, their weights."""
+        return self._users.keys, self._start, self._history, self._history_weight
+
+    def n_events(self, user_keys: Sequence[int]) -> NDArray[np.int64]:
+        """How many events of users there were at the cut, (n,)."""
+        place = self._users.rows(np.array(user_keys, dtype=np.int64))
+        return np.where(place > 0, self._n_events[np.maximum(place - 1, 0)], 0) if self.n_users else place * 0
+
     def sample_keys(self, n: int) -> tuple[list[int], list[int]]:
         """Some users and items, evenly over all."""
         users, items = self._users.keys, self._items.keys
@@ -82,11 +138,11 @@ class ModelState:
 
     def user_rows(self, user_keys: Sequence[int | None]) -> Rows:
         """Row of each user in the network, 0 for those without one of their own, (n,)."""
-        return self._user_rows.rows(np.array([-1 if key is None else key for key in user_keys], dtype=np.int64))
+        return self.rows_of_users.rows(np.array([-1 if key is None else key for key in user_keys], dtype=np.int64))
 
     def item_rows(self, item_keys: Sequence[int | None], category_of: CategoryOf) -> Rows:
         """Item, category, parent category, trends and age, (n, 6), as of the cut. An item that came later has its
-        category alone; None is an item that nobody knows, all zeros."""
+        category, and its own row once it got one; None is an item that nobody knows, all zeros."""
         keys = np.array([-1 if key is None else key for key in item_keys], dtype=np.int64)
         place = self._items.rows(keys)
         rows = self._item_rows[np.maximum(place - 1, 0)] if self.n_items else np.zeros((len(keys), 6), np.int32)
@@ -96,6 +152,9 @@ class ModelState:
             later = [at for at in missing.tolist() if keys[at] >= 0]
             found = np.array([category_of(int(keys[at])) for at in later], dtype=np.int64).reshape(-1, 2)
             rows[later, 1], rows[later, 2] = self._categories.rows(found[:, 0]), self._parents.rows(found[:, 1])
+        without = np.flatnonzero(rows[:, 0] == 0)
+        if len(without):
+            rows[without, 0] = self.rows_of_items.rows(keys[without])
         return rows
 
     def user_inputs(self, askers: Sequence[Asker], moment: Moment) -> dict[str, Any]:
@@ -153,7 +212,7 @@ class ModelState:
         worth = np.array([moment.event_weights.get(event.event_type, 1.0) for event in new])
         worth /= self._spec.mean_event_weight
         history[n:], weight[n:] = history[:-n].copy(), weight[:-n].copy()
-        history[:n] = self._history_rows.rows(np.array([event.item_key for event in new], dtype=np.int64))
+        history[:n] = self.rows_of_items.rows(np.array([event.item_key for event in new], dtype=np.int64))
         weight[:n] = worth * _decay(at.max() - at, half_life_days)
         weight[n:] *= _decay(at.max() - self._spec.cut_at, half_life_days)
 

@@ -35,6 +35,7 @@ class Scorer:
         """ArtifactError when a file is missing or the network is not one that this code can run."""
         import onnxruntime as ort
 
+        self._folder = folder
         self.spec = FeatureSpec.read(folder)
         self.state = ModelState(folder, self.spec)
         options = ort.SessionOptions()
@@ -43,8 +44,7 @@ class Scorer:
         try:
             self._session = ort.InferenceSession(folder / NETWORK, options, providers=["CPUExecutionProvider"])
             self._weights = {
-                one.name: np.asarray(np.load(folder / weight_file(one.name), mmap_mode="c", allow_pickle=False))
-                for one in self._session.get_overridable_initializers()
+                one.name: self._read(one.name) for one in self._session.get_overridable_initializers()
             }
         except Exception as error:  # ONNX Runtime has a class of its own for every cause
             raise ArtifactError(f"the network in {folder} cannot be run: {error}") from error
@@ -53,6 +53,16 @@ class Scorer:
     def weights(self) -> dict[str, Floats]:
         """The weights as they are now, by `layer/weight`; to be read, not written."""
         return self._weights
+
+    def reset(self) -> None:
+        """Take back all that was changed: weights as in the files, and no rows for who came later."""
+        for name in self._weights:
+            self._weights[name] = self._read(name)
+        self.state.rows_of_users.take_back()
+        self.state.rows_of_items.take_back()
+
+    def _read(self, name: str) -> Floats:
+        return np.asarray(np.load(self._folder / weight_file(name), mmap_mode="c", allow_pickle=False))
 
     def put_weights(self, name: str, values: Floats, rows: NDArray[Any] | slice = slice(None)) -> None:
         """Change a weight in place, all of it or some rows. InputError when it does not fit or is not finite."""

@@ -1,0 +1,101 @@
+"""Progressive validation: every event is foretold before it is learned, by the updated model and by the frozen one.
+
+Dawid, "Present position and potential developments: the prequential approach", 1984. Both models see the same events
+with the same sampled negatives, so that their difference is the worth of what was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.candidates.deepfm_samples import EXCLUDED
+from recsys.features.deepfm_fields import Floats
+
+COLUMNS: Final = ("auc", "frozen_auc", "logloss", "frozen_logloss", "mean", "frozen_mean", "target")
+Judged = NDArray[np.float32]  # (n, len(COLUMNS))
+
+
+def judge(
+    logits: Floats, frozen: Floats, log_q: Floats, label: Floats, scale: float, offset: float
+) -> Judged:
+    """What `logits` and `frozen` (n, 1 + n_negatives), the event's item first, foretold of events with these labels.
+
+    AUC: the share of negatives on the right side of the item. Log loss and mean: of calibrated probabilities, the
+    negatives weighing as items drawn evenly from the catalogue, together as much as the event's item (as in
+    `deepfm_calibration`; `scale` and `offset` are its); for an event against its item, of that item alone.
+    """
+    share = np.where(log_q[:, 1:] < EXCLUDED, np.exp(-np.maximum(log_q[:, 1:].astype(np.float64), -50)), 0.0)
+    share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
+    real = log_q[:, 1:] < EXCLUDED
+    columns: list[Any] = []
+    for part in (logits, frozen):
+        part = part.astype(np.float64)
+        below = (part[:, 1:] < part[:, :1]) + 0.5 * (part[:, 1:] == part[:, :1])
+        auc = (below * real).sum(axis=1) / np.maximum(real.sum(axis=1), 1)
+        x = np.clip(scale * part + offset, -60, 60)
+        p = 1 / (1 + np.exp(-x))
+        of_item = -label * np.log(p[:, 0]) - (1 - label) * np.log1p(-p[:, 0])
+        of_others = -(share * np.log1p(-p[:, 1:])).sum(axis=1)
+        is_for = label >= 0.5
+        loss = np.where(is_for, 0.5 * (of_item + of_others), of_item)
+        mean = np.where(is_for, 0.5 * (p[:, 0] + (share * p[:, 1:]).sum(axis=1)), p[:, 0])
+        columns.append((np.where(is_for, auc, 1 - auc), loss, mean))
+    target = np.where(label >= 0.5, 0.5 * label, label)
+    (auc, loss, mean), (frozen_auc, frozen_loss, frozen_mean) = columns
+    return np.stack([auc, frozen_auc, loss, frozen_loss, mean, frozen_mean, target], axis=1).astype(np.float32)
+
+
+class Window:
+    """The last events that were judged."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.judged: Judged = np.zeros((0, len(COLUMNS)), dtype=np.float32)
+
+    def add(self, judged: Judged) -> None:
+        """Take in the newest."""
+        self.judged = np.concatenate([self.judged, judged])[-self.size :]
+
+    def clear(self) -> None:
+        self.judged = self.judged[:0]
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.judged) >= self.size
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the window; calibration: what was foretold over what came, 1 is right."""
+        if not len(self.judged):
+            return {"n": 0}
+        mean = dict(zip(COLUMNS, self.judged.mean(axis=0, dtype=np.float64).tolist(), strict=True))
+        target = max(mean.pop("target"), 1e-9)
+        return {
+            "n": len(self.judged),
+            **{name: round(mean[name], 6) for name in ("auc", "frozen_auc", "logloss", "frozen_logloss")},
+            "calibration": round(mean["mean"] / target, 6),
+            "frozen_calibration": round(mean["frozen_mean"] / target, 6),
+        }
+
+    def problem(self, bound: float) -> str | None:
+        """Why the guard should act: the AUC of a whole window below the frozen one by more than `bound`."""
+        if not self.is_full:
+            return None
+        auc, frozen = (float(self.judged[:, column].mean()) for column in (0, 1))
+        if frozen - auc <= bound:
+            return None
+        return (
+            f"progressive AUC {auc:.3f} over the last {len(self.judged)} events is more than {bound:g} below the "
+            f"{frozen:.3f} of the frozen model"
+        )
+
+
+def curve(judged: Sequence[Judged], window: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean AUC of consecutive windows, updated and frozen, for plots."""
+    rows = np.concatenate(list(judged))
+    n = len(rows) // window
+    means = rows[: n * window].reshape(n, window, -1).mean(axis=1, dtype=np.float64)
+    return means[:, 0], means[:, 1]

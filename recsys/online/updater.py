@@ -1,0 +1,390 @@
+"""`python -m recsys.online.updater`: reads the event log in order, lets the model learn, commits what it has become.
+
+One commit is one artifact and one row: the row names the artifact and the offset in the log, so that weights, state of
+the optimizer and offset change together. `recsys updater` starts this process and watches over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from recsys import log as logs
+from recsys import settings as settings_module
+from recsys.artifacts import ArtifactStore, split_ref
+from recsys.data.dataset import instant
+from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
+from recsys.online import training_state
+from recsys.online.connections import Connections
+from recsys.online.event import Event
+from recsys.online.lessons import Known
+from recsys.online.log import START, Answer, EventLog, LogAwayError, Offset
+from recsys.online.opening import open_log
+from recsys.online.trainer import Trainer
+from recsys.online.training_state import LeaseLostError, UpdateRow
+from recsys.serving.update import KIND, chained, checksum_of
+from recsys.settings import Settings
+from recsys.storage.engine import database_url
+
+log = logging.getLogger(__name__)
+
+SERVED_AS: Final = "deepfm_serving"  # kind of the artifact that a nightly model is served as
+_IDLE_S, _AWAY_S, _BEAT_S = 0.05, 1.0, 1.0
+_BASES_KEPT: Final = 3  # artifacts of older updates are deleted
+_KNOWN_SQL = """
+select i.item_id, i.item_key, coalesce(i.category_key, -1) as category_key,
+       coalesce(c.parent_category_key, -1) as parent_category_key
+from items i left join categories c using (category_key) where i.item_id = any($1::text[]) and i.deleted_at is null
+"""
+_USERS_SQL = "select user_id, user_key from users where user_id = any($1::text[])"
+
+
+class Updater:
+    """The loop; `work` is its only entry."""
+
+    def __init__(self, settings: Settings, connections: Connections, event_log: EventLog, holder: str) -> None:
+        self.options, self.holder = settings.updater, holder
+        self._connections, self._log = connections, event_log
+        self._store = ArtifactStore(settings.artifact_root, settings.local_dir / "cache")
+        self._fence = 0
+        self._base = ""  # the nightly model
+        self._trainer: Trainer
+        self._last: UpdateRow
+        self._n_since_base = 0
+        self._pending: list[Event] = []
+        self._read_up_to: Offset = START
+        self._oldest_pending_at = 0.0
+        self._beaten_at = self._looked_at = float("-inf")
+        self._wanted = True
+        self._parent_pid = os.getppid()
+
+    async def work(self, stop: asyncio.Event) -> None:
+        """Learn until stopped, by the signal or by people; LeaseLostError where another has taken over."""
+        if not await self._lease(stop):
+            return
+        try:
+            while not stop.is_set():
+                try:
+                    if not await self._round():
+                        break
+                except LogAwayError as error:
+                    log.warning("%s; trying again", error)
+                    await asyncio.sleep(_AWAY_S)
+            if self._pending:
+                await self._learn()
+        except RecsysError as error:
+            await self._release("failed", str(error))
+            raise
+        await self._release("stopped", "")
+
+    async def _release(self, state: str, reason: str) -> None:
+        with contextlib.suppress(LogAwayError):
+            await self._do(lambda c: training_state.release(c, self._fence, state, reason))
+
+    async def _lease(self, stop: asyncio.Event) -> bool:
+        told = False
+        while not stop.is_set() and self._has_parent():
+            with contextlib.suppress(LogAwayError):
+                fence = await self._do(lambda c: training_state.take_lease(c, self.holder))
+                if fence is not None:
+                    self._fence = fence
+                    log.info("%s works, with fence %d", self.holder, fence)
+                    return True
+            if not told:
+                log.info("%s waits: another updater works, or none is wanted", self.holder)
+                told = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _BEAT_S)
+        return False
+
+    async def _round(self) -> bool:
+        """One look at the log, and learning if it is due; False where people want it to stop."""
+        if not await self._follow_model():
+            return await self._alive("waiting", "no publication stands on a deepfm model") and await self._pause()
+        room = self.options.batch_events - len(self._pending)
+        batch = await self._log.read(self._read_up_to, room)
+        if batch.events and not self._pending:
+            self._oldest_pending_at = time.monotonic()
+        self._pending += batch.events
+        self._read_up_to = batch.after
+        if self._is_due(batch.events):
+            await self._learn()
+        elif not batch.events:
+            await self._pause()
+        return await self._alive("running")
+
+    def _is_due(self, new: Sequence[Event]) -> bool:
+        if not self._pending:
+            return False
+        priority = self.options.priority_event_types
+        return (
+            len(self._pending) >= self.options.batch_events
+            or any(event.event_type in priority for event in new)
+            or time.monotonic() >= self._oldest_pending_at + self.options.batch_s
+        )
+
+    async def _pause(self) -> bool:
+        await asyncio.sleep(_IDLE_S)
+        return True
+
+    async def _alive(self, state: str, reason: str = "") -> bool:
+        """Tell that we are; whether to go on."""
+        if time.monotonic() >= self._beaten_at + _BEAT_S:
+            self._wanted = await self._do(lambda c: training_state.beat(c, self._fence, state, reason))
+            self._beaten_at = time.monotonic()
+        return self._wanted and self._has_parent()
+
+    def _has_parent(self) -> bool:
+        return os.getppid() == self._parent_pid
+
+    # --- on which model
+
+    async def _follow_model(self) -> bool:
+        """Stand on the model of the publication in service; False where there is none."""
+        if time.monotonic() < self._looked_at + _BEAT_S and self._base:
+            return True
+        self._looked_at = time.monotonic()
+        wanted = await self._do(training_state.wanted_model)
+        if wanted is None:
+            self._base = ""
+            return False
+        if wanted != self._base:
+            try:
+                await self._stand_on(wanted)
+            except LogAwayError:
+                self._base = ""  # half way there
+                raise
+        return True
+
+    async def _stand_on(self, model: str) -> None:
+        """Go on with a model where the last updater has left it, or begin with what it has not seen."""
+        self._beaten_at = float("-inf")
+        await self._alive("starting", f"loading {model}")
+        try:
+            folder = self._store.open(f"{SERVED_AS}/{split_ref(model)[1]}")[0]
+        except NotFoundError as error:
+            raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
+        weights = await self._do(training_state.event_weights)
+        self._trainer = Trainer(folder, weights, self.options)
+        self._base, self._pending = model, []
+        last = await self._do(training_state.newest)
+        try:
+            if last is not None and last.base == model and last.log == self._log.name:
+                await self._resume(last)
+                return
+            reason = "the nightly model"
+        except (ArtifactError, NotFoundError) as error:
+            log.error("the updates cannot be resumed, beginning anew with the nightly model: %s", error)
+            reason = f"the nightly model; the former updates cannot be resumed: {error}"
+            self._trainer.begin()
+        await self._begin(last, reason)
+
+    async def _resume(self, last: UpdateRow) -> None:
+        """Restore the newest base, and follow the updates after it."""
+        rows = await self._do(lambda c: training_state.chain_of(c, self._base))
+        self._trainer.restore(self._folder_of(rows[0], None))
+        for before, row in zip(rows, rows[1:], strict=False):
+            events = await self._between(before.after, row)
+            self._trainer.follow(self._folder_of(row, before), await self._known(events))
+            await self._alive("starting", f"at update {row.number} of {last.number}")
+        self._trainer.committed()
+        self._last, self._n_since_base, self._read_up_to = last, len(rows) - 1, last.after
+        log.info("goes on with %s after update %d", self._base, last.number)
+
+    async def _between(self, after: Offset, row: UpdateRow) -> list[Event]:
+        """The events of an update again; fewer where users were erased since."""
+        events: list[Event] = []
+        while len(events) < row.n_events and after != row.after:
+            batch = await self._log.read(after, row.n_events - len(events))
+            if batch.after == after:
+                break
+            events, after = events + batch.events, batch.after
+        return events
+
+    def _folder_of(self, row: UpdateRow, before: UpdateRow | None) -> Path:
+        """The files of an update, checked against the chain; ArtifactError, NotFoundError."""
+        folder, manifest = self._store.open(row.artifact)
+        parent = row.parent if before is None else before.chain
+        number = row.number if before is None else before.number + 1
+        if row.number != number or chained(parent, row.base, checksum_of(manifest)) != row.chain:
+            raise ArtifactError(f"update {row.number} does not follow the one before, or {row.artifact} was changed")
+        return folder
+
+    async def _begin(self, last: UpdateRow | None, reason: str) -> None:
+        """A new chain on the nightly model, from the first event on that it may not have seen."""
+        cut_at = instant(self._trainer.spec.cut_at)
+        before = await self._do(lambda c: training_state.seen_before(c, self._log.name, cut_at))
+        self._read_up_to = before.after if before else START
+        newest_at = before.newest_at if before else None
+        await self._commit(last, [], is_base=True, reason=reason, newest_at=newest_at, begins=True)
+        log.info("begins with %s, its data ends at %s", self._base, cut_at.isoformat())
+
+    # --- learning
+
+    async def _learn(self) -> None:
+        """Learn what is pending and commit it, or roll back."""
+        events, number = self._pending, self._last.number + 1
+        known = await self._known(events)
+        waited_s = (dt.datetime.now(dt.UTC) - min(event.occurred_at for event in events)).total_seconds()
+        try:
+            metrics: dict[str, Any] = self._trainer.learn(known, number)
+            problem = self._trainer.problem()
+        except ModelError as error:
+            metrics, problem = {}, str(error)
+        newest_at = max([event.occurred_at for event in events] + ([self._last.newest_at] if self._last.newest_at else []))
+        metrics |= {"unknown_items": len(events) - len(known), "oldest_event_age_s": round(waited_s, 3)}
+        metrics["window"] = self._trainer.window.metrics()
+        if problem is None:
+            try:
+                await self._commit(self._last, events, newest_at=newest_at, metrics=metrics)
+            except ModelError as error:
+                problem = str(error)
+        if problem is not None:
+            await self._roll_back(problem, events, newest_at, metrics)
+        self._pending = []
+        self._n_since_base += 1
+        if self._n_since_base >= self.options.updates_per_base:
+            await self._commit(self._last, [], is_base=True, reason="regular", newest_at=self._last.newest_at)
+            await self._prune()
+
+    async def _roll_back(self, problem: str, events: list[Event], newest_at: dt.datetime, metrics: Any) -> None:
+        """Back to the newest good base, everywhere; the events are passed over."""
+        log.error("guard: %s; rolling back", problem)
+        rows = await self._surely(lambda c: training_state.bases_of(c, self._base, _BASES_KEPT))
+        folders: dict[Path, int] = {}
+        for row in rows:
+            with contextlib.suppress(ArtifactError, NotFoundError):
+                folders[self._store.open(row.artifact)[0]] = row.number
+        chosen = self._trainer.roll_back(list(folders))
+        to = f"the base of update {folders[chosen]}" if chosen else f"the nightly model {self._base}"
+        reason = f"guard: {problem}; back to {to}"
+        await self._commit(
+            self._last, events, is_base=True, reason=reason, newest_at=newest_at, metrics=metrics, rollback=reason,
+            begins=True,
+        )  # fmt: skip
+        log.error("rolled back to %s, as update %d", to, self._last.number)
+
+    async def _commit(
+        self,
+        last: UpdateRow | None,
+        events: Sequence[Event],
+        *,
+        newest_at: dt.datetime | None,
+        is_base: bool = False,
+        begins: bool = False,
+        reason: str = "",
+        metrics: dict[str, Any] | None = None,
+        rollback: str | None = None,
+    ) -> None:
+        """Write the artifact and add the row, again while Postgres is away. ModelError where a weight is not finite."""
+        number = last.number + 1 if last else 1
+        ref = self._write(number, is_base)
+        parent = None if begins or last is None else last.chain
+        row = UpdateRow(
+            number=number,
+            base=self._base,
+            is_base=is_base,
+            artifact=ref,
+            parent=parent,
+            chain=chained(parent, self._base, checksum_of(self._store.manifest(ref))),
+            log=self._log.name,
+            after=self._read_up_to,
+            n_events=len(events),
+            newest_at=newest_at,
+            fence=self._fence,
+            reason=reason,
+            metrics=metrics or {},
+        )
+        await self._surely(lambda c: training_state.commit(c, row, rollback))  # the same again is free
+        self._trainer.committed()
+        self._last = row
+        if is_base:
+            self._n_since_base = 0
+
+    def _write(self, number: int, is_base: bool) -> str:
+        version = f"{number:012}-f{self._fence}"  # an updater that lost its lease cannot write over another's
+        with self._store.writing(KIND, version, made_by="updater", inputs={"model": self._base}) as (folder, _):
+            self._trainer.write(folder, is_base=is_base)
+        return f"{KIND}/{version}"
+
+    async def _prune(self) -> None:
+        """Delete artifacts that no process can need: those before the oldest base that is kept."""
+        rows = await self._do(lambda c: training_state.bases_of(c, self._base, _BASES_KEPT))
+        oldest = min(row.number for row in rows)
+        for version in self._store.versions(KIND):
+            if int(version.partition("-")[0]) < oldest:
+                self._store.delete(f"{KIND}/{version}")
+
+    async def _known(self, events: Sequence[Event]) -> list[Known]:
+        """The events of items of the catalogue, with keys."""
+        if not events:
+            return []
+
+        async def read(connection: asyncpg.Connection) -> tuple[Any, Any]:
+            items = await connection.fetch(_KNOWN_SQL, list({event.item_id for event in events}))
+            users = await connection.fetch(_USERS_SQL, list({event.user_id for event in events if event.user_id}))
+            return items, users
+
+        items, users = await self._do(read)
+        item_by_id = {row["item_id"]: tuple(row)[1:] for row in items}
+        user_by_id = dict(tuple(row) for row in users)
+        return [
+            Known(event, user_by_id.get(event.user_id), *item_by_id[event.item_id])
+            for event in events
+            if event.item_id in item_by_id
+        ]
+
+    async def _do(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+        return await self._connections.transaction(work)
+
+    async def _surely(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+        """The same, again while Postgres is away: what was learned must not be learned again."""
+        while True:
+            try:
+                return await self._do(work)
+            except LogAwayError as error:
+                log.warning("%s; trying again", error)
+                await asyncio.sleep(_AWAY_S)
+
+
+async def run(settings: Settings, holder: str) -> None:
+    """Work until SIGTERM, SIGINT, or until people stop the training."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    connections = Connections(database_url(settings), "recsys-updater")
+    event_log = open_log(settings, connections, "recsys-trainer")
+    try:
+        await Updater(settings, connections, event_log, holder).work(stop)
+    finally:
+        await event_log.close()
+        await connections.close()
+
+
+def main() -> None:
+    """Entry point: 0 when stopped, 1 after an error, 3 where another took over."""
+    logs.setup()
+    try:
+        holder = f"{socket.gethostname()}:{os.getpid()}"
+        asyncio.run(run(settings_module.load(), holder))
+    except LeaseLostError as error:
+        log.error("%s", error)
+        raise SystemExit(3) from None
+    except RecsysError as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What the updater has changed of a served model, as an artifact that any process can take over.
+
+weights.npz     what the service takes over (`Update`)
+optimizer.npz   the moments of the same weights and rows, and stream.npz: for the updater alone
+
+Updates are numbered and chained by checksum: each names the chain before it. A base is an update whose changes are
+those since the nightly model, so that a process may begin with it; every other one holds those since the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.artifacts import Manifest
+from recsys.errors import ArtifactError
+from recsys.features.deepfm_fields import Floats, Positions
+from recsys.serving.scorer import Scorer
+
+KIND: Final = "deepfm_update"  # of the artifact; version: number of the update, and fence of the updater
+WEIGHTS, OPTIMIZER, STREAM = "weights.npz", "optimizer.npz", "stream.npz"
+
+
+@dataclass(frozen=True)
+class Update:
+    """New values of weights, by `layer/weight`, and who got rows of his own, in the order of the rows."""
+
+    dense: Mapping[str, Floats] = field(default_factory=dict)  # whole weights
+    rows: Mapping[str, Positions] = field(default_factory=dict)  # of tables: which rows (n,)
+    values: Mapping[str, Floats] = field(default_factory=dict)  # of tables: these rows' values (n, width)
+    users: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # keys
+    items: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows of tables change."""
+        return sum(len(rows) for rows in self.rows.values())
+
+    def is_finite(self) -> bool:
+        return all(np.isfinite(values).all() for values in (*self.dense.values(), *self.values.values()))
+
+    def write(self, path: Path) -> None:
+        """One .npz, without pickle."""
+        arrays: dict[str, NDArray[Any]] = {f"dense/{name}": value for name, value in self.dense.items()}
+        arrays |= {f"rows/{name}": value for name, value in self.rows.items()}
+        arrays |= {f"values/{name}": value for name, value in self.values.items()}
+        np.savez(path, users=self.users, items=self.items, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def read(cls, path: Path) -> Update:
+        """The inverse of `write`; ArtifactError."""
+        arrays = read_arrays(path)
+        parts: dict[str, dict[str, Any]] = {"dense": {}, "rows": {}, "values": {}}
+        try:
+            users, items = arrays.pop("users"), arrays.pop("items")
+            for name, array in arrays.items():
+                part, _, weight = name.partition("/")
+                parts[part][weight] = array
+        except KeyError as error:
+            raise ArtifactError(f"{path} is no update of a model: {error} is missing or unknown") from error
+        return cls(**parts, users=users, items=items)
+
+    def apply(self, scorer: Scorer) -> None:
+        """Put it into a scorer that has all the updates before; InputError where it does not fit."""
+        for name, values in self.dense.items():
+            scorer.put_weights(name, values)
+        for name, rows in self.rows.items():
+            scorer.put_weights(name, self.values[name], rows)
+        scorer.state.rows_of_users.give(self.users.tolist())
+        scorer.state.rows_of_items.give(self.items.tolist())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an .npz; ArtifactError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def checksum_of(manifest: Manifest) -> str:
+    """SHA-256 over the files of an update, as the manifest has them (and `ArtifactStore.open` has checked)."""
+    text = "".join(f"{name}:{entry['sha256']}\n" for name, entry in sorted(manifest.files.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def chained(parent: str | None, base: str, checksum: str) -> str:
+    """The chain after an update: `parent` is the one before, None where it begins anew on the model `base`."""
+    return hashlib.sha256(f"{parent or ''}\n{base}\n{checksum}".encode()).hexdigest()

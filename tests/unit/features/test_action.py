@@ -1,0 +1,71 @@
+"""What actions count: pure code."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.features.action import ABANDONED, BY_PARAMETER, HEAVIEST, WEAK, Action, action_of
+
+WEIGHTS = {"view": 1.0, "transaction": 5.0, "report": -2.0, "ping": 0.0}
+
+
+def said(event_type: str = "view", label: float | None = None, **parameters: object) -> Action:
+    return action_of(event_type, label, parameters, WEIGHTS)
+
+
+def test_a_plain_event_counts_what_its_type_does() -> None:
+    assert said() == Action(1.0, 1.0)
+    assert said("transaction") == Action(1.0, 5.0)
+    assert said("of a type that nobody named") == Action(1.0, 1.0)
+    assert said("report") == Action(0.0, 2.0)
+    assert said("ping").weight == 0
+
+
+@pytest.mark.parametrize(("stars", "label"), [(1, 0.0), (2, 0.25), (4, 0.75), (5, 1.0), (9, 1.0), (-3, 0.0)])
+def test_stars_are_the_label(stars: int, label: float) -> None:
+    assert said(stars=stars).label == label
+
+
+def test_bounced_and_abandoned_views_are_weak_negatives() -> None:
+    for weak in (said(duration=1.5), said(completion=0.02), said(duration_s=0), said("skip")):
+        assert weak == Action(0.0, WEAK)
+    assert said(completion=ABANDONED).label == 1
+    assert said(completion=80) == said(completion=0.8)
+    assert said(stars=5, duration=1).label == 0, "what was left at once was not rated"
+
+
+def test_more_of_it_counts_more() -> None:
+    assert said(duration=600).weight > said(duration=60).weight > said(duration=10).weight > 0
+    assert said("transaction", quantity=8).weight == 20
+    assert said(price=100.0).weight > said(price=10.0).weight > 1
+    assert said(completion=0.9).weight > said(completion=0.3).weight
+
+
+def test_the_label_that_the_client_gives_wins() -> None:
+    assert said(label=0.0, stars=5) == Action(0.0, 1.0)
+    assert said(label=1.0, duration=0) == Action(1.0, 1.0)
+    assert said("dislike", label=1.0) == Action(1.0, 1.0)
+    assert said(label=7.0).label == 1
+    assert said(label=math.nan).label == 1, "no number, no label"
+
+
+values = st.one_of(st.none(), st.booleans(), st.text(max_size=5), st.floats(), st.integers(), st.lists(st.integers()))
+
+
+@given(
+    st.sampled_from([*WEIGHTS, "dislike", "other"]),
+    st.none() | st.floats(),
+    st.dictionaries(st.sampled_from([*BY_PARAMETER, "device", "note"]), values),
+)
+def test_any_parameters_give_a_bounded_action(
+    event_type: str, label: float | None, parameters: dict[str, object]
+) -> None:
+    action = action_of(event_type, label, parameters, WEIGHTS)
+    assert 0 <= action.label <= 1
+    assert 0 <= action.weight <= HEAVIEST * 5
+    if label is not None and math.isfinite(label):
+        assert action.label == min(max(label, 0.0), 1.0)
