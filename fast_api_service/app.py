@@ -29,6 +29,7 @@ from fast_api_service.routers import (
     predict,
     recommend,
     streaming,
+    training,
 )
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
@@ -36,6 +37,7 @@ from fast_api_service.state import State
 from fast_api_service.writable import Writable
 from recsys import __version__
 from recsys import settings as recsys_settings
+from recsys.online.training_state import UPDATES
 
 _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
 
@@ -65,12 +67,14 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             await state.read_keys()  # so that the first request is not refused for want of them
         follower = asyncio.create_task(state.keep_fresh())
         trainee = asyncio.create_task(state.models.follow(lambda: state.snapshot, state.put_factors))
+        updated = asyncio.create_task(state.updates.follow())
         writer = asyncio.create_task(state.exposures.write_on())
-        ear = asyncio.create_task(listener.listen(state.database.dsn, state.wake))
+        wakes = {listener.CHANNEL: state.wake, UPDATES: state.updates.wake}
+        ear = asyncio.create_task(listener.listen(state.database.dsn, wakes))
         try:
             yield
         finally:
-            for task in (follower, trainee, ear, writer):
+            for task in (follower, trainee, updated, ear, writer):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
@@ -109,6 +113,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     app.include_router(events.router)
     app.include_router(streaming.router)
     app.include_router(catalogue_many.router)
+    app.include_router(training.router)
     app.include_router(catalogue.router)
     app.include_router(config.router)
     app.include_router(operations.router)

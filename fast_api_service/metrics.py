@@ -87,6 +87,32 @@ class Metrics:
         self.model_failures = Counter(
             "recsys_model_load_failures", "Models that could not be loaded", ["model"], registry=registry
         )
+        self.updates_applied = Counter(
+            "recsys_model_updates", "Updates of the model that were taken over", registry=registry
+        )
+        self.update_failures = Counter(
+            "recsys_model_update_failures", "Updates that could not be read or were not what was committed",
+            registry=registry,
+        )  # fmt: skip
+        self.update_reloads = Counter(
+            "recsys_model_update_reloads", "Gaps in the updates, after which a base was loaded again", registry=registry
+        )
+        self.update_rollbacks = Counter(
+            "recsys_model_update_rollbacks", "Times the model was set back to a base", registry=registry
+        )
+        self.update_number = Gauge("recsys_model_update_number", "Update in service, 0: none", registry=registry)
+        self.update_delay = Gauge(
+            "recsys_model_update_delay_seconds", "From the last update's commit until it was in service",
+            registry=registry,
+        )  # fmt: skip
+        self.progressive_auc = Gauge(
+            "recsys_progressive_auc", "How well the last events were foretold before they were learned", ["model"],
+            registry=registry,
+        )  # fmt: skip
+        self.updater_lag = Gauge("recsys_updater_lag_events", "Events that were not learned yet", registry=registry)
+        self.updater_heartbeat_age = Gauge(
+            "recsys_updater_heartbeat_age_seconds", "Since the updater gave a sign of life", registry=registry
+        )
         self.predictions = Counter("recsys_predictions", "Pairs scored for clients", registry=registry)
         self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
         ProcessCollector(registry=registry)
@@ -153,6 +179,12 @@ class Metrics:
         )
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
+
+    def show_progress(self, number: int, window: Mapping[str, float]) -> None:
+        """Set what the update in service says of how well the updater foretells."""
+        self.update_number.set(number)
+        for model, name in (("updated", "auc"), ("frozen", "frozen_auc")):
+            self.progressive_auc.labels(model).set(window.get(name, float("nan")))
 
     def show_database(self, *, up: bool, n_in_use: int, n_idle: int, is_open: Mapping[str, bool]) -> None:
         """Set what is known of Postgres at the moment of a scrape; `is_open`: the circuit breakers."""

@@ -215,6 +215,19 @@ class ScorerInfo(BaseModel):
     n_items: int | None
     is_calibrated: bool | None = Field(description="false: probabilities keep the order, no more")
     features: dict[str, list[int]] = Field(description="what user_feats may hold: least and greatest value")
+    online: OnlineInfo
+
+
+class OnlineInfo(BaseModel):
+    """What the updater has changed of it since the night."""
+
+    update: int = Field(description="number of the update in service; 0: the model is as the night left it")
+    chain: str | None = Field(description="the update's checksum, over all before it")
+    committed_at: dt.datetime | None
+    n_applied: int = Field(description="updates that this worker took over")
+    n_later_users: int = Field(description="users who got a row of their own since the night")
+    n_later_items: int
+    problem: str | None = Field(description="why newer updates are not taken over")
 
 
 class ModelInfo(BaseModel):

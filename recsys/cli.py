@@ -156,6 +156,14 @@ def sink(once: OnceOption = False) -> None:
     _print({"messages": commands.sink(_migrated(), once=once)})
 
 
+@app.command("updater")
+def updater() -> None:
+    """Let DeepFM learn from events as they come, and watch over it; until a signal. One works, others wait."""
+    from recsys.online.supervisor import supervise
+
+    supervise(_migrated())
+
+
 @app.command("archive")
 def archive(folder: Path) -> None:
     """Write the event log as Parquet files into FOLDER, by day; goes on where it stopped."""

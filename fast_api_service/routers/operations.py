@@ -69,7 +69,7 @@ async def model_info(request: Request) -> ModelInfo:
                 "checks": publication.checks,
             },
             "models": publication.models,
-            "scorer": state.models.info(),
+            "scorer": state.models.info() | {"online": state.updates.info()},
             "catalogue": {
                 "n_items": len(snapshot.items),
                 "n_available": snapshot.items.n_available,

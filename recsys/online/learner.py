@@ -49,6 +49,7 @@ class Learner:
         vector = tf.TensorSpec((None,), tf.float32)
         self._step = tf.function(self._one_step, input_signature=[inputs, floats, vector, vector])
         self._score = tf.function(self._scores, input_signature=[inputs])
+        self._step.get_concrete_function()  # traced now, so that the first event does not wait for it
 
     def step(
         self, inputs: dict[str, NDArray[Any]], log_q: Floats, label: Floats, weight: Floats
@@ -145,5 +146,3 @@ class Learner:
 
     def _scores(self, inputs: dict[str, Any]) -> Any:
         return self._network(inputs, training=False)
-
-

@@ -159,7 +159,9 @@ class Stream:
     def from_json(self, text: bytes) -> None:
         """The inverse."""
         said = orjson.loads(text)
-        self._recent = OrderedDict((owner, [Recent(*one) for one in events]) for owner, events in said["recent"].items())
+        self._recent = OrderedDict(
+            (owner, [Recent(*one) for one in events]) for owner, events in said["recent"].items()
+        )
         self._n_by_user, self._n_by_item = (
             {int(key): int(n) for key, n in said[entity]} for entity in ("users", "items")
         )

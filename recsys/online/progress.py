@@ -19,9 +19,7 @@ COLUMNS: Final = ("auc", "frozen_auc", "logloss", "frozen_logloss", "mean", "fro
 Judged = NDArray[np.float32]  # (n, len(COLUMNS))
 
 
-def judge(
-    logits: Floats, frozen: Floats, log_q: Floats, label: Floats, scale: float, offset: float
-) -> Judged:
+def judge(logits: Floats, frozen: Floats, log_q: Floats, label: Floats, scale: float, offset: float) -> Judged:
     """What `logits` and `frozen` (n, 1 + n_negatives), the event's item first, foretold of events with these labels.
 
     AUC: the share of negatives on the right side of the item. Log loss and mean: of calibrated probabilities, the

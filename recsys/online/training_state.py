@@ -136,7 +136,9 @@ async def bases_of(connection: asyncpg.Connection, base: str, limit: int) -> lis
 
 async def latest_updates(connection: asyncpg.Connection, limit: int, before: int | None = None) -> list[UpdateRow]:
     """The newest updates, or those before a number, newest first."""
-    return await _rows(connection, "where $2::bigint is null or number < $2 order by number desc limit $1", limit, before)
+    return await _rows(
+        connection, "where $2::bigint is null or number < $2 order by number desc limit $1", limit, before
+    )
 
 
 async def seen_before(connection: asyncpg.Connection, log: str, cut_at: dt.datetime) -> UpdateRow | None:

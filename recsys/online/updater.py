@@ -242,7 +242,9 @@ class Updater:
             problem = self._trainer.problem()
         except ModelError as error:
             metrics, problem = {}, str(error)
-        newest_at = max([event.occurred_at for event in events] + ([self._last.newest_at] if self._last.newest_at else []))
+        newest_at = max(
+            [event.occurred_at for event in events] + ([self._last.newest_at] if self._last.newest_at else [])
+        )
         metrics |= {"unknown_items": len(events) - len(known), "oldest_event_age_s": round(waited_s, 3)}
         metrics["window"] = self._trainer.window.metrics()
         if problem is None:

@@ -43,9 +43,7 @@ class Scorer:
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(folder / NETWORK, options, providers=["CPUExecutionProvider"])
-            self._weights = {
-                one.name: self._read(one.name) for one in self._session.get_overridable_initializers()
-            }
+            self._weights = {one.name: self._read(one.name) for one in self._session.get_overridable_initializers()}
         except Exception as error:  # ONNX Runtime has a class of its own for every cause
             raise ArtifactError(f"the network in {folder} cannot be run: {error}") from error
 

@@ -315,7 +315,9 @@ training_state = sa.Table(
     sa.Column("restarts", sa.Integer, nullable=False, server_default=sa.text("0")),  # after failures, in a row
     sa.Column("max_restarts", sa.Integer, nullable=False, server_default=sa.text("10")),
     sa.Column("backoff_s", sa.REAL, nullable=False, server_default=sa.text("1")),  # doubles with each restart
-    sa.Column("watchdog_s", sa.REAL, nullable=False, server_default=sa.text("60")),  # an older heartbeat is a hung one's
+    sa.Column(
+        "watchdog_s", sa.REAL, nullable=False, server_default=sa.text("60")
+    ),  # an older heartbeat is a hung one's
     sa.Column("n_rollbacks", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("rolled_back_at", sa.DateTime(timezone=True)),
     sa.Column("rollback_reason", sa.Text),
