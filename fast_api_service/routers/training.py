@@ -35,7 +35,8 @@ from training_state
 """
 # Asked to start anew, what has failed begins with a clean sheet.
 _START_SQL = """
-update training_state set wanted = 'running', restarts = 0, state = case when holder is null then 'stopped' else state end,
+update training_state set wanted = 'running', restarts = 0,
+       state = case when holder is null then 'stopped' else state end,
        reason = case when holder is null then 'asked to start' else reason end
 """
 _STOP_SQL = "update training_state set wanted = 'stopped', reason = 'asked to stop'"

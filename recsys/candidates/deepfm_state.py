@@ -52,7 +52,7 @@ class DeepFmState:
             items=KeyIndex(catalogue.item_key),
             available=catalogue.available,
             item_rows=samples.items_at_cut(),
-            popularity=np.bincount(samples.item, samples.events.weight, minlength=len(catalogue)),
+            popularity=np.bincount(samples.item, samples.events.weight, minlength=len(catalogue)).astype(np.float64),
             users=KeyIndex(histories.users),
             n_events=n_events,
             history_start=np.concatenate([[0], np.cumsum(n_kept)]),

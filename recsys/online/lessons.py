@@ -18,7 +18,7 @@ from recsys.features.deepfm_fields import Floats, Positions, Rows, context_rows
 from recsys.online.event import Event
 from recsys.online.item_pool import ItemPool
 from recsys.online.postgres_log import N_RECENT, owners_of
-from recsys.serving.model_state import Asker, ModelState, Moment, read_features
+from recsys.serving.model_state import Asker, Moment, read_features
 from recsys.serving.recent import Recent
 from recsys.serving.scorer import Scorer
 
@@ -167,7 +167,7 @@ class Stream:
         )
 
 
-_NOBODY: Final = {
+_NOBODY: Final[dict[str, Any]] = {
     "user": np.zeros((0, 4), np.int32),
     "history": np.zeros((0, 1), np.int32),
     "history_weight": np.zeros((0, 1), np.float32),

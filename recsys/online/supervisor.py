@@ -100,10 +100,13 @@ class Supervisor:
             await self._bury(self._child)
         elif self._child is not None:
             await self._watch(self._child, row)
-        elif row["wanted"] == "running" and row["restarts"] <= row["max_restarts"]:
-            if time.monotonic() >= self._start_at:
-                await self._start()
+        elif self._may_start(row):
+            await self._start()
         await self._flush()
+
+    def _may_start(self, row: Any) -> bool:
+        is_wanted = row["wanted"] == "running" and row["restarts"] <= row["max_restarts"]
+        return is_wanted and time.monotonic() >= self._start_at
 
     def _holder(self) -> str:
         return f"{socket.gethostname()}:{self._child.pid}" if self._child else ""

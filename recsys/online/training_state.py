@@ -57,7 +57,7 @@ class UpdateRow(NamedTuple):
     newest_at: dt.datetime | None
     fence: int
     reason: str = ""
-    metrics: Mapping[str, Any] = {}  # noqa: RUF012 - a NamedTuple's
+    metrics: Mapping[str, Any] = {}
     created_at: dt.datetime | None = None
 
 

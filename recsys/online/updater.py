@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
 import logging
 import os
 import signal
@@ -194,7 +195,7 @@ class Updater:
         """Restore the newest base, and follow the updates after it."""
         rows = await self._do(lambda c: training_state.chain_of(c, self._base))
         self._trainer.restore(self._folder_of(rows[0], None))
-        for before, row in zip(rows, rows[1:], strict=False):
+        for before, row in itertools.pairwise(rows):
             events = await self._between(before.after, row)
             self._trainer.follow(self._folder_of(row, before), await self._known(events))
             await self._alive("starting", f"at update {row.number} of {last.number}")

@@ -15,6 +15,7 @@ from recsys.errors import ArtifactError, InputError
 from recsys.features.deepfm_fields import (
     HOURS_PER_PART,
     MICROSECONDS_PER_HOUR,
+    Floats,
     Positions,
     Rows,
     Vocabulary,
@@ -128,8 +129,8 @@ class ModelState:
 
     def n_events(self, user_keys: Sequence[int]) -> NDArray[np.int64]:
         """How many events of users there were at the cut, (n,)."""
-        place = self._users.rows(np.array(user_keys, dtype=np.int64))
-        return np.where(place > 0, self._n_events[np.maximum(place - 1, 0)], 0) if self.n_users else place * 0
+        place = self._users.rows(np.array(user_keys, dtype=np.int64)).astype(np.int64)
+        return np.where(place > 0, self._n_events[np.maximum(place - 1, 0)], 0) if self.n_users else place
 
     def sample_keys(self, n: int) -> tuple[list[int], list[int]]:
         """Some users and items, evenly over all."""

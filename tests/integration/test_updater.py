@@ -88,9 +88,12 @@ def test_what_one_process_is_told_another_one_predicts(
     ):
         shop.wait_until(lambda: status(told)["state"] == "running", 60)
         before = probability(asked, 7, 33)
-        # another user's purchases: only what was learned can tell of them
-        post(told, *(world.sample(9 + 2 * n, 33, n, event_type="transaction") for n in range(20)))
-        shop.wait_until(lambda: probability(asked, 7, 33) > before + 0.02, 10)
+        # other users' purchases: only what was learned can tell of them
+        for number in range(0, 50, 10):
+            bought = [world.sample(9 + 2 * n, 33, number + n, event_type="transaction") for n in range(10)]
+            post(told, *bought)
+            shop.wait_until(lambda n=number: online(asked)["update"] >= 2 + n // 10, 10)
+        assert probability(asked, 7, 33) > before + 0.03
         shop.wait_until(lambda: online(asked)["update"] == online(told)["update"] > 1, 5)
         now = status(told)
         assert (now["last_update"], now["lag"]) == (online(asked)["update"], 0)
@@ -99,4 +102,4 @@ def test_what_one_process_is_told_another_one_predicts(
         listed = told.get("/online/updates/list").json()["updates"]
         assert [update["number"] for update in listed] == list(range(now["last_update"], 0, -1))
         assert listed[-1]["is_base"]
-        assert sum(update["n_events"] for update in listed) == 20
+        assert sum(update["n_events"] for update in listed) == 50
