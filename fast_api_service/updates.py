@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fast_api_service.metrics import Metrics
 from fast_api_service.models import LoadedModel, Models
-from recsys.errors import ArtifactError, RecsysError
+from recsys.errors import ArtifactError, InputError, RecsysError
 from recsys.online import training_state
 from recsys.online.connections import Connections
 from recsys.online.log import LogAwayError
@@ -87,55 +87,60 @@ class Updates:
         )
         if not rows:
             return False
-        if not _follows(rows[0], applied):
-            log.warning("update %d does not follow %d: loading a base again", rows[0].number, applied.number)
-            self._metrics.update_reloads.inc()
-            return self._begin_again(model)
+        updates, problem = await asyncio.to_thread(self._read, rows, applied)
+        if self._models.loaded is not model:
+            return True
         try:
-            updates = await asyncio.to_thread(self._read, rows, applied)
-            if self._models.loaded is not model:
-                return True
             self._apply(applied, rows, updates)
-        except RecsysError as error:
-            return self._refuse(model, error)
+        except InputError as error:
+            problem = str(error)
+        if problem:
+            return self._refuse(model, problem)
+        self.problem, self._began_again = "", False
         return len(rows) == _AT_ONCE
 
-    def _refuse(self, model: LoadedModel, error: RecsysError) -> bool:
-        """An update cannot be read or is not what its row says: once from the base again, then patience."""
+    def _refuse(self, model: LoadedModel, problem: str) -> bool:
+        """An update is missing, cannot be read, or is not what its row says: from the base again, if that was not
+        tried yet, and then patience with what there is."""
         self._metrics.update_failures.inc()
-        self._tell(f"updates cannot be taken over: {error}")
-        if not self._began_again:
-            self._began_again = True
-            return self._begin_again(model)
-        self._retry_at = time.monotonic() + _RETRY_S
-        return False
-
-    def _begin_again(self, model: LoadedModel) -> bool:
+        self._tell(f"updates cannot be taken over: {problem}")
+        if self._began_again:
+            self._retry_at = time.monotonic() + _RETRY_S
+            return False
+        self._began_again = True
+        self._metrics.update_reloads.inc()
         model.scorer.reset()
         self.applied = Applied(model)
         return True
 
-    def _read(self, rows: Sequence[UpdateRow], applied: Applied) -> list[Update | None]:
-        """The updates, each checked against the chain; None for a base that says what we have. In a thread."""
+    def _read(self, rows: Sequence[UpdateRow], applied: Applied) -> tuple[list[Update | None], str]:
+        """The updates up to the first that is not as it should be, None for a base that says what we have; and what
+        is wrong with that one. In a thread."""
         chain, number = applied.chain, applied.number
         updates: list[Update | None] = []
         for row in rows:
-            if number and row.number != number + 1 and not row.is_base:
-                raise ArtifactError(f"update {row.number} comes after {number}: those between are missing")
-            folder, manifest = self._models.store.open(row.artifact)
-            if chained(row.parent, row.base, checksum_of(manifest)) != row.chain:
-                raise ArtifactError(f"{row.artifact} is not what was committed as update {row.number}")
-            if not row.is_base and row.parent != chain:
-                raise ArtifactError(f"update {row.number} was not made on update {number}")
-            known = row.is_base and row.parent is not None and row.parent == chain
-            updates.append(None if known else Update.read(folder / WEIGHTS))
+            try:
+                updates.append(self._checked(row, number, chain))
+            except RecsysError as error:
+                return updates, str(error)
             chain, number = row.chain, row.number
-        return updates
+        return updates, ""
+
+    def _checked(self, row: UpdateRow, number: int, chain: str) -> Update | None:
+        if not row.is_base and row.number != number + 1:
+            raise ArtifactError(f"update {row.number} comes after {number}: those between are missing")
+        if not row.is_base and row.parent != chain:
+            raise ArtifactError(f"update {row.number} was not made on update {number}")
+        folder, manifest = self._models.store.open(row.artifact)
+        if chained(row.parent, row.base, checksum_of(manifest)) != row.chain:
+            raise ArtifactError(f"{row.artifact} is not what was committed as update {row.number}")
+        known = row.is_base and row.parent is not None and row.parent == chain
+        return None if known else Update.read(folder / WEIGHTS)
 
     def _apply(self, applied: Applied, rows: Sequence[UpdateRow], updates: Sequence[Update | None]) -> None:
         """On the event loop, between two requests; those that score in a thread may see some weights before others."""
         scorer = applied.model.scorer
-        for row, update in zip(rows, updates, strict=True):
+        for row, update in zip(rows, updates, strict=False):
             if update is not None:
                 if row.is_base:
                     scorer.reset()
@@ -146,8 +151,7 @@ class Updates:
             applied.number, applied.chain, applied.committed_at = row.number, row.chain, row.created_at
             applied.metrics = dict(row.metrics.get("window") or {}) or applied.metrics
             applied.n += 1
-        self.problem, self._began_again = "", False
-        self._metrics.updates_applied.inc(len(rows))
+        self._metrics.updates_applied.inc(len(updates))
         if applied.committed_at is not None:
             self._metrics.update_delay.set((dt.datetime.now(dt.UTC) - applied.committed_at).total_seconds())
         self._metrics.show_progress(applied.number, applied.metrics or {})
@@ -169,8 +173,3 @@ class Updates:
             "n_later_items": len(applied.model.scorer.state.rows_of_items.later) if applied else 0,
             "problem": self.problem or None,
         }
-
-
-def _follows(row: UpdateRow, applied: Applied) -> bool:
-    """Whether an update can be applied: it is the next one, or holds all that was changed since the night."""
-    return row.is_base or (row.number == applied.number + 1 and row.parent == applied.chain)

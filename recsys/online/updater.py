@@ -202,6 +202,7 @@ class Updater:
         self._trainer.committed()
         self._last, self._n_since_base, self._read_up_to = last, len(rows) - 1, last.after
         log.info("goes on with %s after update %d", self._base, last.number)
+        await self._base_if_due()
 
     async def _between(self, after: Offset, row: UpdateRow) -> list[Event]:
         """The events of an update again; fewer where users were erased since."""
@@ -256,10 +257,16 @@ class Updater:
         if problem is not None:
             await self._roll_back(problem, events, newest_at, metrics)
         self._pending = []
-        self._n_since_base += 1
-        if self._n_since_base >= self.options.updates_per_base:
-            await self._commit(self._last, [], is_base=True, reason="regular", newest_at=self._last.newest_at)
-            await self._prune()
+        if problem is None:
+            self._n_since_base += 1
+        await self._base_if_due()
+
+    async def _base_if_due(self) -> None:
+        """After so many updates, one artifact that a process can begin with."""
+        if self._n_since_base < self.options.updates_per_base:
+            return
+        await self._commit(self._last, [], is_base=True, reason="regular", newest_at=self._last.newest_at)
+        await self._prune()
 
     async def _roll_back(self, problem: str, events: list[Event], newest_at: dt.datetime, metrics: Any) -> None:
         """Back to the newest good base, everywhere; the events are passed over."""

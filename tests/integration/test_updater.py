@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import orjson
+import psutil
 import pytest
 import sqlalchemy as sa
 
+from recsys.online.connections import Connections
+from recsys.online.event import parse
+from recsys.online.postgres_log import PostgresLog
 from tests import online_world as world
+from tests.conftest import database_named
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
+from tests.integration.dying_updater import POINTS
 
 pytestmark = [pytest.mark.slow]  # a network is trained, and processes import TensorFlow
 
@@ -31,22 +43,29 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@contextmanager
-def updater(
-    database_url: str, artifacts: Path, *, module: str = "recsys.online.updater", **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The process that learns."""
+def started(database_url: str, artifacts: Path, *call: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A process that learns; the updater itself where no other module is named."""
     settings = {
         "DATABASE_URL": database_url,
         "ARTIFACT_ROOT": str(artifacts),
         "RECSYS_UPDATER": orjson.dumps(OPTIONS | options).decode(),
     }
-    process = subprocess.Popen([sys.executable, "-m", module], env=os.environ | settings)
+    module = call or ("recsys.online.updater",)
+    return subprocess.Popen([sys.executable, "-m", *module], env=os.environ | settings)
+
+
+@contextmanager
+def updater(
+    database_url: str, artifacts: Path, *call: str, may_be_killed: bool = False, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The same, ended on leaving."""
+    process = started(database_url, artifacts, *call, **options)
     try:
         yield process
     finally:
+        process.send_signal(signal.SIGCONT)
         process.terminate()
-        process.wait(30)
+        assert process.wait(30) == 0 or may_be_killed
 
 
 @contextmanager
@@ -55,6 +74,41 @@ def service(database_url: str, artifacts: Path) -> Iterator[httpx.Client]:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         shop.wait_until(lambda: tiny_model.in_service(client) is not None, 10)
         yield client
+
+
+def append(database_url: str, samples: list[dict[str, Any]]) -> None:
+    """Put events into the log as the service does, without one."""
+    texts = [
+        sample
+        | {name: str(sample[name]) for name in ("user_id", "item_id")}
+        | {"timestamp": dt.datetime.fromisoformat(sample["timestamp"])}
+        for sample in samples
+    ]
+    events, rejected = parse(texts, world.CUT_AT + dt.timedelta(days=30))
+    assert not rejected
+
+    async def work() -> None:
+        connections = Connections(database_url, "tests")
+        for start in range(0, len(events), 500):
+            await PostgresLog(connections).append([event for _, event in events[start : start + 500]])
+        await connections.close()
+
+    asyncio.run(work())
+
+
+def execute(engine: sa.Engine, sql: str, **values: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text(sql), values)
+
+
+def rows(engine: sa.Engine, sql: str) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(sa.text(sql)).mappings()]
+
+
+def learned(engine: sa.Engine) -> int:
+    """Events that updates hold."""
+    return int(rows(engine, "select coalesce(sum(n_events), 0) as n from model_updates")[0]["n"])
 
 
 def post(client: httpx.Client, *samples: dict[str, Any]) -> None:
@@ -75,6 +129,11 @@ def status(client: httpx.Client) -> dict[str, Any]:
 def online(client: httpx.Client) -> dict[str, Any]:
     body: dict[str, Any] = client.get("/model/info").raise_for_status().json()["scorer"]["online"]
     return body
+
+
+def updates(client: httpx.Client) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = client.get("/online/updates/list", params={"limit": 200}).json()["updates"]
+    return listed
 
 
 def test_what_one_process_is_told_another_one_predicts(
@@ -103,3 +162,219 @@ def test_what_one_process_is_told_another_one_predicts(
         assert [update["number"] for update in listed] == list(range(now["last_update"], 0, -1))
         assert listed[-1]["is_base"]
         assert sum(update["n_events"] for update in listed) == 50
+
+
+def test_killed_between_any_two_steps_it_ends_where_an_undisturbed_one_does(
+    postgres_server: str, template_database: str, artifacts: Path, tmp_path: Path
+) -> None:
+    """To the bit: the chain is a checksum over all weights, moments and older lessons of all updates."""
+    options: dict[str, Any] = {"batch_events": 50, "batch_s": 1e6, "priority_event_types": [], "step_rows": 32}
+    options |= {"updates_per_base": 4, "buffer_rows": 200}
+    random = np.random.default_rng(3)
+    samples = [world.taste(number, random) for number in range(600)]
+    # users and items that get rows meanwhile
+    samples += [world.sample(2 * n % 60 + 2, 41 + n % 8, 600 + n) for n in range(100)]
+    chains = []
+    for name in ("undisturbed", "killed"):
+        root = tmp_path / name
+        shutil.copytree(artifacts, root)
+        with database_named(postgres_server, template_database, f"updater {name}") as url:
+            engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=sa.NullPool)
+            world.stock(engine)
+            execute(engine, "update training_state set watchdog_s = 1")  # who was killed holds his lease no longer
+            append(url, samples)
+            for n, point in enumerate(POINTS) if name == "killed" else ():
+                process = started(url, root, "tests.integration.dying_updater", point, str(1 + n % 2), **options)
+                try:
+                    assert process.wait(60) == -signal.SIGKILL, point
+                finally:
+                    process.kill()
+            with updater(url, root, **options):
+                shop.wait_until(lambda e=engine: learned(e) == 700, 120)
+                shop.wait_until(lambda e=engine: len(rows(e, "select from model_updates where is_base")) == 4, 10)
+            chains.append(rows(engine, "select number, chain, is_base, n_events from model_updates order by number"))
+            fences = {row["fence"] for row in rows(engine, "select fence from model_updates")}
+            assert len(fences) > 3 or name == "undisturbed"
+    assert chains[0] == chains[1]
+    assert [row["number"] for row in chains[0]] == list(range(1, 19))
+
+
+def test_one_works_and_another_waits_for_it(
+    clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(artifacts, tmp_path / "artifacts")
+    world.stock(clean_database)
+    execute(clean_database, "update training_state set watchdog_s = 5")
+    random = np.random.default_rng(4)
+
+    def holder() -> str | None:
+        return rows(clean_database, "select holder from training_state")[0]["holder"]
+
+    with updater(clean_database_url, root, may_be_killed=True) as first:
+        shop.wait_until(lambda: str(holder()).endswith(f":{first.pid}"), 60)
+        with updater(clean_database_url, root) as second:
+            append(clean_database_url, [world.taste(number, random) for number in range(100)])
+            shop.wait_until(lambda: learned(clean_database) == 100, 60)
+            assert {row["fence"] for row in rows(clean_database, "select fence from model_updates")} == {1}
+            first.send_signal(signal.SIGSTOP)  # it hangs, and wakes up after another has taken over
+            shop.wait_until(lambda: str(holder()).endswith(f":{second.pid}"), 60)
+            append(clean_database_url, [world.taste(number, random) for number in range(100, 200)])
+            first.send_signal(signal.SIGCONT)
+            assert first.wait(30) == 3, "who lost the lease ends"
+            shop.wait_until(lambda: learned(clean_database) == 200, 60)
+            assert str(holder()).endswith(f":{second.pid}")
+    numbers = [row["number"] for row in rows(clean_database, "select number from model_updates order by number")]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_wrong_labels_make_the_guard_roll_back_everywhere(
+    clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(artifacts, tmp_path / "artifacts")
+    world.stock(clean_database)
+    random = np.random.default_rng(5)
+    pairs = {"pairs": [[500 + user, 1000 + item] for user in range(1, 21) for item in range(1, 21)]}
+
+    def answers(client: httpx.Client) -> np.ndarray:
+        body = client.post("/predict", json={"pairs": [{"user_id": u, "item_id": i} for u, i in pairs["pairs"]]}).json()
+        return np.array([one["probability"] for one in body["predictions"]])
+
+    options = {"batch_events": 200, "updates_per_base": 2, "guard_window": 150, "guard_bound": 0.05, "step_rows": 32}
+    with (
+        service(clean_database_url, root) as client,
+        updater(clean_database_url, root, **options),
+    ):
+        shop.wait_until(lambda: status(client)["state"] == "running", 60)
+        before = answers(client)
+        poisoned = [world.taste(number, random, label=0) for number in range(1200)]  # what people like, as disliked
+        append(clean_database_url, poisoned)
+        shop.wait_until(lambda: learned(clean_database) == 1200, 60)
+        shop.wait_until(lambda: online(client)["update"] == status(client)["last_update"], 5)
+        assert status(client)["rollbacks"] == 0, "as long as all is wrong, the wrong one foretells it better"
+        assert np.abs(answers(client) - before).mean() > 0.05
+        append(clean_database_url, [world.taste(number, random) for number in range(1200, 1600)])
+        shop.wait_until(lambda: status(client)["rollbacks"] == 1, 30)
+        shop.wait_until(lambda: learned(clean_database) == 1600, 30)
+        now = status(client)
+        assert now["last_rollback"]["reason"].startswith("guard: progressive AUC")
+        assert now["last_rollback"]["reason"].endswith("back to the nightly model deepfm/v1")
+        assert now["state"] == "running"
+        shop.wait_until(lambda: online(client)["update"] == now["last_update"], 5)
+        assert "recsys_model_update_rollbacks_total 1.0" in client.get("/metrics").text
+        rolled_back = next(one for one in updates(client) if one["reason"].startswith("guard"))
+        assert (rolled_back["is_base"], rolled_back["parent"]) == (True, None)
+        # and it learns again, from there on
+        append(clean_database_url, [world.taste(number, random) for number in range(1600, 2200)])
+        shop.wait_until(lambda: learned(clean_database) == 2200, 60)
+        now = status(client)
+        assert now["rollbacks"] == 1
+        assert now["progressive"]["auc"] > now["progressive"]["frozen_auc"] - 0.05
+
+
+def test_a_worker_that_misses_or_doubts_an_update_replays_from_the_base(
+    clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(artifacts, tmp_path / "artifacts")
+    world.stock(clean_database)
+    random = np.random.default_rng(6)
+    append(clean_database_url, [world.taste(number, random) for number in range(250)])
+    options = {"batch_events": 50, "batch_s": 1e6, "priority_event_types": []}
+    with updater(clean_database_url, root, **options):
+        shop.wait_until(lambda: learned(clean_database) == 250, 60)
+    execute(clean_database, "create table kept as select * from model_updates where number = 4")
+    with service(clean_database_url, root) as client:
+        shop.wait_until(lambda: online(client)["update"] == 6, 5)
+        whole, at_6 = online(client), probability(client, 7, 33)
+        execute(clean_database, "delete from model_updates where number = 4")
+        with service(clean_database_url, root) as other:
+            # it goes as far as it can, says why no further, and stays there
+            shop.wait_until(lambda: online(other)["update"] == 3 and online(other)["problem"], 10)
+            assert "those between are missing" in online(other)["problem"]
+            assert "recsys_model_update_reloads_total 1.0" in other.get("/metrics").text
+            assert probability(other, 7, 33) != at_6
+            artifact = root / rows(clean_database, "select artifact from kept")[0]["artifact"] / "weights.npz"
+            content = artifact.read_bytes()
+            artifact.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            execute(clean_database, "insert into model_updates select * from kept")
+            shop.wait_until(lambda: "damaged" in str(online(other)["problem"]), 15)
+            assert online(other)["update"] == 3
+            artifact.write_bytes(content)
+            shop.wait_until(lambda: online(other)["chain"] == whole["chain"], 15)
+            assert online(other)["problem"] is None
+            assert probability(other, 7, 33) == at_6
+        # an updater that finds the chain broken begins anew, and the workers with it
+        execute(clean_database, "update model_updates set chain = 'another' where number = 4")
+        with updater(clean_database_url, root, **options):
+            shop.wait_until(lambda: online(client)["update"] == 12, 60)
+        assert updates(client)[5]["reason"].startswith("the nightly model; the former updates cannot be resumed")
+        assert probability(client, 7, 33) != at_6, "other numbers, other draws"
+
+
+def test_a_supervisor_restarts_ends_and_gives_up_as_it_is_told(
+    clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(artifacts, tmp_path / "artifacts")
+    world.stock(clean_database)
+    random = np.random.default_rng(7)
+
+    def pid(client: httpx.Client) -> int:
+        return int(str(status(client)["holder"]).rpartition(":")[2])
+
+    def lines(client: httpx.Client, stream: str) -> str:
+        found = client.get("/online/training/logs", params={"stream": stream, "limit": 200}).json()["lines"]
+        return "\n".join(line["line"] for line in found)
+
+    def works(client: httpx.Client) -> bool:
+        now = status(client)
+        return now["state"] == "running" and now["holder"] is not None
+
+    with (
+        service(clean_database_url, root) as client,
+        updater(clean_database_url, root, "recsys.cli", "updater", may_be_killed=True) as supervisor,
+    ):
+        policy = {"max_restarts": 2, "backoff_s": 0.2, "watchdog_s": 5}
+        answer = client.patch("/online/training/restart-policy", json=policy).json()
+        assert answer == pytest.approx(policy)
+        shop.wait_until(lambda: works(client), 60)
+        assert status(client)["supervisor"].endswith(f":{supervisor.pid}")
+        append(clean_database_url, [world.taste(number, random) for number in range(100)])
+        shop.wait_until(lambda: learned(clean_database) == 100, 30)
+
+        first = pid(client)
+        os.kill(first, signal.SIGKILL)
+        shop.wait_until(lambda: works(client) and pid(client) != first, 60)
+        assert (status(client)["restarts"], status(client)["fence"]) == (1, 2)
+        second = pid(client)
+        os.kill(second, signal.SIGSTOP)
+        shop.wait_until(lambda: works(client) and pid(client) != second, 60)
+        assert not psutil.pid_exists(second)
+        assert status(client)["restarts"] == 2
+        append(clean_database_url, [world.taste(number, random) for number in range(100, 200)])
+        shop.wait_until(lambda: learned(clean_database) == 200, 30)
+        assert "hangs: no sign of life" in lines(client, "supervisor")
+        assert "goes on with deepfm/v1 after update" in lines(client, "updater")
+
+        os.kill(pid(client), signal.SIGKILL)
+        shop.wait_until(lambda: status(client)["state"] == "failed", 30)
+        assert "given up after 2 restarts" in status(client)["reason"]
+        time.sleep(2)
+        assert status(client)["holder"] is None
+        assert client.post("/online/training/start").json()["wanted"] == "running"
+        shop.wait_until(lambda: works(client), 60)
+        assert status(client)["restarts"] == 0
+
+        append(clean_database_url, [world.taste(number, random) for number in range(200, 210)])
+        client.post("/online/training/stop").raise_for_status()
+        shop.wait_until(lambda: status(client)["state"] == "stopped" and status(client)["holder"] is None, 40)
+        assert learned(clean_database) <= 210
+        append(clean_database_url, [world.taste(number, random) for number in range(210, 220)])
+        time.sleep(2)
+        assert status(client)["lag"] == 220 - learned(clean_database) > 0
+        client.post("/online/training/start").raise_for_status()
+        shop.wait_until(lambda: status(client)["lag"] == 0, 60)
+        child = pid(client)
+        supervisor.kill()  # its updater does not live on
+        supervisor.wait(10)
+        shop.wait_until(lambda: not psutil.pid_exists(child), 30)
+    assert learned(clean_database) == 220
+'''
