@@ -69,12 +69,13 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
         trainee = asyncio.create_task(state.models.follow(lambda: state.snapshot, state.put_factors))
         updated = asyncio.create_task(state.updates.follow())
         writer = asyncio.create_task(state.exposures.write_on())
+        watch = asyncio.create_task(state.updates.watch())
         wakes = {listener.CHANNEL: state.wake, UPDATES: state.updates.wake}
         ear = asyncio.create_task(listener.listen(state.database.dsn, wakes))
         try:
             yield
         finally:
-            for task in (follower, trainee, updated, ear, writer):
+            for task in (follower, trainee, watch, updated, ear, writer):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task

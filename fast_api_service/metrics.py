@@ -186,6 +186,12 @@ class Metrics:
         for model, name in (("updated", "auc"), ("frozen", "frozen_auc")):
             self.progressive_auc.labels(model).set(window.get(name, float("nan")))
 
+    def show_updater(self, heartbeat_at: dt.datetime | None) -> None:
+        """Set when the updater last gave a sign of life, by Postgres' clock; None: never."""
+        self.updater_heartbeat_age.set_function(
+            lambda: (dt.datetime.now(dt.UTC) - heartbeat_at).total_seconds() if heartbeat_at else float("nan")
+        )
+
     def show_database(self, *, up: bool, n_in_use: int, n_idle: int, is_open: Mapping[str, bool]) -> None:
         """Set what is known of Postgres at the moment of a scrape; `is_open`: the circuit breakers."""
         for source, one in is_open.items():

@@ -21,7 +21,6 @@ from fast_api_service.settings import ApiSettings
 from fast_api_service.updates import Updates
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
-from recsys.online.connections import Connections
 from recsys.online.log import EventLog
 from recsys.online.opening import open_log
 from recsys.serving.config import DEFAULT, ServingConfig
@@ -45,7 +44,7 @@ class State:
         self.writes = writes
         self.log: EventLog = open_log(load(), writes, "recsys-monitor")
         self.appends = AppendTogether(self.log)
-        self.updates = Updates(Connections(database.dsn, "recsys-api-updates"), models, metrics)
+        self.updates = Updates(database.dsn, self.log, models, metrics)
         self.metrics = metrics
         self.settings = settings
         self.exposures = Exposures(writes.dsn, metrics)

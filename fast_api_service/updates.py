@@ -11,18 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import asyncpg
+
+from fast_api_service.errors import ApiError
 from fast_api_service.metrics import Metrics
 from fast_api_service.models import LoadedModel, Models
 from recsys.errors import ArtifactError, InputError, RecsysError
 from recsys.online import training_state
 from recsys.online.connections import Connections
-from recsys.online.log import LogAwayError
+from recsys.online.log import START, EventLog, LogAwayError
 from recsys.online.training_state import UpdateRow
 from recsys.serving.update import WEIGHTS, Update, chained, checksum_of
 
 log = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0  # when nothing is heard
 _RETRY_S: Final = 5.0  # after updates that could not be taken over
+_WATCH_S: Final = 10.0
 _AT_ONCE: Final = 64  # updates that are read before they are applied
 
 
@@ -41,8 +45,9 @@ class Applied:
 class Updates:
     """Follows `model_updates` for the model in service."""
 
-    def __init__(self, connections: Connections, models: Models, metrics: Metrics) -> None:
-        self._connections, self._models, self._metrics = connections, models, metrics
+    def __init__(self, dsn: str, event_log: EventLog, models: Models, metrics: Metrics) -> None:
+        self._connections, self._for_watching = (Connections(dsn, "recsys-api-updates") for _ in range(2))
+        self._log, self._models, self._metrics = event_log, models, metrics
         self._wake = asyncio.Event()
         self._retry_at = float("-inf")
         self._began_again = False  # since updates were last taken over
@@ -70,6 +75,21 @@ class Updates:
                 self._wake.clear()
         finally:
             await self._connections.close()
+            await self._for_watching.close()
+
+    async def watch(self) -> None:
+        """Tell the metrics how the updater is, wherever it runs, until cancelled."""
+        while True:
+            try:
+                heartbeat_at, last = await self._for_watching.transaction(_how_it_is)
+                self._metrics.show_updater(heartbeat_at)
+                is_ours = last is None or last.log == self._log.name
+                after = last.after if last else START
+                lag = await asyncio.wait_for(self._log.lag(after), _WATCH_S) if is_ours else float("nan")
+            except (LogAwayError, ApiError, TimeoutError, asyncpg.PostgresError):
+                lag = float("nan")  # not known
+            self._metrics.updater_lag.set(lag)
+            await asyncio.sleep(_WATCH_S)
 
     async def _look(self) -> bool:
         """Take over what is new; whether there may be more."""
@@ -173,3 +193,8 @@ class Updates:
             "n_later_items": len(applied.model.scorer.state.rows_of_items.later) if applied else 0,
             "problem": self.problem or None,
         }
+
+
+async def _how_it_is(connection: asyncpg.Connection) -> tuple[dt.datetime | None, UpdateRow | None]:
+    heartbeat_at = await connection.fetchval("select heartbeat_at from training_state")
+    return heartbeat_at, await training_state.newest(connection)

@@ -33,6 +33,7 @@ def start(place: Place) -> None:
         console.print(f"All services are up after {time.monotonic() - started:.0f} s; the DAGs run.", markup=False)
         follow(stack.api, stack.api.trigger(FIRST, {}), console, stack.check)
         stack.recommender_up()
+        stack.updater_up()
         environment = stack.environment
         console.print(farewell(place, environment["DATABASE_URL"], environment["MLFLOW_TRACKING_URI"]), markup=False)
         console.print(f"Done in {time.monotonic() - started:.0f} s.", markup=False)

@@ -61,10 +61,16 @@ class Stack:
         self.services.start(service, self.environment)
         self.services.wait([service], START_S)
 
+    def updater_up(self) -> None:
+        """Start what learns from events, unless it runs already; it begins by itself once the model is published."""
+        service = self._updater()
+        if not self.services.is_running(service):
+            self.services.start(service, self.environment)
+
     def down(self) -> list[str]:
         """End everything; what was ended, in words."""
         services = self.services
-        order = ["fast-api-service", "airflow-scheduler", "airflow-dag-processor", "airflow-api-server"]
+        order = ["updater", "fast-api-service", "airflow-scheduler", "airflow-dag-processor", "airflow-api-server"]
         names = sorted(services.names(), key=lambda name: order.index(name) if name in order else len(order))
         ended = services.stop(names)
         lines = [f"{name} ({n} process{'es' if n > 1 else ''})" for name, n in ended.items()]
@@ -144,6 +150,9 @@ class Stack:
         return Service(
             "fast-api-service", command, chosen, lambda: _answers(url), self.place.port("API_PORT"), "API_PORT"
         )
+
+    def _updater(self) -> Service:
+        return Service("updater", (sys.executable, "-m", "recsys.cli", "updater"), self._chosen, lambda: True)
 
 
 def _answers(url: str) -> bool:

@@ -265,7 +265,10 @@ class Updater:
         """After so many updates, one artifact that a process can begin with."""
         if self._n_since_base < self.options.updates_per_base:
             return
-        await self._commit(self._last, [], is_base=True, reason="regular", newest_at=self._last.newest_at)
+        metrics = {"window": self._trainer.window.metrics()}
+        await self._commit(
+            self._last, [], is_base=True, reason="regular", newest_at=self._last.newest_at, metrics=metrics
+        )
         await self._prune()
 
     async def _roll_back(self, problem: str, events: list[Event], newest_at: dt.datetime, metrics: Any) -> None:

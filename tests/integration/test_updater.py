@@ -377,4 +377,3 @@ def test_a_supervisor_restarts_ends_and_gives_up_as_it_is_told(
         supervisor.wait(10)
         shop.wait_until(lambda: not psutil.pid_exists(child), 30)
     assert learned(clean_database) == 220
-'''
