@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 TrainingStateName = Literal["stopped", "starting", "waiting", "running", "failed"]
 LogStream = Literal["updater", "supervisor"]
@@ -17,14 +17,28 @@ class RestartPolicy(BaseModel):
     watchdog_s: float = Field(description="an updater that gave no sign of life for so long is killed")
 
 
+def _whole(value: Any) -> Any:
+    """JSON does not tell 5.0 from 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Restarts = Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=0, le=1000)]
+
+
 class NewRestartPolicy(BaseModel):
     """What is to change; at least one of the three."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
 
-    max_restarts: Annotated[int, Field(strict=True, ge=0, le=1000)] | None = None
-    backoff_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] | None = None
-    watchdog_s: Annotated[float, Field(ge=5, le=3600, allow_inf_nan=False)] | None = None
+    max_restarts: _Restarts | None = None
+    backoff_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False, strict=True)] | None = None
+    watchdog_s: Annotated[float, Field(ge=5, le=3600, allow_inf_nan=False, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give max_restarts, backoff_s or watchdog_s")
+        return self
 
 
 class Rollback(BaseModel):

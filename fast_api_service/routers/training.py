@@ -122,10 +122,8 @@ async def logs(
 async def restart_policy(
     request: Request, body: Annotated[NewRestartPolicy, Body(openapi_examples=_POLICY_EXAMPLES)]
 ) -> RestartPolicy:
-    """Holds at once. What is not given stays as it is."""
+    """Holds at once. What is not given, or null, stays as it is."""
     values = (body.max_restarts, body.backoff_s, body.watchdog_s)
-    if all(value is None for value in values):
-        raise ApiError(422, "invalid_request", "give max_restarts, backoff_s or watchdog_s")
     state: State = request.app.state.service
     row = await state.writes.transaction(lambda connection: connection.fetchrow(_POLICY_SQL, *values))
     return RestartPolicy(**dict(row))

@@ -56,6 +56,7 @@ def write_model(root: str, n_users: int, n_items: int) -> None:
         items=KeyIndex(items),
         available=np.ones(n_items, dtype=bool),
         item_rows=np.stack([items, *(rng.integers(0, 14, n_items) for _ in range(5))], axis=1).astype(np.int32),
+        popularity=1.0 / items,
         users=KeyIndex(users),
         n_events=n_events,
         history_start=start,
