@@ -84,12 +84,11 @@ def replay(data: Dataset, folder: Path, options: UpdaterSettings) -> dict[str, A
     events = data.interactions()
     cut_at = int(events.occurred_at[int(len(events) * SHARE)])
     night, day = events.before(cut_at), events.between(cut_at, events.cut_at)
-    started = time.monotonic()
-    model = DeepFm().fit(night, data.catalogue(cut_at))
-    trained_s = time.monotonic() - started
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    write_for_serving(model, folder)
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        part.mkdir()
+        write_for_serving(DeepFm().fit(night, data.catalogue(cut_at)), part)
+        part.rename(folder)
     trainer = Trainer(folder, data.meta.event_weights, options)
     known = stream(day, data.catalogue())
     judged, started = [], time.monotonic()
@@ -109,7 +108,6 @@ def replay(data: Dataset, folder: Path, options: UpdaterSettings) -> dict[str, A
         "calibration": means[4] / means[6],
         "frozen_calibration": means[5] / means[6],
         "night_events": len(night),
-        "trained_s": trained_s,
         "events_per_s": len(known) / (time.monotonic() - started),
         "curve": updated.tolist(),
         "frozen_curve": frozen.tolist(),
@@ -144,7 +142,7 @@ def main() -> None:
     parser.add_argument("--replay-share", type=float, default=0.25)
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--work", type=Path, help="a folder that keeps the prepared data for the next call")
+    parser.add_argument("--work", type=Path, help="a folder that keeps data and models for the next call")
     parser.add_argument("--port", type=int, default=5497)
     args = parser.parse_args()
     options = UpdaterSettings(learning_rate=args.learning_rate, replay_share=args.replay_share)

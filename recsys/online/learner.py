@@ -80,7 +80,7 @@ class Learner:
                 touched[name] |= now
         rows = {name: np.flatnonzero(mask) for name, mask in touched.items()}
         weights = Update(
-            dense={name: np.array(v.value) for name, v in self._variables.items() if name not in _TABLES},
+            dense={name: v.value.numpy().copy() for name, v in self._variables.items() if name not in _TABLES},
             rows=rows,
             values={name: tf.gather(self._variables[name].value, at).numpy() for name, at in rows.items()},
         )
@@ -91,7 +91,7 @@ class Learner:
                     moment_rows[f"{kind}/{name}"] = rows[name]
                     values[f"{kind}/{name}"] = tf.gather(moment, rows[name]).numpy()
                 else:
-                    dense[f"{kind}/{name}"] = np.array(moment)
+                    dense[f"{kind}/{name}"] = moment.numpy().copy()
         return weights, Update(dense, moment_rows, values)
 
     def committed(self) -> None:

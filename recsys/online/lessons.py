@@ -18,6 +18,7 @@ from recsys.features.deepfm_fields import Floats, Positions, Rows, context_rows
 from recsys.online.event import Event
 from recsys.online.item_pool import ItemPool
 from recsys.online.postgres_log import N_RECENT, owners_of
+from recsys.serving.ids import digest_of
 from recsys.serving.model_state import Asker, Moment, read_features
 from recsys.serving.recent import Recent
 from recsys.serving.scorer import Scorer
@@ -68,7 +69,7 @@ class Stream:
     def __init__(self, scorer: Scorer, pool: ItemPool, weight_by_type: Mapping[str, float]) -> None:
         self.spec, self.state, self.pool = scorer.spec, scorer.state, pool
         self._weights = dict(weight_by_type)
-        self._recent: OrderedDict[str, list[Recent]] = OrderedDict()  # owner → newest first
+        self._recent: OrderedDict[str, list[Recent]] = OrderedDict()  # digest of the owner → newest first
         self._n_by_user: dict[int, int] = {}  # of users without a row, since the cut
         self._n_by_item: dict[int, int] = {}
 
@@ -82,7 +83,7 @@ class Stream:
         askers, actions, kept = [], [], []
         for one in fresh:
             event = one.event
-            owner = owners_of(event)[0]
+            owner = digest_of(owners_of(event)[0]).hex()[:32]  # what is known is written into artifacts
             now_ms = _microseconds(event) // 1000
             before = [recent for recent in self._recent.get(owner, ()) if recent.occurred_ms < now_ms]
             action = action_of(event.event_type, event.label, _object(event.parameters), self._weights)

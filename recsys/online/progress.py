@@ -34,10 +34,11 @@ def judge(logits: Floats, frozen: Floats, log_q: Floats, label: Floats, scale: f
         part = part.astype(np.float64)
         below = (part[:, 1:] < part[:, :1]) + 0.5 * (part[:, 1:] == part[:, :1])
         auc = (below * real).sum(axis=1) / np.maximum(real.sum(axis=1), 1)
-        x = np.clip(scale * part + offset, -60, 60)
-        p = 1 / (1 + np.exp(-x))
-        of_item = -label * np.log(p[:, 0]) - (1 - label) * np.log1p(-p[:, 0])
-        of_others = -(share * np.log1p(-p[:, 1:])).sum(axis=1)
+        x = scale * part + offset
+        p = 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+        minus_log_p, minus_log_not_p = np.logaddexp(0, -x), np.logaddexp(0, x)
+        of_item = label * minus_log_p[:, 0] + (1 - label) * minus_log_not_p[:, 0]
+        of_others = (share * minus_log_not_p[:, 1:]).sum(axis=1)
         is_for = label >= 0.5
         loss = np.where(is_for, 0.5 * (of_item + of_others), of_item)
         mean = np.where(is_for, 0.5 * (p[:, 0] + (share * p[:, 1:]).sum(axis=1)), p[:, 0])

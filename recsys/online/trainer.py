@@ -83,8 +83,6 @@ class Trainer:
         for new in self._portions(lessons):
             losses.append(self._step(new, rng))
             alive()
-        if not np.isfinite(losses).all():
-            raise ModelError("the loss is not finite")
         return {"lessons": len(lessons), "loss": round(float(np.mean(losses)), 6) if losses else 0.0}
 
     def _portions(self, lessons: Lessons) -> Iterator[Lessons]:
@@ -104,6 +102,8 @@ class Trainer:
             "item": self.pool.rows(candidate),
         }
         logits, frozen, loss = self.learner.step(inputs, log_q, rows.label, rows.weight)
+        if not (np.isfinite(loss) and np.isfinite(logits).all()):
+            raise ModelError("the loss is not finite")
         n = len(new)
         judged = judge(logits[:n], frozen[:n], log_q[:n], new.label, self.spec.scale, self.spec.offset)
         self.window.add(judged)

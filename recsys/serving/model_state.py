@@ -78,10 +78,12 @@ class GrowingRows:
 
     def give(self, keys: Sequence[int]) -> None:
         """Give the next rows to keys that have none; InputError where a key has one, or no row is left."""
-        for key in keys:
-            if not self.n_spare or self.rows(np.array([key], dtype=np.int64))[0]:
-                raise InputError(f"key {key} cannot get a row: it has one, or the {self._size} rows are used up")
-            self._later[key] = self._vocabulary.size + len(self._later)
+        if not len(keys):
+            return
+        if len(set(keys)) < len(keys) or len(keys) > self.n_spare or self.rows(np.array(keys, dtype=np.int64)).any():
+            raise InputError(f"{len(keys)} keys cannot get rows: some have one, or the {self._size} rows are used up")
+        first = self._vocabulary.size + len(self._later)
+        self._later |= {key: first + place for place, key in enumerate(keys)}
 
     def take_back(self) -> None:
         """Take the rows back from all who got them later."""
