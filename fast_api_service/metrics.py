@@ -122,6 +122,7 @@ class Metrics:
 
     def _begin_at_zero(self) -> None:
         """Make the series whose absence would leave ratios empty, or hide the first increment from rate()."""
+        self.show_progress(0, {})
         for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
             self.answers.labels(surface, of)
         for source in get_args(ItemSource):

@@ -22,7 +22,7 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Restarts = Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=0, le=1000)]
+_Restarts = Annotated[int, Field(strict=True, ge=0, le=1000), BeforeValidator(_whole)]
 
 
 class NewRestartPolicy(BaseModel):

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import asyncpg
-import sqlalchemy as sa
 
 from recsys.online.log import START, Answer, LogAwayError, Offset
 
@@ -34,7 +33,7 @@ class Connections:
     """One connection, made when it is needed and again after it was lost; one transaction at a time."""
 
     def __init__(self, url: str, name: str) -> None:
-        self._dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._dsn = f"postgresql://{url.partition('://')[2]}"  # whatever driver it names
         self._name = name
         self._connection: asyncpg.Connection | None = None
 

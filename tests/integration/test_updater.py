@@ -377,3 +377,29 @@ def test_a_supervisor_restarts_ends_and_gives_up_as_it_is_told(
         supervisor.wait(10)
         shop.wait_until(lambda: not psutil.pid_exists(child), 30)
     assert learned(clean_database) == 220
+
+
+def test_after_a_night_it_learns_what_the_new_model_has_not_seen(
+    clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(artifacts, tmp_path / "artifacts")
+    world.write_model(root, "v2", seed=1, cut_at=world.CUT + 100_000_000)  # the data end 100 s later
+    world.stock(clean_database)
+    random = np.random.default_rng(8)
+    append(clean_database_url, [world.taste(number, random) for number in range(200)])  # one a second
+    options = {"batch_events": 50, "batch_s": 1e6, "priority_event_types": []}
+    with service(clean_database_url, root) as client, updater(clean_database_url, root, **options):
+        shop.wait_until(lambda: learned(clean_database) == 200, 60)
+        shop.publish(clean_database, "v2", shop.SECOND, {"deepfm": "deepfm/v2"})
+        shop.wait_until(lambda: status(client)["model"] == "deepfm/v2" and status(client)["lag"] == 0, 60)
+        shop.wait_until(lambda: online(client)["update"] == status(client)["last_update"], 10)
+        assert tiny_model.in_service(client) == "deepfm/v2"
+        begun, *after = sorted(updates(client), key=lambda one: one["number"])[-3:]
+        assert (begun["base"], begun["is_base"], begun["reason"]) == ("deepfm/v2", True, "the nightly model")
+        assert [update["n_events"] for update in after] == [50, 50]
+        assert sum(update["metrics"]["lessons"] for update in after) == 100, "half of them were learned at night"
+        # and back: a publication that is taken back brings the former model, and all that came after its data
+        with clean_database.begin() as connection:
+            shop.point_at(connection, 1, 3)
+        shop.wait_until(lambda: status(client)["model"] == "deepfm/v1" and status(client)["lag"] == 0, 60)
+        assert sum(update["n_events"] for update in updates(client) if update["number"] > after[-1]["number"]) == 200
