@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -19,8 +20,14 @@ import sqlalchemy as sa
 import yaml
 
 from fast_api_service.metrics import DEGRADED_PARTS
+from recsys.artifacts import ArtifactStore
+from recsys.online import training_state
+from recsys.online.connections import Connections
+from recsys.online.training_state import UpdateRow
+from recsys.serving import update
 from tests.conftest import free_port
 from tests.integration import serving_shop as shop
+from tests.integration import tiny_model
 
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
 PANELS = json.loads((MONITORING / "grafana" / "dashboards" / "service.json").read_text())["panels"]
@@ -148,14 +155,42 @@ def nobody() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
+async def commit_update(database_url: str, root: Path) -> None:
+    """An update of the model that changes nothing, and says how well the last events were foretold."""
+    store = ArtifactStore(str(root))
+    with store.writing(update.KIND, "000000000001-f0", made_by="tests") as (folder, _):
+        update.Update().write(folder / update.WEIGHTS)
+    checksum = update.checksum_of(store.manifest(f"{update.KIND}/000000000001-f0"))
+    row = UpdateRow(
+        number=1,
+        base="deepfm/v1",
+        is_base=True,
+        artifact=f"{update.KIND}/000000000001-f0",
+        parent=None,
+        chain=update.chained(None, "deepfm/v1", checksum),
+        log="postgres",
+        after="",
+        n_events=0,
+        newest_at=None,
+        fence=0,
+        metrics={"window": {"auc": 0.7, "frozen_auc": 0.6}},
+    )
+    connections = Connections(database_url, "tests")
+    assert await connections.transaction(lambda connection: training_state.commit(connection, row))
+    await connections.close()
+
+
 @pytest.fixture(scope="module")
 def prometheus(
     database_url: str, database: sa.Engine, nobody: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     """A Prometheus that has scraped the service under traffic for some seconds, and misses another worker."""
     shop.stock(database)
-    shop.publish(database, "v1", shop.FIRST)
-    with shop.running_service(database_url) as client:
+    shop.publish(database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    tiny_model.write(artifacts, "v1")
+    asyncio.run(commit_update(database_url, artifacts))
+    with shop.running_service(database_url, ARTIFACT_ROOT=str(artifacts)) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         worker = client.base_url.netloc.decode()
         folder = tmp_path_factory.mktemp("prometheus")
@@ -176,7 +211,9 @@ def test_every_query_of_the_dashboard_gives_data(prometheus: Prometheus) -> None
     assert empty == []
     value = {panel["title"]: [prometheus.values(query) for query in queries(panel)] for panel in PANELS}
     shop.wait_until(lambda: prometheus.values(queries(PANELS[0])[0]) == [1.0], 20)  # of the two targets
-    assert value["Models in service"] == [[1.0]]
+    assert value["Models in service"] == [[1.0, 1.0]]  # als and deepfm
+    assert sorted(value["Foretold before it was learned"][0]) == [0.6, 0.7]  # as the update in service says
+    assert value["Events not learned yet"] == [[0.0]]
     assert value["Memory"][0][0] > 1e7
     assert sum(value["Connections to Postgres"][0]) >= 1
     assert min(seconds for per_route in value["Time of requests"] for seconds in per_route) > 0
