@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.e2e.demo_world import DAGS, KINDS, Demo, running_demo
+from tests.integration.serving_shop import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 
@@ -91,6 +94,38 @@ def test_printed_requests_work_as_printed(demo: Demo, said: str) -> None:
         assert httpx.get(url, follow_redirects=True, timeout=30).is_success, url
 
 
+def test_the_model_learns_from_what_is_posted(demo: Demo, said: str) -> None:
+    """Purchases of one item raise it for somebody who did not buy it, within seconds; a killed updater comes back."""
+    item = demo.recommend({"top_k": 10})["recommendations"][-1]["item_id"]
+    users = [user for (user,) in demo.rows("select distinct visitorid from raw.events order by 1 limit 51")]
+    with httpx.Client(base_url=demo.url("API_PORT"), timeout=30) as client:
+
+        def predicted() -> float:
+            body = client.post("/predict", json={"user_id": users[0], "item_id": item}).json()
+            return float(body["predictions"][0]["probability"])
+
+        def learned() -> bool:
+            now = client.get("/online/training/status").json()
+            online = client.get("/model/info").json()["scorer"]["online"]
+            return now["state"] == "running" and now["lag"] == 0 and online["update"] == now["last_update"] > 0
+
+        def buy(buyers: list[Any]) -> None:
+            samples = [{"user_id": user, "item_id": item, "event_type": "transaction"} for user in buyers]
+            client.post("/online/data/add", json={"samples": samples}).raise_for_status()
+
+        wait_until(learned, 180)
+        before = predicted()
+        for start in range(1, 51, 10):
+            buy(users[start : start + 10])
+            time.sleep(0.5)
+        wait_until(lambda: learned() and predicted() > before, 30)
+        holder = client.get("/online/training/status").json()["holder"]
+        psutil.Process(int(holder.rpartition(":")[2])).kill()
+        buy(users[1:3])
+        wait_until(lambda: learned() and client.get("/online/training/status").json()["restarts"] == 1, 120)
+        assert client.get("/online/updates/list").json()["updates"][0]["fence"] == 2
+
+
 def test_a_crash_and_a_second_run(demo: Demo, said: str) -> None:
     before = demo.rows("select publication_id from publication_pointer")
     for service in ("airflow-scheduler", "mlflow"):
@@ -119,7 +154,14 @@ def test_with_api_keys_the_demo_says_so(demo: Demo, said: str) -> None:
 def test_stop_leaves_no_process(demo: Demo, said: str) -> None:
     assert demo.processes()
     told = demo.run("stop")
-    for name in ("airflow-scheduler", "airflow-api-server", "airflow-dag-processor", "mlflow", "fast-api-service"):
+    for name in (
+        "airflow-scheduler",
+        "airflow-api-server",
+        "airflow-dag-processor",
+        "mlflow",
+        "fast-api-service",
+        "updater",
+    ):
         assert name in told
     assert "Postgres" in told
     assert demo.processes() == []
