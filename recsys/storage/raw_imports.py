@@ -127,6 +127,8 @@ def start_over(connection: sa.Connection) -> None:
     erase(connection)
     emptied = [*TABLES.values(), raw.imports, raw.import_files, *_KEYED]
     connection.execute(sa.text(f"truncate {', '.join(table.fullname for table in emptied)}"))
+    state = tables.training_state  # an updater that works on the old data is shut out
+    connection.execute(sa.update(state).values(fence=state.c.fence + 1, holder=None))
 
 
 _KEYED = (
@@ -138,6 +140,7 @@ _KEYED = (
     tables.events,  # of the other source's users and items; user_recent even holds their keys
     tables.event_quarantine,
     tables.user_recent,
+    tables.model_updates,  # that say how far the log is learned
 )
 
 

@@ -140,10 +140,19 @@ def test_replacing_drops_lists_and_publications_and_shuts_out_their_publishers(l
             .returning(tables.publications.c.publication_id)
         ).scalar_one()
         connection.execute(tables.publication_pointer.update().values(publication_id=publication, fence=7))
+        update = {"number": 1, "base": "deepfm/v", "is_base": True, "artifact": "deepfm_update/1", "chain": "c"}
+        connection.execute(
+            tables.model_updates.insert(), update | {"log": "postgres", "after": "", "n_events": 0, "fence": 3}
+        )
+        connection.execute(tables.training_state.update().values(fence=3, holder="an updater"))
     load("retailrocket", write_shop(tmp_path / "shop"), replace=True)
     ((_, pointer, fence, _),) = rows(clean_database, tables.publication_pointer)
     assert (pointer, fence) == (None, 8)
     assert rows(clean_database, tables.publications) == rows(clean_database, tables.list_versions) == []
+    assert rows(clean_database, tables.model_updates) == []
+    with clean_database.connect() as connection:
+        lease = connection.execute(sa.text("select fence, holder from training_state")).one()
+    assert tuple(lease) == (4, None), "an updater that works on the old data is shut out"
     with clean_database.connect() as connection:
         assert connection.execute(sa.text(f"select to_regclass('lists_{version}')")).scalar_one() is None
     assert len(rows(clean_database, raw.events)) == 3
