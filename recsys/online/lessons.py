@@ -17,7 +17,7 @@ from recsys.features.action import action_of
 from recsys.features.deepfm_fields import Floats, Positions, Rows, context_rows
 from recsys.online.event import Event
 from recsys.online.item_pool import ItemPool
-from recsys.online.postgres_log import N_RECENT, owners_of
+from recsys.online.recent_rows import N_RECENT, owners_of
 from recsys.serving.ids import digest_of
 from recsys.serving.model_state import Asker, Moment, read_features
 from recsys.serving.recent import Recent
