@@ -162,7 +162,7 @@ def tell(ctx: Context, *told: Told, delete: int | None = None, erase_user: int |
         store = CatalogueStore(writes)
         outcomes = await store.put(told) if told else []
         if delete is not None:
-            assert await store.delete_item(delete) == (delete, True)
+            assert await store.delete("item", delete) == (delete, True)
         if erase_user is not None:
             await erasure.erase(writes, erase_user)
         await writes.close()
