@@ -24,6 +24,7 @@ from recsys.errors import InputError
 
 BLOCK_BYTES = 16 << 20  # of a CSV file, per chunk
 BLOCK_ROWS = 250_000  # of a Parquet file, per chunk
+_CONTROLS = bytes(range(8))
 MAX_TEXT = 10_000  # characters of a rejected row that are kept
 MAX_WRONG_FIRST = 100_000  # rows of a wrong number of columns before the first good one
 
@@ -135,10 +136,12 @@ def _header(path: Path, csv: CsvFormat) -> list[str]:
 
 
 def _csv_blocks(path: Path, found: list[str], wanted: list[str], csv: CsvFormat) -> Iterator[Block]:
-    as_latin1 = not _is_utf8(path)  # every byte is a character then, and cells are turned back into their bytes
-    wrong = _WrongRows(first_line=1 if csv.names else 2, as_latin1=as_latin1)
+    is_utf8, nul_as = _looked_through(path)
+    as_latin1 = not is_utf8  # every byte is a character then, and cells are turned back into their bytes
+    wrong = _WrongRows(first_line=1 if csv.names else 2, as_latin1=as_latin1, nul_as=nul_as)
     with pa.input_stream(str(path), compression="detect") as file:
-        reader = _csv_reader(path, file, found, wanted, csv, wrong, as_latin1)
+        input_ = pa.PythonFile(_WithoutNul(file, nul_as), mode="r") if nul_as else file
+        reader = _csv_reader(path, input_, found, wanted, csv, wrong, as_latin1)
         n_good = 0
         for batch in reader:
             if not batch.num_rows:
@@ -146,7 +149,7 @@ def _csv_blocks(path: Path, found: list[str], wanted: list[str], csv: CsvFormat)
             lines = wrong.lines_of_good(n_good, batch.num_rows)
             n_good += batch.num_rows
             rejected = wrong.take_before(n_good)
-            cells = {name: _cells(batch[name], as_latin1, csv.latin1) for name in wanted}
+            cells = {name: _cells(_with_nul(batch[name], nul_as), as_latin1, csv.latin1) for name in wanted}
             yield Block(cells, lines, n_good + wrong.n_taken, rejected)
         if rejected := wrong.take_before(None):
             empty = {name: pa.array([], pa.binary()) for name in wanted}
@@ -183,8 +186,9 @@ def _csv_reader(
 class _WrongRows:
     """Rows of a wrong number of columns. The reader reports them ahead of the blocks that they belong to."""
 
-    def __init__(self, first_line: int, as_latin1: bool) -> None:
+    def __init__(self, first_line: int, as_latin1: bool, nul_as: bytes) -> None:
         self._first_line = first_line
+        self._nul_as = nul_as.decode()
         self._as_latin1 = as_latin1
         self._waiting: list[Rejected] = []
         self._good_before: list[int] = []  # of each, taken or not: good rows that stand before it in the file
@@ -192,7 +196,8 @@ class _WrongRows:
         self.n_taken = 0
 
     def add(self, row: Any) -> str:
-        text = row.text.encode("latin-1").decode(errors="replace") if self._as_latin1 else row.text
+        text = row.text.replace(self._nul_as, "\0") if self._nul_as else row.text
+        text = text.encode("latin-1").decode(errors="replace") if self._as_latin1 else text
         reason = f"{row.actual_columns} columns where {row.expected_columns} are expected"
         self._good_before.append(int(row.number) - self._first_line - len(self._good_before))
         self._waiting.append(Rejected(int(row.number), reason, text[:MAX_TEXT]))
@@ -226,16 +231,53 @@ def _cells(cells: pa.Array, as_latin1: bool, accept_latin1: bool) -> pa.Array:
     return pa.array(raw, pa.binary())
 
 
-def _is_utf8(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with pa.input_stream(str(path), compression="detect") as file:
-            while piece := file.read(1 << 22):
-                decoder.decode(piece)
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
+def _looked_through(path: Path) -> tuple[bool, bytes]:
+    """Whether the file is UTF-8, and the byte to read in the place of NUL: one that it does not hold, b"" where it
+    holds no NUL. InputError where it holds all control characters."""
+    decoder, is_utf8, held = codecs.getincrementaldecoder("utf-8")(), True, set[int]()
+    with pa.input_stream(str(path), compression="detect") as file:
+        while piece := file.read(1 << 22):
+            held |= {byte for byte in _CONTROLS if byte in piece}
+            try:
+                decoder.decode(piece if is_utf8 else b"")
+            except UnicodeDecodeError:
+                is_utf8 = False
+        try:
+            decoder.decode(b"", final=is_utf8)
+        except UnicodeDecodeError:
+            is_utf8 = False
+    if 0 not in held:
+        return is_utf8, b""
+    free = next((byte for byte in _CONTROLS if byte not in held), None)
+    if free is None:
+        raise InputError(f"{path}: not a text file (it holds NUL and the control characters 1 to 7)")
+    return is_utf8, bytes([free])
+
+
+class _WithoutNul:
+    """A file to read from, with another byte in the place of NUL: the CSV reader passes over the end of a line that
+    follows a NUL closely."""
+
+    def __init__(self, file: Any, nul_as: bytes) -> None:
+        self._file, self._nul_as = file, nul_as
+        self.closed = False
+
+    def read(self, n: int = -1) -> bytes:
+        data: bytes = self._file.read(n)
+        return data.replace(b"\0", self._nul_as)
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _with_nul(cells: pa.Array, nul_as: bytes) -> pa.Array:
+    """The cells as they stand in the file."""
+    if not nul_as:
+        return cells
+    return pa.array([cell.replace(nul_as, b"\0") for cell in cells.to_pylist()], pa.binary())
 
 
 def _first_line(path: Path) -> bytes:

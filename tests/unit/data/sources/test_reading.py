@@ -64,6 +64,18 @@ def test_loaded_and_rejected_are_all_rows_each_with_its_line(lines, block_bytes)
     ]
 
 
+@pytest.mark.parametrize("block_bytes", [60, 70, 103, 150, 180, 1 << 20])
+def test_a_line_after_a_nul_is_a_line(block_bytes):
+    good = b"1000000000000,0,view,0"
+    lines = [b"\xf9K", b"\0\0\x801000000000000,1,view,1", b"\0" * 3 + good, b"\0" + good, b"\0", good, b"\0", good]
+    chunks = read_events(lines, block_bytes)
+    rejected = [(row.line - 2, row.text) for chunk in chunks for row in chunk.rejected]
+    assert chunks[-1].end == len(lines)
+    assert sum(chunk.rows.num_rows for chunk in chunks) == 2
+    assert [place for place, _ in rejected] == [0, 1, 2, 3, 4, 6]
+    assert rejected[-1][1] == "\0"
+
+
 def test_the_sizes_of_blocks_change_nothing_but_the_pieces():
     lines = [f"14332213321{i % 90 + 10},{i},view,{i}".encode() if i % 7 else b"1,2" for i in range(300)]
     small, large = read_events(lines, 200), read_events(lines, 1 << 20)
