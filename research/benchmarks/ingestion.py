@@ -16,23 +16,18 @@ import asyncio
 import itertools
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import orjson
 import sqlalchemy as sa
 
-from recsys.storage import embedded
-from recsys.storage.engine import engine_of
-from research.benchmarks.serving import cpu_s, fill, free_port, wait
+from research.benchmarks.serving import cpu_s, filled, free_port, wait
 
 BATCH = 100
 N_WRITERS = 4  # connections that write, as the service has
@@ -130,21 +125,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=8)
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
-    folder.chmod(0o755)
-    try:
-        url = embedded.ensure(folder, free_port()).url("recsys")
-        engine = engine_of(url)
-        fill(engine, arguments.users, arguments.items)
+    with filled(arguments.users, arguments.items) as (url, engine, _):
         with engine.begin() as connection:
             connection.execute(sa.text(_BARE_TABLE))
             for name in ("fsync", "synchronous_commit"):
                 assert connection.execute(sa.text(f"show {name}")).scalar_one() == "on"
-        engine.dispose()
         compare(url, arguments)
-    finally:
-        embedded.stop(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def compare(url: str, arguments: argparse.Namespace) -> None:

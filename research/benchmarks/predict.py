@@ -1,6 +1,6 @@
 """POST /predict with 100 pairs of one user against the bare route of serving.py, in one run.
 
-    python research/benchmarks/predict.py [--users 200000] [--items 50000] [--pairs 100] [--seconds 2] [--rounds 9]
+    python -m research.benchmarks.predict [--users 200000] [--items 50000] [--pairs 100] [--seconds 2] [--rounds 9]
 
 As serving.py: one worker each, the same Postgres and client, rounds by turns, medians. The model is a DeepFM of the
 pipeline's default size with random weights (its speed does not depend on them): 5 to 45 latest items a user, 20 events
@@ -13,11 +13,9 @@ import argparse
 import asyncio
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,6 @@ import httpx
 import numpy as np
 import psutil
 import sqlalchemy as sa
-from serving import cpu_s, fill, free_port, load, wait
 
 from recsys.artifacts import ArtifactStore
 from recsys.candidates.base import KeyIndex
@@ -36,8 +33,8 @@ from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.candidates.deepfm_state import DeepFmState
 from recsys.candidates.deepfm_training import initial_weights, network_config
 from recsys.features.deepfm_fields import Vocabulary
-from recsys.storage import embedded, lists
-from recsys.storage.engine import engine_of
+from recsys.storage import lists
+from research.benchmarks.serving import cpu_s, filled, free_port, load, wait
 
 CUT_AT = 1_789_000_000_000_000  # before the events that serving.py puts into user_recent
 
@@ -79,21 +76,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--connections", type=int, default=16)
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
-    folder.chmod(0o755)
-    try:
-        url = embedded.ensure(folder, free_port()).url("recsys")
-        engine = engine_of(url)
-        fill(engine, arguments.users, arguments.items)
+    with filled(arguments.users, arguments.items) as (url, engine, folder):
         with engine.begin() as connection:
             connection.execute(sa.text("""update publications set models = models || '{"deepfm": "deepfm/1"}'"""))
         version = lists.find(engine, "ranked", "1")
-        engine.dispose()
         write_model(str(folder / "artifacts"), arguments.users, arguments.items)
         compare(url, str(folder / "artifacts"), version.list_version_id, arguments)
-    finally:
-        embedded.stop(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def compare(url: str, artifacts: str, list_version_id: int, arguments: argparse.Namespace) -> None:

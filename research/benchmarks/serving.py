@@ -47,6 +47,22 @@ from generate_series(1, :users) k
 """
 
 
+@contextlib.contextmanager
+def filled(n_users: int, n_items: int) -> Iterator[tuple[str, sa.Engine, Path]]:
+    """A temporary Postgres with the world of `fill`: its URL, an engine, and the folder, all gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
+    folder.chmod(0o755)  # the embedded server does not run as root
+    try:
+        url = embedded.ensure(folder, free_port()).url("recsys")
+        engine = engine_of(url)
+        fill(engine, n_users, n_items)
+        yield url, engine, folder
+        engine.dispose()
+    finally:
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
     """A published catalogue with a ranked list and events for every user, and neighbours for every item."""
     migrate(engine)
@@ -169,18 +185,9 @@ def main() -> None:
     if arguments.bare:
         bare(arguments.bare[0], int(arguments.bare[1]), int(arguments.bare[2]))
         return
-    folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
-    folder.chmod(0o755)
-    try:
-        url = embedded.ensure(folder, free_port()).url("recsys")
-        engine = engine_of(url)
-        fill(engine, arguments.users, arguments.items)
+    with filled(arguments.users, arguments.items) as (url, engine, _):
         version = lists.find(engine, "ranked", "1")
-        engine.dispose()
         compare(url, version.list_version_id, arguments)
-    finally:
-        embedded.stop(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def compare(url: str, list_version_id: int, arguments: argparse.Namespace) -> None:

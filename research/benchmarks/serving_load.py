@@ -20,21 +20,16 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import psutil
 
-from recsys.storage import embedded
-from recsys.storage.engine import engine_of
-from research.benchmarks.serving import fill, free_port, point_at, publish, wait
+from research.benchmarks.serving import filled, free_port, point_at, publish, wait
 
 CONNECTIONS, OVERLOAD = 16, 5
 
@@ -100,12 +95,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--switches", type=int, default=4)
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
-    folder.chmod(0o755)
-    try:
-        url = embedded.ensure(folder, free_port()).url("recsys")
-        engine = engine_of(url)
-        fill(engine, arguments.users, arguments.items)
+    with filled(arguments.users, arguments.items) as (url, engine, _):
         even = publish(engine, "2", arguments.users, arguments.items, step=2, first=2)
         odd = publish(engine, "3", arguments.users, arguments.items, step=2, first=1)
         port = free_port()
@@ -126,10 +116,6 @@ def main() -> None:
         finally:
             service.terminate()
             service.wait(20)
-        engine.dispose()
-    finally:
-        embedded.stop(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def overload(port: int, request: Callable[[], bytes], seconds: float) -> float:

@@ -19,11 +19,9 @@ import argparse
 import asyncio
 import datetime as dt
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -37,9 +35,8 @@ from recsys.online.connections import Connections
 from recsys.online.event import parse
 from recsys.online.postgres_log import PostgresLog
 from recsys.settings import UpdaterSettings
-from recsys.storage import embedded
-from recsys.storage.engine import engine_of
-from research.benchmarks.serving import fill, free_port, wait
+from research.benchmarks.predict import write_model
+from research.benchmarks.serving import filled, free_port, wait
 
 OPTIONS = UpdaterSettings()
 _PLAIN = """
@@ -79,25 +76,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rate", type=int, default=200)
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent))  # predict.py is written to be called by its path
-    from predict import write_model
-
-    folder = Path(tempfile.mkdtemp(prefix="recsys-bench-"))
-    folder.chmod(0o755)
-    try:
-        url = embedded.ensure(folder, free_port()).url("recsys")
-        engine = engine_of(url)
-        fill(engine, arguments.users, arguments.items)
+    with filled(arguments.users, arguments.items) as (url, engine, folder):
         with engine.begin() as connection:
             connection.execute(sa.text("""update publications set models = models || '{"deepfm": "deepfm/1"}'"""))
         root = folder / "artifacts"
         write_model(str(root), arguments.users, arguments.items)
         throughput(url, engine, root, arguments)
         freshness(url, engine, root, arguments)
-        engine.dispose()
-    finally:
-        embedded.stop(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def throughput(url: str, engine: sa.Engine, root: Path, arguments: argparse.Namespace) -> None:
