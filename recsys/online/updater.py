@@ -29,6 +29,7 @@ from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
 from recsys.online import training_state
 from recsys.online.connections import Connections
 from recsys.online.event import Event
+from recsys.online.known import known
 from recsys.online.lessons import Known
 from recsys.online.log import START, Answer, EventLog, LogAwayError, Offset
 from recsys.online.opening import open_log
@@ -43,12 +44,6 @@ log = logging.getLogger(__name__)
 SERVED_AS: Final = "deepfm_serving"  # kind of the artifact that a nightly model is served as
 _IDLE_S, _AWAY_S, _BEAT_S = 0.05, 1.0, 1.0
 _BASES_KEPT: Final = 3  # artifacts of older updates are deleted
-_KNOWN_SQL = """
-select i.item_id, i.item_key, coalesce(i.category_key, -1) as category_key,
-       coalesce(c.parent_category_key, -1) as parent_category_key
-from items i left join categories c using (category_key) where i.item_id = any($1::text[]) and i.deleted_at is null
-"""
-_USERS_SQL = "select user_id, user_key from users where user_id = any($1::text[])"
 
 
 class Updater:
@@ -341,22 +336,7 @@ class Updater:
 
     async def _known(self, events: Sequence[Event]) -> list[Known]:
         """The events of items of the catalogue, with keys."""
-        if not events:
-            return []
-
-        async def read(connection: asyncpg.Connection) -> tuple[Any, Any]:
-            items = await connection.fetch(_KNOWN_SQL, list({event.item_id for event in events}))
-            users = await connection.fetch(_USERS_SQL, list({event.user_id for event in events if event.user_id}))
-            return items, users
-
-        items, users = await self._do(read)
-        item_by_id = {row["item_id"]: tuple(row)[1:] for row in items}
-        user_by_id = dict(tuple(row) for row in users)
-        return [
-            Known(event, user_by_id.get(event.user_id), *item_by_id[event.item_id])
-            for event in events
-            if event.item_id in item_by_id
-        ]
+        return await self._do(lambda connection: known(connection, events)) if events else []
 
     async def _do(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
         return await self._connections.transaction(work)

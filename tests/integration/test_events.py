@@ -1,24 +1,19 @@
-"""Posted events on real Postgres: durable, once each, and known to the next answer of every worker."""
+"""The event log and recent events in real Postgres: durable, once each, the same in any order."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
 import random
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fast_api_service.schemas_events import AddAnswer, EventsAnswer
 from recsys.online import postgres_log, recent_rows
 from recsys.online.event import Event, parse
 from recsys.online.log import Appended
@@ -269,146 +264,3 @@ def test_the_same_id_with_another_payload_is_a_conflict_and_the_first_stays(
         )
     assert (event_id, payload["item_id"]) == ("x", "1002")
     assert "conflict" in reason
-
-
-@pytest.fixture(scope="module")
-def workers(database_url: str, stocked: sa.Engine) -> Iterator[tuple[httpx.Client, httpx.Client]]:
-    """Two workers of one database."""
-    with shop.running_service(database_url) as first, shop.running_service(database_url) as second:
-        for client in (first, second):
-            shop.wait_until(lambda client=client: shop.is_ready(client), 10)
-        yield first, second
-
-
-def add(client: httpx.Client, *raw: dict[str, Any], code: int = 200) -> dict[str, Any]:
-    response = client.post("/online/data/add", json={"samples": list(raw)})
-    assert response.status_code == code, response.text
-    body: dict[str, Any] = response.json()
-    if code in (200, 207):
-        AddAnswer.model_validate(body)
-    return body
-
-
-def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
-    response = client.post("/recommend", json={"explain": True} | request)
-    assert response.status_code == 200, response.text
-    body: dict[str, Any] = response.json()
-    return body
-
-
-def test_an_event_posted_through_one_worker_changes_the_next_answer_of_another(
-    workers: tuple[httpx.Client, httpx.Client],
-) -> None:
-    first, second = workers
-    assert recommended(second, user_id=777)["recommendations"][0]["item_id"] == 1011  # what is popular
-    add(first, {"user_id": 777, "item_id": 1001, "event_type": "addtocart"})
-    answer = recommended(second, user_id=777)
-    best = answer["recommendations"][0]
-    assert (best["item_id"], best["source"], best["reason"]) == (1002, "i2i", {"item_id": 1001})
-    assert (answer["provenance"]["user"], answer["provenance"]["n_recent"]) == ("unknown", 1)
-    add(second, {"user_id": 777, "item_id": 1002, "event_type": "transaction"})
-    after = recommended(first, user_id=777, top_k=100)
-    assert 1002 not in [entry["item_id"] for entry in after["recommendations"]]  # bought
-    assert [entry["item_id"] for entry in after["recommendations"]][:2] == [1004, 1011]
-
-
-def test_what_was_bought_stays_hidden_however_much_is_looked_at_after(
-    workers: tuple[httpx.Client, httpx.Client],
-) -> None:
-    first, second = workers
-    add(first, {"user_id": 779, "item_id": 1011, "event_type": "transaction", "timestamp": str(NOW)})
-    times = [NOW + dt.timedelta(seconds=1 + i / 60) for i in range(120)]
-    later = [{"user_id": 779, "item_id": 1040 + i % 4, "timestamp": str(time)} for i, time in enumerate(times)]
-    add(first, *later)
-    answer = recommended(second, user_id=779, top_k=100)
-    assert 1011 not in [entry["item_id"] for entry in answer["recommendations"]]
-    assert answer["provenance"]["n_recent"] == 50
-
-
-def test_a_guest_has_events_and_a_user_takes_them_over(workers: tuple[httpx.Client, httpx.Client]) -> None:
-    first, second = workers
-    add(first, {"session_id": "guest-1", "item_id": 1001})
-    guest = recommended(second, session_id="guest-1")
-    assert (guest["recommendations"][0]["item_id"], guest["provenance"]["user"]) == (1002, "guest")
-    user = recommended(second, session_id="guest-1", user_id=888)
-    assert (user["recommendations"][0]["item_id"], user["provenance"]["user"]) == (1002, "unknown")
-    assert recommended(second, user_id=888)["recommendations"][0]["item_id"] == 1011
-
-
-def test_seq_takes_the_place_of_what_is_stored(workers: tuple[httpx.Client, httpx.Client]) -> None:
-    client, _ = workers
-    answer = recommended(client, seq=[1002, 1001, 4242])
-    assert answer["warnings"] == ["seq: 1 of 3 are not in the catalogue"]
-    assert answer["provenance"]["n_recent"] == 2
-    assert answer["recommendations"][0]["reason"] is not None
-    add(client, {"user_id": 778, "item_id": 1002, "event_type": "transaction"})
-    follows = recommended(client, user_id=778, seq=[1001], top_k=100)
-    assert follows["recommendations"][0]["reason"] == {"item_id": 1001}
-    assert 1002 not in [entry["item_id"] for entry in follows["recommendations"]]  # bought, whatever is in seq
-
-
-def test_the_answer_says_what_became_of_each_sample(workers: tuple[httpx.Client, httpx.Client]) -> None:
-    client, _ = workers
-    good = {"event_id": "good", "user_id": 502, "item_id": 1001, "parameters": {"stars": 5}, "label": 1}
-    assert add(client, good)["accepted"] == 1
-    again = add(client, good, good | {"item_id": 1002}, {"item_id": 1}, {"user_id": "x", "item_id": 1}, code=207)
-    assert (again["success"], again["accepted"], again["duplicates"]) == (False, 0, 1)
-    assert [(entry["index"], entry["code"]) for entry in again["rejected"]] == [(1, 409), (2, 422), (3, 422)]
-    assert "user_id or session_id" in again["rejected"][1]["reason"]
-    assert add(client, good | {"item_id": 1003}, code=409)["status"] == "conflict"
-    assert add(client, {"user_id": 1}, code=422)["status"] == "invalid_request"
-    assert client.post("/online/data/add", json={"samples": []}).status_code == 422
-    plain = client.post("/online/data/add", json={"user_id": 502, "item_id": 1006, "label": 1})
-    assert (plain.status_code, plain.json()["accepted"]) == (200, 1)
-    assert client.post("/online/data/add", json={"user_id": 502, "item_id": 1006, "label": 1}).json()["duplicates"] == 1
-    events = client.get("/online/events/502")
-    EventsAnswer.model_validate(events.json())
-    assert {event["item_id"] for event in events.json()["events"]} == {1001, 1006}
-    assert events.json()["user_id"] == 502
-    assert {json.dumps(event["parameters"]) for event in events.json()["events"]} == {'{"stars": 5}', "{}"}
-    assert client.get("/online/events/4242").json()["events"] == []
-
-
-@pytest.mark.slow
-def test_what_was_acknowledged_before_a_kill_is_there_once(clean_database_url: str, clean_database: sa.Engine) -> None:
-    """Clients post and send again what was not acknowledged, while the service is killed three times."""
-    shop.stock(clean_database)
-    acknowledged: set[str] = set()
-    posted = [f"k{number}" for number in range(600)]
-    waiting = list(posted)
-    lock = threading.Lock()
-    for round_ in range(4):
-        process_alive = threading.Event()
-        with shop.running_service(clean_database_url, may_die=round_ < 3) as client:
-            process_alive.set()
-
-            def post(client: httpx.Client = client) -> None:
-                while True:
-                    with lock:
-                        batch = waiting[:5]
-                        del waiting[:5]
-                    if not batch:
-                        return
-                    body = {"samples": [{"event_id": name, "user_id": 1, "item_id": 1001} for name in batch]}
-                    try:
-                        response = client.post("/online/data/add", json=body)
-                        assert response.status_code == 200
-                        acknowledged.update(batch)
-                    except httpx.TransportError:
-                        with lock:
-                            waiting.extend(batch)
-                        return
-
-            threads = [threading.Thread(target=post) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            if round_ < 3:
-                shop.wait_until(lambda goal=100 * (round_ + 1): len(acknowledged) > goal or not waiting, 60)
-                client.process.send_signal(signal.SIGKILL)  # type: ignore[attr-defined]
-            for thread in threads:
-                thread.join()
-    with clean_database.connect() as connection:
-        stored = connection.execute(sa.text("select event_id from events")).scalars().all()
-    assert len(stored) == len(set(stored))
-    assert acknowledged <= set(stored)
-    assert set(stored) == set(posted)
