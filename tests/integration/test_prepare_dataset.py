@@ -379,6 +379,9 @@ def test_a_few_events_years_after_the_export_do_not_move_the_data_set(ctx, load,
     load(write_shop(tmp_path / "shop"))
     first = prepare_dataset.run(ctx=ctx)
     post(*((f"e{i}", "900", str(i % 8), "view", LATE_MS + 300 * DAY_MS + i) for i in range(20)))
+    same = prepare_dataset.run(ctx=ctx)
+    assert (same["dataset"], same["made"]) == (first["dataset"], False)  # nothing is trained again for them
+    assert same["n_posted_left_out"] == {"few, and long after all others": 20}
     post(("near", "900", "3", "view", LATE_MS + DAY_MS), ("odd", "900", "3", "like", LATE_MS + 150 * DAY_MS))
     second = prepare_dataset.run(ctx=ctx)
     assert second["as_of"] == dt.datetime.fromtimestamp((LATE_MS + DAY_MS + 1) / 1000, dt.UTC).isoformat()
