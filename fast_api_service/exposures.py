@@ -16,6 +16,7 @@ import asyncpg
 from starlette.types import Scope
 
 from fast_api_service.metrics import Metrics
+from fast_api_service.reads import AWAY
 from recsys.serving.cascade import Pick
 from recsys.serving.ids import ExternalId, digest_of
 from recsys.storage import locks
@@ -28,7 +29,6 @@ _EVERY_S: Final = 0.5
 _PATIENCE_S: Final = 5.0  # with one batch, and at the end with all that is left
 _SESSION = {"application_name": "recsys-api-exposures", "jit": "off"}
 _REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)  # the rows are wrong, and will be
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _ERASED_SQL = "select digest from erased_users where digest = any($1::bytea[])"
 
 
@@ -136,7 +136,7 @@ class Exposures:
                 self._drop_connection()
                 raise
             except Exception as error:  # whatever it is, what is shown later is still to be written
-                if isinstance(error, _AWAY) and not isinstance(error, _REFUSED):
+                if isinstance(error, AWAY) and not isinstance(error, _REFUSED):
                     self._give_up_connection(error)
                     return False
                 self._drop_connection()

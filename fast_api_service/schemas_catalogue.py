@@ -143,8 +143,7 @@ class ObjectsIn(_Told):
     objects: list[Annotated[AnyObject, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
-class ItemOut(BaseModel):
-    success: Literal[True] = True
+class ListedItem(BaseModel):
     item_id: ItemId
     category_id: CategoryId | None
     available: bool
@@ -153,16 +152,26 @@ class ItemOut(BaseModel):
     properties: dict[str, Any]
 
 
-class UserOut(BaseModel):
+class ItemOut(ListedItem):
     success: Literal[True] = True
+
+
+class ListedUser(BaseModel):
     user_id: UserId
     properties: dict[str, Any]
 
 
-class CategoryOut(BaseModel):
+class UserOut(ListedUser):
     success: Literal[True] = True
+
+
+class ListedCategory(BaseModel):
     category_id: CategoryId
     parent_id: CategoryId | None
+
+
+class CategoryOut(ListedCategory):
+    success: Literal[True] = True
 
 
 AnyId = Annotated[int | str, WithJsonSchema({"type": ["integer", "string"]})]
@@ -263,25 +272,6 @@ class DeletedMany(BaseModel):
 class Receipts(BaseModel):
     success: Literal[True] = True
     receipts: list[Receipt]
-
-
-class ListedItem(BaseModel):
-    item_id: ItemId
-    category_id: CategoryId | None
-    available: bool
-    title: str | None
-    price: float | None
-    properties: dict[str, Any]
-
-
-class ListedUser(BaseModel):
-    user_id: UserId
-    properties: dict[str, Any]
-
-
-class ListedCategory(BaseModel):
-    category_id: CategoryId
-    parent_id: CategoryId | None
 
 
 class ItemPage(BaseModel):

@@ -11,6 +11,7 @@ import asyncpg
 
 from fast_api_service.errors import ApiError
 from fast_api_service.reads import NO_TABLES
+from recsys.online.connections import BUSY, LOST
 from recsys.serving.ids import JsonType
 
 Answer = TypeVar("Answer")
@@ -20,16 +21,6 @@ _CONNECT_S = 5.0
 _STATEMENT_S = 10.0
 _LOCK_MS = 500  # less than Postgres' deadlock_timeout: we give way before it ends somebody else's transaction
 _PATIENCE_S = 3.0  # of trying again while others hold what we need
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-_BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
 
 class Writable:
@@ -72,7 +63,7 @@ class Writable:
         while True:
             try:
                 return await self._once(work)
-            except _BUSY:
+            except BUSY:
                 if time.monotonic() > deadline:
                     raise ApiError(
                         503,
@@ -86,7 +77,7 @@ class Writable:
                 raise ApiError(
                     503, "not_ready", "the database is older than this service: run `recsys migrate`", 5
                 ) from None
-            except _AWAY:
+            except LOST:
                 raise ApiError(
                     503, "database_away", "nothing was written or read: Postgres is away; try the same again soon", 1
                 ) from None

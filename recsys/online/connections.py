@@ -9,7 +9,7 @@ import asyncpg
 
 from recsys.online.log import START, Answer, LogAwayError, Offset
 
-AWAY: Final = (
+LOST: Final = (  # Postgres is not there, or is going
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -17,9 +17,9 @@ AWAY: Final = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.DeadlockDetectedError,
 )
+BUSY: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)  # others hold what is needed
+AWAY: Final = LOST + BUSY
 _CONNECT_S = 5.0
 _STATEMENT_MS = 30_000
 _AFTER_SQL = """select "after" from log_offsets where reader = $1"""

@@ -2,138 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import datetime as dt
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import orjson
-import psutil
 import pytest
 import sqlalchemy as sa
 
-from recsys.online.connections import Connections
-from recsys.online.event import parse
-from recsys.online.postgres_log import PostgresLog
 from tests import online_world as world
 from tests.conftest import database_named
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
 from tests.integration.dying_updater import POINTS
+from tests.integration.updater_processes import (
+    append,
+    execute,
+    learned,
+    online,
+    post,
+    probability,
+    rows,
+    service,
+    started,
+    status,
+    updater,
+    updates,
+)
 
 pytestmark = [pytest.mark.slow]  # a network is trained, and processes import TensorFlow
-
-OPTIONS = {"batch_s": 0.5, "step_rows": 64, "guard_window": 200}
-
-
-@pytest.fixture(scope="session")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("artifacts")
-    world.write_model(root, "v1")
-    return root
-
-
-def started(database_url: str, artifacts: Path, *call: str, **options: Any) -> subprocess.Popen[bytes]:
-    """A process that learns; the updater itself where no other module is named."""
-    settings = {
-        "DATABASE_URL": database_url,
-        "ARTIFACT_ROOT": str(artifacts),
-        "RECSYS_UPDATER": orjson.dumps(OPTIONS | options).decode(),
-    }
-    module = call or ("recsys.online.updater",)
-    return subprocess.Popen([sys.executable, "-m", *module], env=os.environ | settings)
-
-
-@contextmanager
-def updater(
-    database_url: str, artifacts: Path, *call: str, may_be_killed: bool = False, **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The same, ended on leaving."""
-    process = started(database_url, artifacts, *call, **options)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        assert process.wait(30) == 0 or may_be_killed
-
-
-@contextmanager
-def service(database_url: str, artifacts: Path) -> Iterator[httpx.Client]:
-    with shop.running_service(database_url, ARTIFACT_ROOT=str(artifacts)) as client:
-        shop.wait_until(lambda: shop.is_ready(client), 10)
-        shop.wait_until(lambda: tiny_model.in_service(client) is not None, 10)
-        yield client
-
-
-def append(database_url: str, samples: list[dict[str, Any]]) -> None:
-    """Put events into the log as the service does, without one."""
-    texts = [
-        sample
-        | {name: str(sample[name]) for name in ("user_id", "item_id")}
-        | {"timestamp": dt.datetime.fromisoformat(sample["timestamp"])}
-        for sample in samples
-    ]
-    events, rejected = parse(texts, world.CUT_AT + dt.timedelta(days=30))
-    assert not rejected
-
-    async def work() -> None:
-        connections = Connections(database_url, "tests")
-        for start in range(0, len(events), 500):
-            await PostgresLog(connections).append([event for _, event in events[start : start + 500]])
-        await connections.close()
-
-    asyncio.run(work())
-
-
-def execute(engine: sa.Engine, sql: str, **values: Any) -> None:
-    with engine.begin() as connection:
-        connection.execute(sa.text(sql), values)
-
-
-def rows(engine: sa.Engine, sql: str) -> list[dict[str, Any]]:
-    with engine.connect() as connection:
-        return [dict(row) for row in connection.execute(sa.text(sql)).mappings()]
-
-
-def learned(engine: sa.Engine) -> int:
-    """Events that updates hold."""
-    return int(rows(engine, "select coalesce(sum(n_events), 0) as n from model_updates")[0]["n"])
-
-
-def post(client: httpx.Client, *samples: dict[str, Any]) -> None:
-    for start in range(0, len(samples), 500):
-        client.post("/online/data/add", json={"samples": samples[start : start + 500]}).raise_for_status()
-
-
-def probability(client: httpx.Client, user: int, item: int) -> float:
-    body = client.post("/predict", json={"user_id": 500 + user, "item_id": 1000 + item}).json()
-    return float(body["predictions"][0]["probability"])
-
-
-def status(client: httpx.Client) -> dict[str, Any]:
-    body: dict[str, Any] = client.get("/online/training/status").raise_for_status().json()
-    return body
-
-
-def online(client: httpx.Client) -> dict[str, Any]:
-    body: dict[str, Any] = client.get("/model/info").raise_for_status().json()["scorer"]["online"]
-    return body
-
-
-def updates(client: httpx.Client) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = client.get("/online/updates/list", params={"limit": 200}).json()["updates"]
-    return listed
 
 
 def test_what_one_process_is_told_another_one_predicts(
@@ -308,75 +207,6 @@ def test_a_worker_that_misses_or_doubts_an_update_replays_from_the_base(
             shop.wait_until(lambda: online(client)["update"] == 12, 60)
         assert updates(client)[5]["reason"].startswith("the nightly model; the former updates cannot be resumed")
         assert probability(client, 7, 33) != at_6, "other numbers, other draws"
-
-
-def test_a_supervisor_restarts_ends_and_gives_up_as_it_is_told(
-    clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
-) -> None:
-    root = shutil.copytree(artifacts, tmp_path / "artifacts")
-    world.stock(clean_database)
-    random = np.random.default_rng(7)
-
-    def pid(client: httpx.Client) -> int:
-        return int(str(status(client)["holder"]).rpartition(":")[2])
-
-    def lines(client: httpx.Client, stream: str) -> str:
-        found = client.get("/online/training/logs", params={"stream": stream, "limit": 200}).json()["lines"]
-        return "\n".join(line["line"] for line in found)
-
-    def works(client: httpx.Client) -> bool:
-        now = status(client)
-        return now["state"] == "running" and now["holder"] is not None
-
-    with (
-        service(clean_database_url, root) as client,
-        updater(clean_database_url, root, "recsys.cli", "updater", may_be_killed=True) as supervisor,
-    ):
-        policy = {"max_restarts": 2, "backoff_s": 0.2, "watchdog_s": 5}
-        answer = client.patch("/online/training/restart-policy", json=policy).json()
-        assert answer == pytest.approx(policy)
-        shop.wait_until(lambda: works(client), 60)
-        assert status(client)["supervisor"].endswith(f":{supervisor.pid}")
-        append(clean_database_url, [world.taste(number, random) for number in range(100)])
-        shop.wait_until(lambda: learned(clean_database) == 100, 30)
-
-        first = pid(client)
-        os.kill(first, signal.SIGKILL)
-        shop.wait_until(lambda: works(client) and pid(client) != first, 60)
-        assert (status(client)["restarts"], status(client)["fence"]) == (1, 2)
-        second = pid(client)
-        os.kill(second, signal.SIGSTOP)
-        shop.wait_until(lambda: works(client) and pid(client) != second, 60)
-        assert not psutil.pid_exists(second)
-        assert status(client)["restarts"] == 2
-        append(clean_database_url, [world.taste(number, random) for number in range(100, 200)])
-        shop.wait_until(lambda: learned(clean_database) == 200, 30)
-        assert "hangs: no sign of life" in lines(client, "supervisor")
-        assert "goes on with deepfm/v1 after update" in lines(client, "updater")
-
-        os.kill(pid(client), signal.SIGKILL)
-        shop.wait_until(lambda: status(client)["state"] == "failed", 30)
-        assert "given up after 2 restarts" in status(client)["reason"]
-        time.sleep(2)
-        assert status(client)["holder"] is None
-        assert client.post("/online/training/start").json()["wanted"] == "running"
-        shop.wait_until(lambda: works(client), 60)
-        assert status(client)["restarts"] == 0
-
-        append(clean_database_url, [world.taste(number, random) for number in range(200, 210)])
-        client.post("/online/training/stop").raise_for_status()
-        shop.wait_until(lambda: status(client)["state"] == "stopped" and status(client)["holder"] is None, 40)
-        assert learned(clean_database) <= 210
-        append(clean_database_url, [world.taste(number, random) for number in range(210, 220)])
-        time.sleep(2)
-        assert status(client)["lag"] == 220 - learned(clean_database) > 0
-        client.post("/online/training/start").raise_for_status()
-        shop.wait_until(lambda: status(client)["lag"] == 0, 60)
-        child = pid(client)
-        supervisor.kill()  # its updater does not live on
-        supervisor.wait(10)
-        shop.wait_until(lambda: not psutil.pid_exists(child), 30)
-    assert learned(clean_database) == 220
 
 
 def test_after_a_night_it_learns_what_the_new_model_has_not_seen(
