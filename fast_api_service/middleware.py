@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import secrets
 import time
 
 from starlette.exceptions import HTTPException
@@ -70,7 +70,7 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.match(value):
             return bytes(value)
-    return secrets.token_hex(8).encode()
+    return os.urandom(8).hex().encode()
 
 
 def _too_large() -> HTTPException:

@@ -309,13 +309,15 @@ def _fused(listed: _Listed | _FoldedIn, called: _Called, recent_weight: float) -
     if recent_weight <= 0:
         yield from listed.picks()
         return
-    place_in_calls = dict(zip(called.keys, _PLACES, strict=False))
-    twice = sorted(
-        (-_POINTS[place] - recent_weight * _POINTS[place_in_calls[key]], place)
-        for place, key in enumerate(listed.keys)
-        if key in place_in_calls
-    )
-    in_both = {listed.keys[place] for _, place in twice}
+    in_both = set(listed.keys).intersection(called.keys)
+    twice: list[tuple[float, int]] = []
+    if in_both:
+        place_in_calls = dict(zip(called.keys, _PLACES, strict=False))
+        twice = sorted(
+            (-_POINTS[place] - recent_weight * _POINTS[place_in_calls[key]], place)
+            for place, key in enumerate(listed.keys)
+            if key in in_both
+        )
     once = ((-_POINTS[place], place) for place, key in enumerate(listed.keys) if key not in in_both)
     anew = ((-recent_weight * _POINTS[place], place) for place, key in enumerate(called.keys) if key not in in_both)
     end = (1.0, 0)  # after all points, which are negative here
