@@ -43,6 +43,7 @@ class Writable:
                 "lock_timeout": str(_LOCK_MS),
                 "idle_in_transaction_session_timeout": str(int(_STATEMENT_S * 1000)),
                 "jit": "off",
+                "enable_seqscan": "off",  # plans are made while tables are small, and kept
             },
         )
 

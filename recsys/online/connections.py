@@ -70,6 +70,7 @@ class Connections:
                     "statement_timeout": str(_STATEMENT_MS),
                     "idle_in_transaction_session_timeout": str(_STATEMENT_MS),
                     "jit": "off",
+                    "enable_seqscan": "off",  # plans are made while tables are small, and kept
                 },
             )
         return self._connection

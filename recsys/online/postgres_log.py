@@ -12,6 +12,7 @@ readers find it by that. A plain look at pg_snapshot_xmin would wait for everybo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -23,34 +24,30 @@ from recsys.online.log import MAX_LAG, START, Appended, Batch, Offset, Transacti
 from recsys.serving.ids import digest_of
 from recsys.serving.recent import DEFAULT_BOUGHT
 
-# Deletes nothing, but takes the lock on `events` that an INSERT takes, and gets no transaction number yet. Plans that
-# are made while the tables are small, and kept, must not go through all of them later.
-_ENTER_SQL = f"""
-with entered as (delete from events where false)
-select digest, types from (select set_config('enable_seqscan', 'off', true) offset 0) setting
-cross join ({recent_rows.BOUGHT_SQL}) bought left join erased_users on digest = any($1::bytea[])
-"""  # noqa: S608 - our own words
-# One row: how many were inserted, from which position to which, and their ids where they are not all of the $16.
-_INSERT_SQL = """
-with inserted as (
+_ERASED_SQL = "select digest from erased_users where digest = any($1::bytea[])"
+# One row: how many were inserted, from which position to which, and their ids where they are not all of the $16; the
+# owners whose rows in user_recent are left to be made, and what counts as bought ($17 where the data do not say).
+_INSERT_SQL = f"""
+with bought as materialized ({recent_rows.BOUGHT_SQL.replace("$2", "$17")}), inserted as (
 insert into events (event_id, user_id, session_id, item_id, event_type, occurred_at, label, parameters, features,
                     version, digest, kafka_partition, kafka_offset)
-select event_id, user_id, session_id, item_id, event_type, occurred_at, label, coalesce(parameters, '{}')::jsonb,
-       coalesce(features, '{}')::jsonb, version, digest, kafka_partition, kafka_offset
+select event_id, user_id, session_id, item_id, event_type, occurred_at, label, coalesce(parameters, '{{}}')::jsonb,
+       coalesce(features, '{{}}')::jsonb, version, digest, kafka_partition, kafka_offset
 from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[],
             $9::real[], $10::text[], $11::text[], $12::text[], $13::bytea[], $14::integer[], $15::bigint[])
      with ordinality as t (event_id, retry_of, retried_as, user_id, session_id, item_id, event_type, occurred_at, label,
                            parameters, features, version, digest, kafka_partition, kafka_offset, place)
-where (select true from events e where e.event_id = t.retry_of) is null
-  and (select true from events e where e.event_id = t.retried_as) is null
+where (retry_of is null or not exists (select from events e where e.event_id = t.retry_of))
+  and (retried_as is null or not exists (select from events e where e.event_id = t.retried_as))
+  and (user_id is null or not exists (select from erased_users x where x.digest = sha256(convert_to(user_id, 'UTF8'))))
 order by place
 on conflict (event_id) do nothing
-returning event_id, position
-)
-select count(*) as n, min(position) as first, max(position) as last,
-       case when count(*) < $16 then array_agg(event_id) end as event_ids
-from inserted
-"""
+returning event_id, position, user_id, session_id, item_id, event_type, occurred_at
+) {recent_rows.PREPEND_SQL}
+select n, first, last, case when n < $16 then (select array_agg(event_id) from inserted) end as event_ids,
+       (select array_agg(owner) from left_over) as owners, types
+from (select count(*) as n, min(position) as first, max(position) as last from inserted) counted cross join bought
+"""  # noqa: S608 - our own words
 # Where the oldest transaction begins that may still add events. A transaction that is not in the snapshot's list of
 # those running has a number of its end or above.
 _HORIZON_SQL = """
@@ -143,34 +140,23 @@ async def append(
 
     `places`: partition and offset of each in Kafka.
     """
-    erased, bought = await _enter(connection, events)
-    kept = [place for place, event in enumerate(events) if event.user_id not in erased]
-    gone = [place for place, event in enumerate(events) if event.user_id in erased]
-    taken = [events[place] for place in kept]
-    if not taken:
-        return Appended(erased=gone)
-    await recent_rows.lock(connection, taken, bought)
-    placed = _places([places[i] for i in kept] if places else None)
-    row = await connection.fetchrow(_INSERT_SQL, *_columns(taken), *placed, len(taken))
-    if row["n"]:
-        await recent_rows.add(connection, row["first"], bought)
-    if row["n"] == len(taken):
-        return Appended(kept, erased=gone, position=row["last"])
-    accepted, duplicates, conflicts = await _sort_out(connection, taken, set(row["event_ids"] or ()))
-    if conflicts:
-        await connection.execute(_QUARANTINE_SQL, *_quarantined([taken[place] for place in conflicts]))
-    return Appended(
-        [kept[place] for place in accepted],
-        [kept[place] for place in duplicates],
-        [kept[place] for place in conflicts],
-        gone,
-        row["last"],
-    )
+    if any(event.retry_of for event in events):  # a retry that is under way must be seen
+        await recent_rows.lock(connection, events, DEFAULT_BOUGHT)
+    columns = (*_columns(events), *_places(places), len(events), DEFAULT_BOUGHT)
+    n, first, last, inserted, owners, bought = await connection.fetchrow(_INSERT_SQL, *columns)
+    if owners:
+        await recent_rows.add(connection, first, bought, owners)
+    if n == len(events):
+        return Appended(list(range(n)), position=last)
+    appended = await _sort_out(connection, events, set(inserted or ()))
+    if appended.conflicts:
+        await connection.execute(_QUARANTINE_SQL, *_quarantined([events[place] for place in appended.conflicts]))
+    return replace(appended, position=last)
 
 
 async def judge(connection: asyncpg.Connection, events: Sequence[Event]) -> Appended:
     """What would become of a batch now; conflicts are put aside, nothing else is written."""
-    erased, _ = await _enter(connection, events)
+    erased = await _erased(connection, events)
     found = await _found(connection, events)
     judged = Appended()
     new: dict[str, bytes] = {}
@@ -228,11 +214,10 @@ def _bytes(json_text: Any) -> bytes:
     return orjson.dumps(orjson.loads(json_text), option=orjson.OPT_SORT_KEYS)
 
 
-async def _enter(connection: asyncpg.Connection, events: Sequence[Event]) -> tuple[set[str], list[str]]:
-    """Let readers know that this transaction may add events; users of the batch who were erased, types of purchases."""
+async def _erased(connection: asyncpg.Connection, events: Sequence[Event]) -> set[str]:
+    """Users of the events who were erased."""
     user_by_digest = {digest_of(user): user for user in {event.user_id for event in events} if user is not None}
-    rows = await connection.fetch(_ENTER_SQL, list(user_by_digest), DEFAULT_BOUGHT)
-    return {user_by_digest[row["digest"]] for row in rows if row["digest"] is not None}, rows[0]["types"]
+    return {user_by_digest[row["digest"]] for row in await connection.fetch(_ERASED_SQL, list(user_by_digest))}
 
 
 def _columns(events: Sequence[Event]) -> list[Sequence[Any]]:
@@ -259,21 +244,26 @@ def _is_same(event: Event, found: dict[str, bytes]) -> bool:
     return event.retry_of in found or event.retried_as in found or found.get(event.event_id) == event.digest
 
 
-async def _sort_out(
-    connection: asyncpg.Connection, events: Sequence[Event], inserted: set[str]
-) -> tuple[list[int], list[int], list[int]]:
-    accepted: list[int] = []
+async def _sort_out(connection: asyncpg.Connection, events: Sequence[Event], inserted: set[str]) -> Appended:
+    """What became of each, given the ids of those that were added."""
+    appended = Appended()
     others: list[int] = []
     for place, event in enumerate(events):
         if event.event_id in inserted:
             inserted.remove(event.event_id)  # a second one of the same batch is none
-            accepted.append(place)
+            appended.accepted.append(place)
         else:
             others.append(place)
+    erased = await _erased(connection, [events[place] for place in others])
     found = await _found(connection, [events[place] for place in others])
-    duplicates = [place for place in others if _is_same(events[place], found)]
-    conflicts = [place for place in others if not _is_same(events[place], found)]
-    return accepted, duplicates, conflicts
+    for place in others:
+        if events[place].user_id in erased:
+            appended.erased.append(place)
+        elif _is_same(events[place], found):
+            appended.duplicates.append(place)
+        else:
+            appended.conflicts.append(place)
+    return appended
 
 
 def _quarantined(events: Sequence[Event]) -> tuple[list[str], list[str | None], list[str], list[bytes]]:

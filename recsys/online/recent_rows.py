@@ -32,12 +32,14 @@ select coalesce(array_agg(event_type order by event_type), '{}') as types from (
 ) named where event_type <> 'view'
 """
 # Owners in one order, so that two batches cannot wait for each other; the rows, also those that are not updated, are
-# locked until the end.
-_LOCK_SQL = """
+# locked until the end. The lock that an INSERT takes on `events` comes first, see postgres_log.
+_LOCK_SQL = f"""
+with entered as (delete from events where false)
 insert into user_recent (owner, item_keys, event_types, occurred_ms, bought_types)
-select owner, '{}', '{}', '{}', $2::text[] from unnest($1::text[]) owner order by owner
+select owner, '{{}}', '{{}}', '{{}}', bought.types from unnest($1::text[]) owner cross join ({BOUGHT_SQL}) bought
+order by owner
 on conflict (owner) do update set updated_at = now() where false
-"""
+"""  # noqa: S608 - our own words
 # What this transaction has added to the log, from the position $1 on.
 _NEW_SQL = """
 select o.owner, i.item_key, e.event_type, floor(extract(epoch from e.occurred_at) * 1000)::bigint as ms
@@ -45,39 +47,54 @@ from events e cross join lateral (values ('user:' || e.user_id), ('session:' || 
 left join items i on i.item_id = e.item_id
 where e.xid = pg_current_xact_id() and e.position >= $1 and o.owner is not null
 """
-# The usual case: all of the new events are newer than those that are stored, and nothing that was bought falls out of
-# the newest or comes in again. Gives the owners whose case is another.
-_PREPEND_SQL = f"""
-with new as materialized (
-    select owner, cardinality(item_keys) as n, item_keys, event_types, occurred_ms, has_unknown from (
-        select owner, bool_or(item_key is null) as has_unknown,
-               coalesce(array_agg(item_key order by ms desc, item_key, event_type)
-                        filter (where item_key is not null), '{{}}') as item_keys,
-               coalesce(array_agg(event_type order by ms desc, item_key, event_type)
-                        filter (where item_key is not null), '{{}}') as event_types,
-               coalesce(array_agg(ms order by ms desc, item_key, event_type)
-                        filter (where item_key is not null), '{{}}') as occurred_ms
-        from ({_NEW_SQL}) each_one group by owner
-    ) grouped
+# For the statement that adds events, `inserted`, with `bought` (types) beside them: locks the rows of all owners, in
+# one order, so that two batches cannot wait for each other, and brings those up to date whose case is the usual one:
+# all of the new events are newer than those that are stored, and nothing that was bought falls out of the newest or
+# comes in again. The owners `left` are those whose case is another.
+PREPEND_SQL: Final = f"""
+, new as materialized (
+    select owner, count(item_key) as n, count(item_key) < count(*) as has_unknown,
+           coalesce(array_agg(item_key) filter (where item_key is not null), '{{}}') as item_keys,
+           coalesce(array_agg(event_type) filter (where item_key is not null), '{{}}') as event_types,
+           coalesce(array_agg(ms) filter (where item_key is not null), '{{}}') as occurred_ms
+    from (
+        select o.owner, i.item_key, e.event_type,
+               (date_part('epoch', date_trunc('milliseconds', e.occurred_at)) * 1000)::bigint as ms
+        from inserted e cross join lateral (values ('user:' || e.user_id), ('session:' || e.session_id)) o (owner)
+        left join items i on i.item_id = e.item_id
+        where o.owner is not null order by owner, ms desc, item_key, event_type
+    ) each_one group by owner
 ), done as (
-update user_recent r set updated_at = now(), has_unknown = new.has_unknown, item_keys =
-    case when cardinality(r.item_keys) + n <= {N_RECENT} then new.item_keys || r.item_keys
-         else new.item_keys || r.item_keys[1 : {N_RECENT} - n] || r.item_keys[{N_RECENT + 1} :] end,
-event_types =
-    case when cardinality(r.item_keys) + n <= {N_RECENT} then new.event_types || r.event_types
-         else new.event_types || r.event_types[1 : {N_RECENT} - n] || r.event_types[{N_RECENT + 1} :] end,
-occurred_ms =
-    case when cardinality(r.item_keys) + n <= {N_RECENT} then new.occurred_ms || r.occurred_ms
-         else new.occurred_ms || r.occurred_ms[1 : {N_RECENT} - n] || r.occurred_ms[{N_RECENT + 1} :] end
-from new
-where r.owner = new.owner and r.bought_types = $2::text[] and not r.has_unknown and n <= {N_RECENT}
-  and (n = 0 or cardinality(r.item_keys) = 0 or r.occurred_ms[1] < new.occurred_ms[n])
-  and (cardinality(r.item_keys) + n <= {N_RECENT}
-       or (not r.event_types[{N_RECENT} - n + 1 : {N_RECENT}] && r.bought_types
-           and (cardinality(r.item_keys) <= {N_RECENT} or not new.event_types && r.bought_types)))
-returning r.owner
+    insert into user_recent as r (owner, item_keys, event_types, occurred_ms, has_unknown, bought_types)
+    select owner, case when n <= {N_RECENT} then item_keys else '{{}}' end,
+           case when n <= {N_RECENT} then event_types else '{{}}' end,
+           case when n <= {N_RECENT} then occurred_ms else '{{}}' end, has_unknown, bought.types
+    from new cross join bought order by owner
+    on conflict (owner) do update set updated_at = now(), has_unknown = excluded.has_unknown, item_keys =
+        case when cardinality(r.item_keys) + cardinality(excluded.item_keys) <= {N_RECENT}
+             then excluded.item_keys || r.item_keys
+             else excluded.item_keys || r.item_keys[1 : {N_RECENT} - cardinality(excluded.item_keys)]
+                  || r.item_keys[{N_RECENT + 1} :] end,
+    event_types =
+        case when cardinality(r.item_keys) + cardinality(excluded.item_keys) <= {N_RECENT}
+             then excluded.event_types || r.event_types
+             else excluded.event_types || r.event_types[1 : {N_RECENT} - cardinality(excluded.item_keys)]
+                  || r.event_types[{N_RECENT + 1} :] end,
+    occurred_ms =
+        case when cardinality(r.item_keys) + cardinality(excluded.item_keys) <= {N_RECENT}
+             then excluded.occurred_ms || r.occurred_ms
+             else excluded.occurred_ms || r.occurred_ms[1 : {N_RECENT} - cardinality(excluded.item_keys)]
+                  || r.occurred_ms[{N_RECENT + 1} :] end
+    where r.bought_types = excluded.bought_types and not r.has_unknown
+      and (cardinality(excluded.item_keys) = 0 or cardinality(r.item_keys) = 0
+           or r.occurred_ms[1] < excluded.occurred_ms[cardinality(excluded.item_keys)])
+      and (cardinality(r.item_keys) + cardinality(excluded.item_keys) <= {N_RECENT}
+           or (not r.event_types[{N_RECENT} - cardinality(excluded.item_keys) + 1 : {N_RECENT}] && r.bought_types
+               and (cardinality(r.item_keys) <= {N_RECENT} or not excluded.event_types && r.bought_types)))
+    returning r.owner
+), left_over as (
+    select owner from new where n > {N_RECENT} union (select owner from new except select owner from done)
 )
-select owner from new except select owner from done
 """  # noqa: S608 - our own words
 # Of `seen` (item_key, event_type, ms) what a row keeps; `r.bought` are the types.
 _KEPT_SQL = f"""
@@ -169,21 +186,19 @@ def session_owner(session_id: str) -> str:
     return f"session:{session_id}"
 
 
-async def lock(connection: asyncpg.Connection, events: Sequence[Event], bought: Sequence[str]) -> None:
-    """Have the rows of all owners to oneself until the transaction ends, empty where they are new.
-
-    `bought`: the types of events that count as bought, in order (BOUGHT_SQL).
-    """
-    await connection.execute(_LOCK_SQL, sorted({owner for event in events for owner in owners_of(event)}), bought)
+async def lock(connection: asyncpg.Connection, events: Sequence[Event], default_bought: Sequence[str]) -> None:
+    """Have the rows of all owners to oneself until the transaction ends, empty where they are new."""
+    owners = sorted({owner for event in events for owner in owners_of(event)})
+    await connection.execute(_LOCK_SQL, owners, default_bought)
 
 
-async def add(connection: asyncpg.Connection, position: int, bought: Sequence[str]) -> None:
-    """Bring the rows, which are locked, up to date with what the transaction added to the log from a position on."""
-    left = {row["owner"] for row in await connection.fetch(_PREPEND_SQL, position, bought)}
+async def add(connection: asyncpg.Connection, position: int, bought: Sequence[str], owners: Sequence[str]) -> None:
+    """Bring rows, which are locked, up to date with what the transaction added to the log from a position on."""
+    left = set(owners)
     for column, prefix in _PREFIX_BY_COLUMN.items():
-        owners = sorted(owner for owner in left if owner.startswith(prefix))
-        if owners:
-            rows = await connection.fetch(_RECOMPUTE_BY_COLUMN[column], owners, bought)
+        of_kind = sorted(owner for owner in left if owner.startswith(prefix))
+        if of_kind:
+            rows = await connection.fetch(_RECOMPUTE_BY_COLUMN[column], of_kind, bought)
             left -= {row["owner"] for row in rows}
     if left:
         await connection.execute(_MERGE_SQL, position, sorted(left))
