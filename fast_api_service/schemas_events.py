@@ -34,13 +34,13 @@ def _instant(value: Any) -> dt.datetime:
         if isinstance(value, str):
             at = dt.datetime.fromisoformat(value)
             return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
-        seconds = value / 1000 if abs(value) > _MILLISECONDS_FROM else value
+        seconds = value / 1000 if abs(value) > MILLISECONDS_FROM else value
         return dt.datetime.fromtimestamp(seconds, dt.UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         raise ValueError("an instant is ISO 8601 text, or a number of seconds or milliseconds since 1970") from None
 
 
-_MILLISECONDS_FROM = 10**11  # as seconds that would be the year 5138
+MILLISECONDS_FROM = 10**11  # as seconds that would be the year 5138
 Timestamp = Annotated[
     AwareDatetime,
     PlainValidator(_instant),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from fast_api_service.errors import ApiError, documented, in_words
 from fast_api_service.hot import HotRoute, JsonBytes
+from fast_api_service.plain_samples import plain
 from fast_api_service.schemas_events import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
 from fast_api_service.state import State
 from recsys.errors import InputError
@@ -129,7 +130,11 @@ def _readable(
     user_type, item_type, validate = types["user"], types["item"], Sample.model_validate
     readable: list[tuple[int, dict[str, Any]]] = []
     rejected: dict[int, tuple[int, str]] = {}
+    taken = plain(samples, types)
     for index, raw in enumerate(samples):
+        if index in taken:
+            readable.append((index, taken[index]))
+            continue
         try:
             fields = validate(raw).__dict__
             sample = {name: value for name, value in fields.items() if value is not None}

@@ -14,7 +14,7 @@ ExternalId = int | str
 MAX_ID_LENGTH = 128  # characters
 NO_NUL = r"^[^\u0000]+$"  # of a text that Postgres can hold, which is not empty
 INTEGER_ID_PATTERN = "^(0|-?[1-9][0-9]{0,17})$"
-_MAX_INTEGER = 10**18 - 1
+MAX_INTEGER = 10**18 - 1
 _INTEGER_ID = re.compile(INTEGER_ID_PATTERN.replace("$", r"\Z"))
 
 
@@ -23,14 +23,14 @@ def external_id(value: Any) -> ExternalId:
 
     Raises ValueError for all else.
     """
-    if type(value) is int and -_MAX_INTEGER <= value <= _MAX_INTEGER:
+    if type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER:
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON does not tell 1.0 from 1
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("an id is an integer or a string")
     if isinstance(value, int):
-        if abs(value) > _MAX_INTEGER:
+        if abs(value) > MAX_INTEGER:
             raise ValueError("an integer id has at most 18 digits")
         return value
     if not 1 <= len(value) <= MAX_ID_LENGTH:
@@ -48,7 +48,7 @@ def to_external(value: ExternalId, json_type: JsonType, entity: str) -> External
     """
     if json_type == "string":
         return str(value)
-    if type(value) is int and -_MAX_INTEGER <= value <= _MAX_INTEGER:
+    if type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER:
         return value
     text = str(value)
     if not _INTEGER_ID.match(text):
