@@ -15,8 +15,12 @@ from fast_api_service.errors import ApiError
 from recsys.online.event import Event
 from recsys.online.log import Appended, EventLog, LogAwayError
 
-MAX_EVENTS: Final = 2_000  # in a transaction, unless one batch is larger
-# One transaction at a time, because large ones are cheaper; others beside it when it takes long, as for a lock.
+# In a transaction, unless one batch is larger. Of clients that post again when they are answered, one that takes all
+# leaves nothing to read meanwhile: worker and Postgres would wait for each other by turns.
+MAX_EVENTS: Final = 400
+# Two transactions at a time, so that Postgres has one while the worker ends and begins the other; more beside them when
+# one takes long, as for a lock.
+USUALLY_RUNNING: Final = 2
 MAX_RUNNING: Final = 4
 LONG_S: Final = 0.2
 _OF_ALL: Final = ("database_away", "not_ready")
@@ -35,7 +39,21 @@ class AppendTogether:
         self._log = log
         self._waiting: deque[_Batch] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._is_taken = False  # the turn of the loop
         self._began = 0.0  # when the last transaction did, by the loop's clock
+
+    async def turn(self) -> None:
+        """Wait until nobody else has gone on in this turn of the event loop: for work of a millisecond for a batch.
+
+        Many at once would keep the loop from what Postgres answers meanwhile.
+        """
+        while self._is_taken:
+            await asyncio.sleep(0)
+        self._is_taken = True
+        asyncio.get_running_loop().call_soon(self._give_turn)
+
+    def _give_turn(self) -> None:
+        self._is_taken = False
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """See EventLog; `position` is the one that the log had reached then. What the log raises passes through."""
@@ -45,7 +63,7 @@ class AppendTogether:
         self._waiting.append(_Batch(events, _names(events), loop.create_future()))
         appended = self._waiting[-1].appended
         n = len(self._running)
-        if not n or (n < MAX_RUNNING and loop.time() - self._began > LONG_S):
+        if n < USUALLY_RUNNING or (n < MAX_RUNNING and loop.time() - self._began > LONG_S):
             self._began = loop.time()
             task = loop.create_task(self._run())
             self._running.add(task)

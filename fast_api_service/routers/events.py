@@ -58,6 +58,7 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     """
     state: State = request.app.state.service
     samples = body.samples if isinstance(body, Samples) else [body.model_dump(exclude_unset=True)]
+    await state.appends.turn()
     readable, rejected = _readable(samples, state)
     events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC))
     rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}

@@ -11,6 +11,7 @@ readers find it by that. A plain look at pg_snapshot_xmin would wait for everybo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -48,6 +49,8 @@ select n, first, last, case when n < $16 then (select array_agg(event_id) from i
        (select array_agg(owner) from left_over) as owners, types
 from (select count(*) as n, min(position) as first, max(position) as last from inserted) counted cross join bought
 """  # noqa: S608 - our own words
+# Where no id is in the log; asyncpg.UniqueViolationError where one is.
+_INSERT_NEW_SQL = _INSERT_SQL.replace("on conflict (event_id) do nothing\n", "")
 # Where the oldest transaction begins that may still add events. A transaction that is not in the snapshot's list of
 # those running has a number of its end or above.
 _HORIZON_SQL = """
@@ -97,11 +100,17 @@ class PostgresLog:
 
     def __init__(self, connections: Transactions) -> None:
         self._connections = connections
+        self._careful_until = 0.0  # by the monotonic clock
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """See EventLog."""
         if not events:
             return Appended()
+        if time.monotonic() > self._careful_until and _are_apart(events):
+            try:
+                return await self._connections.transaction(lambda connection: append(connection, events, are_new=True))
+            except asyncpg.UniqueViolationError:  # where one retries, more will
+                self._careful_until = time.monotonic() + _CAREFUL_S
         return await self._connections.transaction(lambda connection: append(connection, events))
 
     async def read(self, after: Offset, limit: int) -> Batch:
@@ -134,16 +143,23 @@ class PostgresLog:
 
 
 async def append(
-    connection: asyncpg.Connection, events: Sequence[Event], places: Sequence[tuple[int, int]] | None = None
+    connection: asyncpg.Connection,
+    events: Sequence[Event],
+    places: Sequence[tuple[int, int]] | None = None,
+    *,
+    are_new: bool = False,
 ) -> Appended:
     """Write a batch as the first thing of the caller's transaction; asyncpg's errors pass through.
 
-    `places`: partition and offset of each in Kafka.
+    `places`: partition and offset of each in Kafka. `are_new`: no id is thought to be in the log, which is faster;
+    UniqueViolationError where one is.
     """
     if any(event.retry_of for event in events):  # a retry that is under way must be seen
         await recent_rows.lock(connection, events, DEFAULT_BOUGHT)
     columns = (*_columns(events), *_places(places), len(events), DEFAULT_BOUGHT)
-    n, first, last, inserted, owners, bought = await connection.fetchrow(_INSERT_SQL, *columns)
+    n, first, last, inserted, owners, bought = await connection.fetchrow(
+        _INSERT_NEW_SQL if are_new else _INSERT_SQL, *columns
+    )
     if owners:
         await recent_rows.add(connection, first, bought, owners)
     if n == len(events):
@@ -196,6 +212,12 @@ def event_of(row: asyncpg.Record) -> Event:
 
 
 _LAST = 2**63 - 1  # no position is greater
+_CAREFUL_S = 1.0
+
+
+def _are_apart(events: Sequence[Event]) -> bool:
+    """Whether the ids differ, and clients gave them all."""
+    return len({event.event_id for event in events}) == len(events) and not any(event.retry_of for event in events)
 
 
 def _numbers(offset: Offset) -> tuple[str, int]:

@@ -231,7 +231,6 @@ events = sa.Table(
         "occurred_at",
         postgresql_where=sa.text("session_id is not null"),
     ),
-    sa.Index("ix_events_user_id_event_type", "user_id", "event_type", postgresql_where=sa.text("event_type <> 'view'")),
     sa.CheckConstraint("user_id is not null or session_id is not null", name="owner"),
 )
 

@@ -15,8 +15,12 @@ LETTERS = "a7é\0 .-"
 IDS = st.one_of(
     st.integers(-(10**19), 10**19), st.text(LETTERS, max_size=140), st.just("7"), st.just(5), st.floats(), st.booleans()
 )
-TEXTS = st.one_of(st.text(LETTERS, max_size=4), st.sampled_from(["a", "view", "no spaces", "", "\0", "é", "x" * 129]), st.none())
-OBJECTS = st.dictionaries(st.text(LETTERS, max_size=3), st.integers() | st.text(LETTERS, max_size=3), max_size=3) | st.none()
+TEXTS = st.one_of(
+    st.text(LETTERS, max_size=4), st.sampled_from(["a", "view", "no spaces", "", "\0", "é", "x" * 129]), st.none()
+)
+OBJECTS = (
+    st.dictionaries(st.text(LETTERS, max_size=3), st.integers() | st.text(LETTERS, max_size=3), max_size=3) | st.none()
+)
 SAMPLE = st.fixed_dictionaries(
     {"item_id": st.integers(1, 9) | IDS},
     optional={
