@@ -7,14 +7,33 @@ them are left to `schemas_events.Sample`, whose verdict and words count; what is
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from fast_api_service.schemas_events import MILLISECONDS_FROM
+import orjson
+
+from fast_api_service.schemas_events import MAX_SAMPLES, MILLISECONDS_FROM, Samples
 from recsys.online.event import is_type
 from recsys.serving.ids import MAX_ID_LENGTH, MAX_INTEGER, JsonType
 
 _Column = Sequence[Any]
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")  # an integer that may not go into 64 bits, or text like it
+
+
+def samples_of(body: bytes) -> Samples | None:
+    """The samples of a body, None where pydantic may read it otherwise: integers beyond 64 bits, what is no JSON."""
+    if _LONG_NUMBER.search(body):
+        return None
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(read) is not dict or read.keys() != {"samples"}:
+        return None
+    samples = read["samples"]
+    is_fit = type(samples) is list and 0 < len(samples) <= MAX_SAMPLES
+    return Samples.model_construct(samples=samples) if is_fit else None
 
 
 def plain(samples: Sequence[Any], types: Mapping[str, JsonType]) -> dict[int, dict[str, Any]]:
@@ -52,7 +71,7 @@ def _columns(
 def _ids(values: _Column, json_type: JsonType | None) -> _Column | None:
     kinds = set(map(type, values))
     if kinds == {int}:
-        return list(map(str, values)) if -MAX_INTEGER <= min(values) and max(values) <= MAX_INTEGER else None
+        return list(map(str, values)) if min(values) >= -MAX_INTEGER and max(values) <= MAX_INTEGER else None
     return _texts(values, json_type) if json_type == "string" else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from fast_api_service.errors import ApiError, documented, in_words
 from fast_api_service.hot import HotRoute, JsonBytes
-from fast_api_service.plain_samples import plain
+from fast_api_service.plain_samples import plain, samples_of
 from fast_api_service.schemas_events import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
 from fast_api_service.state import State
 from recsys.errors import InputError
@@ -21,7 +21,15 @@ from recsys.online import event, postgres_log
 from recsys.serving.ids import MAX_ID_LENGTH, ExternalId, JsonType, to_external
 
 router = APIRouter(tags=["online"])
-_hot = APIRouter(route_class=HotRoute)
+
+
+class _SamplesRoute(HotRoute):
+    def reading(self, validate: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        """orjson reads a body of samples in a third of pydantic's time."""
+        return lambda body: samples_of(body) or validate(body)
+
+
+_hot = APIRouter(route_class=_SamplesRoute)
 
 _EXAMPLES: dict[str, Any] = {
     "one event": {"summary": "A user liked an item", "value": {"user_id": 1, "item_id": 1, "label": 1}},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fast_api_service.plain_samples import samples_of
 from fast_api_service.routers import events
+from fast_api_service.schemas_events import Samples
 from fast_api_service.state import State
 from recsys.serving.ids import JsonType
 
@@ -54,6 +58,30 @@ def test_they_are_what_pydantic_makes_of_them(samples: list[Any], json_type: Jso
         assert repr(_in_order(fast)) == repr(_in_order(events._readable(samples, cast("State", None))))
     finally:
         patched.types_of, patched.plain = types_of, plain
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(LETTERS, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(LETTERS, max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(JSON, max_size=4), st.booleans())
+@example([2**64, -(2**63) - 1, 10**18, 2**63 - 1, -0.0, 1e300, 5e-324, 0.1 + 0.2], False)
+def test_a_body_is_read_as_pydantic_reads_it(samples: list[Any], has_more: bool) -> None:
+    body = json.dumps({"samples": samples} | ({"more": 1} if has_more else {})).encode()
+    read = samples_of(body)
+    if read is not None:
+        assert repr(read) == repr(Samples.model_validate_json(body))
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b'{"samples": []}', b'{"samples": {}}', b'{"user_id": 1}', b'{"samples": [NaN]}']
+)
+def test_other_bodies_are_left_to_pydantic(body: bytes) -> None:
+    assert samples_of(body) is None
+    assert samples_of(b'{"samples": [-0, {"a": 1, "a": 2}]}') == Samples(samples=[0, {"a": 2}])
 
 
 def test_the_usual_ones_are_taken() -> None:
