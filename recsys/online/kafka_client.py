@@ -172,25 +172,31 @@ class Partitions:
         self._numbers: list[int] = []
         self._looked_at = float("-inf")
 
-    def fetch(self, after: Mapping[int, int], limit: int) -> tuple[list[Message], dict[int, int]]:
+    def fetch(
+        self, after: Mapping[int, int], limit: int, until: Mapping[int, int] | None = None
+    ) -> tuple[list[Message], dict[int, int]]:
         """At most `limit` messages after offsets (by partition; others from their beginning), and the offsets after.
 
-        Raises LogAwayError, LogGapError.
+        `until`: offsets to stop before; of partitions that it does not name, nothing is read. Raises LogAwayError,
+        LogGapError.
         """
         self._go_to(dict(after))
         at = dict(after)
+        if until is not None:
+            self._at_end.update(n for n in self._numbers if at.get(n, 0) >= until.get(n, 0))
         messages: list[Message] = []
         deadline = time.monotonic() + _ANSWER_S
         looked = False
         while len(messages) < limit and not (looked and self._at_end.issuperset(self._numbers)):
             if time.monotonic() > deadline:
-                if not messages and not self._at_end:
+                if not messages and (not self._at_end or until is not None):
+                    self._at = None
                     raise LogAwayError("Kafka does not answer")
                 break
             for message in self._consumer.consume(limit - len(messages), _LOOK_S):
-                self._take(message, messages, at)
+                self._take(message, messages, at, until)
             looked = True
-        self._at = at
+        self._at = at if until is None else None  # beyond it, messages were passed over
         return messages, at
 
     def ends(self) -> Ends:
@@ -229,13 +235,19 @@ class Partitions:
         self._at_end.clear()
         self._at = None
 
-    def _take(self, message: Message, messages: list[Message], at: dict[int, int]) -> None:
+    def _take(
+        self, message: Message, messages: list[Message], at: dict[int, int], until: Mapping[int, int] | None
+    ) -> None:
         error = message.error()
         if error is None:
-            messages.append(message)
             number, offset = place_of(message)
-            at[number] = offset + 1
-            self._at_end.discard(number)
+            end = float("inf") if until is None else until.get(number, 0)
+            if offset < end:
+                messages.append(message)
+                at[number] = offset + 1
+                self._at_end.discard(number)
+            if offset + 1 >= end:
+                self._at_end.add(number)
         elif error.code() == KafkaError._PARTITION_EOF:
             self._at_end.add(place_of(message)[0])
         elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):

@@ -88,13 +88,14 @@ class KafkaLog:
         messages = [{"key": kafka_message.key_of(event), "value": kafka_message.encode(event)} for event in events]
         return await self._producer().deliver(self.kafka.topic, messages)
 
-    async def read(self, after: Offset, limit: int) -> Batch:
+    async def read(self, after: Offset, limit: int, until: Offset | None = None) -> Batch:
         """See EventLog. Messages that are no events are passed over; the sink puts them aside."""
-        return (await self.read_all(after, limit))[0]
+        return (await self.read_all(after, limit, until))[0]
 
-    async def read_all(self, after: Offset, limit: int) -> tuple[Batch, list[Poison]]:
+    async def read_all(self, after: Offset, limit: int, until: Offset | None = None) -> tuple[Batch, list[Poison]]:
         """As read, and the messages among them that are no events."""
-        messages, at = await self._with(self._group, lambda reader: reader.fetch(_numbers(after), limit))
+        last = None if until is None else _numbers(until)
+        messages, at = await self._with(self._group, lambda reader: reader.fetch(_numbers(after), limit, last))
         found, poison = _decoded(messages)
         return Batch(await self._counted(found, poison), _offset(at)), poison
 

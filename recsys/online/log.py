@@ -59,8 +59,8 @@ class EventLog(Protocol):
     async def append(self, events: Sequence[Event]) -> Appended:
         """Write a batch; when this returns it is durable, and known to the next recommendation. Any retry is free."""
 
-    async def read(self, after: Offset, limit: int) -> Batch:
-        """At most `limit` events after an offset, those that are there; LogGapError."""
+    async def read(self, after: Offset, limit: int, until: Offset | None = None) -> Batch:
+        """At most `limit` events after an offset, those that are there, none beyond `until`; LogGapError."""
 
     async def end(self) -> Offset:
         """The offset after all that can be read now."""

@@ -38,10 +38,10 @@ class MemoryLog:
                 position = len(self.events)
         return Appended(appended.accepted, appended.duplicates, appended.conflicts, appended.erased, position)
 
-    async def read(self, after: Offset, limit: int) -> Batch:
+    async def read(self, after: Offset, limit: int, until: Offset | None = None) -> Batch:
         """See EventLog."""
-        start = _place(after)
-        portion = self.events[start : start + limit]
+        start, end = _place(after), len(self.events) if until is None else _place(until)
+        portion = self.events[start : min(start + limit, end)]
         return Batch([event for event in portion if event is not None], str(start + len(portion)))
 
     async def end(self) -> Offset:

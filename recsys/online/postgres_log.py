@@ -74,7 +74,8 @@ _COLUMNS = """event_id, null as retry_of, null as retried_as, user_id, session_i
        label, parameters, features, version, digest"""
 _READ_SQL = f"""
 select {_COLUMNS}, xid::text as number, position from events
-where (xid, position) > ($1::text::xid8, $2) and xid < $3::text::xid8 order by xid, position limit $4
+where (xid, position) > ($1::text::xid8, $2) and xid < $3::text::xid8
+  and (xid, position) <= ($4::text::xid8, $5) order by xid, position limit $6
 """  # noqa: S608 - our own words
 _LATEST_SQL = f"select {_COLUMNS} from events order by xid desc, position desc limit $1"  # noqa: S608 - our own words
 _LAG_SQL = """
@@ -113,9 +114,9 @@ class PostgresLog:
                 self._careful_until = time.monotonic() + _CAREFUL_S
         return await self._connections.transaction(lambda connection: append(connection, events))
 
-    async def read(self, after: Offset, limit: int) -> Batch:
+    async def read(self, after: Offset, limit: int, until: Offset | None = None) -> Batch:
         """See EventLog."""
-        return await self._connections.transaction(lambda connection: read(connection, after, limit))
+        return await self._connections.transaction(lambda connection: read(connection, after, limit, until))
 
     async def end(self) -> Offset:
         """See EventLog."""
@@ -191,11 +192,12 @@ async def judge(connection: asyncpg.Connection, events: Sequence[Event]) -> Appe
     return judged
 
 
-async def read(connection: asyncpg.Connection, after: Offset, limit: int) -> Batch:
+async def read(connection: asyncpg.Connection, after: Offset, limit: int, until: Offset | None = None) -> Batch:
     """EventLog.read on a connection whose statements each see what is committed by then (READ COMMITTED)."""
     xid, position = _numbers(after)
     horizon = await connection.fetchval(_HORIZON_SQL)  # first the horizon, then the rows: not in one statement
-    rows = await connection.fetch(_READ_SQL, xid, position, horizon, limit)
+    last = (horizon, 0) if until is None else _numbers(until)
+    rows = await connection.fetch(_READ_SQL, xid, position, horizon, *last, limit)
     return Batch([event_of(row) for row in rows], _offset(rows[-1]["number"], rows[-1]["position"]) if rows else after)
 
 

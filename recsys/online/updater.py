@@ -33,6 +33,7 @@ from recsys.online.known import known
 from recsys.online.lessons import Known
 from recsys.online.log import START, Answer, EventLog, LogAwayError, Offset
 from recsys.online.opening import open_log
+from recsys.online.order import in_order
 from recsys.online.trainer import Trainer
 from recsys.online.training_state import LeaseLostError, UpdateRow
 from recsys.serving.update import KIND, chained, checksum_of
@@ -200,14 +201,14 @@ class Updater:
         await self._base_if_due()
 
     async def _between(self, after: Offset, row: UpdateRow) -> list[Event]:
-        """The events of an update again; fewer where users were erased since."""
+        """The events of an update again, as it learned them; fewer where users were erased since."""
         events: list[Event] = []
-        while len(events) < row.n_events and after != row.after:
-            batch = await self._log.read(after, row.n_events - len(events))
+        while after != row.after:
+            batch = await self._log.read(after, self.options.batch_events, until=row.after)
             if batch.after == after:
                 break
             events, after = events + batch.events, batch.after
-        return events
+        return in_order(events)
 
     def _folder_of(self, row: UpdateRow, before: UpdateRow | None) -> Path:
         """The files of an update, checked against the chain; ArtifactError, NotFoundError."""
@@ -231,7 +232,7 @@ class Updater:
 
     async def _learn(self) -> None:
         """Learn what is pending and commit it, or roll back."""
-        events, number = self._pending, self._last.number + 1
+        events, number = in_order(self._pending), self._last.number + 1
         known = await self._known(events)
         waited_s = (dt.datetime.now(dt.UTC) - min(event.occurred_at for event in events)).total_seconds()
         try:

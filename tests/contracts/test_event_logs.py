@@ -245,6 +245,29 @@ def test_a_reader_goes_on_from_its_offset_and_a_sample_moves_nobody(world: World
     assert {event.event_id for event in world.run(reader.sample(50))} == {f"e{number:03}" for number in range(32)}
 
 
+def test_between_two_offsets_are_the_events_that_were_read_there_and_no_others(world: World) -> None:
+    """However the partitions came together then, and come together now."""
+    log = world.open()
+    world.run(log.append(events_of(*(sample(number, user=number % 7) for number in range(60)))))
+    offsets, portions = [START], list[set[str]]()
+    for limit in (9, 9, 25, 60):
+        batch = world.run(log.read(offsets[-1], limit))
+        offsets.append(batch.after)
+        portions.append({event.event_id for event in batch.events})
+    assert [len(portion) for portion in portions] == [9, 9, 25, 17]
+    other = world.open()
+    for after, until, portion in zip(offsets, offsets[1:], portions, strict=False):
+        found, at = list[Event](), after
+        while (batch := world.run(other.read(at, 4, until=until))).after != at:
+            found, at = found + batch.events, batch.after
+        assert sorted(event.event_id for event in found) == sorted(portion)
+        assert at == until
+    world.erase("501")
+    batch = world.run(world.open().read(offsets[1], 60, until=offsets[2]))
+    assert {event.event_id for event in batch.events} == {name for name in portions[1] if int(name[1:]) % 7 != 1}
+    assert world.run(other.read(offsets[2], 60, until=offsets[2])).events == []
+
+
 def test_end_is_the_offset_after_all(world: World) -> None:
     log = world.open()
     world.run(log.append(events_of(sample(1), sample(2, user=3))))

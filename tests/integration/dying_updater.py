@@ -12,13 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 from recsys.online import training_state, updater
+from recsys.online.kafka_log import KafkaLog
 from recsys.online.postgres_log import PostgresLog
 from recsys.online.trainer import Trainer
 from recsys.serving.update import Update
+from recsys.settings import Settings
+
+LOG = KafkaLog if Settings().kafka_bootstrap_servers else PostgresLog
 
 # point → what is called there, and whether it dies before or after the call
 POINTS: dict[str, tuple[Any, str, str]] = {
-    "events are read": (PostgresLog, "read", "after"),
+    "events are read": (LOG, "read", "after"),
     "keys are read": (Trainer, "learn", "before"),
     "a portion is learned": (Trainer, "_step", "after"),
     "all is learned": (Trainer, "learn", "after"),

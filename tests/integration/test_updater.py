@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -13,10 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests import online_world as world
-from tests.conftest import database_named
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
-from tests.integration.dying_updater import POINTS
 from tests.integration.updater_processes import (
     append,
     execute,
@@ -26,7 +23,6 @@ from tests.integration.updater_processes import (
     probability,
     rows,
     service,
-    started,
     status,
     updater,
     updates,
@@ -61,41 +57,6 @@ def test_what_one_process_is_told_another_one_predicts(
         assert [update["number"] for update in listed] == list(range(now["last_update"], 0, -1))
         assert listed[-1]["is_base"]
         assert sum(update["n_events"] for update in listed) == 50
-
-
-def test_killed_between_any_two_steps_it_ends_where_an_undisturbed_one_does(
-    postgres_server: str, template_database: str, artifacts: Path, tmp_path: Path
-) -> None:
-    """To the bit: the chain is a checksum over all weights, moments and older lessons of all updates."""
-    options: dict[str, Any] = {"batch_events": 50, "batch_s": 1e6, "priority_event_types": [], "step_rows": 32}
-    options |= {"updates_per_base": 4, "buffer_rows": 200}
-    random = np.random.default_rng(3)
-    samples = [world.taste(number, random) for number in range(600)]
-    # users and items that get rows meanwhile
-    samples += [world.sample(2 * n % 60 + 2, 41 + n % 8, 600 + n) for n in range(100)]
-    chains = []
-    for name in ("undisturbed", "killed"):
-        root = tmp_path / name
-        shutil.copytree(artifacts, root)
-        with database_named(postgres_server, template_database, f"updater {name}") as url:
-            engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=sa.NullPool)
-            world.stock(engine)
-            execute(engine, "update training_state set watchdog_s = 1")  # who was killed holds his lease no longer
-            append(url, samples)
-            for n, point in enumerate(POINTS) if name == "killed" else ():
-                process = started(url, root, "tests.integration.dying_updater", point, str(1 + n % 2), **options)
-                try:
-                    assert process.wait(60) == -signal.SIGKILL, point
-                finally:
-                    process.kill()
-            with updater(url, root, **options):
-                shop.wait_until(lambda e=engine: learned(e) == 700, 120)
-                shop.wait_until(lambda e=engine: len(rows(e, "select from model_updates where is_base")) == 4, 10)
-            chains.append(rows(engine, "select number, chain, is_base, n_events from model_updates order by number"))
-            fences = {row["fence"] for row in rows(engine, "select fence from model_updates")}
-            assert len(fences) > 3 or name == "undisturbed"
-    assert chains[0] == chains[1]
-    assert [row["number"] for row in chains[0]] == list(range(1, 19))
 
 
 def test_one_works_and_another_waits_for_it(

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from recsys.online.connections import Connections
 from recsys.online.event import parse
-from recsys.online.postgres_log import PostgresLog
+from recsys.online.opening import open_log
+from recsys.settings import Settings
 from tests import online_world as world
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
@@ -61,7 +62,7 @@ def service(database_url: str, artifacts: Path) -> Iterator[httpx.Client]:
 
 
 def append(database_url: str, samples: list[dict[str, Any]]) -> None:
-    """Put events into the log as the service does, without one."""
+    """Put events into the log that the environment names, as the service does, without one."""
     texts = [
         sample
         | {name: str(sample[name]) for name in ("user_id", "item_id")}
@@ -73,8 +74,10 @@ def append(database_url: str, samples: list[dict[str, Any]]) -> None:
 
     async def work() -> None:
         connections = Connections(database_url, "tests")
+        log = open_log(Settings(), connections)
         for start in range(0, len(events), 500):
-            await PostgresLog(connections).append([event for _, event in events[start : start + 500]])
+            await log.append([event for _, event in events[start : start + 500]])
+        await log.close()
         await connections.close()
 
     asyncio.run(work())
