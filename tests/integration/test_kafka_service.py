@@ -7,10 +7,8 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +16,6 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
-import psutil
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -33,6 +30,7 @@ from recsys.storage import embedded
 from recsys.storage.engine import engine_of, migrate
 from tests.conftest import free_port, open_temporary_folder
 from tests.integration import serving_shop as shop
+from tests.integration.posting import Clients, kill_postgres
 from tests.kafka_broker import Broker
 
 
@@ -251,69 +249,32 @@ def _is_settled(kafka: Kafka, url: str, helper: str) -> bool:
 def _post_while_killing(broker: Broker, kafka: Kafka, url: str, folder: Any, helper: str) -> tuple[set[str], list[str]]:
     """Ids that were acknowledged, and all that were posted; each of the kinds of processes is killed twice."""
     chance = random.Random(11)  # noqa: S311
-    posted = [f"k{number:04}" for number in range(1500)]
-    waiting, acknowledged, lock = list(posted), set[str](), threading.Lock()
-    base: dict[str, str] = {}
-    over = threading.Event()
-
-    def post() -> None:
-        with httpx.Client(timeout=15) as client:
-            while not (over.is_set() and not waiting):
-                with lock:
-                    batch, waiting[:5] = waiting[:5], []
-                if not batch:
-                    time.sleep(0.05)
-                    continue
-                body = {"samples": [{"event_id": n, "user_id": 500 + int(n[1:]) % 7, "item_id": 1001} for n in batch]}
-                try:
-                    response = client.post(f"{base['url']}/online/data/add", json=body)
-                    taken = response.status_code == 200
-                    assert taken or response.status_code in (500, 503), response.text
-                except httpx.TransportError:
-                    taken = False
-                if taken:
-                    acknowledged.update(batch)
-                    time.sleep(0.02)
-                else:
-                    time.sleep(0.2)
-                    with lock:
-                        waiting.extend(batch)
-
+    samples = [{"event_id": f"k{n:04}", "user_id": 500 + n % 7, "item_id": 1001} for n in range(1500)]
     port = free_port()
-    base["url"] = f"http://127.0.0.1:{port}"
     outbox = {"RECSYS_EVENT_OUTBOX": "true"} if helper == "relay" else {}
     environment = os.environ | settings_of(kafka, **outbox) | {"DATABASE_URL": url, "API_PORT": str(port)}
     calls = {"service": ["-m", "fast_api_service"], "helper": ["-m", "recsys.cli", helper]}
     processes = {name: subprocess.Popen([sys.executable, *call], env=environment) for name, call in calls.items()}
-    threads = [threading.Thread(target=post) for _ in range(4)]
     try:
-        for thread in threads:
-            thread.start()
-        victims = ["service", "helper", "kafka", "postgres"] * 2
-        chance.shuffle(victims)
-        for victim in victims:
-            goal = min(1400, len(acknowledged) + 60)
-            shop.wait_until(lambda goal=goal: len(acknowledged) >= goal, 90)
-            time.sleep(chance.random() / 2)
-            if victim == "kafka":
-                broker.kill()
-                time.sleep(0.5)
-                broker.start()
-            elif victim == "postgres":
-                pid = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
-                psutil.Process(pid).send_signal(signal.SIGKILL)  # its keeper starts it again
-            else:
-                processes[victim].kill()
-                processes[victim].wait(20)
-                processes[victim] = subprocess.Popen([sys.executable, *calls[victim]], env=environment)
-        over.set()
-        shop.wait_until(lambda: len(acknowledged) == len(posted), 120)
+        with Clients([f"http://127.0.0.1:{port}"], samples) as clients:
+            victims = ["service", "helper", "kafka", "postgres"] * 2
+            chance.shuffle(victims)
+            for victim in victims:
+                clients.go_on(60)
+                time.sleep(chance.random() / 2)
+                if victim == "kafka":
+                    broker.kill()
+                    time.sleep(0.5)
+                    broker.start()
+                elif victim == "postgres":
+                    kill_postgres(folder)
+                else:
+                    processes[victim].kill()
+                    processes[victim].wait(20)
+                    processes[victim] = subprocess.Popen([sys.executable, *calls[victim]], env=environment)
+            clients.finish()
     finally:
-        waiting.clear()
-        over.set()
-        for thread in threads:
-            thread.join(30)
         for process in processes.values():
             process.kill()
             process.wait(20)
-    return acknowledged, posted
+    return clients.acknowledged, [str(sample["event_id"]) for sample in samples]

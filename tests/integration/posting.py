@@ -1,0 +1,78 @@
+"""Clients that post events, and send again what was not acknowledged, while a test kills what stands behind them."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from tests.integration import serving_shop as shop
+
+_BATCH = 5
+
+
+def kill_postgres(folder: Path) -> None:
+    """SIGKILL to the embedded server there; its keeper starts it again."""
+    pid = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+    psutil.Process(pid).send_signal(signal.SIGKILL)
+
+
+class Clients:
+    """Four at once, each going round the services; within the block they work, and on leaving they are ended."""
+
+    def __init__(self, urls: Sequence[str], samples: Sequence[dict[str, Any]]) -> None:
+        self.acknowledged: set[str] = set()
+        self._urls, self._waiting, self._n = list(urls), list(samples), len(samples)
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._threads = [threading.Thread(target=self._post, args=(n,)) for n in range(4)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def go_on(self, n: int, timeout_s: float = 90) -> None:
+        """Until `n` more are acknowledged, or nearly all are."""
+        goal = min(self._n - 100, len(self.acknowledged) + n)
+        shop.wait_until(lambda: len(self.acknowledged) >= goal, timeout_s)
+
+    def finish(self, timeout_s: float = 120) -> None:
+        """Until all are acknowledged."""
+        shop.wait_until(lambda: len(self.acknowledged) == self._n, timeout_s)
+
+    def _post(self, first: int) -> None:
+        urls = itertools.cycle(self._urls[first % len(self._urls) :] + self._urls[: first % len(self._urls)])
+        with httpx.Client(timeout=15) as client:
+            while not self._over.is_set():
+                with self._lock:
+                    batch, self._waiting[:_BATCH] = self._waiting[:_BATCH], []
+                if not batch:
+                    time.sleep(0.05)
+                elif self._taken(client, next(urls), batch):
+                    self.acknowledged.update(sample["event_id"] for sample in batch)
+                    time.sleep(0.02)
+                else:
+                    time.sleep(0.2)
+                    with self._lock:
+                        self._waiting.extend(batch)
+
+    def _taken(self, client: httpx.Client, url: str, batch: list[dict[str, Any]]) -> bool:
+        try:
+            response = client.post(f"{url}/online/data/add", json={"samples": batch})
+        except httpx.TransportError:
+            return False
+        assert response.status_code in (200, 500, 503), response.text
+        return response.status_code == 200
