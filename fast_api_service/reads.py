@@ -23,7 +23,7 @@ from recsys.storage.list_format import partition_name
 
 USER_LISTS, ITEM_LISTS, EVENTS = SOURCES = ("user_lists", "item_lists", "events")  # each with a breaker of its own
 NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
 
 class DatabaseAwayError(Exception):
