@@ -12,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fast_api_service import documents, errors, listener
 from fast_api_service.database import Database, postgres_dsn
 from fast_api_service.hot import HotPath
+from fast_api_service.log_watch import watch_log
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import Envelope
 from fast_api_service.models import Models
@@ -70,12 +71,13 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
         updated = asyncio.create_task(state.updates.follow())
         writer = asyncio.create_task(state.exposures.write_on())
         watch = asyncio.create_task(state.updates.watch())
+        log_watch = asyncio.create_task(watch_log(state.database.dsn, state.log, metrics))
         wakes = {listener.CHANNEL: state.wake, UPDATES: state.updates.wake}
         ear = asyncio.create_task(listener.listen(state.database.dsn, wakes))
         try:
             yield
         finally:
-            for task in (follower, trainee, watch, updated, ear, writer):
+            for task in (follower, trainee, watch, log_watch, updated, ear, writer):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task

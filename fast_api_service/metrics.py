@@ -113,6 +113,18 @@ class Metrics:
         self.updater_heartbeat_age = Gauge(
             "recsys_updater_heartbeat_age_seconds", "Since the updater gave a sign of life", registry=registry
         )
+        self.outbox_events = Gauge(
+            "recsys_outbox_events", "Events in the outbox that Kafka does not have yet", registry=registry
+        )
+        self.outbox_age = Gauge(
+            "recsys_outbox_oldest_seconds", "Since the oldest event in the outbox came", registry=registry
+        )
+        self.sink_lag = Gauge("recsys_sink_lag_messages", "Messages that the sink has not passed", registry=registry)
+        self.dead_letters = Gauge("recsys_dead_letters", "Messages in the topic for dead letters", registry=registry)
+        self.log_worker_up = Gauge(
+            "recsys_log_worker_up", "1 while such a process is at work, wherever it runs", ["worker"],
+            registry=registry,
+        )  # fmt: skip
         self.predictions = Counter("recsys_predictions", "Pairs scored for clients", registry=registry)
         self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
         ProcessCollector(registry=registry)

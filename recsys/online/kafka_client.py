@@ -209,6 +209,20 @@ class Partitions:
         except KafkaException as error:
             raise LogAwayError(f"Kafka does not answer: {_in_words(error)}") from error
 
+    def n_messages(self, topic: str) -> int:
+        """How many messages another topic keeps, 0 where there is none yet; LogAwayError."""
+        try:
+            found = self._consumer.list_topics(topic, _ANSWER_S).topics[topic]
+            if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise LogAwayError(f"topic {topic}: {found.error.str()}")
+            ends = [
+                self._consumer.get_watermark_offsets(TopicPartition(topic, number), _ANSWER_S)
+                for number in found.partitions
+            ]
+        except KafkaException as error:
+            raise LogAwayError(f"Kafka does not answer: {_in_words(error)}") from error
+        return sum(high - low for low, high in ends)
+
     def numbers(self) -> list[int]:
         """The partitions of the topic; LogAwayError."""
         if time.monotonic() - self._looked_at > _TOPIC_LOOK_S:

@@ -53,7 +53,7 @@ class KafkaLog:
     def __init__(self, kafka: Kafka, connections: Transactions, *, group: str = TRAINER, outbox: bool = False) -> None:
         self.kafka = kafka
         self._connections = connections
-        self._group, self._outbox = group, outbox
+        self._group, self.outbox = group, outbox
         self._deliveries: Deliveries | None = None
         self._readers: dict[str, Partitions] = {}
         self._turns = {name: asyncio.Lock() for name in (group, MONITOR)}
@@ -67,7 +67,7 @@ class KafkaLog:
         """See EventLog. First Kafka has the events, then the tables; an error between leaves them to who reads."""
         if not events:
             return Appended()
-        if self._outbox:
+        if self.outbox:
             return await self._connections.transaction(lambda connection: postgres_log.append(connection, events))
         judged = await self._connections.transaction(lambda connection: postgres_log.judge(connection, events))
         new = [events[place] for place in judged.accepted]
@@ -145,6 +145,10 @@ class KafkaLog:
         ]
         if messages:
             await self._producer().deliver(self.kafka.dead_letters, messages)
+
+    async def n_dead_letters(self) -> int:
+        """Messages that the topic for dead letters keeps; LogAwayError."""
+        return await self._with(MONITOR, lambda reader: reader.n_messages(self.kafka.dead_letters))
 
     async def _counted(self, found: list[_Read], poison: list[Poison]) -> list[Event]:
         """The events of messages that count; rows are written where none decides yet."""

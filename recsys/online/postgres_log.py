@@ -81,6 +81,12 @@ _LATEST_SQL = f"select {_COLUMNS} from events order by xid desc, position desc l
 _LAG_SQL = """
 select count(*) from (select from events where (xid, position) > ($1::text::xid8, $2) limit $3) later
 """
+_UNDELIVERED_SQL = """
+select count(*) as n, coalesce(extract(epoch from clock_timestamp() - min(received_at)), 0)::float8 as age_s from (
+    select received_at from events where (xid, position) > ($1::text::xid8, $2) and kafka_offset is null
+    order by xid, position limit $3
+) waiting
+"""
 _FOUND_SQL = "select event_id, digest from events where event_id = any($1::text[])"
 _QUARANTINE_SQL = """
 insert into event_quarantine (event_id, user_id, reason, payload, digest)
@@ -199,6 +205,13 @@ async def read(connection: asyncpg.Connection, after: Offset, limit: int, until:
     last = (horizon, 0) if until is None else _numbers(until)
     rows = await connection.fetch(_READ_SQL, xid, position, horizon, *last, limit)
     return Batch([event_of(row) for row in rows], _offset(rows[-1]["number"], rows[-1]["position"]) if rows else after)
+
+
+async def undelivered(connection: asyncpg.Connection, after: Offset) -> tuple[int, float]:
+    """How many events after an offset Kafka does not have, MAX_LAG + 1 where there are more; seconds since the first
+    one came."""
+    row = await connection.fetchrow(_UNDELIVERED_SQL, *_numbers(after), MAX_LAG + 1)
+    return row["n"], row["age_s"]
 
 
 async def latest(connection: asyncpg.Connection, user_id: str, n: int) -> list[dict[str, Any]]:

@@ -21,8 +21,16 @@ _BATCH = 5
 
 def kill_postgres(folder: Path) -> None:
     """SIGKILL to the embedded server there; its keeper starts it again."""
-    pid = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
-    psutil.Process(pid).send_signal(signal.SIGKILL)
+
+    def kill() -> bool:
+        try:
+            pid = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+            psutil.Process(pid).send_signal(signal.SIGKILL)
+        except (OSError, IndexError, psutil.NoSuchProcess):  # it is not back yet from the last time
+            return False
+        return True
+
+    shop.wait_until(kill, 60)
 
 
 class Clients:

@@ -189,6 +189,35 @@ def test_poison_is_put_aside_with_its_reason_and_blocks_nobody(
         assert reason in found[value]
 
 
+def test_the_metrics_tell_what_stands_between_kafka_and_the_tables(
+    clean_database_url: str, clean_database: sa.Engine, broker: Broker
+) -> None:
+    shop.stock(clean_database)
+    kafka = Kafka(broker.servers, broker.create(f"events-{uuid4().hex[:8]}"))
+    with shop.running_service(clean_database_url, **settings_of(kafka, RECSYS_EVENT_OUTBOX="true")) as client:
+
+        def figure(name: str) -> float:
+            return next(
+                float(line.split()[-1]) for line in client.get("/metrics").text.splitlines() if line.startswith(name)
+            )
+
+        events = [{"event_id": f"e{number}", "user_id": 501, "item_id": 1001} for number in range(12)]
+        assert add(client, *events).status_code == 200
+        producer = Producer(kafka.producer())
+        producer.produce(kafka.topic, b"poison", key="someone")
+        assert producer.flush(30) == 0
+        shop.wait_until(lambda: figure("recsys_outbox_events") == 12, 30)
+        assert 0 < figure("recsys_outbox_oldest_seconds") < 60
+        shop.wait_until(lambda: figure("recsys_sink_lag_messages") == 1, 30)
+        assert figure("recsys_dead_letters") == 0
+        assert figure('recsys_log_worker_up{worker="relay"}') == figure('recsys_log_worker_up{worker="sink"}') == 0
+        with running(kafka, clean_database_url, "relay"), running(kafka, clean_database_url, "sink"):
+            shop.wait_until(lambda: figure("recsys_dead_letters") == 1, 30)
+            shop.wait_until(lambda: figure("recsys_sink_lag_messages") == figure("recsys_outbox_events") == 0, 30)
+            assert figure("recsys_outbox_oldest_seconds") == 0
+            assert figure('recsys_log_worker_up{worker="relay"}') == figure('recsys_log_worker_up{worker="sink"}') == 1
+
+
 def test_the_outbox_takes_events_while_kafka_is_away_and_the_relay_delivers_them_in_order(
     clean_database_url: str, clean_database: sa.Engine, own_broker: Broker, kafka: Kafka
 ) -> None:

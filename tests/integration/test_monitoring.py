@@ -214,6 +214,7 @@ def test_every_query_of_the_dashboard_gives_data(prometheus: Prometheus) -> None
     assert value["Models in service"] == [[1.0, 1.0]]  # als and deepfm
     assert sorted(value["Foretold before it was learned"][0]) == [0.6, 0.7]  # as the update in service says
     assert value["Events not learned yet"] == [[0.0]]
+    assert value["Between Kafka and the tables"] == [[0.0], [0.0], [0.0], [0.0, 0.0]]  # Postgres is the log
     assert value["Memory"][0][0] > 1e7
     assert sum(value["Connections to Postgres"][0]) >= 1
     assert min(seconds for per_route in value["Time of requests"] for seconds in per_route) > 0
