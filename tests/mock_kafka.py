@@ -9,7 +9,7 @@ from pathlib import Path
 
 import confluent_kafka
 
-PRODUCE = 0  # the number of the request in Kafka's protocol
+PRODUCE, FETCH = 0, 1  # numbers of requests in Kafka's protocol
 NOT_LEADER, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, LOST_CONNECTION = 6, 7, 19, -195
 _PRODUCER = 0
 

@@ -25,6 +25,7 @@ from recsys.online.kafka_client import Kafka, Partitions
 from recsys.online.kafka_log import KafkaLog
 from recsys.online.log import START, EventLog
 from recsys.online.postgres_log import PostgresLog
+from recsys.online.sink import GROUP
 from recsys.storage.engine import engine_of
 from tests.conftest import database_named
 from tests.integration import serving_shop as shop
@@ -142,6 +143,47 @@ def test_the_sink_writes_all_rows_once_and_puts_all_poison_aside(
     for user in range(5):
         assert of_user(stored, user) == of_user(expected, user)
     assert set(_dead_letters(kafka)) == {f"poison {round_}".encode() for round_ in range(len(SINK))}
+
+
+def test_sinks_that_come_go_die_and_lose_postgres_in_the_stream_leave_each_row_once(
+    clean_database_url: str, clean_database: sa.Engine, kafka: Kafka
+) -> None:
+    """One works and others wait. A stranger who subscribes within their group makes Kafka rebalance it, and changes
+    nothing: the sinks name their partitions and offsets themselves."""
+    shop.stock(clean_database)
+    stranger = Consumer({"bootstrap.servers": kafka.servers, "group.id": GROUP, "enable.auto.commit": False})
+    environment = os.environ | {"DATABASE_URL": clean_database_url}
+    environment |= {"RECSYS_KAFKA_BOOTSTRAP_SERVERS": kafka.servers, "RECSYS_KAFKA_TOPIC": kafka.topic}
+    call = [sys.executable, "-m", "recsys.cli", "sink"]
+    sinks = [subprocess.Popen(call, env=environment) for _ in range(2)]
+    try:
+        for round_ in range(8):
+            _deliver(clean_database_url, kafka, events_of(round_))
+            if round_ == 2:
+                stranger.subscribe([kafka.topic])
+            if round_ in (1, 4):
+                sinks[round_ // 4].kill()
+                sinks[round_ // 4].wait(10)
+                sinks.append(subprocess.Popen(call, env=environment))
+            if round_ == 6:
+                stranger.close()
+                gone = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'recsys-sink'"
+                with clean_database.connect() as connection:
+                    assert connection.execute(sa.text(gone)).rowcount >= 1
+            elif round_ >= 2 and round_ < 6:
+                stranger.poll(0.5)
+            if round_ % 2:
+                shop.wait_until(lambda n=round_: shop.count(clean_database, "events") == (n + 1) * N, 30)
+    finally:
+        for sink in sinks:
+            sink.kill()
+            sink.wait(10)
+    expected = [event for round_ in range(8) for event in events_of(round_)]
+    assert sorted(read_all(clean_database_url, lambda c: KafkaLog(kafka, c))) == sorted(expected)
+    stored = read_all(clean_database_url, PostgresLog)
+    assert sorted(stored) == sorted(expected)
+    for user in range(5):
+        assert of_user(stored, user) == of_user(expected, user)
 
 
 def _deliver(url: str, kafka: Kafka, events: list[Event]) -> None:

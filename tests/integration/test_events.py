@@ -22,7 +22,9 @@ from tests.integration import serving_shop as shop
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 TABLES = (
     """
-    select event_id, user_id, session_id, item_id, event_type, occurred_at from events order by 1
+    select event_id, user_id, session_id, item_id, event_type, occurred_at, label, parameters::text, features::text,
+           version, digest, kafka_offset
+    from events order by 1
 """,
     """
     select owner, item_keys, event_types, occurred_ms from user_recent where item_keys <> '{}' order by 1
@@ -37,7 +39,9 @@ samples = st.lists(
             "item_id": f"{1000 + item}",
             "event_type": kind,
             "timestamp": NOW - dt.timedelta(seconds=number * 7 % 5),
-            **({"session_id": f"s{session}"} if session else {}),
+            **({"session_id": f"s{session}", "label": number / 4, "version": "v"} if session else {}),
+            "parameters": {"stars": session, "n": number},
+            "features": {"x": kind},
         },
         st.integers(0, 60),
         st.integers(1, 3),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import random
+import time
 from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
 
+from recsys.online import relay
 from recsys.online.connections import Connections
 from recsys.online.event import Event, parse
 from recsys.online.kafka_client import Kafka
@@ -127,3 +130,45 @@ def test_an_offset_that_is_not_there_any_more_is_an_error_not_a_jump(world: Worl
     with pytest.raises(LogGapError, match="archive"):
         world.runner.run(world.log.read('{"0": 999}', 10))
     assert world.read() == ["a"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_relay_delivers_all_once_and_in_order_whatever_the_broker_does(world: World, seed: int) -> None:
+    """Refused, timed out, cut off, acknowledged too late, in any order: what was delivered twice counts once."""
+    chance = random.Random(seed)  # noqa: S311
+    names = [f"e{number:03}" for number in range(60)]
+    outbox = KafkaLog(world.kafka, world.connections, outbox=True)
+    world.cluster.delay(1, mock_kafka.PRODUCE, 2500)  # longer than the relay waits: the acknowledgement is lost
+    passing = [mock_kafka.NOT_LEADER, mock_kafka.NOT_ENOUGH_REPLICAS, mock_kafka.REQUEST_TIMED_OUT]
+    passed, deadline = 0, time.monotonic() + 60
+    while names or passed < 60:
+        if names:
+            size = chance.randint(5, 20)
+            batch, names = names[:size], names[size:]
+            assert len(world.runner.run(outbox.append(events_of(*batch))).accepted) == len(batch)
+        try:
+            passed += world.runner.run(relay.step(world.log, world.connections))
+            world.cluster.fail(mock_kafka.PRODUCE, *chance.sample(passing, 2), mock_kafka.LOST_CONNECTION)
+        except LogAwayError:
+            assert time.monotonic() < deadline
+            world.runner.run(asyncio.sleep(0.3))
+    assert world.read() == [f"e{number:03}" for number in range(60)]
+    assert world.n_messages() > 60, "the first batch was to be there twice"
+
+
+def test_a_reader_gets_each_message_once_through_errors_and_slowness(world: World) -> None:
+    names = [f"e{number:03}" for number in range(40)]
+    for start in range(0, 40, 10):
+        assert world.append(*names[start : start + 10]) == 10
+    found, after, errors = list[str](), START, 0
+    deadline = time.monotonic() + 60
+    while len(found) < 40:
+        world.cluster.fail(mock_kafka.FETCH, mock_kafka.NOT_LEADER, mock_kafka.LOST_CONNECTION)
+        world.cluster.delay(1, mock_kafka.FETCH, 700)
+        try:
+            batch = world.runner.run(world.log.read(after, 9))
+            found, after = found + [event.event_id for event in batch.events], batch.after
+        except LogAwayError:
+            errors += 1
+        assert time.monotonic() < deadline, (found, errors)
+    assert found == names
