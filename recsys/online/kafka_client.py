@@ -23,6 +23,8 @@ _ANSWER_S: Final = 5.0
 _REST_S: Final = 1.0  # after a delivery that failed, others are refused at once for so long
 _LOOK_S: Final = 0.1
 _TOPIC_LOOK_S: Final = 30.0  # how often new partitions are looked for
+# Each client would try, and log that it failed, twenty times a second while a broker is away.
+_QUIET: Final = {"socket.keepalive.enable": True, "log_level": 3, "reconnect.backoff.ms": 500}
 # What the promises of the log rest on; nobody's options may change it.
 _OURS: Final = {
     "enable.idempotence", "acks", "request.required.acks", "enable.auto.commit", "enable.auto.offset.store",
@@ -55,8 +57,7 @@ class Kafka:
             "message.timeout.ms": int(_ANSWER_S * 1000),
             "queue.buffering.max.kbytes": 65_536,
             "partitioner": "murmur2_random",  # that of Java's clients
-            "socket.keepalive.enable": True,
-            "log_level": 3,
+            **_QUIET,
             **self.options,
             "bootstrap.servers": self.servers,
             "enable.idempotence": True,
@@ -66,8 +67,7 @@ class Kafka:
     def consumer(self, group: str) -> dict[str, Any]:
         """Settings of a consumer that commits nothing; a lost offset is an error, not a jump."""
         return {
-            "socket.keepalive.enable": True,
-            "log_level": 3,
+            **_QUIET,
             "fetch.wait.max.ms": 50,  # the end of a partition is known that much later
             **self.options,
             "bootstrap.servers": self.servers,

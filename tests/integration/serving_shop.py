@@ -150,7 +150,12 @@ def _history(done_by_user: Mapping[int, Sequence[tuple[int, str, float]]]) -> Li
 
 @contextmanager
 def running_service(
-    database_url: str, *, may_die: bool = False, log_file: Path | None = None, **environment: str
+    database_url: str,
+    *,
+    may_die: bool = False,
+    log_file: Path | None = None,
+    module: Sequence[str] = ("fast_api_service",),
+    **environment: str,
 ) -> Iterator[httpx.Client]:
     """The service as its users start it, on a free port of this machine; a client of it, with its `process`.
 
@@ -161,7 +166,7 @@ def running_service(
         port = probe.getsockname()[1]
     # patient, because the machine may be busy; the promise of 5 s is kept all the same
     settings = {"API_PORT": str(port), "API_DEADLINE_MS": "5000", "DATABASE_URL": database_url} | environment
-    call = [sys.executable, "-m", "fast_api_service"]
+    call = [sys.executable, "-m", *module]
     with log_file.open("ab") if log_file else nullcontext() as output:
         process = subprocess.Popen(call, env=os.environ | settings, stderr=output)
     try:

@@ -33,7 +33,13 @@ class World:
     def __init__(self, cluster: MockCluster, url: str) -> None:
         self.cluster, self.runner = cluster, asyncio.Runner()
         self.connections = Connections(url, "tests")
-        quick = {"message.timeout.ms": 1500, "retry.backoff.ms": 20, "reconnect.backoff.max.ms": 100, "log_level": 0}
+        quick = {
+            "message.timeout.ms": 1500,
+            "retry.backoff.ms": 20,
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 100,
+            "log_level": 0,
+        }
         self.kafka = Kafka(cluster.servers, cluster.create("events", 1), quick)
         self.log = KafkaLog(self.kafka, self.connections)
 
