@@ -65,7 +65,7 @@ def own_postgres() -> Iterator[tuple[Path, str, sa.Engine]]:
 class Processes:
     """By name; killed and started again by name, and ended with the block."""
 
-    def __init__(self, url: str, artifacts: Path) -> None:
+    def __init__(self, url: str, artifacts: Path, *, with_sink: bool) -> None:
         self.ports = [free_port(), free_port()]
         common = {"DATABASE_URL": url, "ARTIFACT_ROOT": str(artifacts)}
         common["RECSYS_UPDATER"] = orjson.dumps(OPTIONS).decode()
@@ -74,6 +74,8 @@ class Processes:
             for n, port in enumerate(self.ports)
         }
         self._calls["supervisor"] = (["recsys.cli", "updater"], common)
+        if with_sink:
+            self._calls["sink"] = (["recsys.cli", "sink"], common)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
@@ -144,12 +146,12 @@ def test_whatever_is_killed_all_that_was_acknowledged_is_stored_once_and_learned
         broker.start()
         monkeypatch.setenv("RECSYS_KAFKA_BOOTSTRAP_SERVERS", broker.servers)
         monkeypatch.setenv("RECSYS_KAFKA_TOPIC", broker.create(f"events-{uuid4().hex[:8]}", 3))
-        victims += ["kafka"]
+        victims += ["kafka", "sink"]
     chance.shuffle(victims)
     posted = samples()
     with own_postgres() as (folder, url, engine):
         execute(engine, "update training_state set watchdog_s = 5, backoff_s = 0.1")
-        with Processes(url, root) as processes:
+        with Processes(url, root, with_sink=broker is not None) as processes:
             urls = [f"http://127.0.0.1:{port}" for port in processes.ports]
             shop.wait_until(lambda: rows(engine, "select from model_updates"), 90)
             with Clients(urls, posted, pause_s=0.1) as clients:

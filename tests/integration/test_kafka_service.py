@@ -244,21 +244,20 @@ def test_the_outbox_takes_events_while_kafka_is_away_and_the_relay_delivers_them
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outbox", [False, True], ids=["straight", "outbox"])
-def test_whatever_is_killed_what_was_acknowledged_is_stored_and_read_once(
-    own_broker: Broker, kafka: Kafka, outbox: bool
+def test_behind_the_outbox_whatever_is_killed_what_was_acknowledged_is_stored_and_read_once(
+    own_broker: Broker, kafka: Kafka
 ) -> None:
-    """Clients post, and send again what was not acknowledged, while service, Postgres, Kafka, and relay or sink die."""
+    """Clients post, and send again what was not acknowledged, while service, Postgres, Kafka and relay die;
+    test_all_killed.py does so with the sink."""
     folder = open_temporary_folder()
     server = embedded.ensure(folder, free_port())
     url = server.url("recsys")
     engine = engine_of(url)
-    helper = "relay" if outbox else "sink"
     try:
         migrate(engine)
         shop.stock(engine)
-        acknowledged, posted = _post_while_killing(own_broker, kafka, url, folder, helper)
-        shop.wait_until(lambda: _is_settled(kafka, url, helper), 60)
+        acknowledged, posted = _post_while_killing(own_broker, kafka, url, folder)
+        shop.wait_until(lambda: command(kafka, url, "relay", "--once") == {"passed": 0}, 60)
         with engine.connect() as connection:
             stored = connection.execute(sa.text("select event_id from events")).scalars().all()
         found = [event.event_id for event in read_all(kafka, url)]
@@ -271,22 +270,19 @@ def test_whatever_is_killed_what_was_acknowledged_is_stored_and_read_once(
     assert sorted(found) == sorted(posted)
 
 
-def _is_settled(kafka: Kafka, url: str, helper: str) -> bool:
-    return next(iter(command(kafka, url, helper, "--once").values())) == 0
-
-
-def _post_while_killing(broker: Broker, kafka: Kafka, url: str, folder: Any, helper: str) -> tuple[set[str], list[str]]:
+def _post_while_killing(broker: Broker, kafka: Kafka, url: str, folder: Any) -> tuple[set[str], list[str]]:
     """Ids that were acknowledged, and all that were posted; each of the kinds of processes is killed twice."""
     chance = random.Random(11)  # noqa: S311
     samples = [{"event_id": f"k{n:04}", "user_id": 500 + n % 7, "item_id": 1001} for n in range(1500)]
     port = free_port()
-    outbox = {"RECSYS_EVENT_OUTBOX": "true"} if helper == "relay" else {}
-    environment = os.environ | settings_of(kafka, **outbox) | {"DATABASE_URL": url, "API_PORT": str(port)}
-    calls = {"service": ["-m", "fast_api_service"], "helper": ["-m", "recsys.cli", helper]}
+    environment = (
+        os.environ | settings_of(kafka, RECSYS_EVENT_OUTBOX="true") | {"DATABASE_URL": url, "API_PORT": str(port)}
+    )
+    calls = {"service": ["-m", "fast_api_service"], "relay": ["-m", "recsys.cli", "relay"]}
     processes = {name: subprocess.Popen([sys.executable, *call], env=environment) for name, call in calls.items()}
     try:
         with Clients([f"http://127.0.0.1:{port}"], samples) as clients:
-            victims = ["service", "helper", "kafka", "postgres"] * 2
+            victims = ["service", "relay", "kafka", "postgres"] * 2
             chance.shuffle(victims)
             for victim in victims:
                 clients.go_on(60)
