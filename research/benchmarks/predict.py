@@ -39,12 +39,12 @@ from research.benchmarks.serving import cpu_s, filled, free_port, load, wait
 CUT_AT = 1_789_000_000_000_000  # before the events that serving.py puts into user_recent
 
 
-def write_model(root: str, n_users: int, n_items: int) -> None:
-    """The artifact deepfm_serving/1 for a catalogue of this size."""
+def write_model(root: str, n_users: int, n_items: int, **parameters: int) -> None:
+    """The artifact deepfm_serving/1 for a catalogue of this size, of a DeepFM with these parameters."""
     users, items = (np.arange(1, n + 1, dtype=np.int32) for n in (n_users, n_items))
     categories = np.arange(1, 201, dtype=np.int32)
     vocabularies = Vocabularies(Vocabulary(users), Vocabulary(items), Vocabulary(categories), Vocabulary(categories))
-    model, rng = DeepFm(), np.random.default_rng(0)
+    model, rng = DeepFm(**parameters), np.random.default_rng(0)
     n_events = rng.integers(5, 46, n_users, dtype=np.int32)
     start = np.concatenate([[0], np.cumsum(n_events)])
     state = DeepFmState(

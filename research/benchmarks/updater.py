@@ -89,12 +89,12 @@ def throughput(url: str, engine: sa.Engine, root: Path, arguments: argparse.Name
     """Drain a log, between two measurements of plain Keras."""
     asyncio.run(_fill_log(url, arguments))
     plain = [_plain(root)]
-    process = _start(url, root, "recsys.online.updater")
+    process = start(url, root, "recsys.online.updater")
     try:
-        while _learned(engine) == 0:
+        while learned(engine) == 0:
             time.sleep(0.02)
-        started, first = time.perf_counter(), _learned(engine)
-        while (done := _learned(engine)) < arguments.events:
+        started, first = time.perf_counter(), learned(engine)
+        while (done := learned(engine)) < arguments.events:
             time.sleep(0.05)
         seconds = time.perf_counter() - started
         memory = psutil.Process(process.pid).memory_info().rss / 2**30
@@ -116,8 +116,8 @@ def throughput(url: str, engine: sa.Engine, root: Path, arguments: argparse.Name
 def freshness(url: str, engine: sa.Engine, root: Path, arguments: argparse.Namespace) -> None:
     """Seconds from the post of a purchase at one service to the changed prediction of another one."""
     ports = [free_port() for _ in range(2)]
-    services = [_start(url, root, "fast_api_service", API_PORT=str(port)) for port in ports]
-    updater = _start(url, root, "recsys.online.updater")
+    services = [start(url, root, "fast_api_service", API_PORT=str(port)) for port in ports]
+    updater = start(url, root, "recsys.online.updater")
     over = threading.Event()
     try:
         for port in ports:
@@ -227,12 +227,14 @@ def _plain(root: Path) -> float:
     return float(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
 
 
-def _start(url: str, root: Path, module: str, **more: str) -> subprocess.Popen[bytes]:
+def start(url: str, root: Path, module: str, *words: str, **more: str) -> subprocess.Popen[bytes]:
+    """A process of ours on a database and a folder of artifacts."""
     environment = os.environ | {"DATABASE_URL": url, "ARTIFACT_ROOT": str(root)} | more
-    return subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-m", module, *words], env=environment, stderr=subprocess.DEVNULL)
 
 
-def _learned(engine: sa.Engine) -> int:
+def learned(engine: sa.Engine) -> int:
+    """Events that all updates have learned."""
     with engine.connect() as connection:
         return int(connection.execute(sa.text("select coalesce(sum(n_events), 0) from model_updates")).scalar_one())
 
