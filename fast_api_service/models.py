@@ -105,6 +105,7 @@ class Models:
             if wanted is not None:
                 try:
                     self._factors = await asyncio.to_thread(lambda: fold_in.read(self.open_artifact(wanted)))
+                    await asyncio.to_thread(self._forget_others, wanted)
                 except Exception as error:  # whatever it is, the lists are there
                     self._metrics.model_failures.labels(FACTORS).inc()
                     log.error("%s: its item factors cannot be read: %s", wanted, error)
@@ -119,6 +120,7 @@ class Models:
             raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
         scorer = Scorer(folder)
         scorer.warm_up(category_of(snapshot), time.time() * 1000)
+        self._forget_others(served_as)
         return LoadedModel(artifact, served_as, dt.datetime.now(dt.UTC), folder, scorer)
 
     def _tell(self, artifact: str, error: Exception) -> None:
@@ -130,6 +132,11 @@ class Models:
         if problem != self.problem:
             log.error("%s", problem)
         self.problem = problem
+
+    def _forget_others(self, ref: str) -> None:
+        """Of a kind of artifact in S3 the download of one is enough; files that are mapped stay until they are not."""
+        kind, wanted = split_ref(ref)
+        self.store.forget(kind, lambda version: version == wanted)
 
     def open_artifact(self, ref: str) -> Path:
         """The local folder of any artifact, its files checked; it may be downloaded, so call it in a thread.

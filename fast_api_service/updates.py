@@ -21,7 +21,7 @@ from recsys.online import training_state
 from recsys.online.connections import Connections
 from recsys.online.log import START, EventLog, LogAwayError
 from recsys.online.training_state import UpdateRow
-from recsys.serving.update import WEIGHTS, Update, chained, checksum_of
+from recsys.serving.update import KIND, WEIGHTS, Update, chained, checksum_of, number_of
 
 log = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0  # when nothing is heard
@@ -114,6 +114,9 @@ class Updates:
             self._apply(applied, rows, updates)
         except InputError as error:
             problem = str(error)
+        bases = [row.number for row in rows[: len(updates)] if row.is_base]
+        if bases:  # nobody needs what came before it any more
+            await asyncio.to_thread(self._models.store.forget, KIND, lambda version: number_of(version) >= bases[-1])
         if problem:
             return self._refuse(model, problem)
         self.problem, self._began_again = "", False

@@ -191,6 +191,14 @@ class ArtifactStore:
         (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
+    def forget(self, kind: str, is_needed: Callable[[str], bool]) -> None:
+        """Delete the downloads of those versions of a kind in S3 that are not needed. In a folder nothing changes."""
+        if self._s3 is None or not (self._folder / kind).is_dir():
+            return
+        for folder in (self._folder / kind).iterdir():
+            if _PART.match(folder.name) and not is_needed(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def get_or_make(
         self,
         kind: str,

@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     max_ranked_users: int = Field(100_000, ge=1, description="most recently active users who get ranked lists")
     publications_kept: int = Field(5, ge=2, description="former publications that stay for rollback")
     exposure_days: float = Field(90.0, ge=1, description="how long it is kept what was shown to whom")
+    quarantine_days: float = Field(90.0, ge=1, description="how long posted events that contradict others are kept")
     publication_min_share: float = Field(
         0.5, ge=0, le=1, description="a publication with fewer owners or items than this share of the former is refused"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ class Stream:
                 askers.append(Asker(one.user_key, before, features))
                 actions.append(action)
                 kept.append(one)
-            self._remember(owner, Recent(one.item_key, event.event_type, now_ms))
+            self._remember(owner, _recent(one.item_key, event.event_type, now_ms))
         return self._lessons(kept, askers, actions)
 
     def _lessons(self, known: list[Known], askers: list[Asker], actions: list[Any]) -> Lessons:
@@ -161,7 +162,7 @@ class Stream:
         """The inverse."""
         said = orjson.loads(text)
         self._recent = OrderedDict(
-            (owner, [Recent(*one) for one in events]) for owner, events in said["recent"].items()
+            (owner, [_recent(*one) for one in events]) for owner, events in said["recent"].items()
         )
         self._n_by_user, self._n_by_item = (
             {int(key): int(n) for key, n in said[entity]} for entity in ("users", "items")
@@ -173,6 +174,11 @@ _NOBODY: Final[dict[str, Any]] = {
     "history": np.zeros((0, 1), np.int32),
     "history_weight": np.zeros((0, 1), np.float32),
 }
+
+
+def _recent(item_key: int, event_type: str, occurred_ms: int) -> Recent:
+    """Millions are held: each has the one string of its type."""
+    return Recent(item_key, sys.intern(event_type), occurred_ms)
 
 
 def _microseconds(event: Event) -> int:

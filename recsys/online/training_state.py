@@ -134,6 +134,11 @@ async def bases_of(connection: asyncpg.Connection, base: str, limit: int) -> lis
     return await _rows(connection, "where base = $1 and is_base order by number desc limit $2", base, limit)
 
 
+async def latest_bases(connection: asyncpg.Connection, limit: int) -> list[UpdateRow]:
+    """The newest bases of all nightly models, newest first."""
+    return await _rows(connection, "where is_base order by number desc limit $1", limit)
+
+
 async def latest_updates(connection: asyncpg.Connection, limit: int, before: int | None = None) -> list[UpdateRow]:
     """The newest updates, or those before a number, newest first."""
     return await _rows(

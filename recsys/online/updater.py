@@ -36,7 +36,7 @@ from recsys.online.opening import open_log
 from recsys.online.order import in_order
 from recsys.online.trainer import Trainer
 from recsys.online.training_state import LeaseLostError, UpdateRow
-from recsys.serving.update import KIND, chained, checksum_of
+from recsys.serving.update import KIND, chained, checksum_of, number_of
 from recsys.settings import Settings
 from recsys.storage.engine import database_url
 
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 SERVED_AS: Final = "deepfm_serving"  # kind of the artifact that a nightly model is served as
 _IDLE_S, _AWAY_S, _BEAT_S = 0.05, 1.0, 1.0
-_BASES_KEPT: Final = 3  # artifacts of older updates are deleted
+_BASES_KEPT: Final = 3  # of any nightly model; artifacts of older updates are deleted
 
 
 class Updater:
@@ -227,6 +227,7 @@ class Updater:
         newest_at = before.newest_at if before else None
         await self._commit(last, [], is_base=True, reason=reason, newest_at=newest_at, begins=True)
         log.info("begins with %s, its data ends at %s", self._base, cut_at.isoformat())
+        await self._prune()
 
     # --- learning
 
@@ -258,14 +259,14 @@ class Updater:
         await self._base_if_due()
 
     async def _base_if_due(self) -> None:
-        """After so many updates, one artifact that a process can begin with."""
-        if self._n_since_base < self.options.updates_per_base:
-            return
-        metrics = {"window": self._trainer.window.metrics()}
-        await self._commit(
-            self._last, [], is_base=True, reason="regular", newest_at=self._last.newest_at, metrics=metrics
-        )
-        await self._prune()
+        """After so many updates, one artifact that a process can begin with; after any such one, room is made."""
+        if self._n_since_base >= self.options.updates_per_base:
+            metrics = {"window": self._trainer.window.metrics()}
+            await self._commit(
+                self._last, [], is_base=True, reason="regular", newest_at=self._last.newest_at, metrics=metrics
+            )
+        if self._last.is_base:
+            await self._prune()
 
     async def _roll_back(self, problem: str, events: list[Event], newest_at: dt.datetime, metrics: Any) -> None:
         """Back to the newest good base, everywhere; the events are passed over."""
@@ -329,10 +330,10 @@ class Updater:
 
     async def _prune(self) -> None:
         """Delete artifacts that no process can need: those before the oldest base that is kept."""
-        rows = await self._do(lambda c: training_state.bases_of(c, self._base, _BASES_KEPT))
+        rows = await self._do(lambda c: training_state.latest_bases(c, _BASES_KEPT))
         oldest = min(row.number for row in rows)
         for version in self._store.versions(KIND):
-            if int(version.partition("-")[0]) < oldest:
+            if number_of(version) < oldest:
                 self._store.delete(f"{KIND}/{version}")
 
     async def _known(self, events: Sequence[Event]) -> list[Known]:

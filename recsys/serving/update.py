@@ -27,6 +27,11 @@ KIND: Final = "deepfm_update"  # of the artifact; version: number of the update,
 WEIGHTS, OPTIMIZER, STREAM = "weights.npz", "optimizer.npz", "stream.npz"
 
 
+def number_of(version: str) -> int:
+    """The number of the update that a version of the artifact is."""
+    return int(version.partition("-")[0])
+
+
 @dataclass(frozen=True)
 class Update:
     """New values of weights, by `layer/weight`, and who got rows of his own, in the order of the rows."""

@@ -12,7 +12,7 @@ import tenacity
 
 from recsys.storage import lists as list_store
 from recsys.storage.list_format import partition_name
-from recsys.storage.tables import list_versions, predictions, publication_pointer, publications
+from recsys.storage.tables import event_quarantine, list_versions, predictions, publication_pointer, publications
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,18 @@ def prune_exposures(engine: sa.Engine, days: float) -> int:
         n_deleted = connection.execute(sa.delete(predictions).where(predictions.c.shown_at < before)).rowcount
     if n_deleted:
         log.info("deleted %d answers that were shown more than %g days ago", n_deleted, days)
+    return n_deleted
+
+
+def prune_quarantine(engine: sa.Engine, days: float) -> int:
+    """Delete what was put aside of posted events more than `days` ago; the number of events that went."""
+    before = sa.func.now() - dt.timedelta(days=days)
+    with engine.begin() as connection:
+        n_deleted = connection.execute(
+            sa.delete(event_quarantine).where(event_quarantine.c.received_at < before)
+        ).rowcount
+    if n_deleted:
+        log.info("deleted %d events that were put aside more than %g days ago", n_deleted, days)
     return n_deleted
 
 

@@ -215,6 +215,19 @@ def test_an_example_by_hand(database_url: str, database: sa.Engine) -> None:
     assert computed(database_url, 1).overall["hit_rate"] == 0
 
 
+def test_what_was_put_aside_long_ago_is_pruned(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        for event_id, age in (("old", 100), ("new", 80)):
+            at = dt.datetime.now(dt.UTC) - dt.timedelta(days=age)
+            values = {"event_id": event_id, "reason": "conflict", "payload": {}, "received_at": at}
+            connection.execute(sa.insert(tables.event_quarantine).values(values))
+    assert pruning.prune_quarantine(database, 101) == 0
+    assert pruning.prune_quarantine(database, 90) == 1
+    with database.begin() as connection:
+        assert connection.scalars(sa.select(tables.event_quarantine.c.event_id)).all() == ["new"]
+        connection.execute(sa.delete(tables.event_quarantine))
+
+
 def test_what_was_shown_long_ago_is_pruned_and_of_another_catalogue_is_not_counted(
     database_url: str, database: sa.Engine
 ) -> None:

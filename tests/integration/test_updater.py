@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
 
+import boto3
 import httpx
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from recsys.serving.update import KIND, number_of
 from tests import online_world as world
+from tests import s3_server
+from tests.conftest import database_named
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
 from tests.integration.updater_processes import (
@@ -194,3 +199,45 @@ def test_after_a_night_it_learns_what_the_new_model_has_not_seen(
             shop.point_at(connection, 1, 3)
         shop.wait_until(lambda: status(client)["model"] == "deepfm/v1" and status(client)["lag"] == 0, 60)
         assert sum(update["n_events"] for update in updates(client) if update["number"] > after[-1]["number"]) == 200
+        # nights with fewer updates than make a base: of the artifacts, those from the third newest base on are kept
+        shop.publish(clean_database, "v3", shop.SECOND, {"deepfm": "deepfm/v2"})
+        shop.wait_until(lambda: status(client)["model"] == "deepfm/v2" and status(client)["lag"] == 0, 60)
+        newest, _, oldest, *before = [one["number"] for one in updates(client) if one["is_base"]]
+        assert (before, oldest) == ([1], begun["number"])
+        shop.wait_until(lambda: online(client)["update"] == status(client)["last_update"] > newest, 10)
+        kept = sorted(number_of(path.name) for path in (root / KIND).iterdir())
+        assert kept == list(range(oldest, status(client)["last_update"] + 1))
+
+
+def test_a_worker_keeps_no_more_of_the_updates_in_s3_than_it_may_need(
+    clean_database_url: str,
+    clean_database: sa.Engine,
+    artifacts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    downloads = tmp_path / "tmp" / f"recsys-artifacts-{os.getuid()}"
+    downloads.parent.mkdir()
+    monkeypatch.setenv("TMPDIR", str(downloads.parent))
+    monkeypatch.setenv("RECSYS_LOCAL_DIR", str(tmp_path / "local"))
+    world.stock(clean_database)
+    random = np.random.default_rng(9)
+    options = {"batch_events": 50, "batch_s": 1e6, "priority_event_types": [], "updates_per_base": 3}
+    with s3_server.bucket(monkeypatch) as url:
+        put(url, artifacts)
+        with service(clean_database_url, url) as client, updater(clean_database_url, url, **options):
+            for start in range(0, 400, 100):
+                append(clean_database_url, [world.taste(start + number, random) for number in range(100)])
+                shop.wait_until(lambda n=start: learned(clean_database) == n + 100, 60)
+                shop.wait_until(lambda: online(client)["update"] == status(client)["last_update"], 10)
+            newest = next(one["number"] for one in updates(client) if one["is_base"])
+            kept = sorted(number_of(path.name) for path in (downloads / KIND).iterdir())
+            assert kept == list(range(newest, status(client)["last_update"] + 1))
+
+
+def put(url: str, root: Path) -> None:
+    """Bring artifacts of a folder into S3."""
+    bucket, client = url.removeprefix("s3://"), boto3.client("s3")
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), bucket, str(path.relative_to(root)))

@@ -28,7 +28,7 @@ from tests.integration import tiny_model
 OPTIONS = {"batch_s": 0.5, "step_rows": 64, "guard_window": 200}
 
 
-def started(database_url: str, artifacts: Path, *call: str, **options: Any) -> subprocess.Popen[bytes]:
+def started(database_url: str, artifacts: Path | str, *call: str, **options: Any) -> subprocess.Popen[bytes]:
     """A process that learns; the updater itself where no other module is named."""
     settings = {
         "DATABASE_URL": database_url,
@@ -41,7 +41,7 @@ def started(database_url: str, artifacts: Path, *call: str, **options: Any) -> s
 
 @contextmanager
 def updater(
-    database_url: str, artifacts: Path, *call: str, may_be_killed: bool = False, **options: Any
+    database_url: str, artifacts: Path | str, *call: str, may_be_killed: bool = False, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The same, ended on leaving."""
     process = started(database_url, artifacts, *call, **options)
@@ -54,7 +54,7 @@ def updater(
 
 
 @contextmanager
-def service(database_url: str, artifacts: Path) -> Iterator[httpx.Client]:
+def service(database_url: str, artifacts: Path | str) -> Iterator[httpx.Client]:
     with shop.running_service(database_url, ARTIFACT_ROOT=str(artifacts)) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         shop.wait_until(lambda: tiny_model.in_service(client) is not None, 10)

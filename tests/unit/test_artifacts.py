@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from recsys.artifacts import MANIFEST, ArtifactStore, split_ref, version_of
 from recsys.errors import ArtifactError, InputError, NotFoundError
+from tests import s3_server
 
 AS_OF = dt.datetime(2011, 12, 9, 12, 50, tzinfo=dt.UTC)
 
@@ -25,26 +25,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArtifactSt
     if request.param == "folder":
         yield ArtifactStore(str(tmp_path / "artifacts"))
         return
-    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
-    moto = pytest.importorskip("moto.server", reason="moto is a development dependency")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import boto3
-
-    bucket = f"models-{uuid.uuid4().hex}"  # the server's memory outlives one test
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    try:
-        yield ArtifactStore(f"s3://{bucket}/some/prefix", cache=tmp_path / "cache")
-    finally:
-        server.stop()
+    with s3_server.bucket(request.getfixturevalue("monkeypatch")) as url:
+        yield ArtifactStore(f"{url}/some/prefix", cache=tmp_path / "cache")
 
 
 def write(store: ArtifactStore, version: str = "v1", text: str = "weights") -> str:
@@ -104,6 +86,15 @@ def test_delete_and_missing(store: ArtifactStore) -> None:
     assert not store.exists(ref)
     with pytest.raises(NotFoundError, match="no artifact als/v1"):
         store.open(ref)
+
+
+def test_what_is_forgotten_is_fetched_again_and_nothing_of_a_folder_goes(store: ArtifactStore) -> None:
+    old, new = write(store, "v1", "old"), write(store, "v2", "new")
+    folders = [store.open(ref)[0] for ref in (old, new)]
+    store.forget("als", lambda version: version == "v2")
+    store.forget("deepfm", lambda version: False)  # of which there are none
+    assert [folder.exists() for folder in folders] == [not store.root.startswith("s3:"), True]
+    assert (store.open(old)[0] / "sub" / "model.txt").read_text() == "old"
 
 
 def test_one_changed_byte_is_found(tmp_path: Path) -> None:

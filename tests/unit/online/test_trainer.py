@@ -125,6 +125,21 @@ def test_the_past_alone_is_what_an_event_is_foretold_from(folder: Path) -> None:
     np.testing.assert_array_equal(one.window.judged, other.window.judged[:96])
 
 
+def test_what_is_remembered_has_one_string_by_type_of_event(trainer: Trainer) -> None:
+    stream = trainer.stream
+    stream.take(known([world.sample(7, 1 + number, number, event_type="look") for number in range(5)]))
+    stream.take(known([world.sample(9, 1, 5, event_type=b"look".decode())]))
+
+    def strings() -> int:
+        return len({id(recent.event_type) for events in stream._recent.values() for recent in events})
+
+    assert strings() == 1
+    before = stream.to_json()
+    stream.from_json(before)
+    assert strings() == 1
+    assert stream.to_json() == before
+
+
 def test_weights_that_are_not_finite_are_not_written_and_rolled_back(
     trainer: Trainer, folder: Path, tmp_path: Path
 ) -> None:
