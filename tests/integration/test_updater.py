@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from recsys.serving.update import KIND, number_of
 from tests import online_world as world
 from tests import s3_server
-from tests.conftest import database_named
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
 from tests.integration.updater_processes import (
