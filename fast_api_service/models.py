@@ -10,13 +10,14 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fast_api_service.metrics import Metrics
+from fast_api_service.together import Together
 from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
 from recsys.errors import NotFoundError, RecsysError
 from recsys.networks.onnx_files import weight_file
@@ -32,6 +33,7 @@ MODEL = "deepfm"  # its name in `publications.models`
 FACTORS = "als"
 SERVED_AS = "deepfm_serving"  # kind of the artifact that train_deepfm makes for the service, of the same version
 EXPORTED_AS = "deepfm_export"
+INLINE = 2000  # pairs that are scored on the event loop, within some milliseconds
 _LOOK_S = 0.25
 _RETRY_S = 10.0  # after a model that could not be loaded; its artifact may still be on its way
 
@@ -45,6 +47,7 @@ class LoadedModel:
     since: dt.datetime
     folder: Path
     scorer: Scorer
+    together: Together = field(default_factory=lambda: Together(INLINE))
 
 
 class Models:

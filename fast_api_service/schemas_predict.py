@@ -56,7 +56,7 @@ def _external_ids(values: Any) -> list[int | str]:
     """A list of ids; in one call, because one for each costs more than all the rest of the reading."""
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_PAIRS:
         raise ValueError(f"a list of 1 to {MAX_PAIRS} ids is expected")
-    if all(type(value) is int and -_FAR <= value <= _FAR for value in values):
+    if set(map(type, values)) == {int} and min(values) >= -_FAR and max(values) <= _FAR:
         return values
     for place, value in enumerate(values):
         try:

@@ -7,27 +7,29 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.types import Scope
 
 from fast_api_service import answers
 from fast_api_service.errors import ApiError
-from fast_api_service.models import LoadedModel, category_of
+from fast_api_service.models import INLINE, LoadedModel, category_of
 from fast_api_service.reads import DatabaseAwayError, UserEvents
 from fast_api_service.state import State
 from recsys.features.deepfm_fields import Floats
 from recsys.serving.cascade import Score, UserState
 from recsys.serving.config import Surface
 from recsys.serving.ids import ExternalId, JsonType, to_external
-from recsys.serving.model_state import Asker, Moment, read_features
+from recsys.serving.model_state import Asker, CategoryOf, Moment, read_features
+from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 MODEL_PART, USERS_PART = "model", "users"  # that an answer may lack
 _READING_SHARE = 0.6  # of the time that is left; the rest is for scoring
-_INLINE = 2000  # pairs and users that are scored on the event loop, within some milliseconds
 _INLINE_USERS = 50
 
 
@@ -38,12 +40,20 @@ class InService(NamedTuple):
     model: LoadedModel
 
 
+class Asked(NamedTuple):
+    """Pairs of one request."""
+
+    askers: list[Asker]
+    asker_of_pair: NDArray[np.int32]  # positions in `askers`, (n_pairs,)
+    item_keys: NDArray[np.int64]  # -1 for an item that nobody knows, (n_pairs,)
+
+
 class Scored(NamedTuple):
     """Probabilities of pairs, and who and what has no row of its own in the model."""
 
     probabilities: list[float]
-    is_unknown_user: list[bool]  # by asker
-    is_unknown_item: list[bool]  # by pair
+    is_unknown_user: NDArray[np.bool_]  # by asker
+    is_unknown_item: NDArray[np.bool_]  # by pair
 
 
 def in_service(state: State) -> InService:
@@ -57,6 +67,8 @@ def in_service(state: State) -> InService:
 def ids_of(values: Sequence[ExternalId], json_type: JsonType, entity: str) -> list[ExternalId]:
     """Ids in the catalogue's own type; InputError for one that cannot be."""
     own = int if json_type == "integer" else str
+    if set(map(type, values)) == {own}:
+        return list(values)
     return [value if type(value) is own else to_external(value, json_type, entity) for value in values]
 
 
@@ -81,22 +93,37 @@ def askers(state: State, users: Sequence[UserEvents], features: Mapping[str, int
     return [Asker(user.user_key, user.recent if follows else (), features) for user in users]
 
 
-async def score(
-    state: State, now: InService, asked_by: list[Asker], asker_of_pair: list[int], item_keys: list[int | None]
-) -> Scored:
-    """Probabilities of pairs; many of them in a thread, so that other requests are answered meanwhile."""
+async def score(state: State, now: InService, asked: Asked) -> Scored:
+    """Probabilities of pairs, together with those of other requests of the same moment; many of them in a thread, so
+    that other requests are answered meanwhile."""
 
-    def work() -> Scored:
-        model_state = now.model.scorer.state
-        rows = model_state.item_rows(item_keys, category_of(now.snapshot))
-        of_pair = np.array(asker_of_pair, dtype=np.int32)
-        found = now.model.scorer.probabilities(asked_by, of_pair, rows, moment(state, now.snapshot))
-        users = model_state.user_rows([asker.user_key for asker in asked_by])
-        return Scored(shown(found), (users == 0).tolist(), (rows[:, 0] == 0).tolist())
+    def work(together: Sequence[Asked]) -> list[Scored]:
+        return _scored(now.model.scorer, together, category_of(now.snapshot), moment(state, now.snapshot))
 
-    if len(item_keys) <= _INLINE and len(asked_by) <= _INLINE_USERS:
-        return work()
-    return await asyncio.to_thread(work)
+    n_pairs = len(asked.item_keys)
+    if n_pairs <= INLINE and len(asked.askers) <= _INLINE_USERS:
+        found: Scored = await now.model.together.get(now.snapshot, n_pairs, asked, work)
+        return found
+    [found] = await asyncio.to_thread(work, [asked])
+    return found
+
+
+def _scored(scorer: Scorer, together: Sequence[Asked], category_of: CategoryOf, moment: Moment) -> list[Scored]:
+    """One call of the network: with a hundred pairs, each operation costs more than the numbers in it."""
+    askers = [asker for one in together for asker in one.askers]
+    users, pairs = (
+        list(accumulate(map(len, each), initial=0))
+        for each in ([one.askers for one in together], [one.item_keys for one in together])
+    )
+    of_pair = np.concatenate([one.asker_of_pair + first for one, first in zip(together, users, strict=False)])
+    rows = scorer.state.item_rows(np.concatenate([one.item_keys for one in together]), category_of)
+    found = shown(scorer.probabilities(askers, of_pair.astype(np.int32, copy=False), rows, moment))
+    is_unknown_user = scorer.state.user_rows([asker.user_key for asker in askers]) == 0
+    is_unknown_item = rows[:, 0] == 0
+    return [
+        Scored(found[pair:next_pair], is_unknown_user[user:next_user], is_unknown_item[pair:next_pair])
+        for (user, next_user), (pair, next_pair) in zip(pairwise(users), pairwise(pairs), strict=True)
+    ]
 
 
 def shown(probabilities: Floats) -> list[float]:

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
+from numpy.typing import NDArray
 
 from fast_api_service import answers
 from fast_api_service.errors import documented
@@ -22,7 +23,7 @@ from fast_api_service.schemas_predict import (
     PredictPairs,
     PredictRequest,
 )
-from fast_api_service.scoring import InService, Scored, askers, ids_of, in_service, read_users, score
+from fast_api_service.scoring import Asked, InService, Scored, askers, ids_of, in_service, read_users, score
 from fast_api_service.state import State
 from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.model_state import read_features
@@ -70,19 +71,17 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     users = ids_of(given_users, now.snapshot.user_id_type, "user")
     items = ids_of(given_items, now.snapshot.items.json_type, "item")
     place = {user_id: at for at, user_id in enumerate(dict.fromkeys(users))}
+    of_pair = np.fromiter(map(place.__getitem__, users), dtype=np.int32, count=len(users))
     read, degraded = await read_users(request.scope, state, now.snapshot, list(place), body.deadline_ms)
     features, warnings = read_features(now.model.scorer.spec, body.user_feats)
-    key_of = now.snapshot.items.key
-    found = await score(
-        state, now, askers(state, read, features), [place[user] for user in users], [key_of(item) for item in items]
-    )
+    found = await score(state, now, Asked(askers(state, read, features), of_pair, now.snapshot.items.keys(items)))
     answer = {
         "success": True,
         "predictions": [
             {"user_id": user, "item_id": item, "probability": probability}
             for user, item, probability in zip(users, items, found.probabilities, strict=True)
         ],
-        "unknown_users": [user for user, unknown in zip(place, found.is_unknown_user, strict=True) if unknown],
+        "unknown_users": _distinct(list(place), found.is_unknown_user),
         "unknown_items": _distinct(items, found.is_unknown_item),
         "warnings": warnings,
         "provenance": _provenance(request, state, now, degraded),
@@ -125,8 +124,10 @@ async def product_positions(
             f"category_id: it has {len(available)} available items; ranked are those asked for and the newest, "
             f"{len(listed)} together"
         )
-    asker = askers(state, [user], features)
-    found = await score(state, now, asker, [0] * len(listed), listed) if listed else Scored([], [True], [])
+    asked_of = Asked(
+        askers(state, [user], features), np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64)
+    )
+    found = await score(state, now, asked_of) if listed else Scored([], np.array([True]), np.array([], dtype=bool))
     positions = _positions(now, product_ids, asked, listed, found, warnings)
     answer = {
         "success": True,
@@ -135,7 +136,7 @@ async def product_positions(
         "positions": positions,
         "n_listed": len(listed),
         "n_available": len(available),
-        "unknown_user": found.is_unknown_user[0],
+        "unknown_user": bool(found.is_unknown_user[0]),
         "warnings": warnings,
         "provenance": _provenance(request, state, now, degraded),
     }
@@ -151,11 +152,11 @@ def _pairs(body: Any) -> tuple[list[ExternalId], list[ExternalId]]:
     return [body.user_id], [body.item_id]
 
 
-def _distinct(ids: Sequence[ExternalId], chosen: Sequence[bool]) -> list[ExternalId]:
-    return list(dict.fromkeys(id_ for id_, one in zip(ids, chosen, strict=True) if one))
+def _distinct(ids: Sequence[ExternalId], chosen: NDArray[np.bool_]) -> list[ExternalId]:
+    return list(dict.fromkeys(ids[at] for at in np.flatnonzero(chosen).tolist()))
 
 
-def _cut(available: list[int], asked: set[int]) -> list[int | None]:
+def _cut(available: list[int], asked: set[int]) -> list[int]:
     """At most MAX_LISTED of the keys: those asked for, then the newest (the greatest)."""
     if len(available) <= MAX_LISTED:
         return list(available)
@@ -168,7 +169,7 @@ def _positions(
     now: InService,
     product_ids: Sequence[ExternalId],
     asked: Sequence[Sequence[int | None]],
-    listed: Sequence[int | None],
+    listed: Sequence[int],
     found: Scored,
     warnings: list[str],
 ) -> list[dict[str, Any]]:

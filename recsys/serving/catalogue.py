@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,10 @@ class ItemDictionary:
     def key(self, item_id: ExternalId) -> int | None:
         """Key of an id in the catalogue's own type, None where there is no such item."""
         return self._key_by_id.get(item_id)
+
+    def keys(self, item_ids: Sequence[ExternalId]) -> NDArray[np.int64]:
+        """Keys of ids in the catalogue's own type, -1 where there is no such item, (n,)."""
+        return np.fromiter(map(self._key_by_id.get, item_ids, repeat(-1)), dtype=np.int64, count=len(item_ids))
 
     def id(self, item_key: int) -> ExternalId:
         """Id of a known key; KeyError for an unknown one."""

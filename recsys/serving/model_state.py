@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from recsys.features.deepfm_fields import (
     context_rows,
 )
 from recsys.features.deepfm_spec import STATE, FeatureSpec, state_file
-from recsys.serving.recent import Recent
+from recsys.serving.recent import Events, Recent
 from recsys.types import MICROSECONDS_PER_DAY, Keys
 
 _HOUR_MS = 3_600_000
@@ -141,12 +142,12 @@ class ModelState:
 
     def user_rows(self, user_keys: Sequence[int | None]) -> Rows:
         """Row of each user in the network, 0 for those without one of their own, (n,)."""
-        return self.rows_of_users.rows(np.array([-1 if key is None else key for key in user_keys], dtype=np.int64))
+        return self.rows_of_users.rows(_keys(user_keys))
 
-    def item_rows(self, item_keys: Sequence[int | None], category_of: CategoryOf) -> Rows:
+    def item_rows(self, item_keys: Sequence[int | None] | NDArray[np.int64], category_of: CategoryOf) -> Rows:
         """Item, category, parent category, trends and age, (n, 6), as of the cut. An item that came later has its
-        category, and its own row once it got one; None is an item that nobody knows, all zeros."""
-        keys = np.array([-1 if key is None else key for key in item_keys], dtype=np.int64)
+        category, and its own row once it got one; None, in an array -1, is an item that nobody knows, all zeros."""
+        keys = item_keys if isinstance(item_keys, np.ndarray) else _keys(item_keys)
         place = self._items.rows(keys)
         rows = self._item_rows[np.maximum(place - 1, 0)] if self.n_items else np.zeros((len(keys), 6), np.int32)
         missing = np.flatnonzero(place == 0)
@@ -166,22 +167,21 @@ class ModelState:
         Events after the model's cut go in front of the stored history, which decays up to the newest of them: a shop
         that has been silent for years is not forgotten.
         """
-        keys = [asker.user_key for asker in askers]
-        place = self._users.rows(np.array([-1 if key is None else key for key in keys], dtype=np.int64)) - 1
+        keys = _keys([asker.user_key for asker in askers])
+        place = self._users.rows(keys) - 1
         known = place >= 0
         at = np.maximum(place, 0)
         n_events = np.where(known, self._n_events[at], 0) if self.n_users else np.zeros(len(keys), np.int64)
         start = self._start[at] if self.n_users else np.zeros(len(keys), np.int64)
         n_stored = np.where(known, self._start[at + 1] - start, 0) if self.n_users else start
         news = [self._since_the_cut(asker, moment) for asker in askers]
-        history, weight = self._stored(start, n_stored, max((len(new) for new in news), default=0))
-        for row, new in enumerate(news):
-            if len(new):
-                n_events[row] += len(new)
-                self._put_in_front(history[row], weight[row], new, moment)
+        n_new = np.array([len(new) for new in news], dtype=np.int64)
+        n_events += n_new
+        history, weight = self._stored(start, n_stored, n_new)
+        self._put_in_front(history, weight, news, n_new)
         length = min(max(history.shape[1], 1), self._spec.history_length)
         user = np.zeros((len(keys), 4), dtype=np.int32)
-        user[:, 0], user[:, 1] = self.user_rows(keys), activity_rows(n_events)
+        user[:, 0], user[:, 1] = self.rows_of_users.rows(keys), activity_rows(n_events)
         user[:, 2:] = _context_rows(int(moment.now_ms // _HOUR_MS))
         for row, asker in enumerate(askers):
             if asker.features:
@@ -192,32 +192,47 @@ class ModelState:
             "history_weight": bag_weights(weight[:, :length]).astype(np.float32),
         }
 
-    def _since_the_cut(self, asker: Asker, moment: Moment) -> list[Recent]:
-        """The events that the night did not know and that count, newest first."""
-        weights, cut_ms = moment.event_weights, self._spec.cut_at / 1000
-        return [e for e in asker.recent if e.occurred_ms >= cut_ms and weights.get(e.event_type, 1.0) > 0]
+    def _since_the_cut(self, asker: Asker, moment: Moment) -> list[tuple[int, float, int]]:
+        """The events that the night did not know and that count, newest first: item key, worth, milliseconds."""
+        worth_of, cut_ms, recent = moment.event_weights.get, self._spec.cut_at / 1000, asker.recent
+        rows = recent.rows() if isinstance(recent, Events) else recent
+        return [
+            (key, worth, at_ms)
+            for key, event_type, at_ms in rows
+            if at_ms >= cut_ms and (worth := worth_of(event_type, 1.0)) > 0
+        ]
 
-    def _stored(self, start: Positions, n: Positions, room: int) -> tuple[Rows, NDArray[np.float64]]:
-        """Items and decayed weights at the cut, newest first, and `room` empty places at the end of each row."""
-        longest = int(n.max()) if len(n) else 0
-        history = np.zeros((len(n), max(longest + room, 1)), dtype=np.int32)
+    def _stored(self, start: Positions, n: Positions, n_new: Positions) -> tuple[Rows, NDArray[np.float64]]:
+        """Items and decayed weights at the cut, newest first, behind `n_new` empty places in each row."""
+        history = np.zeros((len(n), max(int((n + n_new).max(initial=0)), 1)), dtype=np.int32)
         weight = np.zeros(history.shape)
-        inside = np.arange(longest) < n[:, None]
-        place = (start[:, None] + np.arange(longest))[inside]
-        history[:, :longest][inside], weight[:, :longest][inside] = self._history[place], self._history_weight[place]
+        place = np.arange(history.shape[1]) - n_new[:, None]
+        inside = (place >= 0) & (place < n[:, None])
+        place = (start[:, None] + place)[inside]
+        history[inside], weight[inside] = self._history[place], self._history_weight[place]
         weight *= weight.sum(axis=1, keepdims=True)  # the inverse of `bag_weights`
         return history, weight
 
-    def _put_in_front(self, history: Rows, weight: NDArray[np.float64], new: Sequence[Recent], moment: Moment) -> None:
-        """Move one user's row on to the newest of the events `new`, in place."""
-        n, half_life_days = len(new), self._spec.history_half_life_days
-        at = np.array([event.occurred_ms * 1000 for event in new], dtype=np.int64)
-        worth = np.array([moment.event_weights.get(event.event_type, 1.0) for event in new])
-        worth /= self._spec.mean_event_weight
-        history[n:], weight[n:] = history[:-n].copy(), weight[:-n].copy()
-        history[:n] = self.rows_of_items.rows(np.array([event.item_key for event in new], dtype=np.int64))
-        weight[:n] = worth * _decay(at.max() - at, half_life_days)
-        weight[n:] *= _decay(at.max() - self._spec.cut_at, half_life_days)
+    def _put_in_front(
+        self,
+        history: Rows,
+        weight: NDArray[np.float64],
+        news: Sequence[Sequence[tuple[int, float, int]]],
+        n_new: Positions,
+    ) -> None:
+        """Put events into the empty places, and move each row that has some on to the newest of them, in place."""
+        if not n_new.any():
+            return
+        half_life_days = self._spec.history_half_life_days
+        keys, worth, at_ms = zip(*chain.from_iterable(news), strict=True)
+        at = np.array(at_ms, dtype=np.int64) * 1000
+        moved = np.flatnonzero(n_new)
+        newest = np.maximum.reduceat(at, np.cumsum(n_new)[moved] - n_new[moved])
+        weight[moved] *= _decay(newest - self._spec.cut_at, half_life_days)[:, None]
+        new = np.arange(history.shape[1]) < n_new[:, None]
+        history[new] = self.rows_of_items.rows(np.array(keys, dtype=np.int64))
+        decayed = _decay(np.repeat(newest, n_new[moved]) - at, half_life_days)
+        weight[new] = np.array(worth) / self._spec.mean_event_weight * decayed
 
 
 def read_features(spec: FeatureSpec, given: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
@@ -235,6 +250,10 @@ def read_features(spec: FeatureSpec, given: Mapping[str, Any]) -> tuple[dict[str
         else:
             known[name] = int(value)
     return known, warnings
+
+
+def _keys(keys: Sequence[int | None]) -> NDArray[np.int64]:
+    return np.array([-1 if key is None else key for key in keys], dtype=np.int64)
 
 
 def _put_features(user: Rows, features: Mapping[str, int]) -> None:
