@@ -1,6 +1,7 @@
 """What the service needs of a fitted DeepFM, as files that it maps into memory; neither Keras nor gigabytes.
 
-network.onnx, weights/*.npy  the network, as `networks.deepfm_onnx` writes it
+network.onnx, weights/*.npy  the network, as `networks.deepfm_onnx` writes it; what is served are its two parts,
+items.onnx, pairs.onnx       with the same weights
 spec.json                    what its inputs mean (`FeatureSpec` of recsys.features.deepfm_spec)
 state/*.npy                  vocabularies, item rows, each user's number of events and latest items, and how popular
                              items are (for the negatives of `recsys updater`)

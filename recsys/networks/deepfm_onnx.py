@@ -18,11 +18,12 @@ import numpy as np
 
 from recsys.errors import ModelError
 from recsys.networks.deepfm_scorer import Floats, set_network_weights, weight_shapes
-from recsys.networks.onnx_files import NETWORK, OUTPUT, weight_file
+from recsys.networks.onnx_files import ITEM_SIDE, ITEMS, NETWORK, OUTPUT, PAIRS, weight_file
+from recsys.networks.onnx_parts import parts
 
 
 def write_onnx(config: Mapping[str, Any], weights: Mapping[str, Floats], folder: Path) -> None:
-    """Write `network.onnx` (inputs and output as `DeepFmPairs` has them) and its weights into `folder`.
+    """Write `network.onnx` (inputs and outputs as `DeepFmPairs` has them), its two parts and the weights.
 
     Imports Keras and its backend (seconds). Raises ModelError when the exporter has lost a weight.
     """
@@ -36,8 +37,9 @@ def write_onnx(config: Mapping[str, Any], weights: Mapping[str, Floats], folder:
         model.graph.initializer.append(_outside(name, folder))
         dims = weights[name].shape
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims))
-    onnx.save(model, folder / NETWORK)
-    onnx.checker.check_model(folder / NETWORK)
+    for file, part in zip((NETWORK, ITEMS, PAIRS), (model, *parts(model)), strict=True):
+        onnx.save(part, folder / file)
+        onnx.checker.check_model(folder / file)
 
 
 def _stand_ins(config: Mapping[str, Any]) -> dict[str, Floats]:
@@ -88,7 +90,8 @@ def _name_weights(model: Any, weights: Mapping[str, Floats]) -> None:
     if sorted(ours.values()) != sorted(weights):
         lost = ", ".join(sorted(set(weights) - set(ours.values()))) or "none, but some are there twice"
         raise ModelError(f"the exporter to ONNX changed the network's weights; lost: {lost}")
-    ours[model.graph.output[0].name] = model.graph.output[0].name = OUTPUT
+    for output, name in zip(model.graph.output, (OUTPUT, ITEM_SIDE), strict=True):
+        ours[output.name] = output.name = name
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [ours.get(name, name) for name in names]

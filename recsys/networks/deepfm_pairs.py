@@ -25,7 +25,8 @@ class DeepFmPairs(keras.Model):
         history_weight  (n_users, length) float32
         item            (n_pairs, n_item_fields)
         user_of_pair    (n_pairs,), rows of the user's side
-    Output: logits (n_pairs,) float32.
+    Outputs: logits (n_pairs,) float32, and what they take of each pair's item, whoever the user is
+    (n_pairs, dim + hidden + 1).
     """
 
     def __init__(self, network: DeepFmNetwork, **kwargs: Any) -> None:
@@ -41,20 +42,16 @@ class DeepFmPairs(keras.Model):
         bag = ops.matmul(ops.expand_dims(inputs["history_weight"], 1), latest)  # (n_users, 1, dim)
         user = ops.concatenate([user, bag], axis=1)
 
-        user_total, user_within = _within(user)
-        item_total, item_within = _within(item)
-        user_hidden = network.deep_user(ops.reshape(user, (-1, user.shape[1] * dim)))  # (n_users, hidden)
-        item_hidden = network.deep_item(ops.reshape(item, (-1, item.shape[1] * dim)))  # (n_pairs, hidden)
-        user_bias = ops.expand_dims(user_first + user_within, 1)
-        user_side = ops.concatenate([user_total, user_hidden, user_bias], axis=1)
-        user_side = tf.gather(user_side, inputs["user_of_pair"])  # (n_pairs, dim + hidden + 1)
-
-        hidden = ops.relu(user_side[:, dim:-1] + item_hidden)
+        user_side = _side(user, user_first, network.deep_user)  # (n_users, dim + hidden + 1)
+        item_side = _side(item, item_first, network.deep_item)  # (n_pairs, dim + hidden + 1)
+        of_user = tf.gather(user_side, inputs["user_of_pair"])
+        both = of_user + item_side
+        hidden = ops.relu(both[:, dim:-1])
         for layer in network.deep:
             hidden = layer(hidden)
         deep = ops.squeeze(network.deep_out(hidden), -1)
-        second_order = item_within + ops.sum(user_side[:, :dim] * item_total, axis=1)
-        return deep + second_order + item_first + user_side[:, -1]
+        second_order = ops.sum(of_user[:, :dim] * item_side[:, :dim], axis=1)
+        return deep + second_order + both[:, -1], item_side
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "network": keras.saving.serialize_keras_object(self.network)}
@@ -70,8 +67,10 @@ def _fields(layer: FieldEmbedding, rows: Any) -> tuple[Any, Any]:
     return values[..., : layer.dim], ops.sum(values[..., layer.dim], axis=1)
 
 
-def _within(embeddings: Any) -> tuple[Any, Any]:
-    """Sum of the fields' embeddings (n, dim), and the factorisation part among them (n,), as in `Factorization`."""
+def _side(embeddings: Any, first_order: Any, dense: Any) -> Any:
+    """Of each row: the sum of its fields' embeddings (dim), its half of the first hidden layer, and what it adds to the
+    logit by itself: first-order terms, and the factorisation part among its fields, as in `Factorization`."""
     total = ops.sum(embeddings, axis=1)
     flat = ops.reshape(embeddings, (-1, embeddings.shape[1] * embeddings.shape[2]))
-    return total, 0.5 * (ops.sum(ops.square(total), axis=1) - ops.sum(ops.square(flat), axis=1))
+    within = 0.5 * (ops.sum(ops.square(total), axis=1) - ops.sum(ops.square(flat), axis=1))
+    return ops.concatenate([total, dense(flat), ops.expand_dims(first_order + within, 1)], axis=1)

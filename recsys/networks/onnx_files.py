@@ -1,7 +1,9 @@
 """Names within an exported network, for who writes it and who runs it."""
 
 NETWORK = "network.onnx"
-OUTPUT = "logits"
+ITEMS, PAIRS = "items.onnx", "pairs.onnx"  # its two parts
+OUTPUT, ITEM_SIDE = "logits", "item_side"
+ITEM_INPUT = "item"
 
 
 def weight_file(name: str) -> str:

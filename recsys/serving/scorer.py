@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from recsys.errors import ArtifactError, InputError
 from recsys.features.deepfm_fields import Floats, Rows
 from recsys.features.deepfm_spec import FeatureSpec
-from recsys.networks.onnx_files import NETWORK, OUTPUT, weight_file
+from recsys.networks.onnx_files import ITEM_INPUT, ITEM_SIDE, ITEMS, OUTPUT, PAIRS, weight_file
+from recsys.serving.item_sides import ItemSides
 from recsys.serving.model_state import Asker, CategoryOf, ModelState, Moment
 
 _USERS_AT_ONCE: Final = 1024  # bounds the memory of their histories' embeddings
@@ -42,10 +43,15 @@ class Scorer:
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # workers are processes
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(folder / NETWORK, options, providers=["CPUExecutionProvider"])
-            self._weights = {one.name: self._read(one.name) for one in self._session.get_overridable_initializers()}
+            parts = (ort.InferenceSession(folder / name, options, ["CPUExecutionProvider"]) for name in (ITEMS, PAIRS))
+            self._items, self._pairs = parts
+            self._of_items, self._of_pairs = (_weight_names(part) for part in (self._items, self._pairs))
+            self._weights = {name: self._read(name) for name in (*self._of_items, *self._of_pairs)}
+            (given,), (made,) = self._items.get_inputs(), self._items.get_outputs()
+            self._sides = ItemSides(self._item_sides, given.shape[1], made.shape[1])
         except Exception as error:  # ONNX Runtime has a class of its own for every cause
-            raise ArtifactError(f"the network in {folder} cannot be run: {error}") from error
+            hint = "" if (folder / ITEMS).exists() else "; train_deepfm with --force writes its two parts"
+            raise ArtifactError(f"the network in {folder} cannot be run: {error}{hint}") from error
 
     @property
     def weights(self) -> dict[str, Floats]:
@@ -56,6 +62,7 @@ class Scorer:
         """Take back all that was changed: weights as in the files, and no rows for who came later."""
         for name in self._weights:
             self._weights[name] = self._read(name)
+        self._sides.forget()
         self.state.rows_of_users.take_back()
         self.state.rows_of_items.take_back()
 
@@ -72,6 +79,8 @@ class Scorer:
                 f"{name}: expected finite values of shape {weight[rows].shape}, received {np.shape(values)}"
             )
         weight[rows] = values
+        if name in self._of_items:
+            self._sides.forget()
 
     def probabilities(
         self,
@@ -98,8 +107,15 @@ class Scorer:
 
     def logits(self, inputs: dict[str, Any]) -> Floats:
         """The network's output for its inputs as `DeepFmPairs` names them, (n_pairs,)."""
-        result: Floats = self._session.run([OUTPUT], inputs | self._weights)[0]
+        others = {name: value for name, value in inputs.items() if name != ITEM_INPUT}
+        others[ITEM_SIDE] = self._sides.of(inputs[ITEM_INPUT])
+        result: Floats = self._pairs.run([OUTPUT], others | {name: self._weights[name] for name in self._of_pairs})[0]
         return result
+
+    def _item_sides(self, rows: Rows) -> Floats:
+        weights = {name: self._weights[name] for name in self._of_items}
+        sides: Floats = self._items.run([ITEM_SIDE], {ITEM_INPUT: rows, **weights})[0]
+        return sides
 
     def probability_of(self, logits: Floats) -> Floats:
         """Calibrated probabilities."""
@@ -114,3 +130,7 @@ class Scorer:
         for askers in ([Asker()], [Asker(key) for key in users] or [Asker()]):
             for n in (1, len(rows)):
                 self.probabilities(askers, np.arange(n, dtype=np.int32) % len(askers), rows[:n], moment)
+
+
+def _weight_names(session: Any) -> list[str]:
+    return [one.name for one in session.get_overridable_initializers()]

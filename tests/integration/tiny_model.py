@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 
 from recsys.artifacts import ArtifactStore
 from recsys.features.deepfm_spec import FeatureSpec, state_file
-from recsys.networks.onnx_files import NETWORK, OUTPUT, weight_file
+from recsys.networks.onnx_files import ITEM_SIDE, ITEMS, NETWORK, OUTPUT, PAIRS, weight_file
+from recsys.networks.onnx_parts import parts
 
 N_ITEMS, N_KNOWN = 60, 55
 CUT_AT = 1_700_000_000_000_000
@@ -25,9 +26,9 @@ _CONSTANTS = {"zero": [0], "one": [1], "two": [2], "three": [3]}
 _NODES = [
     ("Gather", ["item", "zero"], "item_column", {"axis": 1}),
     ("Squeeze", ["item_column", "one"], "item_row", {}),
-    ("Gather", ["item_fields/table", "item_row"], "of_item", {}),  # (n_pairs, 2): taste, bias
-    ("Slice", ["of_item", "zero", "one", "one"], "taste", {}),
-    ("Slice", ["of_item", "one", "two", "one"], "bias", {}),
+    ("Gather", ["item_fields/table", "item_row"], ITEM_SIDE, {}),  # (n_pairs, 2): taste, bias
+    ("Slice", [ITEM_SIDE, "zero", "one", "one"], "taste", {}),
+    ("Slice", [ITEM_SIDE, "one", "two", "one"], "bias", {}),
     ("Gather", ["history_bag/table", "history"], "latest", {}),  # (n_users, length, 1)
     ("Unsqueeze", ["history_weight", "one"], "weight", {}),
     ("MatMul", ["weight", "latest"], "bag", {}),  # (n_users, 1, 1)
@@ -99,7 +100,11 @@ def _write_network(folder: Path, weights: dict[str, np.ndarray]) -> None:
         inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
         initializers.append(helper.make_tensor(name, TensorProto.FLOAT, value.shape, value.ravel()))
     nodes = [helper.make_node(op, ins, [out], **attributes) for op, ins, out, attributes in _NODES]
-    output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n_pairs"])
-    graph = helper.make_graph(nodes, "tiny", inputs, [output], initializers)
+    outputs = [
+        helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n_pairs"]),
+        helper.make_tensor_value_info(ITEM_SIDE, TensorProto.FLOAT, ["n_pairs", 2]),
+    ]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
-    onnx.save(model, folder / NETWORK)
+    for file, part in zip((NETWORK, ITEMS, PAIRS), (model, *parts(model)), strict=True):
+        onnx.save(part, folder / file)

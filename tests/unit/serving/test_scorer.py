@@ -144,10 +144,13 @@ def test_what_is_missing_or_foreign_is_told(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "state" / "users.npy").unlink()
     with pytest.raises(ArtifactError, match="state"):
         Scorer(tmp_path)
-    (tmp_path / "network.onnx").unlink()
-    (tmp_path / "network.onnx").write_bytes(b"no network")
     os.link(folder / "state" / "users.npy", tmp_path / "state" / "users.npy")
+    (tmp_path / "pairs.onnx").unlink()
+    (tmp_path / "pairs.onnx").write_bytes(b"no network")
     with pytest.raises(ArtifactError, match="cannot be run"):
+        Scorer(tmp_path)
+    (tmp_path / "items.onnx").unlink()  # as before there were two parts
+    with pytest.raises(ArtifactError, match="train_deepfm with --force"):
         Scorer(tmp_path)
 
 
