@@ -71,7 +71,9 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     users = ids_of(given_users, now.snapshot.user_id_type, "user")
     items = ids_of(given_items, now.snapshot.items.json_type, "item")
     place = {user_id: at for at, user_id in enumerate(dict.fromkeys(users))}
-    of_pair = np.fromiter(map(place.__getitem__, users), dtype=np.int32, count=len(users))
+    of_pair = np.zeros(len(users), dtype=np.int32)
+    if len(place) > 1:
+        of_pair[:] = list(map(place.__getitem__, users))
     read, degraded = await read_users(request.scope, state, now.snapshot, list(place), body.deadline_ms)
     features, warnings = read_features(now.model.scorer.spec, body.user_feats)
     found = await score(state, now, Asked(askers(state, read, features), of_pair, now.snapshot.items.keys(items)))
@@ -153,7 +155,7 @@ def _pairs(body: Any) -> tuple[list[ExternalId], list[ExternalId]]:
 
 
 def _distinct(ids: Sequence[ExternalId], chosen: NDArray[np.bool_]) -> list[ExternalId]:
-    return list(dict.fromkeys(ids[at] for at in np.flatnonzero(chosen).tolist()))
+    return list(dict.fromkeys(ids[at] for at in np.flatnonzero(chosen).tolist())) if chosen.any() else []
 
 
 def _cut(available: list[int], asked: set[int]) -> list[int]:
