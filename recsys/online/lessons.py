@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from bisect import insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
@@ -71,7 +71,8 @@ class Stream:
         self.spec, self.state, self.pool = scorer.spec, scorer.state, pool
         self._weights = dict(weight_by_type)
         self._recent: OrderedDict[str, list[Recent]] = OrderedDict()  # digest of the owner → newest first
-        self._n_by_user: dict[int, int] = {}  # of users without a row, since the cut
+        # events since the cut of who has no row: of users by owner, those who were active last; of items by key
+        self._n_by_user: OrderedDict[str, int] = OrderedDict()
         self._n_by_item: dict[int, int] = {}
 
     def take(self, known: Sequence[Known]) -> Lessons:
@@ -79,12 +80,11 @@ class Stream:
 
         Events before the cut are left out, the model has learned them at night; so are those that count nothing.
         """
-        cut_at = self.spec.cut_at
-        fresh = [one for one in known if _microseconds(one.event) >= cut_at]
+        fresh = self._since_the_cut(known)
         askers, actions, kept = [], [], []
         for one in fresh:
             event = one.event
-            owner = digest_of(owners_of(event)[0]).hex()[:32]  # what is known is written into artifacts
+            owner = _owner(event)
             now_ms = _microseconds(event) // 1000
             before = [recent for recent in self._recent.get(owner, ()) if recent.occurred_ms < now_ms]
             action = action_of(event.event_type, event.label, _object(event.parameters), self._weights)
@@ -118,20 +118,52 @@ class Stream:
             weight=np.minimum(weight, _LARGEST_WEIGHT).astype(np.float32),
         )
 
+    def newcomers(self, known: Sequence[Known]) -> list[Known]:
+        """An event each of the users without a row who have had enough by these ones to get one, in order of their
+        first, as long as there are rows to give. They may have no key yet."""
+        first, n = self._without_row(known)
+        at_cut = self.state.n_events([_key(one) for one in first]).tolist()
+        least = int(self.spec.training["min_user_events"])
+        total = [self._n_by_user.get(_owner(one.event), 0) + n[one.event.user_id] for one in first]
+        due = [one for one, now, before in zip(first, total, at_cut, strict=True) if now + before >= least]
+        return due[: self.state.rows_of_users.n_spare]
+
     def deserving(self, known: Sequence[Known]) -> tuple[list[int], list[int]]:
-        """Users and items that have had enough events by these ones to get a row of their own, as long as there are
-        some to give; counts the events."""
-        at = [one for one in known if _microseconds(one.event) >= self.spec.cut_at]
-        users = _counted([one.user_key for one in at if one.user_key is not None], self._n_by_user)
-        items = _counted([one.item_key for one in at], self._n_by_item)
-        at_cut = dict(zip(users, self.state.n_events(users).tolist(), strict=True))
-        least_user, least_item = (int(self.spec.training[f"min_{entity}_events"]) for entity in ("user", "item"))
-        due_users = [key for key in users if self._n_by_user[key] + at_cut[key] >= least_user]
-        due_items = [key for key in items if self._n_by_item[key] >= least_item]
-        return (
-            _without_row(self.state.rows_of_users, due_users, self._n_by_user),
-            _without_row(self.state.rows_of_items, due_items, self._n_by_item),
-        )
+        """Keys of users and items that have had enough events by these ones to get a row of their own, as long as
+        there are some to give; a user without a key waits for one."""
+        users = [one.user_key for one in self.newcomers(known) if one.user_key is not None]
+        n, least = self._items_without_row(known), int(self.spec.training["min_item_events"])
+        items = [key for key in n if self._n_by_item.get(key, 0) + n[key] >= least]
+        return users, items[: self.state.rows_of_items.n_spare]
+
+    def count(self, known: Sequence[Known]) -> None:
+        """Count the events of who has no row. Users are counted by id: it makes no difference when one gets a key."""
+        first, n = self._without_row(known)
+        for one in first:
+            owner = _owner(one.event)
+            self._n_by_user[owner] = self._n_by_user.get(owner, 0) + n[one.event.user_id]
+            self._n_by_user.move_to_end(owner)
+        while len(self._n_by_user) > _MOST_OWNERS:
+            self._n_by_user.popitem(last=False)
+        for key, more in self._items_without_row(known).items():
+            self._n_by_item[key] = self._n_by_item.get(key, 0) + more
+
+    def _without_row(self, known: Sequence[Known]) -> tuple[list[Known], Counter[str | None]]:
+        """The first event since the cut of each user without a row, and how many there are, by user."""
+        fresh = [one for one in self._since_the_cut(known) if one.event.user_id is not None]
+        n = Counter(one.event.user_id for one in fresh)
+        first = list({one.event.user_id: one for one in reversed(fresh)}.values())[::-1]
+        rows = self.state.user_rows([one.user_key for one in first]).tolist()
+        return [one for one, row in zip(first, rows, strict=True) if not row], n
+
+    def _items_without_row(self, known: Sequence[Known]) -> dict[int, int]:
+        """How many events since the cut there are of each item without a row, in order."""
+        n = Counter(one.item_key for one in self._since_the_cut(known))
+        rows = self.state.rows_of_items.rows(np.array(list(n), dtype=np.int64)).tolist()
+        return {key: more for (key, more), row in zip(n.items(), rows, strict=True) if not row}
+
+    def _since_the_cut(self, known: Sequence[Known]) -> list[Known]:
+        return [one for one in known if _microseconds(one.event) >= self.spec.cut_at]
 
     def give_rows(self, users: Sequence[int], items: Sequence[int]) -> None:
         """Give rows of the network to keys."""
@@ -164,9 +196,8 @@ class Stream:
         self._recent = OrderedDict(
             (owner, [_recent(*one) for one in events]) for owner, events in said["recent"].items()
         )
-        self._n_by_user, self._n_by_item = (
-            {int(key): int(n) for key, n in said[entity]} for entity in ("users", "items")
-        )
+        self._n_by_user = OrderedDict((owner, int(n)) for owner, n in said["users"])
+        self._n_by_item = {int(key): int(n) for key, n in said["items"]}
 
 
 _NOBODY: Final[dict[str, Any]] = {
@@ -181,6 +212,15 @@ def _recent(item_key: int, event_type: str, occurred_ms: int) -> Recent:
     return Recent(item_key, sys.intern(event_type), occurred_ms)
 
 
+def _owner(event: Event) -> str:
+    """Whose it is, not readable: what is known is written into artifacts."""
+    return digest_of(owners_of(event)[0]).hex()[:32]
+
+
+def _key(one: Known) -> int:
+    return -1 if one.user_key is None else one.user_key
+
+
 def _microseconds(event: Event) -> int:
     return round(event.occurred_at.timestamp() * 1e6)
 
@@ -191,20 +231,3 @@ def _object(text: bytes) -> dict[str, Any]:
 
 def _padded(array: NDArray[Any], length: int) -> NDArray[Any]:
     return np.pad(array, ((0, 0), (0, length - array.shape[1])))
-
-
-def _counted(keys: list[int], counts: dict[int, int]) -> list[int]:
-    for key in keys:
-        counts[key] = counts.get(key, 0) + 1
-    return list(dict.fromkeys(keys))
-
-
-def _without_row(rows: Any, keys: list[int], counts: dict[int, int]) -> list[int]:
-    """Those of `keys` to give a row now; who has one is no longer counted."""
-    if not keys:
-        return []
-    has_one = rows.rows(np.array(keys, dtype=np.int64)) > 0
-    due = [key for key, has in zip(keys, has_one.tolist(), strict=True) if not has][: rows.n_spare]
-    for key in {*due, *(key for key, has in zip(keys, has_one.tolist(), strict=True) if has)}:
-        counts.pop(key, None)
-    return due

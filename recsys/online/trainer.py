@@ -67,6 +67,11 @@ class Trainer:
         self._judged: list[Judged] = []  # since the last update
         self._given: tuple[list[int], list[int]] = ([], [])  # keys that got rows since the last update
 
+    def nameless(self, known: Sequence[Known]) -> list[str]:
+        """Ids of users who get a row with these events if they have a key until then."""
+        found = [one.event.user_id for one in self.stream.newcomers(known) if one.user_key is None]
+        return [user_id for user_id in found if user_id is not None]
+
     def learn(self, known: Sequence[Known], number: int, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Foretell and learn events in order, as part of update `number`; how many taught something, and the loss.
 
@@ -74,6 +79,7 @@ class Trainer:
         `roll_back` make sense.
         """
         users, items = self.stream.deserving(known)
+        self.stream.count(known)
         self.stream.give_rows(users, items)
         self._given[0].extend(users)
         self._given[1].extend(items)
@@ -186,7 +192,7 @@ class Trainer:
         """Take over the next update, and what the events that it learned say; ArtifactError."""
         weights, moments = Update.read(folder / WEIGHTS), Update.read(folder / OPTIMIZER)
         self.learner.put(weights, moments)
-        self.stream.deserving(known)
+        self.stream.count(known)
         self.stream.give_rows(weights.users.tolist(), weights.items.tolist())
         for portion in self._portions(self.stream.take(known)):
             self.buffer.offer(portion)

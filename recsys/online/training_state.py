@@ -75,6 +75,13 @@ async def beat(connection: asyncpg.Connection, fence: int, state: str, reason: s
     return bool(wanted == "running")
 
 
+async def hold_lease(connection: asyncpg.Connection, fence: int) -> None:
+    """Let nobody take over before the transaction ends. LeaseLostError where somebody has."""
+    newest = await connection.fetchval("select fence from training_state for update")
+    if newest != fence:
+        raise LeaseLostError(f"the lease with fence {fence} is another's now")
+
+
 async def release(connection: asyncpg.Connection, fence: int, state: str, reason: str = "") -> None:
     """Give the lease back, if it is still ours."""
     await connection.execute(
@@ -87,9 +94,7 @@ async def commit(connection: asyncpg.Connection, row: UpdateRow, rollback: str |
 
     `rollback`: why the guard went back to this base. LeaseLostError where another has taken the place.
     """
-    fence = await connection.fetchval("select fence from training_state for update")
-    if fence != row.fence:
-        raise LeaseLostError(f"the lease with fence {row.fence} is another's now")
+    await hold_lease(connection, row.fence)
     there = await connection.fetchval("select chain from model_updates where number = $1", row.number)
     if there is not None:
         if there != row.chain:

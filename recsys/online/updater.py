@@ -26,7 +26,7 @@ from recsys import settings as settings_module
 from recsys.artifacts import ArtifactStore, split_ref
 from recsys.data.dataset import instant
 from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
-from recsys.online import training_state
+from recsys.online import new_users, training_state
 from recsys.online.connections import Connections
 from recsys.online.event import Event
 from recsys.online.known import known
@@ -234,7 +234,7 @@ class Updater:
     async def _learn(self) -> None:
         """Learn what is pending and commit it, or roll back."""
         events, number = in_order(self._pending), self._last.number + 1
-        known = await self._known(events)
+        known = await self._with_keys(await self._known(events))
         waited_s = (dt.datetime.now(dt.UTC) - min(event.occurred_at for event in events)).total_seconds()
         try:
             metrics: dict[str, Any] = self._trainer.learn(known, number)
@@ -339,6 +339,16 @@ class Updater:
     async def _known(self, events: Sequence[Event]) -> list[Known]:
         """The events of items of the catalogue, with keys."""
         return await self._do(lambda connection: known(connection, events)) if events else []
+
+    async def _with_keys(self, known: list[Known]) -> list[Known]:
+        """The same, users who are to get a row with a key."""
+        nameless = self._trainer.nameless(known)
+        if not nameless:
+            return known
+        keys = await self._do(lambda connection: new_users.give_keys(connection, self._fence, nameless))
+        if len(keys) < len(nameless):
+            log.info("%d users wait for a row: erased, or keys are being given elsewhere", len(nameless) - len(keys))
+        return [one._replace(user_key=keys.get(one.event.user_id or "", one.user_key)) for one in known]
 
     async def _do(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
         return await self._connections.transaction(work)

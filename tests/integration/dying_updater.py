@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 
-from recsys.online import training_state, updater
+from recsys.online import new_users, training_state, updater
 from recsys.online.kafka_log import KafkaLog
 from recsys.online.postgres_log import PostgresLog
 from recsys.online.trainer import Trainer
@@ -18,6 +18,7 @@ LOG = KafkaLog if Settings().kafka_bootstrap_servers else PostgresLog
 
 POINTS = {
     "events are read": Point(LOG, "read", "after"),
+    "users have keys that are not committed": Point(new_users, "give_keys", "after"),
     "keys are read": Point(Trainer, "learn", "before"),
     "a portion is learned": Point(Trainer, "_step", "after"),
     "all is learned": Point(Trainer, "learn", "after"),
