@@ -18,6 +18,7 @@ LOG = KafkaLog if Settings().kafka_bootstrap_servers else PostgresLog
 
 POINTS = {
     "events are read": Point(LOG, "read", "after"),
+    "users are to have keys": Point(new_users, "give_keys", "before"),
     "users have keys that are not committed": Point(new_users, "give_keys", "after"),
     "keys are read": Point(Trainer, "learn", "before"),
     "a portion is learned": Point(Trainer, "_step", "after"),
