@@ -23,7 +23,7 @@ from recsys.features.deepfm_fields import Floats
 from recsys.serving.cascade import Score, UserState
 from recsys.serving.config import Surface
 from recsys.serving.ids import ExternalId, JsonType, to_external
-from recsys.serving.model_state import Asker, CategoryOf, Moment, read_features
+from recsys.serving.model_state import Asker, CategoryOf, Moment
 from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Snapshot
 
@@ -169,7 +169,7 @@ def rescoring(
         if feats.given:
             feats.warnings.append("user_feats: not used, no model is loaded")
         return user
-    features, more = read_features(loaded.scorer.spec, feats.given)
+    features, more = loaded.scorer.read_features(feats.given)
     feats.warnings.extend(more)
     now = moment(state, snapshot)
     seen = user.recent

@@ -21,6 +21,7 @@ EVENT_TYPE: Final = "event_type"
 OCCURRED_AT: Final = "occurred_at"  # UTC, microseconds
 WEIGHT: Final = "weight"  # float32, from the event type's weight
 VALUE: Final = "value"  # float64: price paid, rating given; null where there is none
+PARAMETERS: Final = "parameters"  # what a client told of the event and its moment, a JSON object; null: nothing
 SESSION_ID: Final = "session_id"  # int64: invoice, transaction or a gap of 30 minutes
 
 # items as of an instant

@@ -21,6 +21,18 @@ MICROSECONDS_PER_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Text of each event, where many have the same one or none."""
+
+    code: NDArray[np.int32]  # (n,): position in `texts`, -1 for none
+    texts: Sequence[str]
+
+    def take(self, keep: NDArray[Any]) -> Texts:
+        """As `Interactions.take`."""
+        return Texts(self.code[keep], self.texts)
+
+
+@dataclass(frozen=True)
 class Interactions:
     """Events strictly before `cut_at`, in time order (ties keep the source's order). All arrays have shape (n,)."""
 
@@ -33,6 +45,7 @@ class Interactions:
     value: NDArray[np.float64]  # price, rating …; NaN where there is none
     event_types: tuple[str, ...]
     cut_at: int  # microseconds since the epoch, UTC
+    parameters: Texts | None = None  # a JSON object of each event; None where no event has any
 
     def __len__(self) -> int:
         return len(self.user_key)
@@ -58,6 +71,7 @@ class Interactions:
             self.value[keep],
             self.event_types,
             self.cut_at,
+            None if self.parameters is None else self.parameters.take(keep),
         )
 
     def before(self, cut_at: int) -> Interactions:

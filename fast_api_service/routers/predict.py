@@ -26,7 +26,6 @@ from fast_api_service.schemas_predict import (
 from fast_api_service.scoring import Asked, InService, Scored, askers, ids_of, in_service, read_users, score
 from fast_api_service.state import State
 from recsys.serving.ids import ExternalId, to_external
-from recsys.serving.model_state import read_features
 
 router = APIRouter(tags=["recommend"], route_class=HotRoute)
 
@@ -75,7 +74,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     if len(place) > 1:
         of_pair[:] = list(map(place.__getitem__, users))
     read, degraded = await read_users(request.scope, state, now.snapshot, list(place), body.deadline_ms)
-    features, warnings = read_features(now.model.scorer.spec, body.user_feats)
+    features, warnings = now.model.scorer.read_features(body.user_feats)
     found = await score(state, now, Asked(askers(state, read, features), of_pair, now.snapshot.items.keys(items)))
     answer = {
         "success": True,
@@ -120,7 +119,7 @@ async def product_positions(
     available = snapshot.items.available_in(snapshot.categories.subtree(category_key))
     listed = _cut(available, {key for keys in asked for key in keys if key is not None})
     (user, *_), degraded = await read_users(request.scope, state, snapshot, [user_id], body.deadline_ms)
-    features, warnings = read_features(now.model.scorer.spec, body.user_feats)
+    features, warnings = now.model.scorer.read_features(body.user_feats)
     if len(listed) < len(available):
         warnings.append(
             f"category_id: it has {len(available)} available items; ranked are those asked for and the newest, "

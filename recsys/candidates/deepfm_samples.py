@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.features.context import CONTEXT_SIZES, context_rows, owners_of_fields
 from recsys.features.deepfm_fields import (
+    CONTEXT,
     N_ACTIVITY,
     N_AGE,
     N_DAYS,
     N_HOURS,
     N_TREND,
+    TIME,
     Floats,
     Histories,
     ItemTrends,
     Positions,
     Rows,
     Vocabulary,
-    context_rows,
+    time_rows,
 )
 from recsys.types import Catalogue, Interactions
 
@@ -35,6 +38,7 @@ class Vocabularies:
     item: Vocabulary
     category: Vocabulary
     parent_category: Vocabulary
+    context_names: tuple[str, ...] = ()  # parameters that own a field
 
     @classmethod
     def of(cls, events: Interactions, catalogue: Catalogue, min_user_events: int, min_item_events: int) -> Vocabularies:
@@ -43,12 +47,13 @@ class Vocabularies:
             Vocabulary.of_frequent(events.item_key, min_item_events),
             Vocabulary.of_frequent(catalogue.category_key, 1),
             Vocabulary.of_frequent(catalogue.parent_category_key, 1),
+            owners_of_fields(events.parameters),
         )
 
     @property
     def user_sizes(self) -> list[int]:
-        """Of the user's fields: user, activity, day of the week, part of the day."""
-        return [self.user.size, N_ACTIVITY, N_DAYS, N_HOURS]
+        """Of the user's fields: user, activity, day of the week, part of the day, and the context's."""
+        return [self.user.size, N_ACTIVITY, N_DAYS, N_HOURS, *CONTEXT_SIZES]
 
     @property
     def item_sizes(self) -> list[int]:
@@ -83,6 +88,7 @@ class Samples:
             ],
             axis=1,
         )
+        self.context = context_rows(events.parameters, len(events), vocabularies.context_names)
         self.histories = Histories(events, self.static_rows[self.item, 0], history_length, history_half_life_days)
         self.trends = ItemTrends(events, catalogue, self.item)
         popularity = np.bincount(self.item, events.weight, minlength=len(catalogue)) ** 0.75
@@ -106,14 +112,21 @@ class Samples:
 
         history, weight, activity = self.histories.of_events(event, at)
         user = np.concatenate(
-            [self.vocabularies.user.rows(self.events.user_key[event])[:, None], activity[:, None], context_rows(at)],
+            [
+                self.vocabularies.user.rows(self.events.user_key[event])[:, None],
+                activity[:, None],
+                time_rows(at),
+                self.context[event],
+            ],
             axis=1,
         )
         item = np.concatenate([self.static_rows[candidate], self.trends.of_candidates(candidate, at)], axis=2)
         if masked:
             user[rng.random(n) < self.mask_share, 0] = 0
-            user[rng.random(n) < 0.5, 2:] = 0  # lists made at night know no context
+            user[rng.random(n) < 0.5, TIME] = 0  # lists made at night know neither time nor context
             item[rng.random(candidate.shape) < self.mask_share, 0] = 0
+            if self.events.parameters is not None:
+                user[rng.random(n) < 0.5, CONTEXT] = 0
         return {"user": user, "history": history, "history_weight": weight, "item": item}, log_q
 
     def items_at_cut(self) -> Rows:

@@ -47,6 +47,7 @@ def write_for_serving(model: DeepFm, folder: Path) -> None:
         offset=float(offset),
         prior=PRIOR,
         is_calibrated=not np.array_equal(state.calibration, UNCALIBRATED),
+        context_names=list(state.vocabularies.context_names),
         training={name: getattr(model, name) for name in _TRAINING},
     )
     spec.write(folder)

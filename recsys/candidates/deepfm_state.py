@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recsys.candidates.base import KeyIndex, Positions
 from recsys.candidates.deepfm_samples import Samples, Vocabularies
 from recsys.candidates.deepfm_training import Weights
-from recsys.features.deepfm_fields import Floats, Rows, Vocabulary, activity_rows
+from recsys.features.deepfm_fields import N_USER_FIELDS, Floats, Rows, Vocabulary, activity_rows
 from recsys.types import Catalogue
 
 _USERS_AT_ONCE = 65_536
@@ -63,11 +63,11 @@ class DeepFmState:
         )
 
     def user_inputs(self, user: Positions, length: int) -> tuple[Rows, Rows, Floats]:
-        """Rows (n, 4), history (n, length) and its weights of users at given positions; no context is given."""
+        """Rows (n, n_user_fields), history (n, length) and its weights of users at given positions, at no moment."""
         place = self.history_start[user][:, None] + np.arange(length)
         inside = place < self.history_start[user + 1][:, None]
         place = np.where(inside, place, 0)
-        rows = np.zeros((len(user), 4), dtype=np.int32)
+        rows = np.zeros((len(user), N_USER_FIELDS), dtype=np.int32)
         rows[:, 0] = self.vocabularies.user.rows(self.users.keys[user])
         rows[:, 1] = activity_rows(self.n_events[user])
         if not len(self.history):
@@ -79,6 +79,7 @@ class DeepFmState:
         """All of it as flat arrays by name."""
         result: dict[str, NDArray[Any]] = {f"weights/{name}": value for name, value in self.weights.items()}
         result |= {f"vocabulary/{part.name}": getattr(self.vocabularies, part.name).keys for part in _VOCABULARIES}
+        result[_NAMES] = np.array(self.vocabularies.context_names, dtype=str)
         result["items"], result["users"] = self.items.keys, self.users.keys
         return result | {name: getattr(self, name) for name in _ARRAYS}
 
@@ -90,7 +91,8 @@ class DeepFmState:
                 name.removeprefix("weights/"): value for name, value in arrays.items() if name.startswith("weights/")
             },
             vocabularies=Vocabularies(
-                **{part.name: Vocabulary(arrays[f"vocabulary/{part.name}"]) for part in _VOCABULARIES}
+                **{part.name: Vocabulary(arrays[f"vocabulary/{part.name}"]) for part in _VOCABULARIES},
+                context_names=tuple(arrays[_NAMES].tolist()),
             ),
             items=KeyIndex(arrays["items"]),
             users=KeyIndex(arrays["users"]),
@@ -98,7 +100,8 @@ class DeepFmState:
         )
 
 
-_VOCABULARIES = fields(Vocabularies)
+_NAMES = "context_names"
+_VOCABULARIES = [part for part in fields(Vocabularies) if part.name != _NAMES]
 _ARRAYS = (
     *("available", "item_rows", "popularity", "n_events", "history_start", "history", "history_weight"),
     *("mean_event_weight", "calibration"),

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from recsys.candidates.deepfm_calibration import UNCALIBRATED, Calibration, calibrate
 from recsys.candidates.deepfm_samples import EXCLUDED, Samples, Vocabularies
 from recsys.errors import ModelError
-from recsys.features.deepfm_fields import Vocabulary
+from recsys.features.context import CONTEXT_FIELDS, N_SHARED
+from recsys.features.deepfm_fields import USER_FIELDS, Vocabulary
 from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, network_weights, set_network_weights, weight_shapes
 
 Weights = dict[str, Floats]
@@ -85,6 +86,11 @@ def continued_weights(
     result = {name: value.copy() for name, value in old_weights.items()}
     for name, row in rows.items():
         result[name] = old_weights[name][row]
+    starts = np.cumsum([0, *to["user_sizes"]])
+    for place in range(N_SHARED):  # another parameter's values teach nothing
+        if new.context_names[place : place + 1] != old.context_names[place : place + 1]:
+            field = USER_FIELDS.index(CONTEXT_FIELDS[1 + place])
+            result["user_fields/table"][starts[field] : starts[field + 1]] = 0
     return result
 
 

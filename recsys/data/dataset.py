@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from recsys import columns as col
 from recsys.data.engine_functions import latest
 from recsys.errors import ArtifactError, InputError
-from recsys.types import Catalogue, Interactions
+from recsys.types import Catalogue, Interactions, Texts
 
 META_FILE = "dataset.json"
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -55,7 +55,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             col.WEIGHT: pa.float32(),
             col.SESSION_ID: pa.int64(),
         },
-        {col.VALUE: pa.float64()},
+        {col.VALUE: pa.float64(), col.PARAMETERS: NAME},
     ),
     # sorted by item_key; the latest values before as_of
     "items": _schema(
@@ -201,6 +201,7 @@ class Dataset:
             value=events[col.VALUE].to_numpy(),
             event_types=self.meta.event_types,
             cut_at=cut_at,
+            parameters=_texts(events[col.PARAMETERS]) if col.PARAMETERS in events.column_names else None,
         )
 
     def catalogue(self, at: int | None = None) -> Catalogue:
@@ -321,6 +322,15 @@ def _codes(column: pa.ChunkedArray, event_types: tuple[str, ...]) -> np.ndarray[
     encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
     position = np.array([event_types.index(name) for name in encoded.dictionary.to_pylist()], dtype=np.int8)
     return position[encoded.indices.to_numpy()]
+
+
+def _texts(column: pa.ChunkedArray) -> Texts | None:
+    """None where all are null."""
+    if column.null_count == len(column):
+        return None
+    encoded = pa.concat_arrays(column.cast(NAME).unify_dictionaries().chunks)
+    code = encoded.indices.fill_null(-1).to_numpy().astype(np.int32, copy=False)
+    return Texts(code, encoded.dictionary.to_pylist())
 
 
 def _file(name: str) -> str:

@@ -24,7 +24,7 @@ AFTER_GAP: Final = "few, and long after all others"
 
 MIN_AFTER_GAP: Final = 1_000
 _INTEGER: Final = r"^(0|-?[1-9][0-9]{0,17})$"
-_COLUMNS: Final = ("timestamp", "visitorid", "event", "itemid", "transactionid", "value", "seq")
+_COLUMNS: Final = ("timestamp", "visitorid", "event", "itemid", "transactionid", "value", "parameters", "seq")
 
 
 def with_posted(

@@ -157,6 +157,7 @@ def _events(con: Any, events: Table, items: Table, users: Table, declared: Decla
         "transactionid",
         "visitorid",
         "itemid",
+        "parameters",
         value=events.value.cast("float64"),
         event_id=events.seq,
         event_type=events.event,

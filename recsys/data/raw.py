@@ -17,7 +17,7 @@ from recsys.errors import InputError
 
 _EVENTS = pa.schema(
     {"timestamp": pa.int64(), "visitorid": pa.string(), "event": pa.string(), "itemid": pa.string()}
-    | {"transactionid": pa.string(), "value": pa.float64(), "seq": pa.int64()}
+    | {"transactionid": pa.string(), "value": pa.float64(), "parameters": pa.string(), "seq": pa.int64()}
 )
 _PROPERTIES = pa.schema({"timestamp": pa.int64(), "itemid": pa.string(), "property": pa.string(), "value": pa.string()})
 _COLUMNS: Mapping[str, pa.Schema] = {
@@ -30,7 +30,7 @@ _COLUMNS: Mapping[str, pa.Schema] = {
     ),
     "category_tree": pa.schema({"categoryid": pa.string(), "parentid": pa.string()}),
 }
-_MAY_BE_MISSING = {"transactionid": "string", "value": "float64"}
+_MAY_BE_MISSING = {"transactionid": "string", "value": "float64", "parameters": "string"}
 ROW = "row"  # position of a row in its file
 
 
@@ -40,6 +40,7 @@ class RawTables:
 
     Beside them the events that clients posted, with the columns of events; a guest's have no `visitorid`. And what the
     API was told of items, with those of `item_properties`; it counts for items that these say nothing of.
+    `parameters` of events are JSON objects.
     Timestamps are milliseconds since the epoch. `seq` of events may be missing: the order of rows stands for it.
     """
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.features.context import CONTEXT_FIELDS
 from recsys.types import MICROSECONDS_PER_DAY, Catalogue, Interactions, Keys
 
 Rows = NDArray[np.int32]
@@ -26,10 +27,11 @@ N_AGE = 14  # doublings of an item's age, the last from 64 days on
 TREND_HALF_LIVES = (4.0, 30.0)  # days
 MICROSECONDS_PER_HOUR = MICROSECONDS_PER_DAY // 24
 HOURS_PER_PART = 3
-USER_FIELDS = ("user", "activity", "day_of_week", "part_of_day")
+TIME = slice(2, 4)  # of the user's fields: the moment
+CONTEXT = slice(4, 4 + len(CONTEXT_FIELDS))  # and what else is told of it
+USER_FIELDS = ("user", "activity", "day_of_week", "part_of_day", *CONTEXT_FIELDS)
+N_USER_FIELDS = len(USER_FIELDS)
 ITEM_FIELDS = ("item", "category", "parent_category", "short_trend", "long_trend", "age")
-# What a request may tell of its moment and its user, in place of what the service knows: the least and the greatest.
-REQUEST_FEATURES = {"day_of_week": (1, 7), "part_of_day": (1, 8), "hour": (0, 23), "n_events": (0, 10**9)}
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def activity_rows(n_events: NDArray[np.integer]) -> Rows:
     return np.minimum(np.log2(1.0 + n_events).astype(np.int32) + 1, N_ACTIVITY - 1)
 
 
-def context_rows(at: NDArray[np.int64]) -> Rows:
+def time_rows(at: NDArray[np.int64]) -> Rows:
     """Day of the week and part of the day (UTC) of instants (n,) in microseconds → (n, 2)."""
     day = (at // MICROSECONDS_PER_DAY + 3) % 7 + 1  # the epoch was a Thursday
     part = at // MICROSECONDS_PER_HOUR % 24 // HOURS_PER_PART + 1

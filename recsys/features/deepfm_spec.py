@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import ArtifactError
-from recsys.features.deepfm_fields import ITEM_FIELDS, REQUEST_FEATURES, USER_FIELDS
+from recsys.features.context import REQUEST_FEATURES
+from recsys.features.deepfm_fields import ITEM_FIELDS, USER_FIELDS
 
 SPEC = "spec.json"
-FORMAT = 1
+FORMAT = 2  # 1 had no fields for parameters of the context
 STATE = (
     *("user_vocabulary", "item_vocabulary", "category_vocabulary", "parent_category_vocabulary"),
     *("items", "item_rows", "users", "n_events", "history_start", "history", "history_weight"),
@@ -44,6 +45,7 @@ class FeatureSpec:
     request_features: dict[str, list[int]] = field(
         default_factory=lambda: {name: list(bounds) for name, bounds in REQUEST_FEATURES.items()}
     )
+    context_names: list[str] = field(default_factory=list)  # parameters that own a field, see `features.context`
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:

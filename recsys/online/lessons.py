@@ -15,12 +15,14 @@ import orjson
 from numpy.typing import NDArray
 
 from recsys.features.action import action_of
-from recsys.features.deepfm_fields import Floats, Positions, Rows, context_rows
+from recsys.features.context import REQUEST_FEATURES
+from recsys.features.deepfm_fields import N_USER_FIELDS, TIME, Floats, Positions, Rows, time_rows
+from recsys.features.deepfm_spec import FeatureSpec
 from recsys.online.event import Event
 from recsys.online.item_pool import ItemPool
 from recsys.online.recent_rows import N_RECENT, owners_of
 from recsys.serving.ids import digest_of
-from recsys.serving.model_state import Asker, Moment, read_features
+from recsys.serving.model_state import Asker, Moment, put_features, read_features
 from recsys.serving.recent import Recent
 from recsys.serving.scorer import Scorer
 
@@ -89,8 +91,7 @@ class Stream:
             before = [recent for recent in self._recent.get(owner, ()) if recent.occurred_ms < now_ms]
             action = action_of(event.event_type, event.label, _object(event.parameters), self._weights)
             if action.weight > 0:
-                features = read_features(self.spec, _object(event.features))[0] if event.features != b"{}" else {}
-                askers.append(Asker(one.user_key, before, features))
+                askers.append(Asker(one.user_key, before, features_of(self.spec, event)))
                 actions.append(action)
                 kept.append(one)
             self._remember(owner, _recent(one.item_key, event.event_type, now_ms))
@@ -101,12 +102,10 @@ class Stream:
         moment = Moment(0.0, self._weights)
         inputs = self.state.user_inputs(askers, moment) if n else _NOBODY
         at = np.array([_microseconds(one.event) for one in known], dtype=np.int64)
-        told = np.array([bool(asker.features) for asker in askers], dtype=bool)
         if n:
-            inputs["user"][~told, 2:] = context_rows(at[~told])
-            for row in np.flatnonzero(told).tolist():
-                now = Moment(at[row] / 1000, self._weights)
-                inputs["user"][row] = self.state.user_inputs([askers[row]], now)["user"][0]
+            inputs["user"][:, TIME] = time_rows(at)
+            for row, asker in enumerate(askers):
+                put_features(inputs["user"][row], asker.features)
         categories = {one.item_key: (one.category_key, one.parent_category_key) for one in known}
         weight = np.array([action.weight for action in actions], dtype=np.float32) / self.spec.mean_event_weight
         return Lessons(
@@ -200,8 +199,17 @@ class Stream:
         self._n_by_item = {int(key): int(n) for key, n in said["items"]}
 
 
+def features_of(spec: FeatureSpec, event: Event) -> dict[str, int]:
+    """What was known of an event's moment before it happened: its parameters, less those that tell how it went, and
+    its features, which also may name hour and day."""
+    if event.parameters == b"{}" and event.features == b"{}":
+        return {}
+    parameters = {name: value for name, value in _object(event.parameters).items() if name not in REQUEST_FEATURES}
+    return read_features(spec, parameters | _object(event.features))[0]
+
+
 _NOBODY: Final[dict[str, Any]] = {
-    "user": np.zeros((0, 4), np.int32),
+    "user": np.zeros((0, N_USER_FIELDS), np.int32),
     "history": np.zeros((0, 1), np.int32),
     "history_weight": np.zeros((0, 1), np.float32),
 }

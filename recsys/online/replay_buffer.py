@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.features.deepfm_fields import activity_rows
+from recsys.features.deepfm_fields import N_USER_FIELDS, activity_rows
 from recsys.online.item_pool import ItemPool
 from recsys.online.lessons import Lessons
 from recsys.serving.model_state import ModelState
@@ -83,7 +83,7 @@ def nightly_lessons(scorer: Scorer, pool: ItemPool, n: int, rng: np.random.Gener
     total = np.array([history_weight[start[u] : start[u + 1]].sum() for u in user.tolist()])
     weight = raw * total[:, None]  # the inverse of `bag_weights`, then again for the shorter history
     weight /= np.sqrt(np.maximum(weight.sum(axis=1, keepdims=True), 1e-12))
-    rows = np.zeros((len(chosen), 4), dtype=np.int32)
+    rows = np.zeros((len(chosen), N_USER_FIELDS), dtype=np.int32)
     rows[:, 0] = state.rows_of_users.rows(keys[user])
     n_later = chosen - start[user] + 1
     rows[:, 1] = activity_rows(np.maximum(state.n_events(keys[user].tolist()) - n_later, 0))

@@ -13,16 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import ArtifactError, InputError
+from recsys.features.context import CONTEXT_FIELDS, context_of
 from recsys.features.deepfm_fields import (
     HOURS_PER_PART,
     MICROSECONDS_PER_HOUR,
+    N_USER_FIELDS,
+    TIME,
+    USER_FIELDS,
     Floats,
     Positions,
     Rows,
     Vocabulary,
     activity_rows,
     bag_weights,
-    context_rows,
+    time_rows,
 )
 from recsys.features.deepfm_spec import STATE, FeatureSpec, state_file
 from recsys.serving.recent import Events, Recent
@@ -30,6 +34,8 @@ from recsys.types import MICROSECONDS_PER_DAY, Keys
 
 _HOUR_MS = 3_600_000
 _MAX_SHOWN = 40  # characters of a client's word in a warning
+_PLACE = {name: place for place, name in enumerate(USER_FIELDS)}
+IsMet = Callable[[str, int], bool]  # field of the user's, row in it → whether a training has met it
 CategoryOf = Callable[[int], tuple[int, int]]  # item key → keys of its category and of that one's parent, -1 for none
 
 
@@ -180,12 +186,12 @@ class ModelState:
         history, weight = self._stored(start, n_stored, n_new)
         self._put_in_front(history, weight, news, n_new)
         length = min(max(history.shape[1], 1), self._spec.history_length)
-        user = np.zeros((len(keys), 4), dtype=np.int32)
+        user = np.zeros((len(keys), N_USER_FIELDS), dtype=np.int32)
         user[:, 0], user[:, 1] = self.rows_of_users.rows(keys), activity_rows(n_events)
-        user[:, 2:] = _context_rows(int(moment.now_ms // _HOUR_MS))
+        user[:, TIME] = _time_rows(int(moment.now_ms // _HOUR_MS))
         for row, asker in enumerate(askers):
             if asker.features:
-                _put_features(user[row], asker.features)
+                put_features(user[row], asker.features)
         return {
             "user": user,
             "history": history[:, :length],
@@ -235,20 +241,37 @@ class ModelState:
         weight[new] = np.array(worth) / self._spec.mean_event_weight * decayed
 
 
-def read_features(spec: FeatureSpec, given: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
-    """The features of a request that the model takes, and a warning for each name and value that it does not."""
-    known, warnings = {}, []
+def read_features(
+    spec: FeatureSpec, given: Mapping[str, Any], is_met: IsMet | None = None
+) -> tuple[dict[str, int], list[str]]:
+    """The features of a request that the model takes, and a warning for each name and value that it does not.
+
+    What `request_features` does not name is context (`recsys.features.context`); with `is_met`, values that the model
+    has never met are left out.
+    """
+    known, context = {}, {}
+    warnings = []
     for name, value in given.items():
         bounds = spec.request_features.get(name)
         shown = name[:_MAX_SHOWN]
         if bounds is None:
-            warnings.append(f"user_feats.{shown}: no such feature; there are {', '.join(spec.request_features)}")
+            context[name] = value
         elif isinstance(value, bool) or not isinstance(value, int | float) or not bounds[0] <= value <= bounds[1]:
             warnings.append(f"user_feats.{shown}: should be an integer from {bounds[0]} to {bounds[1]}")
         elif value != int(value):
             warnings.append(f"user_feats.{shown}: should be an integer")
         else:
             known[name] = int(value)
+    if not context:
+        return known, warnings
+    told, unused = context_of(context, spec.context_names)
+    for one in told:
+        field = CONTEXT_FIELDS[one.field]
+        if is_met is None or is_met(field, one.row):
+            known[field] = one.row
+        else:
+            unused[one.name] = "the model has not met this value, it is taken as unknown"
+    warnings.extend(f"user_feats.{name[:_MAX_SHOWN]}: {why}" for name, why in unused.items())
     return known, warnings
 
 
@@ -256,7 +279,7 @@ def _keys(keys: Sequence[int | None]) -> NDArray[np.int64]:
     return np.array([-1 if key is None else key for key in keys], dtype=np.int64)
 
 
-def _put_features(user: Rows, features: Mapping[str, int]) -> None:
+def put_features(user: Rows, features: Mapping[str, int]) -> None:
     """Put what a request tells in the place of what is known, in one row of the user's fields."""
     if "n_events" in features:
         user[1] = activity_rows(np.array([features["n_events"]]))[0]
@@ -266,12 +289,15 @@ def _put_features(user: Rows, features: Mapping[str, int]) -> None:
         user[3] = features["hour"] // HOURS_PER_PART + 1
     if "part_of_day" in features:
         user[3] = features["part_of_day"]
+    for name in CONTEXT_FIELDS:
+        if name in features:
+            user[_PLACE[name]] = features[name]
 
 
 @lru_cache(maxsize=4)
-def _context_rows(hour: int) -> Rows:
+def _time_rows(hour: int) -> Rows:
     """Day of the week and part of the day of an hour since the epoch, (1, 2)."""
-    return context_rows(np.array([hour]) * MICROSECONDS_PER_HOUR)
+    return time_rows(np.array([hour]) * MICROSECONDS_PER_HOUR)
 
 
 def _decay(age_us: Any, half_life_days: float) -> Any:

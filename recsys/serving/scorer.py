@@ -7,7 +7,7 @@ as well as one drawn blindly. It orders items and compares users and days; it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import ArtifactError, InputError
-from recsys.features.deepfm_fields import Floats, Rows
+from recsys.features.deepfm_fields import USER_FIELDS, Floats, Rows
 from recsys.features.deepfm_spec import FeatureSpec
 from recsys.networks.onnx_files import ITEM_INPUT, ITEM_SIDE, ITEMS, OUTPUT, PAIRS, weight_file
 from recsys.serving.item_sides import ItemSides
-from recsys.serving.model_state import Asker, CategoryOf, ModelState, Moment
+from recsys.serving.model_state import Asker, CategoryOf, ModelState, Moment, read_features
 
 _USERS_AT_ONCE: Final = 1024  # bounds the memory of their histories' embeddings
 
@@ -81,6 +81,16 @@ class Scorer:
         weight[rows] = values
         if name in self._of_items:
             self._sides.forget()
+
+    def read_features(self, given: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
+        """As `model_state.read_features`, for requests: what no training has met up to now is left out."""
+        return read_features(self.spec, given, self._is_met)
+
+    def _is_met(self, field: str, row: int) -> bool:
+        """Rows of the context start at zero, and only those that occur in a training are moved."""
+        sizes = self.spec.network.get("user_sizes", ())
+        place = sum(sizes[: USER_FIELDS.index(field)]) + row
+        return bool(len(sizes) == len(USER_FIELDS) and self._weights["user_fields/table"][place].any())
 
     def probabilities(
         self,

@@ -37,7 +37,8 @@ _NUMBER = "case jsonb_typeof(parameters -> '{name}') when 'number' then (paramet
 _POSTED = f"""
 select {_MS} as "timestamp", user_id as visitorid, event_type as event, item_id as itemid,
        parameters ->> 'transaction_id' as transactionid,
-       coalesce({_NUMBER.format(name="price")}, label::float8) as value, {POSTED_SEQ} + position as seq
+       coalesce({_NUMBER.format(name="price")}, label::float8) as value,
+       nullif((parameters || features)::text, '{{{{}}}}') as parameters, {POSTED_SEQ} + position as seq
 from events where {_MS} < {{before_ms}}
 """  # noqa: S608 - our own words
 _TOLD_MS = "floor(extract(epoch from i.told_at) * 1000)::bigint"

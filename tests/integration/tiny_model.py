@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from recsys.artifacts import ArtifactStore
+from recsys.features.deepfm_fields import N_USER_FIELDS
 from recsys.features.deepfm_spec import FeatureSpec, state_file
 from recsys.networks.onnx_files import ITEM_SIDE, ITEMS, NETWORK, OUTPUT, PAIRS, weight_file
 from recsys.networks.onnx_parts import parts
@@ -88,7 +89,7 @@ def in_service(client: httpx.Client) -> str | None:
 def _write_network(folder: Path, weights: dict[str, np.ndarray]) -> None:
     (folder / "weights").mkdir()
     inputs = [
-        helper.make_tensor_value_info("user", TensorProto.INT32, ["n_users", 4]),
+        helper.make_tensor_value_info("user", TensorProto.INT32, ["n_users", N_USER_FIELDS]),
         helper.make_tensor_value_info("history", TensorProto.INT32, ["n_users", "length"]),
         helper.make_tensor_value_info("history_weight", TensorProto.FLOAT, ["n_users", "length"]),
         helper.make_tensor_value_info("item", TensorProto.INT32, ["n_pairs", 6]),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.candidates.deepfm_samples import EXCLUDED, Samples, Vocabularies, systematic
-from recsys.features.deepfm_fields import N_AGE, Histories, ItemTrends, Vocabulary, activity_rows, context_rows
+from recsys.features.deepfm_fields import N_AGE, Histories, ItemTrends, Vocabulary, activity_rows, time_rows
 from recsys.types import MICROSECONDS_PER_DAY as DAY
 from recsys.types import Catalogue, Interactions
 
@@ -80,7 +80,7 @@ def test_trends_count_the_days_before() -> None:
 
 def test_context_is_day_of_the_week_and_part_of_the_day() -> None:
     monday_noon = 4 * DAY + DAY // 2  # 5 January 1970
-    np.testing.assert_array_equal(context_rows(np.array([monday_noon, 0])), [[1, 5], [4, 1]])
+    np.testing.assert_array_equal(time_rows(np.array([monday_noon, 0])), [[1, 5], [4, 1]])
 
 
 @settings(max_examples=50, deadline=None)

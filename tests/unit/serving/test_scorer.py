@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recsys.artifacts import ArtifactStore
 from recsys.errors import ArtifactError, InputError
-from recsys.features.deepfm_fields import activity_rows, context_rows
+from recsys.features.deepfm_fields import activity_rows, time_rows
 from recsys.serving.model_state import Asker, Moment, read_features
 from recsys.serving.recent import Recent
 from recsys.serving.scorer import Scorer
@@ -90,7 +90,7 @@ def test_rows_are_those_of_the_training(scorer: Scorer) -> None:
     inputs = scorer.state.user_inputs([Asker(1, new), Asker(2)], Moment(NOW_MS, WEIGHTS))
     assert inputs["user"][:, 0].tolist() == [1, 2]
     assert inputs["user"][:, 1].tolist() == activity_rows(np.array([3 + 2, 1])).tolist()
-    assert (inputs["user"][:, 2:] == context_rows(np.array([int(NOW_MS * 1000)]))).all()
+    assert (inputs["user"][:, 2:4] == time_rows(np.array([int(NOW_MS * 1000)]))).all()
     assert inputs["history"].tolist() == [[2, 0, 1, 3], [0, 0, 0, 0]]  # item 60 came after the training
     day = 2 ** (-1 / 60)
     raw = np.array([3.0, day, 0.8 * 1.4 * day, 0.6 * 1.4 * day])  # stored weights times their sum: what they were
@@ -113,7 +113,7 @@ def test_features_of_a_request(scorer: Scorer) -> None:
     assert len(warnings) == 3
     assert all(len(warning) < 150 for warning in warnings)
     user = scorer.state.user_inputs([Asker(1, (), features)], Moment(NOW_MS, {}))["user"][0]
-    assert user.tolist() == [1, int(activity_rows(np.array([5]))[0]), 7, 8]
+    assert user.tolist() == [1, int(activity_rows(np.array([5]))[0]), 7, 8, 0, 0, 0, 0, 0]
     for bad in (True, None, [], {}, float("nan"), float("inf"), -1, 24, 3.5, "3"):
         assert read_features(scorer.spec, {"hour": bad})[0] == {}
 
