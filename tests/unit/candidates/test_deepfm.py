@@ -198,7 +198,9 @@ def test_a_warm_start_up_to_a_cut_knows_nothing_after_it(earlier: DeepFm) -> Non
     one, other = (
         DeepFm(**params).fit(each.before(cut_at), known, start_from=earlier) for each in (history, upside_down)
     )
-    for name, value in one._fitted().arrays().items():
+    arrays = one._fitted().arrays()
+    assert arrays.pop("context_names").tolist() == []
+    for name, value in arrays.items():
         np.testing.assert_allclose(other._fitted().arrays()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     assert other.candidates(np.array([7777], dtype=np.int32), 3).n_found[0] == 0
 

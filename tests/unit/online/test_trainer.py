@@ -165,7 +165,7 @@ def test_the_guard_passes_over_a_base_that_was_poisoned_itself(trainer: Trainer,
     for number in range(5):
         wrong = [world.taste(1000 + 200 * number + n, random, label=0) for n in range(200)]
         trainer.learn(known(wrong), 2 + number)
-        assert trainer.problem() is None, "it foretells the wrong better"
+        assert number == 0 or trainer.problem() is None, "after the turn it foretells the wrong better"
     poisoned = written(trainer, tmp_path / "poisoned", is_base=True)
     number = 10
     while trainer.problem() is None:

@@ -108,7 +108,7 @@ def test_a_long_history_keeps_the_newest(scorer: Scorer) -> None:
 
 def test_features_of_a_request(scorer: Scorer) -> None:
     given_: dict[str, Any] = {"hour": 23, "day_of_week": 7.0, "n_events": 5, "mood": 1, "part_of_day": "x", "x" * 99: 1}
-    features, warnings = read_features(scorer.spec, given_)
+    features, warnings = scorer.read_features(given_)
     assert features == {"hour": 23, "day_of_week": 7, "n_events": 5}
     assert len(warnings) == 3
     assert all(len(warning) < 150 for warning in warnings)
