@@ -168,6 +168,7 @@ class Models:
             "n_items": loaded.scorer.state.n_items if loaded else None,
             "is_calibrated": loaded.scorer.spec.is_calibrated if loaded else None,
             "features": loaded.scorer.spec.request_features if loaded else {},
+            "context": loaded.scorer.spec.context if loaded else [],
         }
 
 

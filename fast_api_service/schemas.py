@@ -215,6 +215,7 @@ class ScorerInfo(BaseModel):
     n_items: int | None
     is_calibrated: bool | None = Field(description="false: probabilities keep the order, no more")
     features: dict[str, list[int]] = Field(description="what user_feats may hold: least and greatest value")
+    context: list[str] = Field(description="and what else, that has a field of its own in the model; any value")
     online: OnlineInfo
 
 

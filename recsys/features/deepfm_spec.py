@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import ArtifactError
-from recsys.features.context import REQUEST_FEATURES
+from recsys.features.context import DEVICE, REQUEST_FEATURES
 from recsys.features.deepfm_fields import ITEM_FIELDS, USER_FIELDS
 
 SPEC = "spec.json"
@@ -47,6 +47,11 @@ class FeatureSpec:
     )
     context_names: list[str] = field(default_factory=list)  # parameters that own a field, see `features.context`
     format: int = FORMAT
+
+    @property
+    def context(self) -> list[str]:
+        """Parameters of the context that have a field to themselves."""
+        return [DEVICE, *self.context_names]
 
     def write(self, folder: Path) -> None:
         (folder / SPEC).write_text(json.dumps(asdict(self), indent=1))

@@ -114,8 +114,12 @@ def test_features_of_the_request_and_those_that_nobody_knows(service: httpx.Clie
     same = predicted(service, user_id=502, item_id=1009, user_feats={"part_of_day": 8, "mood": "good", "hour": 99.5})
     assert same["predictions"][0]["probability"] == evening
     assert len(same["warnings"]) == 2
-    assert "mood: no such feature" in same["warnings"][0]
-    assert "hour: should be an integer from 0 to 23" in same["warnings"][1]
+    assert "hour: should be an integer from 0 to 23" in same["warnings"][0]
+    assert same["warnings"][1] == "user_feats.mood: the model has not met this value, it is taken as unknown"
+    told = predicted(service, user_id=502, item_id=1009, user_feats={"part_of_day": 8, "stars": 5, "tags": ["a"]})
+    assert told["predictions"][0]["probability"] == evening
+    assert [warning.split(":")[0] for warning in told["warnings"]] == ["user_feats.stars", "user_feats.tags"]
+    assert "known only after the action" in told["warnings"][0]
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,12 @@ def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: 
         (5, items["3"], "view", 1.0, 7.5),
         (users["100"], 9, "transaction", 5.0, 7.5),
     ]
+    told = dataset.interactions().parameters
+    assert told is not None
+    assert [told.texts[code] if code >= 0 else None for code in told.code[-3:].tolist()] == [
+        None,
+        *['{"price": 7.5}'] * 2,
+    ]
     assert prepare_dataset.run(ctx=ctx) == second | {"made": False}
     # strictly before the cut, as for all others
     early = prepare_dataset.run(
