@@ -71,10 +71,12 @@ class Sample(BaseModel):
     timestamp: Timestamp | None = Field(None, description="when it happened; now where it is missing")
     label: Annotated[float, Strict()] | None = Field(None, ge=-1e9, le=1e9, description="how much it was liked")
     parameters: dict[str, Any] = Field(
-        default_factory=dict, description="of the action: stars, quantity, price, duration, device …"
+        default_factory=dict,
+        description="of the action: stars, quantity, price, duration, and what was known before it: device, campaign …",
     )
     features: dict[str, Any] = Field(
-        default_factory=dict, description="of the user or the moment, as the client knows them"
+        default_factory=dict,
+        description="of the user or the moment, as the client knows them; used as user_feats of /predict are",
     )
     version: TextId | None = Field(None, description="the client's own word for what made it send this")
 

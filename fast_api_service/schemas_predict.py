@@ -27,7 +27,8 @@ UserFeatures = Annotated[
     Field(
         max_length=MAX_FEATURES,
         description="of the moment and the user, in place of what is known: day_of_week (1: Monday), hour or"
-        " part_of_day (1 to 8, three hours each), n_events; /model/info names those that the model takes",
+        " part_of_day (1 to 8, three hours each), n_events; /model/info names those that the model takes. Others"
+        " (device, campaign …) are context, as parameters of events are",
     ),
 ]
 

@@ -44,7 +44,7 @@ _EXAMPLES: dict[str, Any] = {
                     "session_id": "example-session",
                     "item_id": 1,
                     "event_type": "addtocart",
-                    "parameters": {"quantity": 2},
+                    "parameters": {"quantity": 2, "device": "mobile", "campaign": "spring"},
                 },
             ]
         },
@@ -61,6 +61,10 @@ _EXAMPLES: dict[str, Any] = {
 )
 async def add(request: Request, body: Annotated[AddRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     """The answer comes when the events are durable, and the next recommendation of any worker knows them.
+
+    Of `parameters`, quantity, price, stars or rating, completion and duration give the event weight and label. Others,
+    and `features`, are what was known before the user acted (device, page, campaign …): inputs of the model, as
+    `user_feats` of a request are.
 
     200: all are in the log; 207: some were rejected, each with its reason; 422: none could be taken.
     """

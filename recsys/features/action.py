@@ -1,7 +1,8 @@
 """What an action says: how much it counts, and whether it speaks for the item or against it.
 
 What is known only after the action (stars, completion, duration, quantity) makes label and weight, never an input of
-the network: when a pair is scored, it has not happened. What is known before (the hour, the day, `features`) is input.
+the network: when a pair is scored, it has not happened. What is known before (hour, day, device …) is input, see
+`recsys.features.context`.
 """
 
 from __future__ import annotations
