@@ -47,8 +47,9 @@ class DeepFm:
     """Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", IJCAI 2017.
 
     Fields of the user: id, latest items (a decayed bag), number of events so far, day of the week and part of the
-    day, device and other parameters (`recsys.features.context`); of the item: id, category, parent category, short and long trend, age. Trained by a softmax over each
-    observed item and sampled others, events drawn in proportion to weight and decay. Scores are logits.
+    day, device and other parameters of the context (`recsys.features.context`); of the item: id, category, parent
+    category, short and long trend, age. Trained by a softmax over each observed item and sampled others, events drawn
+    in proportion to weight and decay. Scores are logits.
 
     All draws come from `seed` through numpy; Keras' and numpy's global seeds are neither read nor set. Equal
     seeds give equal models as far as the backend's threads add in the same order.

@@ -223,7 +223,7 @@ def test_the_export_runs_anywhere(service: httpx.Client) -> None:
     folder = Path(exported.path)
     assert json.loads((folder / "manifest.json").read_text())["files"] == exported.files
     session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
-    pair = {"user": [[1, 1, 1, 1]], "history": [[0]], "item": [[5, 1, 1, 0, 0, 0]], "user_of_pair": [0]}
+    pair = {"user": [[1, 1, 1, 1, 0, 0, 0, 0, 0]], "history": [[0]], "item": [[5, 1, 1, 0, 0, 0]], "user_of_pair": [0]}
     inputs = {name: np.array(value, dtype=np.int32) for name, value in pair.items()}
     (logit,) = session.run(["logits"], inputs | {"history_weight": np.zeros((1, 1), np.float32)})[0]
     assert logit == pytest.approx(50 / 20 + 0.1, abs=1e-5)

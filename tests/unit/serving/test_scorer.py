@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -170,3 +171,10 @@ def test_a_large_state_takes_no_memory_before_it_is_read(folder: Path, tmp_path:
         assert tracemalloc.get_traced_memory()[1] < 3e6
     finally:
         tracemalloc.stop()
+
+
+def test_a_model_of_before_the_context_is_refused(folder: Path, tmp_path: Path) -> None:
+    spec = json.loads((folder / "spec.json").read_text())
+    (tmp_path / "spec.json").write_text(json.dumps(spec | {"format": 1}))
+    with pytest.raises(ArtifactError, match="of format 1, not 2; train it again"):
+        Scorer(tmp_path)
