@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fast_api_service.metrics import Metrics
 from fast_api_service.together import Together
 from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
 from recsys.errors import NotFoundError, RecsysError
+from recsys.features.deepfm_fields import Floats
+from recsys.features.deepfm_spec import LATER_ITEMS, LATER_USERS, state_file
 from recsys.networks.onnx_files import weight_file
 from recsys.serving import fold_in
 from recsys.serving.fold_in import FoldIn
@@ -172,13 +175,33 @@ class Models:
         }
 
 
-def export(model: LoadedModel, store: ArtifactStore) -> tuple[Manifest, str, bool]:
-    """Write the model with its weights as they are now: its manifest, where it lies, and whether it is new.
+@dataclass(frozen=True)
+class Captured:
+    """A model at one moment, with all that it learned since the night."""
+
+    model: LoadedModel
+    weights: dict[str, Floats]
+    later: dict[str, NDArray[np.int64]]  # keys of users and items that got rows, in the order of these
+
+
+def capture(model: LoadedModel) -> Captured:
+    """The model as it is now. On the event loop, so that no update comes between."""
+    state = model.scorer.state
+    later = {LATER_USERS: state.rows_of_users.later, LATER_ITEMS: state.rows_of_items.later}
+    return Captured(
+        model,
+        {name: values.copy() for name, values in model.scorer.weights.items()},
+        {name: np.array(keys, dtype=np.int64) for name, keys in later.items()},
+    )
+
+
+def export(captured: Captured, store: ArtifactStore) -> tuple[Manifest, str, bool]:
+    """Write the model as it was captured: its manifest, where it lies, and whether it is new.
 
     Raises OSError and ArtifactError where it cannot be written.
     """
-    digest = hashlib.sha256()
-    for name, values in sorted(model.scorer.weights.items()):
+    model, digest = captured.model, hashlib.sha256()
+    for name, values in sorted((captured.weights | captured.later).items()):
         digest.update(name.encode() + values.tobytes())
     version = f"{split_ref(model.artifact)[1]}-{digest.hexdigest()[:10]}"
 
@@ -186,8 +209,10 @@ def export(model: LoadedModel, store: ArtifactStore) -> tuple[Manifest, str, boo
         meta |= {"network": model.scorer.spec.network}
         shutil.copytree(model.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, "weights"))
         (folder / "weights").mkdir()
-        for name, values in model.scorer.weights.items():
+        for name, values in captured.weights.items():
             np.save(folder / weight_file(name), values, allow_pickle=False)
+        for name, keys in captured.later.items():
+            np.save(folder / state_file(name), keys, allow_pickle=False)
 
     inputs = {"model": model.artifact, "served_as": model.served_as}
     manifest, created = store.get_or_make(EXPORTED_AS, version, make, made_by="POST /model/export", inputs=inputs)

@@ -18,6 +18,7 @@ STATE = (
     *("items", "item_rows", "users", "n_events", "history_start", "history", "history_weight"),
 )
 
+LATER_USERS, LATER_ITEMS = "later_users", "later_items"  # keys that got spare rows, in their order; in exports alone
 POPULARITY = "popularity"  # of the catalogue's items at the cut, (n_items,): the sum of their events' weights
 
 

@@ -28,7 +28,7 @@ from recsys.features.deepfm_fields import (
     bag_weights,
     time_rows,
 )
-from recsys.features.deepfm_spec import STATE, FeatureSpec, state_file
+from recsys.features.deepfm_spec import LATER_ITEMS, LATER_USERS, STATE, FeatureSpec, state_file
 from recsys.serving.recent import Events, Recent
 from recsys.types import MICROSECONDS_PER_DAY, Keys
 
@@ -59,10 +59,13 @@ class Moment:
 class GrowingRows:
     """Rows of a vocabulary, and of keys that got one of the spare rows behind them later."""
 
-    def __init__(self, vocabulary: Vocabulary, size: int) -> None:
-        """`size`: how many rows the network has, those of the vocabulary and spare ones."""
+    def __init__(self, vocabulary: Vocabulary, size: int, later: Sequence[int] = ()) -> None:
+        """`size`: how many rows the network has, those of the vocabulary and spare ones, which `later` have from the
+        beginning. InputError as `give`."""
         self._vocabulary, self._size = vocabulary, max(size, vocabulary.size)
         self._later: dict[int, int] = {}
+        self.give(later)
+        self._at_first = dict(self._later)
 
     @property
     def n_spare(self) -> int:
@@ -93,8 +96,8 @@ class GrowingRows:
         self._later |= {key: first + place for place, key in enumerate(keys)}
 
     def take_back(self) -> None:
-        """Take the rows back from all who got them later."""
-        self._later.clear()
+        """Take the rows back from all who did not have them from the beginning."""
+        self._later = dict(self._at_first)
 
 
 class ModelState:
@@ -111,8 +114,9 @@ class ModelState:
         self._users, self._items = Vocabulary(arrays["users"]), Vocabulary(arrays["items"])
         self._item_rows = arrays["item_rows"]
         n_user_rows, n_item_rows = (spec.network.get(sizes, [0])[0] for sizes in ("user_sizes", "item_sizes"))
-        self.rows_of_users = GrowingRows(Vocabulary(arrays["user_vocabulary"]), n_user_rows)
-        self.rows_of_items = GrowingRows(Vocabulary(arrays["item_vocabulary"]), n_item_rows)
+        users, items = (_later(folder, name) for name in (LATER_USERS, LATER_ITEMS))
+        self.rows_of_users = GrowingRows(Vocabulary(arrays["user_vocabulary"]), n_user_rows, users)
+        self.rows_of_items = GrowingRows(Vocabulary(arrays["item_vocabulary"]), n_item_rows, items)
         self._categories = Vocabulary(arrays["category_vocabulary"])
         self._parents = Vocabulary(arrays["parent_category_vocabulary"])
         self._n_events, self._start = arrays["n_events"], arrays["history_start"]
@@ -239,6 +243,17 @@ class ModelState:
         history[new] = self.rows_of_items.rows(np.array(keys, dtype=np.int64))
         decayed = _decay(np.repeat(newest, n_new[moved]) - at, half_life_days)
         weight[new] = np.array(worth) / self._spec.mean_event_weight * decayed
+
+
+def _later(folder: Path, name: str) -> list[int]:
+    """Keys that had spare rows when the model was exported; none in a model of the night."""
+    try:
+        keys: list[int] = np.load(folder / state_file(name), allow_pickle=False).tolist()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"the state of the model in {folder} cannot be read: {error}") from error
+    return keys
 
 
 def read_features(

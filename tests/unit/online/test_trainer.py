@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fast_api_service.models import LoadedModel, capture, export
+from recsys.artifacts import ArtifactStore
 from recsys.errors import ModelError
 from recsys.features.deepfm_fields import CONTEXT
 from recsys.online.event import parse
@@ -113,6 +115,28 @@ def test_who_comes_later_gets_a_row_when_there_were_events_enough(
     both = served(folder, tmp_path / "1", written(trainer, tmp_path / "2"))
     assert both.state.rows_of_users.later == [newcomer]
     assert probability(both, newcomer, new_item) > probability(served(folder), newcomer, new_item) + 0.02
+
+
+def test_an_export_knows_who_came_later(trainer: Trainer, folder: Path, tmp_path: Path) -> None:
+    trainer.learn(known([world.sample(77, 45, n) for n in range(60)]), 1)
+    scorer = served(folder, written(trainer, tmp_path / "1"))
+    model = LoadedModel("deepfm/v1", "deepfm_serving/v1", dt.datetime.now(dt.UTC), folder, scorer)
+    store = ArtifactStore(str(tmp_path / "elsewhere"))
+    captured = capture(model)
+    scorer.reset()  # what comes after has no part in it
+    manifest, _, created = export(captured, store)
+    assert created
+    assert not export(captured, store)[2]
+    assert export(capture(model), store)[0].ref != manifest.ref
+    read = Scorer(store.open(manifest.ref)[0])
+    learned = served(folder, tmp_path / "1")
+    assert read.state.rows_of_users.later == learned.state.rows_of_users.later == [77]
+    assert read.state.rows_of_items.later == learned.state.rows_of_items.later == [45]
+    for user, item in [(77, 45), (1, 45), (77, 3), (1, 3)]:
+        assert probability(read, user, item) == probability(learned, user, item)
+    assert probability(read, 77, 45) != probability(served(folder), 77, 45)
+    read.reset()
+    assert read.state.rows_of_users.later == [77], "they belong to the model that was exported"
 
 
 def test_what_is_told_of_the_moment_is_learned_by_day_and_outcomes_are_not(folder: Path) -> None:
