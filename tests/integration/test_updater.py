@@ -63,6 +63,37 @@ def test_what_one_process_is_told_another_one_predicts(
         assert sum(update["n_events"] for update in listed) == 50
 
 
+def test_a_user_whom_only_events_name_gets_a_row_and_loses_it_when_he_is_erased(
+    clean_database_url: str, clean_database: sa.Engine, artifacts: Path
+) -> None:
+    world.stock(clean_database)
+    with (
+        service(clean_database_url, artifacts) as told,
+        service(clean_database_url, artifacts) as asked,
+        updater(clean_database_url, artifacts),
+    ):
+        pair = {"user_id": 590, "item_id": 1033}
+
+        def unknown() -> list[int]:
+            found: list[int] = asked.post("/predict", json=pair).json()["unknown_users"]
+            return found
+
+        def known_as() -> str:
+            answer = asked.post("/recommend", json={"user_id": 590}).json()
+            return str(answer["provenance"]["user"])
+
+        assert (unknown(), known_as()) == ([590], "unknown")
+        bought = [world.sample(90, 30 + n, n, event_type="transaction") for n in range(6)]
+        post(told, *bought)
+        shop.wait_until(lambda: not unknown(), 30)
+        assert known_as() == "light"
+        told.delete("/users/590").raise_for_status()
+        shop.wait_until(lambda: unknown() == [590], 5)
+        again = told.post("/online/data/add", json=world.sample(90, 33, 50))
+        assert again.status_code == 422
+        assert known_as() == "unknown"
+
+
 def test_one_works_and_another_waits_for_it(
     clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
 ) -> None:
