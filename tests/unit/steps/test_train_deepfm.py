@@ -58,7 +58,8 @@ def test_every_weight_can_be_given_later(folder: Path) -> None:
         scorer.put_weights(name, former + np.float32(0.3))
         assert not np.allclose(probabilities(scorer, Asker(int(USERS[0])), items), before), name
         scorer.put_weights(name, former)
-    np.testing.assert_array_equal(probabilities(scorer, Asker(int(USERS[0])), items), before)
+    # what was kept of items is computed again, as many at a time as are asked for: the last bit may differ
+    np.testing.assert_allclose(probabilities(scorer, Asker(int(USERS[0])), items), before, rtol=1e-6)
 
 
 def test_weights_of_zero_stay_in_the_network(fitted: DeepFm, tmp_path: Path) -> None:
