@@ -123,9 +123,11 @@ class Scorer:
         return result
 
     def _item_sides(self, rows: Rows) -> Floats:
+        """To the same bit whoever stands beside an item. One row alone would go another way through ONNX Runtime."""
         weights = {name: self._weights[name] for name in self._of_items}
-        sides: Floats = self._items.run([ITEM_SIDE], {ITEM_INPUT: rows, **weights})[0]
-        return sides
+        given = rows if len(rows) > 1 else rows.repeat(2, axis=0)
+        sides: Floats = self._items.run([ITEM_SIDE], {ITEM_INPUT: given, **weights})[0]
+        return sides[: len(rows)]
 
     def probability_of(self, logits: Floats) -> Floats:
         """Calibrated probabilities."""
