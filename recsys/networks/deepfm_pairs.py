@@ -64,8 +64,8 @@ class DeepFmPairs(keras.Model):
 def _fields(layer: FieldEmbedding, rows: Any) -> tuple[Any, Any]:
     """Embeddings (n, n_fields, dim) and the sum of the first-order weights (n,)."""
     values = tf.gather(layer.table.value, rows + layer.offsets)  # (n, n_fields, dim + 1)
-    # Summed as one column of many: a sum of each row's few numbers is rounded as the row lies in memory, and so otherwise
-    # with other rows before it.
+    # Summed as one column of many: a sum of each row's few numbers is rounded as the row lies in memory, and so in
+    # another way with other rows before it.
     return values[..., : layer.dim], ops.sum(values, axis=1)[:, layer.dim]
 
 
