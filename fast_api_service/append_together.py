@@ -39,7 +39,7 @@ class AppendTogether:
         self._log = log
         self._waiting: deque[_Batch] = deque()
         self._running: set[asyncio.Task[None]] = set()
-        self._is_taken = False  # the turn of the loop
+        self._turn = asyncio.Lock()
         self._began = 0.0  # when the last transaction did, by the loop's clock
 
     async def turn(self) -> None:
@@ -47,13 +47,8 @@ class AppendTogether:
 
         Many at once would keep the loop from what Postgres answers meanwhile.
         """
-        while self._is_taken:
-            await asyncio.sleep(0)
-        self._is_taken = True
-        asyncio.get_running_loop().call_soon(self._give_turn)
-
-    def _give_turn(self) -> None:
-        self._is_taken = False
+        await self._turn.acquire()
+        asyncio.get_running_loop().call_soon(self._turn.release)
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """See EventLog; `position` is the one that the log had reached then. What the log raises passes through."""

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 import psutil
+import sqlalchemy as sa
 
+from recsys.storage import embedded
+from recsys.storage.engine import engine_of, migrate
+from tests.conftest import free_port, open_temporary_folder
 from tests.integration import serving_shop as shop
 
 _BATCH = 5
+
+
+@contextmanager
+def own_postgres() -> Iterator[tuple[Path, str, sa.Engine]]:
+    """A server that a test may kill, migrated and empty: its folder, its URL, an engine."""
+    folder = open_temporary_folder()
+    url = embedded.ensure(folder, free_port()).url("recsys")
+    engine = engine_of(url)
+    try:
+        migrate(engine)
+        yield folder, url, engine
+    finally:
+        engine.dispose()
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_postgres(folder: Path) -> None:

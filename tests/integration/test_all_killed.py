@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -22,12 +21,10 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from recsys.storage import embedded
-from recsys.storage.engine import engine_of, migrate
 from tests import online_world as world
-from tests.conftest import free_port, open_temporary_folder
+from tests.conftest import free_port
 from tests.integration import serving_shop as shop
-from tests.integration.posting import Clients, kill_postgres
+from tests.integration.posting import Clients, kill_postgres, own_postgres
 from tests.integration.updater_processes import execute, learned, rows
 from tests.kafka_broker import Broker
 
@@ -43,23 +40,6 @@ def samples() -> list[dict[str, Any]]:
     chance = np.random.default_rng(9)
     made = [world.taste(number, chance, event_id=f"k{number:04}") for number in range(N)]
     return [{name: value for name, value in one.items() if name != "timestamp"} for one in made]
-
-
-@contextmanager
-def own_postgres() -> Iterator[tuple[Path, str, sa.Engine]]:
-    """A server that a test may kill, with a shop in it."""
-    folder = open_temporary_folder()
-    server = embedded.ensure(folder, free_port())
-    url = server.url("recsys")
-    engine = engine_of(url)
-    try:
-        migrate(engine)
-        world.stock(engine)
-        yield folder, url, engine
-    finally:
-        engine.dispose()
-        embedded.stop(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Processes:
@@ -150,6 +130,7 @@ def test_whatever_is_killed_all_that_was_acknowledged_is_stored_once_and_learned
     chance.shuffle(victims)
     posted = samples()
     with own_postgres() as (folder, url, engine):
+        world.stock(engine)
         execute(engine, "update training_state set watchdog_s = 5, backoff_s = 0.1")
         with Processes(url, root, with_sink=broker is not None) as processes:
             urls = [f"http://127.0.0.1:{port}" for port in processes.ports]

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -26,11 +25,9 @@ from recsys.online.event import Event
 from recsys.online.kafka_client import Kafka
 from recsys.online.kafka_log import KafkaLog
 from recsys.online.log import START
-from recsys.storage import embedded
-from recsys.storage.engine import engine_of, migrate
-from tests.conftest import free_port, open_temporary_folder
+from tests.conftest import free_port
 from tests.integration import serving_shop as shop
-from tests.integration.posting import Clients, kill_postgres
+from tests.integration.posting import Clients, kill_postgres, own_postgres
 from tests.kafka_broker import Broker
 
 
@@ -249,22 +246,13 @@ def test_behind_the_outbox_whatever_is_killed_what_was_acknowledged_is_stored_an
 ) -> None:
     """Clients post, and send again what was not acknowledged, while service, Postgres, Kafka and relay die;
     test_all_killed.py does so with the sink."""
-    folder = open_temporary_folder()
-    server = embedded.ensure(folder, free_port())
-    url = server.url("recsys")
-    engine = engine_of(url)
-    try:
-        migrate(engine)
+    with own_postgres() as (folder, url, engine):
         shop.stock(engine)
         acknowledged, posted = _post_while_killing(own_broker, kafka, url, folder)
         shop.wait_until(lambda: command(kafka, url, "relay", "--once") == {"passed": 0}, 60)
         with engine.connect() as connection:
             stored = connection.execute(sa.text("select event_id from events")).scalars().all()
         found = [event.event_id for event in read_all(kafka, url)]
-    finally:
-        engine.dispose()
-        embedded.stop(folder)
-        shutil.rmtree(folder, ignore_errors=True)
     assert acknowledged == set(posted)
     assert sorted(stored) == sorted(posted)
     assert sorted(found) == sorted(posted)
