@@ -159,9 +159,10 @@ async def append(
     """Write a batch as the first thing of the caller's transaction; asyncpg's errors pass through.
 
     `places`: partition and offset of each in Kafka. `are_new`: no id is thought to be in the log, which is faster;
-    UniqueViolationError where one is.
+    UniqueViolationError where one is, and where another transaction is just adding some of the same ids, they may wait
+    for each other until one's patience ends.
     """
-    if any(event.retry_of for event in events):  # a retry that is under way must be seen
+    if not are_new:  # a retry that is under way must be seen, and two with the same ids not wait for each other
         await recent_rows.lock(connection, events, DEFAULT_BOUGHT)
     columns = (*_columns(events), *_places(places), len(events), DEFAULT_BOUGHT)
     n, first, last, inserted, owners, bought = await connection.fetchrow(

@@ -37,6 +37,9 @@ _LOCK_SQL = f"""
 with entered as (delete from events where false)
 insert into user_recent (owner, item_keys, event_types, occurred_ms, bought_types)
 select owner, '{{}}', '{{}}', '{{}}', bought.types from unnest($1::text[]) owner cross join ({BOUGHT_SQL}) bought
+where not exists (
+    select from erased_users where owner like 'user:%' and digest = sha256(convert_to(substr(owner, 6), 'UTF8'))
+)
 order by owner
 on conflict (owner) do update set updated_at = now() where false
 """  # noqa: S608 - our own words
@@ -187,7 +190,8 @@ def session_owner(session_id: str) -> str:
 
 
 async def lock(connection: asyncpg.Connection, events: Sequence[Event], default_bought: Sequence[str]) -> None:
-    """Have the rows of all owners to oneself until the transaction ends, empty where they are new."""
+    """Have the rows of all owners to oneself until the transaction ends, empty where they are new; erased users have
+    none."""
     owners = sorted({owner for event in events for owner in owners_of(event)})
     await connection.execute(_LOCK_SQL, owners, default_bought)
 

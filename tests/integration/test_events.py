@@ -14,9 +14,12 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fast_api_service.writable import Writable
 from recsys.online import postgres_log, recent_rows
 from recsys.online.event import Event, parse
 from recsys.online.log import Appended
+from recsys.online.postgres_log import PostgresLog
+from recsys.serving.ids import digest_of
 from tests.integration import serving_shop as shop
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -268,3 +271,55 @@ def test_the_same_id_with_another_payload_is_a_conflict_and_the_first_stays(
         )
     assert (event_id, payload["item_id"]) == ("x", "1002")
     assert "conflict" in reason
+
+
+def test_who_sends_the_same_ids_at_the_same_moment_waits_and_all_are_counted_once(
+    stocked: sa.Engine, database_url: str
+) -> None:
+    """As the service writes: what is thought to be new first, owners and ids in whatever order they come."""
+    with stocked.begin() as connection:
+        connection.execute(sa.text("truncate events, user_recent, event_quarantine"))
+    chance = random.Random(4)  # noqa: S311
+    events = events_of(
+        [{"event_id": f"same{n}", "user_id": str(501 + n % 3), "item_id": str(1001 + n % 60)} for n in range(60)]
+    )
+
+    async def work() -> list[Appended]:
+        writes = Writable(dsn(database_url))
+        await writes.open()
+        try:
+            logs = [PostgresLog(writes) for _ in range(4)]  # as many workers
+            return await asyncio.gather(*(log.append(chance.sample(events, 40)) for log in logs * 6))
+        finally:
+            await writes.close()
+
+    results = asyncio.run(work())
+    stored = {row[0] for row in tables(stocked)[0]}
+    assert sum(len(result.accepted) for result in results) == len(stored)
+    assert sum(len(result.duplicates) for result in results) == 24 * 40 - len(stored)
+    assert not any(result.conflicts or result.erased for result in results)
+
+
+def test_of_an_erased_user_not_even_an_empty_row_is_left(stocked: sa.Engine, database_url: str) -> None:
+    """Whether clients give ids or they are derived."""
+    with stocked.begin() as connection:
+        connection.execute(sa.text("truncate events, user_recent, event_quarantine"))
+        connection.execute(sa.text("insert into erased_users (digest) values (:d)"), {"d": digest_of("777")})
+    try:
+        for are_given in (False, True):
+            events = events_of(
+                [
+                    {"user_id": user, "item_id": "1001"} | ({"event_id": f"of {user}"} if are_given else {})
+                    for user in ("777", "501")
+                ]
+            )
+            [appended] = append(database_url, events)
+            assert (appended.accepted, appended.erased) == ([1], [0])
+        stored, recent = tables(stocked)[:2]
+        assert {row[1] for row in stored} == {"501"}
+        assert [row[0] for row in recent] == ["user:501"]
+        with stocked.connect() as connection:
+            assert connection.scalar(sa.text("select count(*) from user_recent")) == 1
+    finally:
+        with stocked.begin() as connection:
+            connection.execute(sa.text("delete from erased_users where digest = :d"), {"d": digest_of("777")})
