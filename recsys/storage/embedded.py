@@ -4,7 +4,7 @@
 background and returns when the server answers; `--stop` ends keeper and server, whatever state they are in.
 While a keeper lives it holds a lock on `keeper.lock` (which the kernel releases if it is killed), and
 `keeper.json` says where the server listens. A keeper that finds its server running adopts it, and one whose
-server died starts it again. The server listens on 127.0.0.1 only and trusts whoever connects from there.
+server died starts it again, however often that takes. The server listens on 127.0.0.1 only and trusts whoever connects from there.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from recsys.storage.embedded_server import (
 log = logging.getLogger(__name__)
 
 START_S: Final = 90.0  # a first start runs initdb, which is slow on a busy machine
+_AGAIN_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -119,22 +120,34 @@ def keep(folder: Path, port: int) -> None:
         home = Home.of(folder)
         state = folder / "keeper.json"
         state.unlink(missing_ok=True)  # that of a killed keeper
+        has_run = False
         try:
             home.prepare()
             while not asked_to_stop:
-                if home.postmaster(port) is None:
-                    state.unlink(missing_ok=True)
-                    start_server(home, port)
-                if not state.exists():
-                    create_databases(port)
-                    part = state.with_suffix(".part")
-                    part.write_text(json.dumps({"port": port, "keeper_pid": os.getpid()}))
-                    part.replace(state)
-                    log.info("Postgres listens on 127.0.0.1:%d", port)
+                try:
+                    _see_that_it_runs(home, port, state)
+                    has_run = True
+                except RecsysError as error:
+                    if not has_run:
+                        raise
+                    log.error("%s; trying again", error)  # clients wait for it to come back
+                    time.sleep(_AGAIN_S)
                 time.sleep(0.3)
         finally:
             state.unlink(missing_ok=True)
             stop_server(home)
+
+
+def _see_that_it_runs(home: Home, port: int, state: Path) -> None:
+    if home.postmaster(port) is None:
+        state.unlink(missing_ok=True)
+        start_server(home, port)
+    if not state.exists():
+        create_databases(port)
+        part = state.with_suffix(".part")
+        part.write_text(json.dumps({"port": port, "keeper_pid": os.getpid()}))
+        part.replace(state)
+        log.info("Postgres listens on 127.0.0.1:%d", port)
 
 
 # --- who keeps what

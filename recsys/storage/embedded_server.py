@@ -135,6 +135,7 @@ def start_server(home: Home, port: int) -> None:
     while True:
         _forget_ended_postmaster(home)
         with log_file.open("ab") as output:
+            said_before = output.tell()
             process = subprocess.Popen(  # noqa: S603 - a program of the wheel
                 call, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **home.identity()
             )
@@ -145,10 +146,12 @@ def start_server(home: Home, port: int) -> None:
             time.sleep(0.1)
         if process.poll() is None:
             return
-        # It ended by itself: the port is taken, or processes of a killed server are still on their way out.
-        tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-8:])
-        if time.monotonic() > deadline or "still in use" not in tail:
-            hint = f"; port {port} is taken, set PG_PORT to a free one" if "Address already in use" in tail else ""
+        # It ended by itself: the port is taken, or processes of a killed server are still on their way out (and may
+        # write many lines of their own here).
+        said = log_file.read_bytes()[said_before:].decode(errors="replace")
+        if time.monotonic() > deadline or "still in use" not in said:
+            hint = f"; port {port} is taken, set PG_PORT to a free one" if "Address already in use" in said else ""
+            tail = "\n".join(said.splitlines()[-8:])
             raise RecsysError(f"Postgres did not start in {home.data}{hint}. Its log ({log_file}) ends with:\n{tail}")
         time.sleep(0.5)
 
@@ -216,14 +219,18 @@ def ends(pid: int, timeout_s: float) -> bool:
 
 
 def create_databases(port: int) -> None:
-    with closing(_connect(port)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("select datname from pg_database")
-            there = {name for (name,) in cursor.fetchall()}
-            for name in DATABASES:
-                if name not in there:
-                    cursor.execute(f'create database "{name}"')
+    """Those of DATABASES that are missing; RecsysError when the server goes away meanwhile."""
+    try:
+        with closing(_connect(port)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("select datname from pg_database")
+                there = {name for (name,) in cursor.fetchall()}
+                for name in DATABASES:
+                    if name not in there:
+                        cursor.execute(f'create database "{name}"')
+    except psycopg2.Error as error:
+        raise RecsysError(f"the server on port {port} went away while its databases were made: {error}") from error
 
 
 def _wheel() -> Path:

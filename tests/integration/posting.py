@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,10 @@ def own_postgres() -> Iterator[tuple[Path, str, sa.Engine]]:
     try:
         migrate(engine)
         yield folder, url, engine
+    except BaseException:
+        for name in ("keeper.log", "server.log"):  # they go with the folder
+            print(f"--- {name}\n{(folder / name).read_text(errors='replace')[-4000:]}", file=sys.stderr)
+        raise
     finally:
         engine.dispose()
         embedded.stop(folder)

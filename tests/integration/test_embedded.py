@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,6 +135,27 @@ def test_a_killed_server_is_started_again_by_its_keeper(folder: Path) -> None:
     wait_until(lambda: not alive(process))
     wait_until(lambda: embedded.running(folder) is not None and postmaster(folder) != process)
     assert ask(embedded.ensure(folder, server.port), "select 1") == 1
+
+
+def test_a_keeper_whose_port_was_taken_meanwhile_gets_its_server_back_when_it_is_free(folder: Path) -> None:
+    server = embedded.ensure(folder, free_port())
+    keeper, log_file = psutil.Process(server.keeper_pid), folder / "server.log"
+    process = postmaster(folder)
+    keeper.suspend()
+    try:
+        process.kill()
+        wait_until(lambda: not alive(process))
+        stranger = socket.socket()
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.bind(("127.0.0.1", server.port))
+        stranger.listen()
+    finally:
+        keeper.resume()
+    with stranger:
+        wait_until(lambda: log_file.read_text().count("Address already in use") > 1)
+        assert embedded.running(folder) is None
+    wait_until(lambda: embedded.running(folder) == server)
+    assert ask(server, "select 1") == 1
 
 
 def test_a_postmaster_pid_that_now_names_another_process_is_no_server(folder: Path) -> None:

@@ -41,9 +41,10 @@ def test_a_supervisor_restarts_ends_and_gives_up_as_it_is_told(
         found = client.get("/online/training/logs", params={"stream": stream, "limit": 200}).json()["lines"]
         return "\n".join(line["line"] for line in found)
 
-    def works(client: httpx.Client) -> bool:
+    def works(client: httpx.Client, in_place_of: int = 0) -> bool:
         now = status(client)
-        return now["state"] == "running" and now["holder"] is not None
+        holder = now["holder"] if now["state"] == "running" else None
+        return holder is not None and int(holder.rpartition(":")[2]) != in_place_of
 
     with (
         service(clean_database_url, root) as client,
@@ -59,11 +60,11 @@ def test_a_supervisor_restarts_ends_and_gives_up_as_it_is_told(
 
         first = pid(client)
         os.kill(first, signal.SIGKILL)
-        shop.wait_until(lambda: works(client) and pid(client) != first, 60)
+        shop.wait_until(lambda: works(client, in_place_of=first), 60)
         assert (status(client)["restarts"], status(client)["fence"]) == (1, 2)
         second = pid(client)
         os.kill(second, signal.SIGSTOP)
-        shop.wait_until(lambda: works(client) and pid(client) != second, 60)
+        shop.wait_until(lambda: works(client, in_place_of=second), 60)
         assert not psutil.pid_exists(second)
         assert status(client)["restarts"] == 2
         append(clean_database_url, [world.taste(number, random) for number in range(100, 200)])
