@@ -4,7 +4,8 @@
 background and returns when the server answers; `--stop` ends keeper and server, whatever state they are in.
 While a keeper lives it holds a lock on `keeper.lock` (which the kernel releases if it is killed), and
 `keeper.json` says where the server listens. A keeper that finds its server running adopts it, and one whose
-server died starts it again, however often that takes. The server listens on 127.0.0.1 only and trusts whoever connects from there.
+server died starts it again, however often that takes. The server listens on 127.0.0.1 only and trusts whoever
+connects from there.
 """
 
 from __future__ import annotations
