@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from fast_api_service.metrics import Metrics
 from fast_api_service.together import Together
 from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
-from recsys.errors import NotFoundError, RecsysError
+from recsys.errors import ArtifactError, NotFoundError, RecsysError
 from recsys.features.deepfm_fields import Floats
 from recsys.features.deepfm_spec import LATER_ITEMS, LATER_USERS, state_file
+from recsys.networks.keras_file import KERAS_FILE, OUTLINE, write_keras_file
 from recsys.networks.onnx_files import weight_file
 from recsys.serving import fold_in
 from recsys.serving.fold_in import FoldIn
@@ -213,10 +215,22 @@ def export(captured: Captured, store: ArtifactStore) -> tuple[Manifest, str, boo
             np.save(folder / weight_file(name), values, allow_pickle=False)
         for name, keys in captured.later.items():
             np.save(folder / state_file(name), keys, allow_pickle=False)
+        write_keras_file(outline, captured.weights, folder / KERAS_FILE)
 
+    outline = _outline(model)
     inputs = {"model": model.artifact, "served_as": model.served_as}
     manifest, created = store.get_or_make(EXPORTED_AS, version, make, made_by="POST /model/export", inputs=inputs)
     return manifest, f"{store.root}/{manifest.ref}", created
+
+
+def _outline(model: LoadedModel) -> Any:
+    try:
+        return orjson.loads((model.folder / OUTLINE).read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{model.served_as} has no {OUTLINE}, because an earlier state of the code made it; make it again: "
+            "`recsys train-deepfm --force`"
+        ) from None
 
 
 def category_of(snapshot: Snapshot) -> Callable[[int], tuple[int, int]]:

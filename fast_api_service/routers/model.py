@@ -18,8 +18,8 @@ router = APIRouter(tags=["operations"])
 
 @router.post("/model/export", responses=documented(503), summary="Export the model in service", operation_id="export")
 async def export_model(request: Request) -> ExportAnswer:
-    """Writes `deepfm_export/<version>` under ARTIFACT_ROOT, with the weights as they are now: `network.onnx`, its
-    weights as arrays named as in Keras, the feature spec, vocabularies and state with the keys that got rows since the
+    """Writes `deepfm_export/<version>` under ARTIFACT_ROOT, with the weights as they are now: `network.onnx` with its
+    weights beside it, `network.keras`, the feature spec, vocabularies and state with the keys that got rows since the
     night, and a manifest with checksums. What has not changed is exported once."""
     state: State = request.app.state.service
     now = in_service(state)

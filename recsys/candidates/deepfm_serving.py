@@ -2,6 +2,7 @@
 
 network.onnx, weights/*.npy  the network, as `networks.deepfm_onnx` writes it; what is served are its two parts,
 items.onnx, pairs.onnx       with the same weights
+keras.json                   the same network without its weights, by which exports become .keras files
 spec.json                    what its inputs mean (`FeatureSpec` of recsys.features.deepfm_spec)
 state/*.npy                  vocabularies, item rows, each user's number of events and latest items, and how popular
                              items are (for the negatives of `recsys updater`)
@@ -20,7 +21,7 @@ from recsys.candidates.deepfm_calibration import PRIOR, UNCALIBRATED
 from recsys.candidates.deepfm_spare import n_spare, with_spare_rows
 from recsys.candidates.deepfm_training import network_config
 from recsys.features.deepfm_spec import POPULARITY, STATE, FeatureSpec, state_file
-from recsys.networks.deepfm_onnx import write_onnx
+from recsys.networks.deepfm_onnx import write_network
 
 # Parameters of DeepFm that hold for `recsys updater`, too.
 _TRAINING = ("learning_rate", "n_negatives", "uniform_share", "min_user_events", "min_item_events")
@@ -35,7 +36,7 @@ def write_for_serving(model: DeepFm, folder: Path) -> None:
         n_spare(state.vocabularies.user.size),
         n_spare(state.vocabularies.item.size),
     )
-    write_onnx(config, weights, folder)
+    write_network(config, weights, folder)
     scale, offset = state.calibration
     spec = FeatureSpec(
         cut_at=int(model.cut_at or 0),

@@ -1,4 +1,5 @@
-"""DeepFM as an ONNX file whose weights stay outside of it: other weights later need no new export.
+"""DeepFM as an ONNX file whose weights stay outside of it, and as the outline of a .keras file: other weights later
+need no new export.
 
 Each weight is an array `weights/<layer>.<weight>.npy`, which ONNX Runtime reads as external data and numpy maps into
 memory, and at the same time an input of the graph with that array as its default: who runs the graph may give
@@ -7,6 +8,7 @@ arrays of his own in its place, under the names of `network_weights`.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import warnings
@@ -18,19 +20,24 @@ import numpy as np
 
 from recsys.errors import ModelError
 from recsys.networks.deepfm_scorer import Floats, set_network_weights, weight_shapes
+from recsys.networks.keras_file import KERAS_FILE, OUTLINE, outline_of, read_places
 from recsys.networks.onnx_files import ITEM_SIDE, ITEMS, NETWORK, OUTPUT, PAIRS, weight_file
 from recsys.networks.onnx_parts import parts
 
 
-def write_onnx(config: Mapping[str, Any], weights: Mapping[str, Floats], folder: Path) -> None:
-    """Write `network.onnx` (inputs and outputs as `DeepFmPairs` has them), its two parts and the weights.
+def write_network(config: Mapping[str, Any], weights: Mapping[str, Floats], folder: Path) -> None:
+    """Write `network.onnx` (inputs and outputs as `DeepFmPairs` has them), its two parts, the weights, and the outline
+    `keras.json` of the same network as a .keras file.
 
-    Imports Keras and its backend (seconds). Raises ModelError when the exporter has lost a weight.
+    Imports Keras and its backend (seconds). Raises ModelError when an exporter has lost a weight.
     """
     import onnx
 
-    model = _exported(config, _stand_ins(config))
-    _name_weights(model, _stand_ins(config))
+    stand_ins = _stand_ins(config)
+    network = _network(config, stand_ins)
+    model = _exported(config, network)
+    _name_weights(model, stand_ins)
+    (folder / OUTLINE).write_text(json.dumps(_outline(network, stand_ins)))
     (folder / "weights").mkdir()
     for name in weight_shapes(config):
         np.save(folder / weight_file(name), np.ascontiguousarray(weights[name], dtype=np.float32), allow_pickle=False)
@@ -48,18 +55,32 @@ def _stand_ins(config: Mapping[str, Any]) -> dict[str, Floats]:
     return {name: rng.uniform(0.1, 1, shape).astype(np.float32) for name, shape in weight_shapes(config).items()}
 
 
-def _exported(config: Mapping[str, Any], weights: Mapping[str, Floats]) -> Any:
-    """What Keras' own exporter makes of the network, as an onnx.ModelProto."""
+def _network(config: Mapping[str, Any], weights: Mapping[str, Floats]) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import onnx
-    from keras import InputSpec
-
     from recsys.networks.deepfm import DeepFmNetwork
-    from recsys.networks.deepfm_pairs import DeepFmPairs
 
     network = DeepFmNetwork(**config)
     network.build()
     set_network_weights(network, weights)
+    return network
+
+
+def _outline(network: Any, weights: Mapping[str, Floats]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # Keras reads TensorFlow's variables in numpy's old way
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        network.save(f"{scratch}/{KERAS_FILE}")
+        name_by_place = _names(read_places(Path(scratch) / KERAS_FILE), weights)
+        return outline_of(Path(scratch) / KERAS_FILE, name_by_place)
+
+
+def _exported(config: Mapping[str, Any], network: Any) -> Any:
+    """What Keras' own exporter makes of the network, as an onnx.ModelProto."""
+    import onnx
+    from keras import InputSpec
+
+    from recsys.networks.deepfm_pairs import DeepFmPairs
+
     pairs = DeepFmPairs(network)
     signature = {
         "user": InputSpec(shape=(None, len(config["user_sizes"])), dtype="int32", name="user"),
@@ -80,16 +101,7 @@ def _name_weights(model: Any, weights: Mapping[str, Floats]) -> None:
     """Give the graph our names of its weights and its output, and take the weights' values out."""
     from onnx import numpy_helper
 
-    arrays = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
-    ours = {
-        theirs: name
-        for theirs, array in arrays.items()
-        for name, value in weights.items()
-        if array.shape == value.shape and np.array_equal(array, value)
-    }
-    if sorted(ours.values()) != sorted(weights):
-        lost = ", ".join(sorted(set(weights) - set(ours.values()))) or "none, but some are there twice"
-        raise ModelError(f"the exporter to ONNX changed the network's weights; lost: {lost}")
+    ours = _names({one.name: numpy_helper.to_array(one) for one in model.graph.initializer}, weights)
     for output, name in zip(model.graph.output, (OUTPUT, ITEM_SIDE), strict=True):
         ours[output.name] = output.name = name
     for node in model.graph.node:
@@ -98,6 +110,20 @@ def _name_weights(model: Any, weights: Mapping[str, Floats]) -> None:
     kept = [one for one in model.graph.initializer if one.name not in ours]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _names(arrays: Mapping[str, Floats], weights: Mapping[str, Floats]) -> dict[str, str]:
+    """Of an export's arrays those that are weights, with our names for them, told by what they hold."""
+    ours = {
+        theirs: name
+        for theirs, array in arrays.items()
+        for name, value in weights.items()
+        if array.shape == value.shape and np.array_equal(array, value)
+    }
+    if sorted(ours.values()) != sorted(weights):
+        lost = ", ".join(sorted(set(weights) - set(ours.values()))) or "none, but some are there twice"
+        raise ModelError(f"an exporter changed the network's weights; lost: {lost}")
+    return ours
 
 
 def _outside(name: str, folder: Path) -> Any:

@@ -219,7 +219,7 @@ def test_the_export_runs_anywhere(service: httpx.Client) -> None:
     response = service.post("/model/export")
     exported = ExportAnswer.model_validate(response.json())
     assert exported.created
-    assert {"network.onnx", "spec.json", "weights/item_fields.table.npy"} <= exported.files.keys()
+    assert {"network.onnx", "network.keras", "spec.json", "weights/item_fields.table.npy"} <= exported.files.keys()
     folder = Path(exported.path)
     assert json.loads((folder / "manifest.json").read_text())["files"] == exported.files
     session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import boto3
 import httpx
 import numpy as np
+import onnxruntime
 import pytest
 import sqlalchemy as sa
 
@@ -92,6 +93,40 @@ def test_a_user_whom_only_events_name_gets_a_row_and_loses_it_when_he_is_erased(
         again = told.post("/online/data/add", json=world.sample(90, 33, 50))
         assert again.status_code == 422
         assert known_as() == "unknown"
+
+
+def test_an_export_holds_what_was_learned_for_onnx_and_for_keras(
+    clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
+) -> None:
+    import keras
+
+    import recsys.networks.deepfm  # noqa: F401 - Keras knows the network by it
+
+    root = shutil.copytree(artifacts, tmp_path / "artifacts")
+    world.stock(clean_database)
+    with service(clean_database_url, root) as client, updater(clean_database_url, root):
+        of_the_night = client.post("/model/export").json()
+        post(client, *[world.sample(9 + 2 * n, 33, n, event_type="transaction") for n in range(10)])
+        shop.wait_until(lambda: online(client)["update"] >= 2, 90)
+        learned_since = client.post("/model/export").json()
+    assert (of_the_night["created"], learned_since["created"]) == (True, True)
+    logits = []
+    for exported in (of_the_night, learned_since):
+        folder = Path(exported["path"])
+        network = keras.saving.load_model(folder / "network.keras")
+        session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
+        width = {one.name: one.shape[1] for one in session.get_inputs() if one.name in ("user", "item")}
+        asked = {
+            "user": np.ones((1, width["user"]), np.int32),
+            "history": np.array([[1, 2]], np.int32),
+            "history_weight": np.array([[0.5, 0.5]], np.float32),
+            "item": np.array([[row] + [1] * (width["item"] - 1) for row in range(5)], np.int32),
+        }
+        (by_onnx,) = session.run(["logits"], asked | {"user_of_pair": np.zeros(5, np.int32)})
+        by_keras = np.asarray(network({**asked, "item": asked["item"][None]}))[0]
+        np.testing.assert_allclose(by_keras, by_onnx, rtol=1e-4, atol=1e-4)
+        logits.append(by_onnx)
+    assert not np.allclose(*logits)
 
 
 def test_one_works_and_another_waits_for_it(

@@ -7,6 +7,7 @@ Users 1 and 2 have rows of their own; items 1 to 55 have, and 56 to 60 came late
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper
 from recsys.artifacts import ArtifactStore
 from recsys.features.deepfm_fields import N_USER_FIELDS
 from recsys.features.deepfm_spec import FeatureSpec, state_file
+from recsys.networks.keras_file import CONFIG, METADATA, OUTLINE, PLACES
 from recsys.networks.onnx_files import ITEM_SIDE, ITEMS, NETWORK, OUTPUT, PAIRS, weight_file
 from recsys.networks.onnx_parts import parts
 
@@ -87,6 +89,8 @@ def in_service(client: httpx.Client) -> str | None:
 
 
 def _write_network(folder: Path, weights: dict[str, np.ndarray]) -> None:
+    places = {name: f"{name.partition('/')[0]}/vars/0" for name in weights}
+    (folder / OUTLINE).write_text(json.dumps({CONFIG: {}, METADATA: {}, PLACES: places}))
     (folder / "weights").mkdir()
     inputs = [
         helper.make_tensor_value_info("user", TensorProto.INT32, ["n_users", N_USER_FIELDS]),

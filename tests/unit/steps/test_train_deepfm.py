@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -15,8 +16,9 @@ from recsys.candidates.deepfm import DeepFm
 from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.candidates.deepfm_training import network_config
 from recsys.errors import ModelError
-from recsys.networks.deepfm_onnx import write_onnx
+from recsys.networks.deepfm_onnx import write_network
 from recsys.networks.deepfm_scorer import weight_shapes
+from recsys.networks.keras_file import write_keras_file
 from recsys.serving.model_state import Asker, Moment
 from recsys.serving.recent import Recent
 from recsys.serving.scorer import Scorer
@@ -75,7 +77,7 @@ def test_what_is_made_of_an_item_does_not_depend_on_those_beside_it(folder: Path
 def test_weights_of_zero_stay_in_the_network(fitted: DeepFm, tmp_path: Path) -> None:
     """An exporter folds them away where it can, and other ones could not be given later."""
     zeros = {name: np.zeros_like(value) for name, value in fitted.state.weights.items()}
-    write_onnx(network_config(fitted.state.vocabularies, fitted.dim, fitted.hidden), zeros, tmp_path)
+    write_network(network_config(fitted.state.vocabularies, fitted.dim, fitted.hidden), zeros, tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
     assert {one.name for one in session.get_overridable_initializers()} == zeros.keys()
 
@@ -87,6 +89,25 @@ def test_the_file_runs_by_itself(fitted: DeepFm, folder: Path) -> None:
     inputs = {"user": rows, "history": history, "history_weight": weight, "user_of_pair": np.zeros(1, np.int32)}
     (logit,) = session.run(["logits"], inputs | {"item": fitted.state.item_rows[:1]})[0]
     assert logit == pytest.approx(float(fitted.scores(USERS[:1], catalogue().item_key[:1][None])[0, 0]), abs=1e-4)
+
+
+def test_keras_loads_the_outline_with_other_weights(fitted: DeepFm, folder: Path, tmp_path: Path) -> None:
+    import keras
+
+    scorer, random = Scorer(folder), np.random.default_rng(3)
+    for name, value in scorer.weights.items():
+        scorer.put_weights(name, value + random.normal(0, 0.1, value.shape).astype(np.float32))
+    outline = json.loads((folder / "keras.json").read_text())
+    write_keras_file(outline, scorer.weights, tmp_path / "network.keras")
+    assert [file.name for file in tmp_path.iterdir()] == ["network.keras"]
+    network = keras.saving.load_model(tmp_path / "network.keras")
+    rows, history, weight = fitted.state.user_inputs(np.arange(5), 20)
+    users = {"user": rows, "history": history, "history_weight": weight}
+    item = fitted.state.item_rows[:7]
+    by_keras = np.asarray(network({**users, "item": np.broadcast_to(item, (5, *item.shape))}))
+    of_pair, item_of_pair = np.divmod(np.arange(35, dtype=np.int32), 7)
+    served = scorer.logits({**users, "item": item[item_of_pair], "user_of_pair": of_pair})
+    np.testing.assert_allclose(by_keras.ravel(), served, rtol=1e-4, atol=1e-4)
 
 
 def test_the_step_makes_the_artifact_once(fitted: DeepFm, tmp_path: Path) -> None:
