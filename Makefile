@@ -50,8 +50,7 @@ stop: ## end everything that make demo has started
 # ---- tests and checks
 
 .PHONY: test
-test: setup ## all tests: the fast ones on two cores, then the slow ones, then a whole day
-	$(PYTEST) -n 2 -m "not slow and not e2e"
+test: test-fast ## all tests: the fast ones on two cores, then the slow ones, then a whole day
 	$(PYTEST) -m "slow and not e2e"
 	$(PYTEST) -m e2e
 
