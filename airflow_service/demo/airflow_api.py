@@ -11,6 +11,10 @@ from recsys.errors import RecsysError
 COMPONENTS = ("metadatabase", "scheduler", "dag_processor")
 
 
+class AirflowAwayError(RecsysError):
+    """Airflow's API does not answer, or only that it cannot, as while its database is away."""
+
+
 class AirflowApi:
     """A client that logs in when it is first used, and again when its token has run out."""
 
@@ -84,9 +88,10 @@ class AirflowApi:
                 answer = self._http.request(method, f"/api/v2{path}", **arguments)
             answer.raise_for_status()
         except httpx.HTTPStatusError as error:
-            raise RecsysError(f"Airflow refused {method} {path}: {error.response.text[:500]}") from error
+            kind = AirflowAwayError if error.response.is_server_error else RecsysError
+            raise kind(f"Airflow refused {method} {path}: {error.response.text[:500]}") from error
         except httpx.HTTPError as error:
-            raise RecsysError(f"Airflow's API at {self.url} does not answer {method} {path}: {error!r}") from error
+            raise AirflowAwayError(f"Airflow's API at {self.url} does not answer {method} {path}: {error!r}") from error
         return answer.json()
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from airflow_service.demo.airflow_api import AirflowApi
+from airflow_service.demo.airflow_api import AirflowApi, AirflowAwayError
 from recsys.errors import RecsysError
 
 # In the order in which people think of them.
@@ -29,6 +29,7 @@ DAGS = (
 FIRST = "prepare_dataset"
 POLL_S = 1.5
 STALLED_S = 240.0
+AWAY_S = 120.0  # Postgres, which Airflow needs for every answer, may have been killed and replay its log
 _COLOURS = {"success": "green", "failed": "red", "running": "yellow", "up_for_retry": "magenta", "skipped": "dim"}
 
 
@@ -67,9 +68,10 @@ def follow(api: AirflowApi, first: dict[str, Any], console: Console, check: Call
     """Show progress until the runs that follow from `first`, a run of prepare_dataset, are done.
 
     `check` is called at every look and raises when a service has died. RecsysError with the failing task's log
-    when a run fails, and when nothing moves for STALLED_S.
+    when a run fails, when nothing moves for STALLED_S, and when Airflow's API is away for AWAY_S.
     """
     day, started, moved_at = Day(), time.monotonic(), time.monotonic()
+    away_since: float | None = None
     dataset: str | None = None
     live = Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
     if live:
@@ -78,8 +80,19 @@ def follow(api: AirflowApi, first: dict[str, Any], console: Console, check: Call
         while not day.is_done:
             check()
             before = day.states
-            dataset = dataset or _dataset(api, first)
-            _look(api, day, first, dataset)
+            try:
+                dataset = dataset or _dataset(api, first)
+                _look(api, day, first, dataset)
+            except AirflowAwayError as error:
+                if away_since is None:
+                    away_since = time.monotonic()
+                    console.print("Airflow cannot answer now; waiting", markup=False, highlight=False)
+                if time.monotonic() - away_since > AWAY_S:
+                    raise RecsysError(f"Airflow has been away for {AWAY_S:.0f} s: {error}") from error
+                time.sleep(POLL_S)
+                continue
+            if away_since is not None:
+                away_since, moved_at = None, time.monotonic()
             changes = [f"{name}: {state}" for name, state in day.states.items() if before.get(name) != state]
             if changes or "running" in day.states.values():
                 moved_at = time.monotonic()
@@ -116,8 +129,8 @@ def _look(api: AirflowApi, day: Day, first: dict[str, Any], dataset: str | None)
             newest.setdefault(run["dag_id"], run)
     for dag_id, run in newest.items():
         if day.runs.get(dag_id) != run or run["state"] == "running":
+            day.tasks[dag_id] = api.tasks(run)  # first: Airflow may be away before it has told them
             day.runs[dag_id] = run
-            day.tasks[dag_id] = api.tasks(run)
 
 
 def _is(run: dict[str, Any], other: dict[str, Any]) -> bool:
