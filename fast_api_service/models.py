@@ -215,9 +215,8 @@ def export(captured: Captured, store: ArtifactStore) -> tuple[Manifest, str, boo
             np.save(folder / weight_file(name), values, allow_pickle=False)
         for name, keys in captured.later.items():
             np.save(folder / state_file(name), keys, allow_pickle=False)
-        write_keras_file(outline, captured.weights, folder / KERAS_FILE)
+        write_keras_file(_outline(model), captured.weights, folder / KERAS_FILE)
 
-    outline = _outline(model)
     inputs = {"model": model.artifact, "served_as": model.served_as}
     manifest, created = store.get_or_make(EXPORTED_AS, version, make, made_by="POST /model/export", inputs=inputs)
     return manifest, f"{store.root}/{manifest.ref}", created

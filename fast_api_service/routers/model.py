@@ -26,7 +26,7 @@ async def export_model(request: Request) -> ExportAnswer:
     try:
         manifest, path, created = await asyncio.to_thread(export, capture(now.model), state.models.store)
     except (OSError, RecsysError) as error:
-        raise ApiError(503, "export_failed", f"the model cannot be written under ARTIFACT_ROOT: {error}", 60) from None
+        raise ApiError(503, "export_failed", f"the model cannot be exported to ARTIFACT_ROOT: {error}", 60) from None
     return ExportAnswer(
         artifact=manifest.ref, path=path, created=created, model=now.model.artifact, files=manifest.files
     )

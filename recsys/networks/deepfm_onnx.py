@@ -69,9 +69,10 @@ def _outline(network: Any, weights: Mapping[str, Floats]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # Keras reads TensorFlow's variables in numpy's old way
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
-        network.save(f"{scratch}/{KERAS_FILE}")
-        name_by_place = _names(read_places(Path(scratch) / KERAS_FILE), weights)
-        return outline_of(Path(scratch) / KERAS_FILE, name_by_place)
+        file = Path(scratch) / KERAS_FILE
+        network.save(file)
+        name_by_place = _names(read_places(file), weights)
+        return outline_of(file, {name: place for place, name in name_by_place.items()})
 
 
 def _exported(config: Mapping[str, Any], network: Any) -> Any:

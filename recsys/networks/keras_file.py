@@ -35,16 +35,16 @@ def read_places(file: Path) -> dict[str, Floats]:
     return found
 
 
-def outline_of(file: Path, name_by_place: Mapping[str, str]) -> dict[str, Any]:
+def outline_of(file: Path, place_by_name: Mapping[str, str]) -> dict[str, Any]:
     """What a .keras file says beside its weights, as JSON, with the place of each weight in it by our name."""
     with zipfile.ZipFile(file) as archive:
         config, metadata = (json.loads(archive.read(f"{part}.json")) for part in (CONFIG, METADATA))
-    return {CONFIG: config, METADATA: metadata, PLACES: {name: place for place, name in name_by_place.items()}}
+    return {CONFIG: config, METADATA: metadata, PLACES: dict(place_by_name)}
 
 
 def write_keras_file(outline: Mapping[str, Any], weights: Mapping[str, Floats], file: Path) -> None:
     """The network of an outline with these weights, for `keras.saving.load_model`."""
-    import h5py  # 20 MiB that the service needs for nothing else
+    import h5py  # 10 MiB that the service needs for nothing else
 
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".weights-") as scratch:
         with h5py.File(scratch.name, "w") as made:

@@ -40,7 +40,8 @@ from recsys.storage.embedded_server import (
 log = logging.getLogger(__name__)
 
 START_S: Final = 90.0  # a first start runs initdb, which is slow on a busy machine
-_AGAIN_S: Final = 1.0
+_LOOK_S: Final = 0.3
+_LONGEST_PAUSE_S: Final = 10.0  # between two tries to start it again
 
 
 @dataclass(frozen=True)
@@ -121,19 +122,19 @@ def keep(folder: Path, port: int) -> None:
         home = Home.of(folder)
         state = folder / "keeper.json"
         state.unlink(missing_ok=True)  # that of a killed keeper
-        has_run = False
+        has_run, pause_s = False, _LOOK_S
         try:
             home.prepare()
             while not asked_to_stop:
                 try:
                     _see_that_it_runs(home, port, state)
-                    has_run = True
+                    has_run, pause_s = True, _LOOK_S
                 except RecsysError as error:
                     if not has_run:
                         raise
-                    log.error("%s; trying again", error)  # clients wait for it to come back
-                    time.sleep(_AGAIN_S)
-                time.sleep(0.3)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    log.error("%s; trying again in %.1f s", error, pause_s)  # clients wait for it to come back
+                time.sleep(pause_s)
         finally:
             state.unlink(missing_ok=True)
             stop_server(home)

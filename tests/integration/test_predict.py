@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +230,23 @@ def test_the_export_runs_anywhere(service: httpx.Client) -> None:
     assert logit == pytest.approx(50 / 20 + 0.1, abs=1e-5)
     again = service.post("/model/export").json()
     assert (again["artifact"], again["created"]) == (exported.artifact, False)
+
+
+def test_a_model_of_earlier_code_is_not_exported_and_says_what_to_do(
+    clean_database_url: str, clean_database: sa.Engine, artifacts: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(artifacts, tmp_path / "artifacts", ignore=shutil.ignore_patterns("deepfm_export"))
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
+    with shop.running_service(clean_database_url, ARTIFACT_ROOT=str(root)) as client:
+        shop.wait_until(lambda: tiny_model.in_service(client) == "deepfm/v1", 10)
+        (root / "deepfm_serving" / "v1" / "keras.json").unlink()
+        refused = client.post("/model/export")
+        assert (refused.status_code, refused.json()["status"]) == (503, "export_failed")
+        assert "keras.json" in refused.json()["error"]
+        assert "recsys train-deepfm --force" in refused.json()["error"]
+        exports = root / "deepfm_export"
+        assert not exports.exists() or not list(exports.iterdir())
 
 
 def test_the_model_follows_the_publication_and_never_stops_it(
