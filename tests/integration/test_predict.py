@@ -239,6 +239,7 @@ def test_a_model_of_earlier_code_is_not_exported_and_says_what_to_do(
     shop.stock(clean_database)
     shop.publish(clean_database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
     with shop.running_service(clean_database_url, ARTIFACT_ROOT=str(root)) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
         shop.wait_until(lambda: tiny_model.in_service(client) == "deepfm/v1", 10)
         (root / "deepfm_serving" / "v1" / "keras.json").unlink()
         refused = client.post("/model/export")
