@@ -75,9 +75,11 @@ class TitleWords:
         return {"item_title_trend": trend, "pair_title_similarity": self._similarity(user_key, item)}
 
     def _similarity(self, user_key: NDArray[np.int64], item: NDArray[np.int64]) -> Floats:
+        result = np.full(len(item), np.nan, dtype=np.float32)
+        if not len(self.user_key):  # nobody has an event on an item with a title
+            return result
         users, place = np.unique(user_key, return_inverse=True)
         profile = _find(self.user_key, users)
-        result = np.full(len(item), np.nan, dtype=np.float32)
         order = np.argsort(place, kind="stable")
         bounds = np.searchsorted(place[order], np.arange(0, len(users) + _USERS_AT_ONCE, _USERS_AT_ONCE))
         for block, (first, last) in enumerate(pairwise(bounds)):
