@@ -20,6 +20,7 @@ EVENT_ID: Final = "event_id"  # int64, the order in which the source holds the e
 EVENT_TYPE: Final = "event_type"
 OCCURRED_AT: Final = "occurred_at"  # UTC, microseconds
 WEIGHT: Final = "weight"  # float32, from the event type's weight
+ACTION_LABEL: Final = "label"  # float32 in [0, 1]: 1 for the item, 0 against it; null: for it
 VALUE: Final = "value"  # float64: price paid, rating given; null where there is none
 PARAMETERS: Final = "parameters"  # what a client told of the event and its moment, a JSON object; null: nothing
 SESSION_ID: Final = "session_id"  # int64: invoice, transaction or a gap of 30 minutes

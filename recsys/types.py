@@ -7,7 +7,7 @@ keeps its own dense index inside. `-1` stands for "no item" in padded arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -46,6 +46,7 @@ class Interactions:
     event_types: tuple[str, ...]
     cut_at: int  # microseconds since the epoch, UTC
     parameters: Texts | None = None  # a JSON object of each event; None where no event has any
+    label: Scores | None = None  # in [0, 1]: 1 speaks for the item, 0 against it; None where all speak for theirs
 
     def __len__(self) -> int:
         return len(self.user_key)
@@ -72,6 +73,7 @@ class Interactions:
             self.event_types,
             self.cut_at,
             None if self.parameters is None else self.parameters.take(keep),
+            None if self.label is None else self.label[keep],
         )
 
     def before(self, cut_at: int) -> Interactions:
@@ -85,6 +87,19 @@ class Interactions:
         first, last = np.searchsorted(self.occurred_at, [start_at, end_at], side="left")
         part = self.take(np.arange(first, last))
         return Interactions(**{**part.__dict__, "cut_at": end_at})
+
+    @property
+    def in_favour(self) -> Interactions:
+        """The events that speak for their item, each with its weight times its label."""
+        if self.label is None:
+            return self
+        favour = replace(self, weight=self.weight * self.label, label=None)
+        return favour.take(self.label > 0)
+
+    @property
+    def against(self) -> Interactions:
+        """The events that speak against their item."""
+        return self.take(np.zeros(0, dtype=np.int64) if self.label is None else (self.label <= 0) & (self.weight > 0))
 
     def of_types(self, names: Sequence[str]) -> Interactions:
         """The events whose type is one of `names`."""

@@ -55,14 +55,15 @@ class KeyIndex:
 
 
 def usable_history(interactions: Interactions, catalogue: Catalogue) -> Interactions:
-    """The events of positive weight on items of the catalogue.
+    """The events on items of the catalogue that speak for their item, each with its weight times its label.
 
     Raises InputError when a weight is not finite, or when no event is left to learn from.
     """
     if not np.isfinite(interactions.weight).all():
         raise InputError("some event weights are not finite; check the event weights in the settings and the values")
-    usable = (KeyIndex(catalogue.item_key).positions(interactions.item_key) >= 0) & (interactions.weight > 0)
-    history = interactions if usable.all() else interactions.take(usable)
+    favour = interactions.in_favour
+    usable = (KeyIndex(catalogue.item_key).positions(favour.item_key) >= 0) & (favour.weight > 0)
+    history = favour if usable.all() else favour.take(usable)
     if not len(history):
         raise InputError(
             f"nothing to learn from: none of {len(interactions)} events before the cut has a positive weight and an "

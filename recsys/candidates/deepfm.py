@@ -39,6 +39,7 @@ from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 _PAIRS_PER_CHUNK = 1 << 18
 _USERS_PER_CHUNK = 1 << 14
+_CONTINUED_VALIDATION_SHARE = 1 / 3  # of the new events
 _RESCORED = 3  # how many times n items are rescored by the whole network
 
 
@@ -113,9 +114,11 @@ class DeepFm:
             n_negatives=self.n_negatives,
             uniform_share=self.uniform_share,
             mask_share=self.mask_share,
+            against=interactions.against,
         )
+        new_from = 0 if start_from is None else start_from.cut_at or 0
         weights, self.training_curve, calibration = train(
-            config, weights, samples, probability, self._validation(events), self._schedule(n_rows)
+            config, weights, samples, probability, self._validation(events, new_from), self._schedule(n_rows)
         )
         self._use(DeepFmState.at_cut(samples, catalogue, weights, calibration), events.cut_at)
         return self
@@ -133,11 +136,16 @@ class DeepFm:
             )
         return state
 
-    def _validation(self, events: Interactions) -> NDArray[np.bool_]:
-        """Which events are held out while the number of epochs is found, (n_events,)."""
+    def _validation(self, events: Interactions, new_from: int) -> NDArray[np.bool_]:
+        """Which events are held out while the number of epochs is found, (n_events,): the last in time, of those from
+        `new_from` (microseconds) on, where a model of then is continued: it has learned from all the others."""
         if self.validation_share <= 0:
             return np.zeros(len(events), dtype=bool)
-        first = min(int(len(events) * (1 - self.validation_share)), len(events) - 1)
+        n_old = int(np.searchsorted(events.occurred_at, new_from, side="left"))
+        share = self.validation_share if not n_old else max(self.validation_share, _CONTINUED_VALIDATION_SHARE)
+        first = n_old + int((len(events) - n_old) * (1 - share))
+        if first >= len(events):
+            return np.zeros(len(events), dtype=bool)
         return events.occurred_at >= events.occurred_at[first]
 
     def _schedule(self, n_rows: int) -> Schedule:

@@ -27,6 +27,7 @@ from recsys.features.deepfm_fields import (
 )
 from recsys.types import Catalogue, Interactions
 
+_AGAINST_SHARE = 0.5  # of a user's rows, where they spoke against something
 EXCLUDED = 1e4  # as log q: takes a candidate out of the softmax
 
 
@@ -75,8 +76,10 @@ class Samples:
         n_negatives: int,
         uniform_share: float,
         mask_share: float,
+        against: Interactions | None = None,
     ) -> None:
-        """Every event's item must be in the catalogue. `mask_share`: how often an id is hidden in training."""
+        """Every event's item must be in the catalogue. `mask_share`: how often an id is hidden in training; `against`:
+        events that speak against their items, which become negatives of their users."""
         self.events, self.vocabularies = events, vocabularies
         self.n_negatives, self.mask_share = n_negatives, mask_share
         self.item = catalogue.positions(events.item_key)  # (n_events,)
@@ -92,6 +95,7 @@ class Samples:
         self.histories = Histories(events, self.static_rows[self.item, 0], history_length, history_half_life_days)
         self.trends = ItemTrends(events, catalogue, self.item)
         popularity = np.bincount(self.item, events.weight, minlength=len(catalogue)) ** 0.75
+        self._against_user, self._against_item = _against(against, catalogue)
         self._q = uniform_share / len(catalogue) + (1 - uniform_share) * popularity / popularity.sum()
 
     def draw(
@@ -106,6 +110,7 @@ class Samples:
         n = len(event)
         at = self.events.occurred_at[event]
         negative = rng.permutation(systematic(self._q, n * self.n_negatives, rng)).reshape(n, self.n_negatives)
+        self._put_against(negative, event, rng)
         candidate = np.concatenate([self.item[event][:, None], negative], axis=1)
         log_q = np.log(self._q[candidate] * len(self._q)).astype(np.float32)
         log_q[:, 1:][negative == candidate[:, :1]] = EXCLUDED
@@ -129,9 +134,27 @@ class Samples:
                 user[rng.random(n) < 0.5, CONTEXT] = 0
         return {"user": user, "history": history, "history_weight": weight, "item": item}, log_q
 
+    def _put_against(self, negative: Positions, event: Positions, rng: np.random.Generator) -> None:
+        """Where a user spoke against items, one of them stands in every second row in the place of a sampled one."""
+        user = self.events.user_key[event]
+        first = np.searchsorted(self._against_user, user, side="left")
+        n = np.searchsorted(self._against_user, user, side="right") - first
+        rows = np.flatnonzero((n > 0) & (rng.random(len(event)) < _AGAINST_SHARE))
+        if len(rows) and negative.shape[1]:
+            negative[rows, -1] = self._against_item[first[rows] + rng.integers(n[rows])]
+
     def items_at_cut(self) -> Rows:
         """The item side's rows of the whole catalogue, (n_items, 6)."""
         return np.concatenate([self.static_rows, self.trends.at_cut()], axis=1)
+
+
+def _against(events: Interactions | None, catalogue: Catalogue) -> tuple[NDArray[Any], Positions]:
+    """Users (ascending) and positions of the items that they spoke against, each pair once."""
+    if events is None or not len(events):
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+    pairs = np.stack([events.user_key.astype(np.int64), catalogue.positions(events.item_key)], axis=1)
+    pairs = np.unique(pairs[pairs[:, 1] >= 0], axis=0)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def systematic(weight: NDArray[Any], n: int, rng: np.random.Generator) -> Positions:

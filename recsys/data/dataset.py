@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from recsys import columns as col
 from recsys.data.engine_functions import latest
@@ -55,7 +56,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             col.WEIGHT: pa.float32(),
             col.SESSION_ID: pa.int64(),
         },
-        {col.VALUE: pa.float64(), col.PARAMETERS: NAME},
+        {col.VALUE: pa.float64(), col.PARAMETERS: NAME, col.ACTION_LABEL: pa.float32()},
     ),
     # sorted by item_key; the latest values before as_of
     "items": _schema(
@@ -202,6 +203,7 @@ class Dataset:
             event_types=self.meta.event_types,
             cut_at=cut_at,
             parameters=_texts(events[col.PARAMETERS]) if col.PARAMETERS in events.column_names else None,
+            label=_labels(events[col.ACTION_LABEL]),
         )
 
     def catalogue(self, at: int | None = None) -> Catalogue:
@@ -312,6 +314,12 @@ def _is_sorted(by: list[pa.ChunkedArray]) -> bool:
             return False
         still_equal = pc.and_(pc.equal(left, right), still_equal)
     return True
+
+
+def _labels(column: pa.ChunkedArray) -> NDArray[np.float32] | None:
+    """What each event says of its item; None where all speak for theirs."""
+    label: NDArray[np.float32] = column.fill_null(1.0).to_numpy()
+    return None if (label == 1.0).all() else label
 
 
 def _codes(column: pa.ChunkedArray, event_types: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int8]]:

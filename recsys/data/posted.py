@@ -13,6 +13,7 @@ from typing import Any, Final
 import ibis
 from ibis import Table
 
+from recsys.action import AGAINST
 from recsys.data.raw import Declared
 
 GUEST: Final = "of a guest"
@@ -24,7 +25,10 @@ AFTER_GAP: Final = "few, and long after all others"
 
 MIN_AFTER_GAP: Final = 1_000
 _INTEGER: Final = r"^(0|-?[1-9][0-9]{0,17})$"
-_COLUMNS: Final = ("timestamp", "visitorid", "event", "itemid", "transactionid", "value", "parameters", "seq")
+_COLUMNS: Final = (
+    *("timestamp", "visitorid", "event", "itemid", "transactionid", "value", "parameters", "seq"),
+    *("acted", "label"),
+)
 
 
 def with_posted(
@@ -62,7 +66,7 @@ def _judged(con: Any, imported: Table, posted: Table, declared: Declared, comple
             bad_id = bad_id | ~joined[column].re_search(_INTEGER)
     reason = ibis.cases(
         (joined.visitorid.isnull(), GUEST),
-        (joined.event.notin(list(declared.event_weights)), ibis.literal(NO_WEIGHT) + joined.event),
+        (joined.event.notin([*declared.event_weights, *AGAINST]), ibis.literal(NO_WEIGHT) + joined.event),
         (bad_id, NO_INTEGER),
         (covered, COVERED),
         (joined.is_there.notnull(), TWICE),

@@ -6,6 +6,7 @@ properties. The same inputs give the same data set.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 from ibis import Table
 
 from recsys import columns as col
+from recsys.action import action_of
 from recsys.data.dataset import (
     AVAILABLE,
     CATEGORY,
@@ -33,6 +35,7 @@ from recsys.data.posted import with_posted
 from recsys.data.raw import ROW, Declared, RawTables
 from recsys.errors import EmptyResultError, InputError
 
+_NO_LABEL = -1e300  # no client gives it
 SESSION_GAP_MS = 30 * 60 * 1000
 # A price is named so, or is RetailRocket's hashed property 790, whose numbers look like n12000.000.
 PRICE_NAMES = ("price", "790")
@@ -80,7 +83,7 @@ def prepare(
         )
         streams["events"] = events
         streams["item_properties"] = _with_told(con, streams["item_properties"], streams.pop("told_properties"))
-        _check_event_types(con, events, declared)
+        declared = _with_types(con, events, declared)
         items = give_keys(con, "item", _first_seen(streams, "itemid", "item_properties"), given.items, ["first", "id"])
         users = give_keys(
             con, "user", _first_seen(streams, "visitorid", "user_properties"), given.users, ["first", "id"]
@@ -131,13 +134,16 @@ def _with_told(con: Any, properties: Table, told: Table) -> Table:
     return properties.select(columns).union(told.anti_join(described, "itemid").select(columns))
 
 
-def _check_event_types(con: Any, events: Table, declared: Declared) -> None:
+def _with_types(con: Any, events: Table, declared: Declared) -> Declared:
+    """`declared` with every type of event that occurs; InputError for one without a weight."""
     found = con.to_pyarrow(events.group_by("event").agg(n=events.count())).to_pylist()
     if not found:
         raise EmptyResultError("no event lies before the cut-off; name a later one, or import events first")
+    declared = declared.with_types(row["event"] for row in found)
     strays = {row["event"]: row["n"] for row in found if row["event"] not in declared.event_weights}
     if strays:
         raise InputError(f"events of types without a weight: {strays}; give each a weight (RECSYS_EVENT_WEIGHTS)")
+    return declared
 
 
 def _first_seen(streams: Mapping[str, Table], owner: str, properties: str) -> Table:
@@ -151,7 +157,7 @@ def _first_seen(streams: Mapping[str, Table], owner: str, properties: str) -> Ta
 
 
 def _events(con: Any, events: Table, items: Table, users: Table, declared: Declared) -> Table:
-    weights = [(events.event == name, float(weight)) for name, weight in declared.event_weights.items()]
+    events = _with_actions(con, events, declared)
     keyed = events.select(
         "timestamp",
         "transactionid",
@@ -161,7 +167,8 @@ def _events(con: Any, events: Table, items: Table, users: Table, declared: Decla
         value=events.value.cast("float64"),
         event_id=events.seq,
         event_type=events.event,
-        weight=ibis.cases(*weights).cast("float32"),
+        weight=events.weight,
+        label=events.action_label,
     )
     keyed = keyed.inner_join(items.select(item_key="key", itemid="id"), "itemid")
     keyed = keyed.inner_join(users.select(user_key="key", visitorid="id"), "visitorid")
@@ -169,6 +176,27 @@ def _events(con: Any, events: Table, items: Table, users: Table, declared: Decla
     sessions = _keep(con, "event_sessions", _sessions(keyed))
     joined = keyed.inner_join(sessions, col.EVENT_ID)
     return joined.mutate(occurred_at=_instant(joined.timestamp)).order_by(["timestamp", col.EVENT_ID])
+
+
+def _with_actions(con: Any, events: Table, declared: Declared) -> Table:
+    """Events with `weight` and `action_label`, as `action_of` reads them: the updater learns the same by day."""
+    told = events.filter(events.acted.notnull() | events.label.notnull()).select("event", "acted", "label").distinct()
+    rows = [(row["event"], row["acted"], row["label"]) for row in con.to_pyarrow(told).to_pylist()]
+    plain = [(name, None, None) for name in declared.event_weights]
+    said = [
+        action_of(event, label, json.loads(acted) if acted else {}, declared.event_weights)
+        for event, acted, label in [*plain, *rows]
+    ]
+    columns = {
+        "event": pa.array([row[0] for row in [*plain, *rows]], pa.string()),
+        "acted": pa.array([row[1] or "" for row in [*plain, *rows]], pa.string()),
+        "given": pa.array([row[2] for row in [*plain, *rows]], pa.float64()).fill_null(_NO_LABEL),
+        "weight": pa.array([action.weight for action in said], pa.float32()),
+        "action_label": pa.array([action.label for action in said], pa.float32()),
+    }
+    con.con.register("actions", pa.table(columns))
+    keyed = events.mutate(acted=events.acted.fill_null(""), given=events.label.fill_null(_NO_LABEL)).drop("label")
+    return keyed.inner_join(con.table("actions"), ["event", "acted", "given"])
 
 
 def _sessions(events: Table) -> Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis import Table
 
+from recsys.action import AGAINST
 from recsys.data.dataset import IdType
 from recsys.errors import InputError
 
 _EVENTS = pa.schema(
     {"timestamp": pa.int64(), "visitorid": pa.string(), "event": pa.string(), "itemid": pa.string()}
     | {"transactionid": pa.string(), "value": pa.float64(), "parameters": pa.string(), "seq": pa.int64()}
+    | {"acted": pa.string(), "label": pa.float64()}
 )
 _PROPERTIES = pa.schema({"timestamp": pa.int64(), "itemid": pa.string(), "property": pa.string(), "value": pa.string()})
 _COLUMNS: Mapping[str, pa.Schema] = {
@@ -30,7 +33,10 @@ _COLUMNS: Mapping[str, pa.Schema] = {
     ),
     "category_tree": pa.schema({"categoryid": pa.string(), "parentid": pa.string()}),
 }
-_MAY_BE_MISSING = {"transactionid": "string", "value": "float64", "parameters": "string"}
+_MAY_BE_MISSING = {"transactionid": "string", "value": "float64", "parameters": "string"} | {
+    "acted": "string",
+    "label": "float64",
+}
 ROW = "row"  # position of a row in its file
 
 
@@ -40,7 +46,8 @@ class RawTables:
 
     Beside them the events that clients posted, with the columns of events; a guest's have no `visitorid`. And what the
     API was told of items, with those of `item_properties`; it counts for items that these say nothing of.
-    `parameters` of events are JSON objects.
+    `parameters` of events are JSON objects; `acted` those where one tells how an action went, else null, and
+    `label` what a client said of it (see `recsys.action`).
     Timestamps are milliseconds since the epoch. `seq` of events may be missing: the order of rows stands for it.
     """
 
@@ -94,9 +101,13 @@ class Declared:
                 raise InputError(
                     f"{what} event types {strays} have no weight; weights are given for {sorted(self.event_weights)}"
                 )
-        bad = [name for name, weight in self.event_weights.items() if not 0 <= weight < float("inf")]
-        if bad or not self.event_weights:
-            raise InputError(f"event weights must be finite and not negative, at least one; see {bad}")
+        bad = [name for name, weight in self.event_weights.items() if not math.isfinite(weight)]
+        if bad or not any(weight > 0 for weight in self.event_weights.values()):
+            raise InputError(f"event weights must be finite numbers, at least one of them above 0; see {bad or 'none'}")
+
+    def with_types(self, found: Iterable[str]) -> Declared:
+        """The same with those of `found` that speak against items and need no weight of their own."""
+        return replace(self, event_weights={name: 1.0 for name in found if name in AGAINST} | dict(self.event_weights))
 
     @property
     def event_types(self) -> tuple[str, ...]:

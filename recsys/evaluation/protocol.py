@@ -56,7 +56,7 @@ def labels_of(
 ) -> Labels:
     """What is to be foretold, for users known before the window; TooFewLabelsError when the window has no label."""
     history = interactions.before(window.cut_at)
-    events = interactions.between(window.cut_at, window.end_at).of_types(label_event_types)
+    events = interactions.between(window.cut_at, window.end_at).of_types(label_event_types).in_favour
     keep = np.isin(events.user_key, history.user_key)
     if task is Task.DISCOVERY:
         bought = history.of_types(bought_event_types)

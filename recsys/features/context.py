@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.features.action import BY_PARAMETER
+from recsys.action import BY_PARAMETER
 from recsys.types import Texts
 
 DEVICE: Final = "device"

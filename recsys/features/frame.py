@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recsys import columns as col
+from recsys.action import interest_of
 from recsys.data.dataset import Dataset
 from recsys.features.item import item_features
 from recsys.features.pair import is_count, pair_history
@@ -62,7 +63,8 @@ class Features:
         """Compute the tables as of `at` (microseconds; the end of the data set when None)."""
         self.at = dataset.meta.as_of if at is None else min(at, dataset.meta.as_of)
         con = dataset.connect(**({} if threads is None else {"threads": threads}))
-        types = dataset.meta.event_types
+        weights = dataset.meta.event_weights
+        types = [name for name in dataset.meta.event_types if interest_of(name, weights) > 0]
         items = con.to_pyarrow(item_features(con, self.at))
         users = con.to_pyarrow(user_features(con, self.at, types))
         pairs = con.to_pyarrow(pair_history(con, self.at, types))

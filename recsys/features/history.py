@@ -25,8 +25,10 @@ AGE_DAYS = "age_days"
 
 
 def events_before(con: ibis.BaseBackend, at: int) -> Table:
-    """Columns of events and `age_days` > 0 at the cut; no event at or after `at`."""
+    """Columns of events and `age_days` > 0 at the cut; no event at or after `at`, nor one against its item."""
     events = con.table("events").filter(lambda t: t.occurred_at < ibis.timestamp(instant(at)))
+    label = events[col.ACTION_LABEL].fill_null(1.0)
+    events = events.mutate(weight=events[col.WEIGHT] * label).filter(label > 0)
     return events.mutate(age_days=days_before(events.occurred_at, at))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from recsys.features.action import action_of
+from recsys.action import action_of
 from recsys.features.context import REQUEST_FEATURES
 from recsys.features.deepfm_fields import N_USER_FIELDS, TIME, Floats, Positions, Rows, time_rows
 from recsys.features.deepfm_spec import FeatureSpec

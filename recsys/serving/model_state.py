@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.action import interest_of
 from recsys.errors import ArtifactError, InputError
 from recsys.features.context import CONTEXT_FIELDS, context_of
 from recsys.features.deepfm_fields import (
@@ -53,7 +54,7 @@ class Moment:
     """When it is, and what events are worth."""
 
     now_ms: float  # since the epoch; day of the week and part of the day are UTC's
-    event_weights: Mapping[str, float]  # 1 for a type that is not named
+    event_weights: Mapping[str, float]  # a type that is not named counts nothing
 
 
 class GrowingRows:
@@ -203,14 +204,19 @@ class ModelState:
         }
 
     def _since_the_cut(self, asker: Asker, moment: Moment) -> list[tuple[int, float, int]]:
-        """The events that the night did not know and that count, newest first: item key, worth, milliseconds."""
-        worth_of, cut_ms, recent = moment.event_weights.get, self._spec.cut_at / 1000, asker.recent
-        rows = recent.rows() if isinstance(recent, Events) else recent
-        return [
-            (key, worth, at_ms)
-            for key, event_type, at_ms in rows
-            if at_ms >= cut_ms and (worth := worth_of(event_type, 1.0)) > 0
-        ]
+        """The items of events that the night did not know and that count, newest first: key, worth, milliseconds.
+
+        An item counts once, as its weightiest event does: of who buys one thing many times we know no more than of
+        who buys it twice, and the rest of their bag would fade behind it.
+        """
+        cut_ms, recent, weights = self._spec.cut_at / 1000, asker.recent, moment.event_weights
+        found: dict[int, tuple[int, float, int]] = {}
+        for key, event_type, at_ms in recent.rows() if isinstance(recent, Events) else recent:
+            if at_ms < cut_ms or (worth := interest_of(event_type, weights)) <= 0:
+                continue
+            _, most, newest_ms = found.get(key, (key, 0.0, at_ms))
+            found[key] = (key, max(worth, most), newest_ms)
+        return list(found.values())
 
     def _stored(self, start: Positions, n: Positions, n_new: Positions) -> tuple[Rows, NDArray[np.float64]]:
         """Items and decayed weights at the cut, newest first, behind `n_new` empty places in each row."""

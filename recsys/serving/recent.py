@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, overload
 
+from recsys.action import interest_of
 from recsys.serving.config import DEFAULT, ServingConfig
 
 N_SEEDS = 20  # of the latest events, those that may call their neighbours
@@ -125,7 +126,7 @@ def seeds(
     for key, event_type, occurred_ms in _rows(events):
         if key not in found and len(found) == n:
             continue
-        weight = meaning.weights.get(event_type, 1.0) * 2 ** ((newest_ms - occurred_ms) * per_ms)
+        weight = interest_of(event_type, meaning.weights) * 2 ** ((newest_ms - occurred_ms) * per_ms)
         if weight > 0:
             found[key] = found.get(key, 0.0) + weight
     return found

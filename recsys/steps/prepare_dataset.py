@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 STEP = "prepare_dataset"
 KIND = "dataset"
-CODE_VERSION = 2  # raise it when the same raw tables come to mean another data set
+CODE_VERSION = 3  # raise it when the same raw tables come to mean another data set
 MEMORY_LIMIT = "2GB"  # DuckDB's; beyond it, it spills
 DAY_MS = 86_400_000
 _NOT_CONTENT = ("completed_at", "path")  # an import that found everything loaded changes them
@@ -204,10 +204,15 @@ def _declared(imports: list[dict[str, Any]], settings: Settings) -> Declared:
     return Declared(
         source=said["source"],
         event_weights=said["event_weights"] | (settings.event_weights or {}),
-        label_event_types=tuple(settings.label_event_types or said["label_event_types"]),
-        bought_event_types=tuple(settings.bought_event_types or said["bought_event_types"]),
+        label_event_types=tuple(_first(settings.label_event_types, said["label_event_types"])),
+        bought_event_types=tuple(_first(settings.bought_event_types, said["bought_event_types"])),
         id_types={entity: said[f"{entity}_id_type"] for entity in _ENTITIES.values()},
     )
+
+
+def _first(of_settings: list[str] | None, of_source: list[str]) -> list[str]:
+    """An empty list in the settings is an answer, too."""
+    return of_source if of_settings is None else of_settings
 
 
 def _complete_until(imports: list[dict[str, Any]]) -> int | None:

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 from adbc_driver_postgresql import dbapi
 
+from recsys.action import BY_PARAMETER
+
 STREAMS: Mapping[str, tuple[str, ...]] = {
     "events": ("timestamp", "visitorid", "event", "itemid", "transactionid", "value", "seq"),
     "item_properties": ("timestamp", "itemid", "property", "value"),
@@ -34,11 +36,13 @@ _BATCH_BYTES = 16 << 20
 POSTED_SEQ = 1 << 40  # `seq` of posted events lie above those of imported ones
 _MS = "floor(extract(epoch from occurred_at) * 1000)::bigint"
 _NUMBER = "case jsonb_typeof(parameters -> '{name}') when 'number' then (parameters ->> '{name}')::float8 end"
+_ACTED = "array[{}]".format(", ".join(f"'{name}'" for name in BY_PARAMETER))
 _POSTED = f"""
 select {_MS} as "timestamp", user_id as visitorid, event_type as event, item_id as itemid,
        parameters ->> 'transaction_id' as transactionid,
        coalesce({_NUMBER.format(name="price")}, label::float8) as value,
-       nullif((parameters || features)::text, '{{{{}}}}') as parameters, {POSTED_SEQ} + position as seq
+       nullif((parameters || features)::text, '{{{{}}}}') as parameters, {POSTED_SEQ} + position as seq,
+       case when parameters ?| {_ACTED} then parameters::text end as acted, label::float8 as label
 from events where {_MS} < {{before_ms}}
 """  # noqa: S608 - our own words
 _TOLD_MS = "floor(extract(epoch from i.told_at) * 1000)::bigint"

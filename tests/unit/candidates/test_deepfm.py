@@ -217,3 +217,13 @@ def test_a_warm_start_that_does_not_fit_is_refused(fitted: DeepFm, earlier: Deep
 def test_a_training_that_diverges_is_refused() -> None:
     with np.errstate(all="ignore"), pytest.raises(ModelError, match="learning_rate"):
         DeepFm(**{**PARAMS, "learning_rate": 1e30, "max_epochs": 1}).fit(world(), catalogue())
+
+
+def test_a_continued_model_is_validated_on_new_events_and_learns_from_others_of_them() -> None:
+    events = world()
+    held_out = DeepFm(**PARAMS)._validation(events, MIDDLE)
+    new = events.occurred_at >= MIDDLE
+    assert not held_out[~new].any(), "the earlier model has learned from these"
+    assert 0.25 < held_out[new].mean() < 0.4
+    assert not DeepFm(**PARAMS)._validation(events.before(MIDDLE), MIDDLE).any(), "nothing is new: nothing to search by"
+    assert 0.05 < DeepFm(**PARAMS)._validation(events, 0).mean() < 0.15

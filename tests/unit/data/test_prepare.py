@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.action import BY_PARAMETER, action_of
 from recsys.data.dataset import Dataset
 from recsys.data.keys import KnownKeys, no_keys
 from recsys.data.prepare import prepare
@@ -141,8 +143,59 @@ def test_what_cannot_be_prepared_is_named(tmp_path: Path) -> None:
         prepared(tmp_path, raw_events((5, "u", "view", "a", None)).drop(["itemid"]))
     with pytest.raises(InputError, match="have no weight"):
         Declared("x", {"view": 1.0}, ("buy",), (), {})
-    with pytest.raises(InputError, match="finite and not negative"):
+    with pytest.raises(InputError, match="at least one of them above 0"):
         Declared("x", {"view": -1.0}, (), (), {})
+    with pytest.raises(InputError, match=r"finite numbers.*view"):
+        Declared("x", {"view": float("nan")}, (), (), {})
+
+
+POSTED = (
+    ("transaction", {"quantity": 8}, None),
+    ("view", {"duration": 1.0}, None),
+    ("view", {"stars": 1}, None),
+    ("view", {"stars": 4, "price": 10.5}, None),
+    ("view", {}, 0.25),
+    ("removefromcart", {}, None),
+    ("dislike", {}, None),
+    ("view", {"device": "phone"}, None),
+)
+
+
+def test_a_posted_event_means_by_night_what_it_means_by_day(tmp_path: Path) -> None:
+    posted = pa.table(
+        {
+            "timestamp": [10 + i for i in range(len(POSTED))],
+            "visitorid": [f"p{i}" for i in range(len(POSTED))],
+            "event": [event for event, _, _ in POSTED],
+            "itemid": ["a"] * len(POSTED),
+            "transactionid": pa.nulls(len(POSTED), pa.string()),
+            "value": pa.nulls(len(POSTED), pa.float64()),
+            "parameters": pa.nulls(len(POSTED), pa.string()),
+            "acted": [json.dumps(told) if set(told) & set(BY_PARAMETER) else None for _, told, _ in POSTED],
+            "label": pa.array([label for _, _, label in POSTED], pa.float64()),
+            "seq": [100 + i for i in range(len(POSTED))],
+        }
+    )
+    raw = RawTables(raw_events((5, "u", "view", "a", "t")), posted_events=posted)
+    dataset = prepare(tmp_path, raw, DECLARED, 10**12, threads=1)
+    found = dataset.table("events").to_pylist()
+    assert (found[0]["weight"], found[0]["label"]) == (1, 1), "what was imported says what its type does"
+    for row, (event, told, label) in zip(found[1:], POSTED, strict=True):
+        expected = action_of(event, label, told, DECLARED.event_weights)
+        assert row["label"] == pytest.approx(expected.label), event
+        assert row["weight"] == pytest.approx(expected.weight, rel=1e-6), event
+    favour, against = dataset.interactions().in_favour, dataset.interactions().against
+    assert len(against) == 4
+    assert len(favour) == len(found) - 4
+    assert favour.weight.min() == pytest.approx(0.25), "a weak sign counts little"
+
+
+def test_a_type_with_a_negative_weight_speaks_against(tmp_path: Path) -> None:
+    declared = replace(DECLARED, event_weights={**DECLARED.event_weights, "report": -2.0})
+    events = raw_events((5, "u", "view", "a", None), (6, "u", "report", "a", None))
+    dataset = prepare(tmp_path, RawTables(events), declared, 10**12, threads=1)
+    assert dataset.interactions().against.weight.tolist() == [2.0]
+    assert len(dataset.interactions().in_favour) == 1
 
 
 rows = st.tuples(

@@ -13,7 +13,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.features.action import BY_PARAMETER
+from recsys.action import BY_PARAMETER
 from recsys.features.context import (
     CONTEXT_FIELDS,
     CONTEXT_SIZES,

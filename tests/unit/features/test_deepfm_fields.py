@@ -64,6 +64,22 @@ def test_history_is_what_the_same_user_did_strictly_earlier() -> None:
     np.testing.assert_allclose(weight[0, :2] / weight[0, 0], [1, 0.25], rtol=1e-5)
 
 
+def test_what_a_user_spoke_against_is_among_their_negatives_alone() -> None:
+    history = events([1] * 200 + [2] * 200, [1] * 400, [30.0] * 400)
+    drawn = samples(history, 40, uniform_share=1.0, against=events([1, 1], [7, 7], [10, 11]))
+    inputs, log_q = drawn.draw(np.ones(400), 400, np.random.default_rng(0))
+    row_of_7 = drawn.static_rows[7, 0]
+    assert row_of_7 == 0, "nobody has an event on it: its row is that of unknown items"
+    negative = np.zeros((200, 3), dtype=np.int64)
+    drawn._put_against(negative, np.arange(200), np.random.default_rng(0))
+    assert 0.3 < (negative[:, -1] == 7).mean() < 0.7
+    assert not negative[:, :-1].any()
+    others = np.zeros((200, 3), dtype=np.int64)
+    drawn._put_against(others, np.arange(200, 400), np.random.default_rng(0))
+    assert not others.any()
+    assert inputs["item"].shape[:2] == log_q.shape == (400, 4)
+
+
 def test_trends_count_the_days_before() -> None:
     history = events([0] * 8, [0] * 7 + [1], [10, 10, 10, 10, 5.5, 5.5, 5.5, 3.5])
     known = catalogue(3)

@@ -71,10 +71,13 @@ def test_generators_fit_hardly_anything_or_say_why_not(
     with tempfile.TemporaryDirectory() as folder:
         dataset = dataset_of(Path(folder), events, told)
         history, catalogue = dataset.interactions(at), dataset.catalogue(at)
+        if not (len(history) and len(catalogue)):
+            with pytest.raises(InputError, match="import events or choose a later cut"):
+                registry.make(name, {}).fit(history, catalogue)
+            return
         try:
             model = registry.make(name, {}).fit(history, catalogue)
-        except InputError as error:
-            assert "import" in str(error) or "needed" in str(error)
+        except InputError:  # a single item
             return
         found = model.candidates(USERS, 3)
         assert found.item_key.shape == (len(USERS), 3)

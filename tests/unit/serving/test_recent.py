@@ -16,7 +16,7 @@ DAY_MS = 86_400_000
 def test_a_seed_is_worth_its_events_by_type_and_age_from_the_newest() -> None:
     events = [Recent(1, "transaction", 3 * DAY_MS), Recent(2, "view", 2 * DAY_MS), Recent(1, "view", 2 * DAY_MS)]
     assert seeds(events, MEANING) == pytest.approx({1: 5.5, 2: 0.5})
-    assert seeds([Recent(7, "unheard of", 5)], MEANING) == {7: 1.0}
+    assert seeds([Recent(7, "unheard of", 5), Recent(8, "dislike", 5)], MEANING) == {}
     assert seeds([], MEANING) == {}
 
 

@@ -178,3 +178,16 @@ def test_a_model_of_before_the_context_is_refused(folder: Path, tmp_path: Path) 
     (tmp_path / "spec.json").write_text(json.dumps(spec | {"format": 1}))
     with pytest.raises(ArtifactError, match="of format 1, not 2; train it again"):
         Scorer(tmp_path)
+
+
+@given(st.sampled_from([None, 1, 2]), st.lists(events, max_size=10), st.integers(1, 60), st.integers(2, 50))
+def test_who_buys_one_thing_again_and_again_is_not_less_likely_to_want_it(
+    scorer: Scorer, user_key: int | None, before: list[Recent], item: int, n: int
+) -> None:
+    """For every item: its probability after n purchases is no lower than after one. The rest of the bag does not fade
+    behind copies of one item."""
+    earlier = sorted(before, key=lambda one: -one.occurred_ms)
+    bought = [Recent(item, "addtocart", int(NOW_MS) + place) for place in range(n)][::-1]
+    once, often = Asker(user_key, [bought[0], *earlier]), Asker(user_key, [*bought, *earlier])
+    probability = score(scorer, [once, often], [0, 1], [item, item])
+    assert probability[1] >= probability[0] - 1e-6

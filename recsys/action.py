@@ -1,4 +1,4 @@
-"""What an action says: how much it counts, and whether it speaks for the item or against it.
+"""What an action says: how much it counts, and whether it speaks for the item or against it. By night and by day.
 
 What is known only after the action (stars, completion, duration, quantity) makes label and weight, never an input of
 the network: when a pair is scored, it has not happened. What is known before (hour, day, device …) is input, see
@@ -74,15 +74,21 @@ BY_PARAMETER: Final[Mapping[str, Callable[[float, Action], Action]]] = {
 }
 
 
+def interest_of(event_type: str, weight_by_type: Mapping[str, float]) -> float:
+    """What a plain event of a type counts as a sign of interest in its item, ≥ 0: nothing where it speaks against it,
+    nor where the type has no weight."""
+    return 0.0 if event_type in AGAINST else max(weight_by_type.get(event_type, 0.0), 0.0)
+
+
 def action_of(
     event_type: str, label: float | None, parameters: Mapping[str, Any], weight_by_type: Mapping[str, float]
 ) -> Action:
     """Label and weight of an event. An explicit `label` (cut to [0, 1]) wins over what type and parameters say of it.
 
-    A type with a negative weight speaks against the item, one with weight 0 says nothing; a type that is not named
-    has weight 1. Parameters that are no finite numbers say nothing.
+    A type with a negative weight speaks against the item, one with weight 0 says nothing, nor does a type that is
+    not named, except those of `AGAINST`: they have weight 1. Parameters that are no finite numbers say nothing.
     """
-    weight = weight_by_type.get(event_type, 1.0)
+    weight = weight_by_type.get(event_type, 1.0 if event_type in AGAINST else 0.0)
     share = AGAINST.get(event_type, 1.0)
     against = weight < 0 or event_type in AGAINST
     said = Action(0.0 if against else 1.0, abs(weight) * share)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.features.action import ABANDONED, BY_PARAMETER, HEAVIEST, WEAK, Action, action_of
+from recsys.action import ABANDONED, AGAINST, BY_PARAMETER, HEAVIEST, WEAK, Action, action_of, interest_of
 
 WEIGHTS = {"view": 1.0, "transaction": 5.0, "report": -2.0, "ping": 0.0}
 
@@ -20,7 +20,8 @@ def said(event_type: str = "view", label: float | None = None, **parameters: obj
 def test_a_plain_event_counts_what_its_type_does() -> None:
     assert said() == Action(1.0, 1.0)
     assert said("transaction") == Action(1.0, 5.0)
-    assert said("of a type that nobody named") == Action(1.0, 1.0)
+    assert said("of a type that nobody named").weight == 0
+    assert action_of("dislike", None, {}, {}) == Action(0.0, 1.0), "what speaks against an item needs no weight"
     assert said("report") == Action(0.0, 2.0)
     assert said("ping").weight == 0
 
@@ -51,6 +52,17 @@ def test_the_label_that_the_client_gives_wins() -> None:
     assert said("dislike", label=1.0) == Action(1.0, 1.0)
     assert said(label=7.0).label == 1
     assert said(label=math.nan).label == 1, "no number, no label"
+
+
+def test_only_what_speaks_for_an_item_is_interest() -> None:
+    assert [interest_of(name, WEIGHTS) for name in ("view", "transaction", "ping", "report", "unnamed")] == [
+        1,
+        5,
+        0,
+        0,
+        0,
+    ]
+    assert not any(interest_of(name, {name: 2.0}) for name in AGAINST)
 
 
 values = st.one_of(st.none(), st.booleans(), st.text(max_size=5), st.floats(), st.integers(), st.lists(st.integers()))
