@@ -79,8 +79,12 @@ class Settings(BaseSettings):
         None, description="event types after which an item is not recommended again; the source's own when not set"
     )
 
+    task: Literal["discovery", "all"] = Field(
+        "discovery",
+        description="all: lists hold what people buy again, too, and nothing that was bought is hidden",
+    )
+
     # --- training
-    history_half_life_days: float = Field(60.0, gt=0, description="age at which an event counts half")
     label_window_days: float = Field(14.0, gt=0, description="length of the ranker's label windows")
     n_label_windows: int = Field(4, ge=1, le=12, description="how many windows the ranker trains on")
     generators: list[str] = Field(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -18,6 +19,13 @@ Keys = NDArray[np.int32]
 Scores = NDArray[np.float32]
 NO_ITEM: np.int32 = np.int32(-1)
 MICROSECONDS_PER_DAY = 86_400_000_000
+
+
+class Task(StrEnum):
+    """What is asked of a recommender."""
+
+    DISCOVERY = "discovery"  # items that the user never bought before; bought ones are masked
+    ALL = "all"  # whatever they buy next, again or for the first time; nothing is masked
 
 
 @dataclass(frozen=True)

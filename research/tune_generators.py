@@ -20,7 +20,8 @@ import numpy as np
 from recsys.candidates import registry
 from recsys.data.dataset import Dataset
 from recsys.evaluation.metrics import accuracy, pool_recall
-from recsys.evaluation.protocol import Task, Window, labels_of, seen_items, windows
+from recsys.evaluation.protocol import Window, labels_of, seen_items, windows
+from recsys.types import Task
 
 N_CUTS, DAYS, LIST_LENGTH = 4, 14.0, 100
 N_TUNING_WINDOWS = 3
@@ -95,7 +96,7 @@ def main() -> None:
     chosen = every[N_TUNING_WINDOWS:] if args.final else every[:N_TUNING_WINDOWS]
     print("| generator | parameters | task | NDCG@10 by window | mean | recall@100 | s a window |\n|" + "---|" * 7)
     for name in args.only.split(","):
-        tasks = list(Task) if args.final else [Task.ALL_PURCHASES if name == "recent" else Task.DISCOVERY]
+        tasks = list(Task) if args.final else [Task.ALL if name == "recent" else Task.DISCOVERY]
         for params in configurations(name, args.final):
             for task in tasks:
                 start = time.perf_counter()

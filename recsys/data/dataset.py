@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from recsys import columns as col
 from recsys.data.engine_functions import latest
 from recsys.errors import ArtifactError, InputError
-from recsys.types import Catalogue, Interactions, Texts
+from recsys.types import Catalogue, Interactions, Task, Texts
 
 META_FILE = "dataset.json"
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -106,10 +106,11 @@ class DatasetMeta:
     event_types: tuple[str, ...]  # the order gives `Interactions.event_type` its numbers
     event_weights: Mapping[str, float]
     label_event_types: tuple[str, ...]  # what the ranker learns to bring about
-    bought_event_types: tuple[str, ...]  # after these an item is not recommended again
+    bought_event_types: tuple[str, ...]  # after these an item is not recommended again, where the task is discovery
     id_types: Mapping[str, IdType] = field(
         default_factory=lambda: {"user": "string", "item": "string", "category": "string"}
     )
+    task: Task = Task.DISCOVERY
     n_rows: Mapping[str, int] = field(default_factory=dict)  # table → rows
     n_events_from: Mapping[str, int] = field(default_factory=dict)  # "import", "posted" → events
     n_posted_left_out: Mapping[str, int] = field(default_factory=dict)  # reason → events
@@ -130,6 +131,7 @@ class DatasetMeta:
             raw["as_of"] = microseconds(dt.datetime.fromisoformat(raw["as_of"]))
             for name in ("event_types", "label_event_types", "bought_event_types"):
                 raw[name] = tuple(raw[name])
+            raw["task"] = Task(raw["task"])
             return cls(**raw)
         except (ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"{META_FILE} cannot be read ({error}); prepare the data set again") from error

@@ -107,6 +107,7 @@ def prepare(
             label_event_types=declared.label_event_types,
             bought_event_types=declared.bought_event_types,
             id_types=dict(declared.id_types),
+            task=declared.task,
             n_events_from=n_from,
             n_posted_left_out=left_out,
         )

@@ -16,6 +16,7 @@ from ibis import Table
 from recsys.action import AGAINST
 from recsys.data.dataset import IdType
 from recsys.errors import InputError
+from recsys.types import Task
 
 _EVENTS = pa.schema(
     {"timestamp": pa.int64(), "visitorid": pa.string(), "event": pa.string(), "itemid": pa.string()}
@@ -92,6 +93,7 @@ class Declared:
     label_event_types: tuple[str, ...]
     bought_event_types: tuple[str, ...]
     id_types: Mapping[str, IdType]
+    task: Task = Task.DISCOVERY
 
     def __post_init__(self) -> None:
         """Raises InputError when labels or purchases are not among the weighted event types, or a weight is bad."""

@@ -4,7 +4,7 @@ Some cuts T, one label window apart, the last window ending with the data. At ea
 the events before T; the users are those known before T who have labels in the window [T, T + days).
 
 - discovery: labels are the items that the user never bought before; items bought before are masked.
-- all purchases: labels are all items of the window; nothing is masked.
+- all (purchases): labels are all items of the window; nothing is masked.
 
 Labels on items that appear only inside the window stay: no system can find them, so they lower every row alike.
 """
@@ -13,21 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
-from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys
-
-
-class Task(StrEnum):
-    """What is asked of a recommender."""
-
-    DISCOVERY = "discovery"
-    ALL_PURCHASES = "all purchases"
+from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys, Task
 
 
 @dataclass(frozen=True)

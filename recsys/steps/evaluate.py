@@ -22,19 +22,18 @@ from recsys.data.dataset import Dataset
 from recsys.errors import InputError
 from recsys.evaluation import report, segments
 from recsys.evaluation.metrics import Labels, pool_recall
-from recsys.evaluation.protocol import Task, Window, labels_of, seen_items, windows
+from recsys.evaluation.protocol import Window, labels_of, seen_items, windows
 from recsys.evaluation.report import Ground, Measured, Row
 from recsys.features.frame import CATEGORICAL, Features
 from recsys.ranking.ranker import RankerParams
 from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
 from recsys.steps.context import Context, step
-from recsys.steps.stages import usable_generators
-from recsys.types import NO_ITEM, CandidateGenerator, Catalogue, Interactions, Keys
+from recsys.steps.stages import OWN_ITEMS, usable_generators
+from recsys.types import NO_ITEM, CandidateGenerator, Catalogue, Interactions, Keys, Task
 
 logger = logging.getLogger(__name__)
 
 TWO_STAGE = "two-stage"
-OWN_ITEMS = "recent"  # the generator of a user's own items: of use only where they may be recommended
 LIST_LENGTH = 10
 
 
@@ -68,7 +67,7 @@ def run(
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
     plan = Plan(
-        generators=usable_generators(ctx, data.interactions()),
+        generators=usable_generators(ctx, data.interactions(), Task.DISCOVERY),
         generator_params=ctx.settings.generator_params,
         ranker=RankerParams(**({"seed": ctx.settings.seed} | ctx.settings.ranker_params)),
         cuts=cuts,
@@ -152,7 +151,7 @@ class _Cut:
         self.catalogue = data.catalogue(window.cut_at)
         self.seconds: dict[str, float] = {}
         self.generators: dict[str, CandidateGenerator] = {}
-        names = [*plan.generators, *([OWN_ITEMS] if Task.ALL_PURCHASES in plan.tasks else [])]
+        names = [*plan.generators, *([OWN_ITEMS] if Task.ALL in plan.tasks else [])]
         for name in dict.fromkeys(names):
             started = time.monotonic()
             self.generators[name] = _fit(name, plan, self.history, self.catalogue, earlier.get(name))
@@ -173,12 +172,12 @@ class _Cut:
 
     def stage(self, task: Task) -> Stage:
         """The first stage of a task: own items are proposed where they count, masked where they do not."""
-        names = [name for name in self.generators if task is Task.ALL_PURCHASES or name in self.plan.generators]
+        names = [name for name in self.generators if task is Task.ALL or name in self.plan.generators]
         bought = self.history.of_types(self.data.meta.bought_event_types)
         n_item_keys = int(max(self.catalogue.item_key.max(), self.history.item_key.max())) + 1
 
         def seen(user_keys: Keys) -> Any | None:
-            return None if task is Task.ALL_PURCHASES else seen_items(bought, user_keys, n_item_keys)
+            return None if task is Task.ALL else seen_items(bought, user_keys, n_item_keys)
 
         return Stage([self.generators[name] for name in names], self.features, seen, leave_out=CATEGORICAL)
 

@@ -25,6 +25,7 @@ from recsys.storage import keys
 from recsys.storage.engine import migrate
 from recsys.storage.raw_snapshot import RawSnapshot, raw_snapshot
 from recsys.storage.tables import training_runs
+from recsys.types import Task
 
 logger = logging.getLogger(__name__)
 
@@ -201,12 +202,14 @@ def _declared(imports: list[dict[str, Any]], settings: Settings) -> Declared:
     if not imports:
         raise EmptyResultError("nothing has been imported; run `recsys import SOURCE PATH` first")
     said = imports[-1]
+    bought = tuple(_first(settings.bought_event_types, said["bought_event_types"]))
     return Declared(
         source=said["source"],
         event_weights=said["event_weights"] | (settings.event_weights or {}),
         label_event_types=tuple(_first(settings.label_event_types, said["label_event_types"])),
-        bought_event_types=tuple(_first(settings.bought_event_types, said["bought_event_types"])),
+        bought_event_types=bought,
         id_types={entity: said[f"{entity}_id_type"] for entity in _ENTITIES.values()},
+        task=Task(settings.task) if bought else Task.ALL,  # where nothing counts as bought, there is nothing to mask
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.two_stage import rank
 from recsys.steps.context import SERVING, Context, step
-from recsys.steps.stages import serving_artifacts, stage_at
+from recsys.steps.stages import serving_artifacts, stage_at, task_of
 from recsys.steps.train_generator import generator_params
 from recsys.steps.write_lists import blocks, offered, recent_users, write_lists
 from recsys.types import Lists
@@ -28,6 +28,9 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
         reason = "no ranker has been accepted yet: personal and default lists serve; see why at train_ranker in MLflow"
         return {"dataset": ref, "list_version": None, "n_rows": 0, "reason": reason}
     folder, manifest = ctx.store.open(champion)
+    if task_of(manifest) is not data.meta.task:
+        reason = f"the champion {champion} was trained for another task than {data.meta.task}: train_ranker makes one"
+        return {"dataset": ref, "list_version": None, "n_rows": 0, "reason": reason}
     names: list[str] = manifest.meta["generators"]
     artifacts = serving_artifacts(ctx, ref, names)
     length, most = ctx.settings.list_length, ctx.settings.max_ranked_users

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys.artifacts import Manifest
 from recsys.candidates import registry
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError, NotFoundError
@@ -16,10 +17,11 @@ from recsys.ranking.two_stage import Stage
 from recsys.steps.context import Context
 from recsys.steps.train_generator import generator_params, load_generator
 from recsys.steps.write_lists import bought
-from recsys.types import CandidateGenerator, Interactions, Keys
+from recsys.types import CandidateGenerator, Interactions, Keys, Task
 
 logger = logging.getLogger(__name__)
 
+OWN_ITEMS = "recent"  # the generator of a user's own items: of use only where they may be recommended
 TRAINED = ("als", "deepfm")  # these come from artifacts; the others are fitted where they are needed, in seconds
 
 
@@ -50,10 +52,13 @@ def stage_at(
     return Stage(generators, Features(data, cut_at), seen, leave_out=CATEGORICAL)
 
 
-def usable_generators(ctx: Context, interactions: Interactions) -> list[str]:
-    """The generators of the settings less those that are not made for a catalogue of this size, which is logged."""
-    names = []
-    for name in ctx.settings.generators:
+def usable_generators(ctx: Context, interactions: Interactions, task: Task) -> list[str]:
+    """The generators of the settings less those that are not made for a catalogue of this size, which is logged.
+
+    Where bought items may be shown again, each user's own items are proposed, too.
+    """
+    names: list[str] = []
+    for name in dict.fromkeys([*ctx.settings.generators, *([OWN_ITEMS] if task is Task.ALL else [])]):
         most = getattr(registry.make(name, generator_params(ctx, name)), "max_items", None)
         n_items = len(np.unique(interactions.item_key)) if most is not None else 0
         if most is not None and n_items > most:
@@ -63,6 +68,11 @@ def usable_generators(ctx: Context, interactions: Interactions) -> list[str]:
     if not names:
         raise InputError("no candidate generator is left; name at least one that fits in RECSYS_GENERATORS")
     return names
+
+
+def task_of(ranker: Manifest) -> Task:
+    """What a ranker was trained for."""
+    return Task(ranker.meta.get("task", Task.DISCOVERY))
 
 
 def history_artifacts(ctx: Context, dataset: str, names: list[str], cut_at: int) -> dict[str, str]:

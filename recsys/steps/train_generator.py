@@ -21,9 +21,10 @@ from recsys.candidates import registry
 from recsys.data.dataset import Dataset, instant
 from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import accuracy, novelty, user_coverage
-from recsys.evaluation.protocol import Task, Window, labels_of, seen_items
+from recsys.evaluation.protocol import Window, labels_of
 from recsys.ranking.windows import training_windows
 from recsys.steps.context import HISTORY, SERVING, Context, require_purpose
+from recsys.steps.write_lists import bought
 from recsys.tracking import Run
 from recsys.types import CandidateGenerator, Candidates, Interactions
 
@@ -177,15 +178,14 @@ def _measure(
     labels = labels_of(
         interactions,
         window,
-        Task.DISCOVERY,
+        data.meta.task,
         label_event_types=data.meta.label_event_types,
         bought_event_types=data.meta.bought_event_types,
     )
     if len(labels) > MAX_MEASURED_USERS:
         rng = np.random.default_rng(ctx.settings.seed)
         labels = labels.of_users(rng.choice(labels.user_key, MAX_MEASURED_USERS, replace=False))
-    bought = history.of_types(data.meta.bought_event_types)
-    seen = seen_items(bought, labels.user_key, int(catalogue.item_key.max()) + 1)
+    seen = bought(data, history, labels.user_key, catalogue)
     model = load_generator(ctx, f"{name}/{plan[-2].version}", HISTORY)
     popular = registry.make("popular", generator_params(ctx, "popular")).fit(history, catalogue)
     lists = {

@@ -20,12 +20,12 @@ from recsys.data.dataset import Dataset
 from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import Labels, Values, accuracy
-from recsys.evaluation.protocol import Task, Window, labels_of
+from recsys.evaluation.protocol import Window, labels_of
 from recsys.ranking.ranker import Ranker, RankerParams
 from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
 from recsys.ranking.windows import is_held_out, training_windows
 from recsys.steps.context import HISTORY, Context, step
-from recsys.steps.stages import history_artifacts, stage_at, usable_generators
+from recsys.steps.stages import history_artifacts, stage_at, task_of, usable_generators
 from recsys.steps.train_generator import generator_params
 from recsys.tracking import Run
 from recsys.types import Candidates, Interactions, Keys
@@ -76,7 +76,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
 
 def _plan(ctx: Context, ref: str, data: Dataset, interactions: Interactions) -> Plan:
     windows = training_windows(interactions, n=ctx.settings.n_label_windows, days=ctx.settings.label_window_days)
-    names = usable_generators(ctx, interactions)
+    names = usable_generators(ctx, interactions, data.meta.task)
     artifacts = [history_artifacts(ctx, ref, names, window.cut_at) for window in windows]
     params = RankerParams(**({"seed": ctx.settings.seed} | ctx.settings.ranker_params))
     ingredients = {
@@ -110,7 +110,7 @@ def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, 
         inputs = {"dataset": plan.dataset}
         for window, refs in zip(plan.windows, plan.artifacts, strict=True):
             inputs |= {f"{name}.{window.cut_at}": ref for name, ref in refs.items()}
-        meta = {"generators": plan.generators, "params": asdict(plan.params)}
+        meta = {"generators": plan.generators, "params": asdict(plan.params), "task": data.meta.task}
         ctx.store.get_or_make("ranker", plan.version, make, made_by=STEP, inputs=inputs, meta=meta, force=force)
         ranker = Ranker.load(ctx.store.open(artifact)[0])
         _log_training(run, ranker)
@@ -164,7 +164,7 @@ def _labels(data: Dataset, interactions: Interactions, window: Window) -> Labels
     return labels_of(
         interactions,
         window,
-        Task.DISCOVERY,
+        data.meta.task,
         label_event_types=data.meta.label_event_types,
         bought_event_types=data.meta.bought_event_types,
     )
@@ -194,7 +194,7 @@ def _judge(
     lists: dict[str, Keys] = {"popular": popular.candidates(users, LIST_LENGTH, seen=stage.seen(users)).item_key}
     challenger = rank(ranker, stage, users, LIST_LENGTH)
     lists["ranker"] = challenger.item_key
-    champion = _champion_lists(ctx, artifact, stage, users)
+    champion = _champion_lists(ctx, artifact, stage, users, data)
     if champion is not None:
         lists["champion"] = champion
     values: dict[str, dict[str, Values]] = {
@@ -225,13 +225,17 @@ def _judge(
     return decision, metrics
 
 
-def _champion_lists(ctx: Context, artifact: str, stage: Stage, users: Keys) -> Keys | None:
+def _champion_lists(ctx: Context, artifact: str, stage: Stage, users: Keys, data: Dataset) -> Keys | None:
     """What the champion would show to the same users; None without a champion, or when it cannot rank these pools."""
     ref = ctx.champion("ranker")
     if ref is None or ref == artifact:
         return None
+    folder, manifest = ctx.store.open(ref)
+    if task_of(manifest) is not data.meta.task:
+        logger.warning("the champion %s was trained for another task, popularity stands in for it", ref)
+        return None
     try:
-        return rank(Ranker.load(ctx.store.open(ref)[0]), stage, users, LIST_LENGTH).item_key
+        return rank(Ranker.load(folder), stage, users, LIST_LENGTH).item_key
     except InputError as error:
         logger.warning("the champion %s cannot be compared, popularity stands in for it: %s", ref, error)
         return None

@@ -14,7 +14,7 @@ from recsys.data.dataset import Dataset
 from recsys.evaluation.protocol import seen_items
 from recsys.steps.context import Context
 from recsys.storage import lists as list_store
-from recsys.types import Candidates, Catalogue, Interactions, Keys, Lists
+from recsys.types import Candidates, Catalogue, Interactions, Keys, Lists, Task
 
 OWNERS_PER_BLOCK = 20_000
 
@@ -86,6 +86,8 @@ def blocks(keys: Keys) -> Iterator[Keys]:
 
 
 def bought(data: Dataset, interactions: Interactions, user_keys: Keys, catalogue: Catalogue) -> Any:
-    """What each of `user_keys` bought, in the form that generators take as `seen`."""
+    """What each of `user_keys` bought, in the form that generators take as `seen`; None where it may be shown again."""
+    if data.meta.task is Task.ALL:
+        return None
     width = max(int(interactions.item_key.max(initial=0)), int(catalogue.item_key.max(initial=0))) + 1
     return seen_items(interactions.of_types(data.meta.bought_event_types), user_keys, width)

@@ -3,9 +3,9 @@ import pytest
 
 from recsys.errors import InputError
 from recsys.evaluation import protocol, segments
-from recsys.evaluation.protocol import Task, Window
+from recsys.evaluation.protocol import Window
 from recsys.types import MICROSECONDS_PER_DAY as DAY
-from recsys.types import Catalogue, Interactions
+from recsys.types import Catalogue, Interactions, Task
 
 
 def interactions(rows: list[tuple[int, int, float, str]], end_day: float) -> Interactions:
@@ -53,7 +53,7 @@ def test_no_windows_is_an_error():
 
 
 def test_all_purchases_take_every_label_of_known_users_inside_the_window():
-    labels = protocol.labels_of(EVENTS, WINDOW, Task.ALL_PURCHASES, **TYPES)
+    labels = protocol.labels_of(EVENTS, WINDOW, Task.ALL, **TYPES)
     assert labels.user_key.tolist() == [1]
     assert labels.item_key.tolist() == [100, 101]
 

@@ -13,13 +13,13 @@ from recsys.candidates.popular import Popular
 from recsys.data.dataset import Dataset
 from recsys.errors import EmptyResultError
 from recsys.evaluation.metrics import Labels, accuracy
-from recsys.evaluation.protocol import Task, Window, labels_of, seen_items
+from recsys.evaluation.protocol import Window, labels_of, seen_items
 from recsys.features.frame import CATEGORICAL, Features
 from recsys.ranking.ranker import Ranker, RankerParams
 from recsys.ranking.two_stage import Stage, examples_of, rank, train_on, window_examples
 from recsys.ranking.windows import is_held_out, is_validation
 from recsys.types import MICROSECONDS_PER_DAY as DAY
-from recsys.types import Keys, Lists
+from recsys.types import Keys, Lists, Task
 from tests.unit.ranking.taste_world import CUT_AT, N_ITEMS, N_USERS, SURGE, WINDOW_DAYS, dataset
 
 PARAMS = RankerParams(losses=("Logloss",), iterations=60, early_stopping_rounds=20, threads=2, max_negatives=30)
@@ -116,7 +116,7 @@ def test_nothing_that_happens_after_the_cut_changes_a_list(world: World, ranker:
 
 def test_with_labels_shuffled_across_users_nothing_more_than_popularity_is_left(tmp_path) -> None:
     # nothing is masked and nothing changes: for a stranger's purchases the best guess is what sold most of all time
-    world = World.of(dataset(tmp_path / "steady", fashion=0), Task.ALL_PURCHASES)
+    world = World.of(dataset(tmp_path / "steady", fashion=0), Task.ALL)
     honest = rank(trained(world.windows), world.at_cut, world.labels.user_key, 10)
     assert ndcg(honest, world.labels) > 1.3 * popular(world, world.labels, half_life_days=10_000)
     rng = np.random.default_rng(3)

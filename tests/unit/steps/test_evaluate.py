@@ -6,9 +6,9 @@ import pytest
 
 from recsys.errors import InputError
 from recsys.evaluation import report
-from recsys.evaluation.protocol import Task
 from recsys.ranking.ranker import RankerParams
 from recsys.steps.evaluate import TWO_STAGE, Plan, measure
+from recsys.types import Task
 from tests.unit.ranking.taste_world import dataset
 
 RANKER = RankerParams(losses=("Logloss",), iterations=60, early_stopping_rounds=20, threads=2, max_negatives=30)
@@ -19,7 +19,7 @@ def test_two_stages_beat_popularity_in_both_tasks_and_every_cut(tmp_path) -> Non
     rows, rankers = measure(dataset(tmp_path / "world"), plan)
     means = [row for row in rows if row["cut"] == report.MEAN and row["segment"] == report.ALL]
     systems = {(row["task"], row["system"]) for row in means}
-    own = [(str(Task.ALL_PURCHASES), "recent")]
+    own = [(str(Task.ALL), "recent")]
     assert systems == {(str(task), s) for task in Task for s in ("popular", "covisitation", TWO_STAGE)} | set(own)
     value = {(row["task"], row["cut"], row["system"]): row["ndcg@10"] for row in rows if row["segment"] == report.ALL}
     for (task, cut, system), ndcg in value.items():
