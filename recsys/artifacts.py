@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recsys.errors import ArtifactError, InputError, NotFoundError
 
 MANIFEST = "manifest.json"
+FOREIGN = "mlflow"  # MLflow's own files may live beside the kinds of artifacts
 _PART = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
 
@@ -43,6 +44,17 @@ class Manifest:
     @property
     def ref(self) -> str:
         return f"{self.kind}/{self.version}"
+
+
+class Leftover(NamedTuple):
+    """Something half done in an artifact store: a path on this machine, or the key of an object in S3."""
+
+    path: Path | None
+    key: str | None
+    n_bytes: int
+
+    def __str__(self) -> str:
+        return str(self.path or self.key)
 
 
 def version_of(as_of: dt.datetime, ingredients: Mapping[str, Any]) -> str:
@@ -64,6 +76,10 @@ def split_ref(ref: str) -> tuple[str, str]:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bytes_of(path: Path) -> int:
+    return sum(one.stat().st_size for one in [path, *path.rglob("*")] if one.is_file())
 
 
 class ArtifactStore:
@@ -198,6 +214,58 @@ class ArtifactStore:
         for folder in (self._folder / kind).iterdir():
             if _PART.match(folder.name) and not is_needed(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def kinds(self) -> list[str]:
+        """The kinds of which there are artifacts."""
+        if self._s3 is None:
+            folders = self._folder.iterdir() if self._folder.is_dir() else iter(())
+            return sorted(path.name for path in folders if path.is_dir() and self.versions(path.name))
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
+        )
+        found = (entry["Prefix"].split("/")[-2] for page in pages for entry in page.get("CommonPrefixes", []))
+        return sorted(kind for kind in found if self.versions(kind))
+
+    def leftovers(self, before: dt.datetime) -> list[Leftover]:
+        """What writers that were killed before an instant (aware) left half done: folders, downloads, objects of S3."""
+        patterns = ("*/.writing-*", "*/.replaced-*", "*/*/**/*.part") if self._folder.is_dir() else ()
+        paths = [path for pattern in patterns for path in self._folder.glob(pattern)]
+        old = [path for path in paths if path.stat().st_mtime < before.timestamp()]
+        found = [Leftover(path, None, _bytes_of(path)) for path in old]
+        return found + (self._orphans(before) if self._s3 is not None else [])
+
+    def _orphans(self, before: dt.datetime) -> list[Leftover]:
+        """Objects under `kind/version/` that have no manifest: an upload that was killed, or a deletion."""
+        assert self._s3 is not None  # noqa: S101 - narrows the type
+        by_version: dict[str, list[dict[str, Any]]] = {}
+        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
+            for entry in page.get("Contents", []):
+                kind, _, rest = entry["Key"].removeprefix(self._prefix).partition("/")
+                version, _, name = rest.partition("/")
+                if name and kind != FOREIGN and _PART.match(kind) and _PART.match(version):
+                    by_version.setdefault(f"{kind}/{version}", []).append(entry)
+        return [
+            Leftover(None, entry["Key"], entry["Size"])
+            for ref, entries in by_version.items()
+            if not any(entry["Key"] == f"{self._prefix}{ref}/{MANIFEST}" for entry in entries)
+            and all(entry["LastModified"] < before for entry in entries)
+            for entry in entries
+        ]
+
+    def remove(self, leftover: Leftover) -> None:
+        """Delete what was left half done; an artifact that was being replaced and has no successor comes back."""
+        if leftover.key is not None and self._s3 is not None:
+            self._s3.delete_object(Bucket=self._bucket, Key=leftover.key)
+        if (path := leftover.path) is None:
+            return
+        if path.name.startswith(".replaced-") and (path / "old" / MANIFEST).is_file():
+            version = json.loads((path / "old" / MANIFEST).read_text())["version"]
+            if _PART.match(version) and not (path.parent / version).exists():
+                (path / "old").rename(path.parent / version)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def get_or_make(
         self,

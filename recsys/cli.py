@@ -123,6 +123,16 @@ def run_all(
     _print(run_all.run(as_of=as_of, force=force))
 
 
+@app.command("housekeeping")
+def housekeeping(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and how much it is.")] = False,
+) -> None:
+    """End what grows: unused artifacts, old exposures, idle sessions, logs, MLflow runs; by days in the settings."""
+    from recsys.steps import housekeeping
+
+    _print(housekeeping.run(dry_run=dry_run))
+
+
 @app.command("evaluate")
 def evaluate(
     dataset: DatasetOption = None,

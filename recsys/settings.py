@@ -103,11 +103,21 @@ class Settings(BaseSettings):
     max_personal_users: int = Field(400_000, ge=1, description="most recently active users who get personal lists")
     max_ranked_users: int = Field(100_000, ge=1, description="most recently active users who get ranked lists")
     publications_kept: int = Field(5, ge=2, description="former publications that stay for rollback")
-    exposure_days: float = Field(90.0, ge=1, description="how long it is kept what was shown to whom")
-    quarantine_days: float = Field(90.0, ge=1, description="how long posted events that contradict others are kept")
     publication_min_share: float = Field(
         0.5, ge=0, le=1, description="a publication with fewer owners or items than this share of the former is refused"
     )
+
+    # --- housekeeping: how long things are kept that nobody needs (`recsys housekeeping --dry-run` says what would go)
+    artifact_days: float = Field(
+        3.0, ge=1, description="data sets and models that no kept publication, champion or newest data set stands on"
+    )
+    export_days: float = Field(90.0, ge=1, description="models that were exported by POST /model/export")
+    exposure_days: float = Field(90.0, ge=1, description="what was shown to whom, by whole months")
+    quarantine_days: float = Field(90.0, ge=1, description="bad rows of imports, and events that contradict others")
+    guest_days: float = Field(30.0, ge=1, description="recent events of sessions in which nothing happens any more")
+    run_days: float = Field(180.0, ge=1, description="MLflow runs, except those of champions and challengers")
+    log_days: float = Field(30.0, ge=1, description="log files under the local folder and in log_folders")
+    log_folders: list[Path] = Field([], description="further folders of logs, e.g. Airflow's")
 
     # --- the gate: how much worse than the champion a new model may be, per segment
     gate_max_relative_loss: float = Field(0.05, ge=0)

@@ -156,6 +156,47 @@ class Tracker:
             raise NotFoundError(f"version {version.version} of {model} in MLflow names no artifact")
         return str(ref)
 
+    def old_runs(self, before_ms: int) -> list[str]:
+        """Ids of the runs that ended before an instant and of which no registered version has an alias."""
+        client = self._client
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        kept = {
+            client.get_model_version(model.name, version).run_id
+            for model in client.search_registered_models()
+            for version in model.aliases.values()
+        }
+        found, token = [], None
+        while experiments:
+            page = client.search_runs(
+                experiments, f"attributes.end_time < {int(before_ms)}", max_results=1000, page_token=token
+            )
+            found += [run.info.run_id for run in page if run.info.run_id not in kept]
+            token = page.token
+            if not token:
+                break
+        return found
+
+    def delete_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete runs with their plots and registered versions. Their rows go, too, where `uri` is a database; a server
+        marks them as deleted, and `mlflow gc` beside it ends them."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        client = self._client
+        for run_id in run_ids:
+            for version in client.search_model_versions(f"run_id = '{run_id}'"):
+                client.delete_model_version(version.name, version.version)
+            uri = client.get_run(run_id).info.artifact_uri
+            if uri:
+                get_artifact_repository(uri, tracking_uri=self.uri).delete_artifacts()
+            client.delete_run(run_id)
+        if run_ids and not self.uri.startswith("http"):
+            from mlflow.cli import gc
+
+            for start in range(0, len(run_ids), 100):
+                some = ",".join(run_ids[start : start + 100])
+                arguments = ["--backend-store-uri", self.uri, "--tracking-uri", self.uri, "--run-ids", some]
+                gc.main(arguments, standalone_mode=False)
+
     def _experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 

@@ -48,8 +48,6 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
         min_share=ctx.settings.publication_min_share,
     )
     pruning.prune(ctx.engine, keep=ctx.settings.publications_kept)
-    pruning.prune_exposures(ctx.engine, ctx.settings.exposure_days)
-    pruning.prune_quarantine(ctx.engine, ctx.settings.quarantine_days)
     return {
         "dataset": ref,
         "publication_id": published.publication_id,

@@ -1,18 +1,17 @@
-"""Making room: partitions of lists that no kept publication needs are dropped, and what was shown long ago goes."""
+"""Making room: partitions of lists that no kept publication needs are dropped. Other rows: `expiry`."""
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from typing import Final
 
-import psycopg2.errors
 import sqlalchemy as sa
 import tenacity
 
 from recsys.storage import lists as list_store
+from recsys.storage.expiry import is_lock_timeout
 from recsys.storage.list_format import partition_name
-from recsys.storage.tables import event_quarantine, list_versions, predictions, publication_pointer, publications
+from recsys.storage.tables import list_versions, predictions, publication_pointer, publications
 
 log = logging.getLogger(__name__)
 
@@ -20,56 +19,37 @@ _LOCK_MS: Final = 300  # readers wait behind a drop that waits; so it gives up e
 _TRIES: Final = 10
 
 
-def prune(engine: sa.Engine, keep: int) -> list[int]:
+def prune(engine: sa.Engine, keep: int, *, dry_run: bool = False) -> list[int]:
     """Keep the current publication and `keep` others, the newest; drop the lists that none of these needs.
 
     Versions newer than the current publication's of their kind stay, because somebody may be about to publish
-    them. Gives the ids of the list versions that were dropped: none when readers or writers held the table all
-    the time, then the next call drops them.
+    them. Gives the ids of the list versions that were dropped (or would be): none when readers or writers held the
+    table all the time, then the next call drops them.
     """
 
     @tenacity.retry(
-        retry=tenacity.retry_if_exception(_is_lock_timeout),
+        retry=tenacity.retry_if_exception(is_lock_timeout),
         wait=tenacity.wait_random(0.1, 0.5),
         stop=tenacity.stop_after_attempt(_TRIES),
         reraise=True,
     )
     def patiently() -> list[int]:
-        with engine.begin() as connection:
-            return _prune(connection, keep)
+        with engine.connect() as connection, connection.begin() as transaction:
+            dropped = _prune(connection, keep, dry_run=dry_run)
+            if dry_run:
+                transaction.rollback()
+            return dropped
 
     try:
         dropped = patiently()
     except sa.exc.DBAPIError as error:
-        if not _is_lock_timeout(error):
+        if not is_lock_timeout(error):
             raise
         log.warning("the lists were in use all the time; older ones are dropped next time")
         return []
-    if dropped:
+    if dropped and not dry_run:
         log.info("dropped list versions %s", dropped)
     return dropped
-
-
-def prune_exposures(engine: sa.Engine, days: float) -> int:
-    """Delete what was shown more than `days` ago; the number of answers that went."""
-    before = sa.func.now() - dt.timedelta(days=days)
-    with engine.begin() as connection:
-        n_deleted = connection.execute(sa.delete(predictions).where(predictions.c.shown_at < before)).rowcount
-    if n_deleted:
-        log.info("deleted %d answers that were shown more than %g days ago", n_deleted, days)
-    return n_deleted
-
-
-def prune_quarantine(engine: sa.Engine, days: float) -> int:
-    """Delete what was put aside of posted events more than `days` ago; the number of events that went."""
-    before = sa.func.now() - dt.timedelta(days=days)
-    with engine.begin() as connection:
-        n_deleted = connection.execute(
-            sa.delete(event_quarantine).where(event_quarantine.c.received_at < before)
-        ).rowcount
-    if n_deleted:
-        log.info("deleted %d events that were put aside more than %g days ago", n_deleted, days)
-    return n_deleted
 
 
 def erase(connection: sa.Connection) -> None:
@@ -90,11 +70,7 @@ def erase(connection: sa.Connection) -> None:
     connection.execute(sa.delete(list_versions))
 
 
-def _is_lock_timeout(error: BaseException) -> bool:
-    return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, psycopg2.errors.LockNotAvailable)
-
-
-def _prune(connection: sa.Connection, keep: int) -> list[int]:
+def _prune(connection: sa.Connection, keep: int, *, dry_run: bool) -> list[int]:
     pointed_to = connection.execute(sa.select(publication_pointer.c.publication_id).with_for_update()).scalar_one()
     rows = connection.execute(
         sa.select(publications.c.publication_id, publications.c.manifest)
@@ -107,6 +83,8 @@ def _prune(connection: sa.Connection, keep: int) -> list[int]:
     out = [row.publication_id for row in others[keep:]]
     connection.execute(sa.update(publications).where(publications.c.publication_id.in_(out)).values(status="pruned"))
     dropped = _unneeded(connection, needed, serving[0].manifest if serving else {})
+    if dry_run:
+        return dropped
     connection.execute(sa.text(f"set local lock_timeout = '{_LOCK_MS}ms'"))
     _clear_abandoned(connection)
     _drop(connection, dropped)

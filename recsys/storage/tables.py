@@ -271,11 +271,12 @@ user_recent = sa.Table(
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
 )
 
-# What was shown, one row an answer: the exposure log. Rows are added and never changed, and go after some days.
+# What was shown, one row an answer: the exposure log. Rows are added and never changed, and go after some days, by
+# months (see `recsys.storage.months`).
 predictions = sa.Table(
     "predictions",
     metadata,
-    sa.Column("prediction_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("prediction_id", sa.BigInteger, sa.Identity(always=True), nullable=False),
     sa.Column("shown_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("request_id", sa.Text, nullable=False),  # the X-Request-ID of the answer; a batch has one for all
     sa.Column("user_id", sa.Text),  # external ids, as in `events`; neither: shown to nobody in particular
@@ -291,10 +292,12 @@ predictions = sa.Table(
     sa.Column("sources", ARRAY(sa.Text), nullable=False),  # of each item
     sa.Column("duration_ms", sa.REAL, nullable=False),
     sa.Column("degraded", ARRAY(sa.Text), nullable=False),  # parts that were missing
-    sa.Index("ix_predictions_shown_at", "shown_at"),
+    sa.PrimaryKeyConstraint("shown_at", "prediction_id"),
     sa.Index("ix_predictions_user_id_shown_at", "user_id", "shown_at"),
     sa.Index("ix_predictions_session_id_shown_at", "session_id", "shown_at"),
+    postgresql_partition_by="RANGE (shown_at)",
 )
+sa.event.listen(predictions, "after_create", sa.DDL("CREATE TABLE predictions_rest PARTITION OF predictions DEFAULT"))
 
 # --- the updater: one works, and says here how it goes
 

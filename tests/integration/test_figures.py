@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fast_api_service import figures
 from fast_api_service.database import postgres_dsn
-from recsys.storage import pruning, tables
+from recsys.storage import expiry, pruning, tables
 
 FIRST_DAY = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 N_DAYS = 3
@@ -221,8 +221,10 @@ def test_what_was_put_aside_long_ago_is_pruned(database: sa.Engine) -> None:
             at = dt.datetime.now(dt.UTC) - dt.timedelta(days=age)
             values = {"event_id": event_id, "reason": "conflict", "payload": {}, "received_at": at}
             connection.execute(sa.insert(tables.event_quarantine).values(values))
-    assert pruning.prune_quarantine(database, 101) == 0
-    assert pruning.prune_quarantine(database, 90) == 1
+    now = dt.datetime.now(dt.UTC)
+    assert expiry.quarantine(database, now, 101).n_rows == 0
+    assert expiry.quarantine(database, now, 90, dry_run=True).n_rows == 1
+    assert expiry.quarantine(database, now, 90).n_rows == 1
     with database.begin() as connection:
         assert connection.scalars(sa.select(tables.event_quarantine.c.event_id)).all() == ["new"]
         connection.execute(sa.delete(tables.event_quarantine))
@@ -232,9 +234,10 @@ def test_what_was_shown_long_ago_is_pruned_and_of_another_catalogue_is_not_count
     database_url: str, database: sa.Engine
 ) -> None:
     store(database, CLICKED_AND_BOUGHT)
-    age_days = (dt.datetime.now(dt.UTC) - FIRST_DAY) / dt.timedelta(days=1)
-    assert pruning.prune_exposures(database, age_days + 1) == 0
-    assert pruning.prune_exposures(database, age_days - 1 / 48) == 2  # the third came an hour later
+    now = dt.datetime.now(dt.UTC)
+    age_days = (now - FIRST_DAY) / dt.timedelta(days=1)
+    assert expiry.exposures(database, now, age_days + 1).n_rows == 0
+    assert expiry.exposures(database, now, age_days - 1 / 48).n_rows == 2  # the third came an hour later
     assert computed(database_url, 2).overall["n_answers"] == 1
     with database.begin() as connection:
         connection.execute(sa.delete(tables.publications))  # as a replaced import leaves it for a service that runs on

@@ -346,10 +346,10 @@ STATEMENTS = (
         sources TEXT[] NOT NULL,
         duration_ms REAL NOT NULL,
         degraded TEXT[] NOT NULL,
-        CONSTRAINT pk_predictions PRIMARY KEY (prediction_id)
-    )
+        CONSTRAINT pk_predictions PRIMARY KEY (shown_at, prediction_id)
+    ) PARTITION BY RANGE (shown_at)
     """,
-    "CREATE INDEX ix_predictions_shown_at ON predictions (shown_at)",
+    "CREATE TABLE predictions_rest PARTITION OF predictions DEFAULT",
     "CREATE INDEX ix_predictions_user_id_shown_at ON predictions (user_id, shown_at)",
     "CREATE INDEX ix_predictions_session_id_shown_at ON predictions (session_id, shown_at)",
     # ---- readers of the log, the updater

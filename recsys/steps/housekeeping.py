@@ -1,0 +1,199 @@
+"""End what grows: artifacts, downloads, half-written files, rows, logs and MLflow runs that nobody needs any more.
+
+Each rule says what is old, by one setting, and can be asked without anything going (`dry_run`). Lists of former
+publications go with each publication (`recsys.storage.pruning`), updates of DeepFM with each base.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+
+from recsys.artifacts import split_ref
+from recsys.errors import ArtifactError, NotFoundError, RecsysError
+from recsys.steps.context import Context, step
+from recsys.storage import expiry, pruning
+from recsys.storage.tables import list_versions, model_updates, publications, training_runs
+
+logger = logging.getLogger(__name__)
+
+EXPORTS: Final = "deepfm_export"
+UPDATES: Final = "deepfm_update"
+SERVED_AS: Final = {"deepfm": "deepfm_serving"}  # what the service loads of a model is another kind, same version
+MODELS: Final = ("als", "deepfm", "ranker")
+HALF_DONE_DAYS: Final = 1.0  # nobody writes for so long
+_EXAMPLES: Final = 5
+
+
+class Gone(NamedTuple):
+    """What a rule let go of, or would."""
+
+    n: int
+    n_bytes: int = 0
+    examples: tuple[str, ...] = ()
+
+
+@step
+def run(dry_run: bool = False, *, ctx: Context | None = None, now: dt.datetime | None = None) -> dict[str, Any]:
+    """Let go of what is older than the settings keep it; with `dry_run` only say what would go, and how much it is.
+
+    `now`: aware; the present when None. A rule that fails keeps no other from being applied; a RecsysError names those
+    that did at the end.
+    """
+    ctx, now = ctx or Context.open(), now or dt.datetime.now(dt.UTC)
+    report: dict[str, Gone] = {}
+    failed: dict[str, Exception] = {}
+    for name, rule in _rules(ctx, now, dry_run):
+        try:
+            report[name] = rule()
+        except Exception as error:
+            logger.exception("housekeeping: %s failed", name)
+            failed[name] = error
+    _show(report, dry_run)
+    if failed:
+        reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise RecsysError(f"housekeeping could not end everything that grows: {reasons}")
+    return {"dry_run": dry_run, **{name: gone._asdict() for name, gone in report.items()}}
+
+
+def _rules(ctx: Context, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str, Callable[[], Gone]]]:
+    keep, rows = ctx.settings, partial(_rows, ctx, now, dry_run)
+    local = keep.local_dir
+    logs = [local / "log", local / "airflow" / "logs", *keep.log_folders]
+    yield f"artifacts unused for {keep.artifact_days:g} days", lambda: _artifacts(ctx, now, dry_run)
+    yield f"exports older than {keep.export_days:g} days", lambda: _exports(ctx, now, dry_run)
+    yield "half-written files older than a day", lambda: _half_done(ctx, now, dry_run)
+    yield "lists of former publications", lambda: _lists(ctx, dry_run)
+    yield f"answers shown more than {keep.exposure_days:g} days ago", lambda: rows(expiry.exposures, keep.exposure_days)
+    yield (
+        f"contradicting events older than {keep.quarantine_days:g} days",
+        lambda: rows(expiry.quarantine, keep.quarantine_days),
+    )
+    yield f"sessions idle for {keep.guest_days:g} days", lambda: rows(expiry.guests, keep.guest_days)
+    yield (
+        f"quarantine files older than {keep.quarantine_days:g} days",
+        lambda: _files([local / "quarantine"], "*.csv", now, keep.quarantine_days, dry_run),
+    )
+    yield f"logs older than {keep.log_days:g} days", lambda: _files(logs, "*.log*", now, keep.log_days, dry_run)
+    yield f"MLflow runs older than {keep.run_days:g} days", lambda: _runs(ctx, now, dry_run)
+
+
+def _rows(ctx: Context, now: dt.datetime, dry_run: bool, expire: Callable[..., expiry.Expired], days: float) -> Gone:
+    found = expire(ctx.engine, now, days, dry_run=dry_run)
+    return Gone(found.n_rows, found.n_bytes)
+
+
+def needed(ctx: Context) -> set[str]:
+    """References of the artifacts that something may still ask for: what kept publications name, champions, what the
+    newest data set was made into, and the updates of DeepFM that workers follow."""
+    newest = ctx.newest("prepare_dataset")
+    kept = publications.c.status != "pruned"
+    with ctx.engine.connect() as connection:
+        rows = connection.execute(sa.select(publications.c.dataset, publications.c.models).where(kept)).all()
+        lists = connection.scalars(sa.select(list_versions.c.meta).where(list_versions.c.status == "complete")).all()
+        runs = connection.scalars(sa.select(training_runs.c.artifact).where(training_runs.c.dataset == newest)).all()
+        updates = connection.execute(sa.select(model_updates.c.artifact, model_updates.c.base).distinct()).all()
+    found = {newest, *(row.dataset for row in rows), *(ref for row in rows for ref in row.models.values()), *runs}
+    found |= {
+        ref for meta in lists for ref in (meta.get("model"), meta.get("ranker"), *meta.get("artifacts", {}).values())
+    }
+    found |= {ref for row in updates for ref in row}
+    found |= {ctx.champion(model) for model in MODELS}
+    refs = {ref for ref in found if ref and "/" in ref}
+    served = {f"{SERVED_AS[kind]}/{version}" for kind, version in map(split_ref, refs) if kind in SERVED_AS}
+    return refs | served
+
+
+def _artifacts(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
+    keep = needed(ctx)
+    old = [
+        (ref, n_bytes)
+        for kind in ctx.store.kinds()
+        if kind != EXPORTS
+        for ref, n_bytes in _older(ctx, kind, now, ctx.settings.artifact_days)
+        if ref not in keep
+    ]
+    if not dry_run:
+        for ref, _ in old:
+            ctx.store.delete(ref)
+        for kind in ctx.store.kinds():
+            ctx.store.forget(kind, {version for one, version in map(split_ref, keep) if one == kind}.__contains__)
+    return _gone(old)
+
+
+def _exports(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
+    old = list(_older(ctx, EXPORTS, now, ctx.settings.export_days))
+    if not dry_run:
+        for ref, _ in old:
+            ctx.store.delete(ref)
+    return _gone(old)
+
+
+def _older(ctx: Context, kind: str, now: dt.datetime, days: float) -> Iterator[tuple[str, int]]:
+    """References and bytes of the artifacts of a kind that were made more than `days` ago."""
+    before = now - dt.timedelta(days=days)
+    for version in ctx.store.versions(kind):
+        ref = f"{kind}/{version}"
+        try:
+            manifest = ctx.store.manifest(ref)
+        except (ArtifactError, NotFoundError) as error:  # it is being deleted, or it is damaged: somebody should look
+            logger.warning("housekeeping leaves %s alone: %s", ref, error)
+            continue
+        if dt.datetime.fromisoformat(manifest.created_at) < before:
+            yield ref, sum(int(file["bytes"]) for file in manifest.files.values())
+
+
+def _half_done(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
+    found = ctx.store.leftovers(now - dt.timedelta(days=HALF_DONE_DAYS))
+    if not dry_run:
+        for leftover in found:
+            ctx.store.remove(leftover)
+    return _gone([(str(leftover), leftover.n_bytes) for leftover in found])
+
+
+def _lists(ctx: Context, dry_run: bool) -> Gone:
+    dropped = pruning.prune(ctx.engine, keep=ctx.settings.publications_kept, dry_run=dry_run)
+    return Gone(len(dropped), 0, tuple(map(str, dropped[:_EXAMPLES])))
+
+
+def _files(folders: list[Path], pattern: str, now: dt.datetime, days: float, dry_run: bool) -> Gone:
+    before = (now - dt.timedelta(days=days)).timestamp()
+    paths = [path for folder in folders if folder.is_dir() for path in folder.rglob(pattern) if path.is_file()]
+    old = [(str(path), path.stat().st_size) for path in paths if path.stat().st_mtime < before]
+    if not dry_run:
+        for name, _ in old:
+            Path(name).unlink(missing_ok=True)
+        for folder in {Path(name).parent for name, _ in old} - set(folders):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    return _gone(old)
+
+
+def _runs(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
+    before = now - dt.timedelta(days=ctx.settings.run_days)
+    old = ctx.tracker.old_runs(round(before.timestamp() * 1000))
+    if not dry_run:
+        ctx.tracker.delete_runs(old)
+    return Gone(len(old), 0, tuple(old[:_EXAMPLES]))
+
+
+def _gone(found: list[tuple[str, int]]) -> Gone:
+    return Gone(len(found), sum(n_bytes for _, n_bytes in found), tuple(name for name, _ in found[:_EXAMPLES]))
+
+
+def _show(report: dict[str, Gone], dry_run: bool) -> None:
+    table = Table(title="What would go" if dry_run else "What is gone")
+    for column in ("rule", "number", "MiB", "for example"):
+        table.add_column(column, justify="right" if column in ("number", "MiB") else "left")
+    for name, gone in report.items():
+        size = f"{gone.n_bytes / 2**20:,.1f}" if gone.n_bytes else ""
+        table.add_row(name, f"{gone.n:,}", size, ", ".join(gone.examples[:2]))
+    Console(stderr=True).print(table)
