@@ -18,7 +18,8 @@ from fast_api_service.errors import documented
 from fast_api_service.schemas_catalogue import ABSENT_ID, STORED_ID
 from fast_api_service.security import OPEN, needed_scope, page_headers
 from fast_api_service.state import State
-from recsys.serving.ids import INTEGER_ID_PATTERN, MAX_ID_LENGTH, ExternalId, JsonType, to_external
+from recsys.ids import INTEGER_ID_PATTERN, MAX_ID_LENGTH
+from recsys.serving.ids import ExternalId, JsonType, to_external
 from recsys.serving.item_numbers import PRICE
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 import orjson
 
 from fast_api_service.schemas_events import MAX_SAMPLES, MILLISECONDS_FROM, Samples
+from recsys.ids import MAX_ID_LENGTH, MAX_INTEGER
 from recsys.online.event import is_type
-from recsys.serving.ids import MAX_ID_LENGTH, MAX_INTEGER, JsonType
+from recsys.serving.ids import JsonType
 
 _Column = Sequence[Any]
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")  # an integer that may not go into 64 bits, or text like it

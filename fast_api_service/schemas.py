@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, StrictBool, WithJsonSchema
 
+from recsys.ids import MAX_ID_LENGTH
 from recsys.serving.config import Surface
 from recsys.serving.filters import Filters
-from recsys.serving.ids import MAX_ID_LENGTH, external_id
+from recsys.serving.ids import external_id
 
 MAX_TOP_K = 1000
 MAX_ITEMS = 1000  # in each list of a request

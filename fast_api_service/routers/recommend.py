@@ -19,10 +19,11 @@ from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarA
 from fast_api_service.scoring import Feats, rescoring
 from fast_api_service.state import State
 from recsys.errors import InputError
+from recsys.ids import MAX_ID_LENGTH
 from recsys.serving import cascade
 from recsys.serving.cascade import Query
 from recsys.serving.config import ServingConfig
-from recsys.serving.ids import MAX_ID_LENGTH, ExternalId, to_external
+from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.recent import Recent
 from recsys.serving.snapshot import Snapshot
 

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 
 from recsys.errors import InputError
+from recsys.ids import MAX_ID_LENGTH
 from recsys.online import event as events
 from recsys.online.event import Event
-from recsys.serving.ids import MAX_ID_LENGTH
 
 _OPTIONAL = ("user_id", "session_id", "retry_of", "retried_as", "version")
 

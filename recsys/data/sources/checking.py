@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.data.sources.base import STREAMS, Chunk, IdType, Rejected
+from recsys.data.sources.base import STREAMS, Chunk, Rejected
 from recsys.data.sources.reading import Block, decoded
+from recsys.ids import IdType
 
 MAX_ID_LENGTH = 256  # characters; Postgres indexes the ids
 MAX_TIMESTAMP_MS = 4_102_444_800_000  # the year 2100: beyond it, the unit is wrong

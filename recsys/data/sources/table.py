@@ -21,7 +21,6 @@ from recsys.data.sources.base import (
     ITEM_PROPERTIES,
     Chunk,
     Declaration,
-    IdType,
     Part,
     check_options,
     find_files,
@@ -29,6 +28,7 @@ from recsys.data.sources.base import (
 from recsys.data.sources.checking import Checked, TimestampFormat
 from recsys.data.sources.reading import CsvFormat, is_parquet, read_blocks, require_columns
 from recsys.errors import InputError
+from recsys.ids import IdType
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 COLUMN_OPTIONS = ("user", "item", "timestamp", "event", "value", "transaction")
