@@ -81,7 +81,9 @@ def _texts(values: _Column, _: Any) -> _Column | None:
         return None
     lengths, together = set(map(len, values)), "".join(values)
     is_plain = 0 not in lengths and max(lengths) <= MAX_ID_LENGTH and together.isascii() and "\0" not in together
-    return values if is_plain else None
+    if not is_plain or any(map(str.isspace, {end for text in values for end in (text[0], text[-1])})):
+        return None
+    return values
 
 
 def _event_types(values: _Column, _: Any) -> _Column | None:

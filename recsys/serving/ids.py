@@ -6,14 +6,15 @@ import hashlib
 from typing import Any
 
 from recsys.errors import InputError
-from recsys.ids import MAX_DIGITS, MAX_ID_LENGTH, MAX_INTEGER, IdType, is_id
+from recsys.ids import BLANKS, MAX_DIGITS, MAX_ID_LENGTH, MAX_INTEGER, IdType, is_id
 
 JsonType = IdType
 ExternalId = int | str
 
 
 def external_id(value: Any) -> ExternalId:
-    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text.
+    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text, without
+    the blanks at its ends.
 
     Raises ValueError for all else.
     """
@@ -27,8 +28,9 @@ def external_id(value: Any) -> ExternalId:
         if abs(value) > MAX_INTEGER:
             raise ValueError(f"an integer id has at most {MAX_DIGITS} digits")
         return value
+    value = value.strip(BLANKS)
     if not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters")
+        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters besides blanks at its ends")
     if not is_id(value, "string"):
         raise ValueError("an id holds neither NUL nor half of a surrogate pair")
     return value
