@@ -114,6 +114,7 @@ class DatasetMeta:
     n_rows: Mapping[str, int] = field(default_factory=dict)  # table → rows
     n_events_from: Mapping[str, int] = field(default_factory=dict)  # "import", "posted" → events
     n_posted_left_out: Mapping[str, int] = field(default_factory=dict)  # reason → events
+    n_left_out: Mapping[str, int] = field(default_factory=dict)  # reason → events, imported and posted
 
     @property
     def as_of_at(self) -> dt.datetime:

@@ -17,8 +17,8 @@ NO: Final = (
 )  # fmt: skip
 NUMBER: Final = r"^n?[+-]?[0-9]+([.,][0-9]*)?$"  # compared with 0; n13.000 is how RetailRocket writes 13
 SCHEMA_ORG: Final = "^https?://schema[.]org/"  # before InStock, OutOfStock …
+BETWEEN: Final = "[\\s_-]+"  # words: one blank
 _NUMBER = re.compile(NUMBER)
-_BETWEEN = re.compile(r"[\s_-]+")
 
 
 def flag(text: str) -> bool | None:
@@ -26,5 +26,5 @@ def flag(text: str) -> bool | None:
     word = re.sub(SCHEMA_ORG, "", text.strip().lower())
     if _NUMBER.match(word):
         return float(word.removeprefix("n").replace(",", ".")) > 0
-    word = _BETWEEN.sub(" ", word)
+    word = re.sub(BETWEEN, " ", word)
     return True if word in YES else False if word in NO else None
