@@ -57,8 +57,14 @@ def to_external(value: ExternalId, json_type: JsonType, entity: str) -> External
 def read_id(text: str, json_type: JsonType, entity: str) -> ExternalId:
     """A stored id in the JSON type of the catalogue; InputError for one that is none, as rows written by hand hold."""
     if not is_id(text, json_type):
-        raise InputError(f"{entity} id {text[:40]!r} is no {json_type} id as this service takes them")
+        kind = "an integer" if json_type == "integer" else "a string"
+        raise InputError(f"{entity} id {text[:40]!r} is not {kind} as ids of this catalogue are")
     return int(text) if json_type == "integer" else text
+
+
+def stored_id(text: str | None, json_type: JsonType) -> ExternalId | None:
+    """As `read_id`, None for what is none."""
+    return read_id(text, json_type, "") if text is not None and is_id(text, json_type) else None
 
 
 def digest_of(user_id: str) -> bytes:
