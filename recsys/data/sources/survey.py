@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,8 +36,12 @@ from recsys.data.sources.words import NOTHING
 from recsys.errors import InputError
 
 MAX_BLOCKS: Final = 64  # of a file; some gigabyte
+MAX_WORDS: Final = 5_000  # of a block's times, evenly, that are looked at closely
+MAX_CELLS: Final = 50_000  # and of its ids and numbers
 MIN_SHARE: Final = 0.5  # of the times that one way of reading must make sense of
 _NUMBER: Final = r"^\s*[+-]?[0-9]+(?:[.][0-9]*)?(?:[eE][+-]?[0-9]+)?\s*$"
+_DAY_FIRST: Final = r"^\s*(?:1[3-9]|2[0-9]|3[01])[-/.](?:0?[1-9]|1[0-2])[-/.][0-9]"
+_MONTH_FIRST: Final = r"^\s*(?:0?[1-9]|1[0-2])[-/.](?:1[3-9]|2[0-9]|3[01])[-/.][0-9]"
 _DOTTED: Final = r"^-?[0-9]+[.]0+$"
 _DIGITS: Final = r"^-?[0-9]+$"
 
@@ -68,6 +73,8 @@ class Times:
     n: int = 0
     n_of_day: int = 0  # above 0: most values of the second column are numbers
     example: str = ""
+    by_day: int = 0  # dates that can only name the day first
+    by_month: int = 0  # and the month
     dots: int = 0  # dates like 1.5.2024, which nobody writes with the month first
     ambiguous: str = ""  # a date that is one either way
     found: dict[str, Found] = field(default_factory=dict)
@@ -112,6 +119,9 @@ class Times:
                 self._of(name).add(TimeFormat(name, self.zone).texts(fits.cast(pa.string())), SINCE_MS, until)
 
     def _add_words(self, texts: pa.Array, until: int) -> None:
+        self.by_day += _n_matching(texts, _DAY_FIRST)
+        self.by_month += _n_matching(texts, _MONTH_FIRST)
+        texts = _some(texts, MAX_WORDS)
         self._count(texts)
         read = TimeFormat(ISO, self.zone).texts(texts)
         self._of(ISO).add(read, 0, until)
@@ -151,9 +161,8 @@ class Times:
         return TimeFormat(name, self.zone, self.n_of_day > 0)
 
     def _order(self, column: str, otherwise: str | None) -> str:
-        by_day, by_month = self._of(DAY_FIRST).n, self._of(MONTH_FIRST).n
-        if by_day != by_month:
-            return DAY_FIRST if by_day > by_month else MONTH_FIRST
+        if self.by_day != self.by_month:
+            return DAY_FIRST if self.by_day > self.by_month else MONTH_FIRST
         if self.dots * 2 > self.n:
             return DAY_FIRST
         if otherwise is None:
@@ -191,7 +200,7 @@ class Ids:
     whole: list[pa.Array] = field(default_factory=list)  # and like 12
 
     def add(self, texts: pa.Array) -> None:
-        texts = pc.utf8_trim_whitespace(texts)
+        texts = pc.utf8_trim_whitespace(_some(texts, MAX_CELLS))
         texts = texts.filter(pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False))
         self.n += len(texts)
         if not len(texts):
@@ -228,12 +237,21 @@ class Decimals:
     counted: Counter[str] = field(default_factory=Counter)
 
     def add(self, texts: pa.Array) -> None:
-        self.counted.update(votes(texts))
+        self.counted.update(votes(_some(texts, MAX_CELLS)))
 
     @property
     def sign(self) -> Decimal | None:
         """None where nothing tells."""
         return decimal_of(self.counted)
+
+
+def _some(texts: pa.Array, n: int) -> pa.Array:
+    """All, or `n` of them evenly, the first and the last included."""
+    return texts if len(texts) <= n else texts.take(np.linspace(0, len(texts) - 1, n).astype(np.int64))
+
+
+def _n_matching(texts: pa.Array, pattern: str) -> int:
+    return pc.sum(pc.match_substring_regex(texts, pattern)).as_py() or 0
 
 
 def _together(arrays: list[pa.Array]) -> pa.Array:

@@ -88,10 +88,15 @@ class TimeFormat:
         """Milliseconds of texts, int64; null where one cannot be read."""
         if self.is_number:
             return self.numbers(as_numbers(texts))
+        encoded = texts.dictionary_encode()
+        return self._words(encoded.dictionary).take(encoded.indices)
+
+    def _words(self, texts: pa.Array) -> pa.Array:
         if self.name == ISO:
             return self._iso(texts)
         if self.name in _ORDERS:
-            return pc.coalesce(TimeFormat(ISO, self.zone).texts(texts), self._by_parts(texts))
+            read = self._by_parts(texts)
+            return read if not read.null_count else pc.coalesce(read, TimeFormat(ISO, self.zone)._words(texts))
         return self._by_pattern(texts)
 
     def localized(self, millis: pa.Array) -> pa.Array:
@@ -107,7 +112,9 @@ class TimeFormat:
         n_zoned = pc.sum(zoned).as_py() or 0
         try:
             if n_zoned == len(texts):
-                return _milliseconds(texts.cast(pa.timestamp("us", "UTC")))
+                plain = pc.replace_substring_regex(texts, r"\s*(?:Z|z|UTC|GMT)\s*$", "Z")
+                plain = pc.replace_substring_regex(plain, r"\s*([+-][0-9]{2}:?[0-9]{2})Z?$", r"\1")
+                return _milliseconds(plain.cast(pa.timestamp("us", "UTC")))
             if not n_zoned:
                 return self.localized(_milliseconds(texts.cast(pa.timestamp("us"))))
         except pa.ArrowInvalid:

@@ -47,7 +47,7 @@ def read_events(lines: list[bytes], block_bytes: int) -> list[Chunk]:
 
 def is_good(line: bytes) -> bool:
     found = GOOD_LINE.fullmatch(line.decode(errors="replace"))
-    return found is not None and 315_532_800_000 <= round(float(found[1])) <= (time.time() + 86_400) * 1000
+    return found is not None and 315_532_800_000 <= float(found[1]) <= (time.time() + 86_400) * 1000
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
