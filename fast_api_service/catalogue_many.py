@@ -8,24 +8,25 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
-from fast_api_service import writable
+from fast_api_service import unreadable, writable
 from fast_api_service.catalogue_store import Entity, delete_one, told_item
 from fast_api_service.errors import ApiError
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
-from recsys.serving.ids import ExternalId, JsonType, to_external
+from recsys.serving.ids import ExternalId, JsonType, stored_id, to_external
 from recsys.storage import locks
 
 _ITEMS_SQL = """
-select i.item_id as id, c.category_id, i.available, i.title, i.properties from items i
+select i.item_key as key, i.item_id as id, c.category_id, i.available, i.title, i.properties from items i
 left join categories c on c.category_key = i.category_key and c.deleted_at is null
 where i.deleted_at is null and i.item_key > $1 order by i.item_key limit $2
 """
 _USERS_SQL = """
-select user_id as id, properties from users where user_id is not null and user_key > $1 order by user_key limit $2
+select user_key as key, user_id as id, properties from users
+where user_id is not null and user_key > $1 order by user_key limit $2
 """
 _CATEGORIES_SQL = """
-select c.category_id as id, p.category_id as parent_id from categories c
+select c.category_key as key, c.category_id as id, p.category_id as parent_id from categories c
 left join categories p on p.category_key = c.parent_category_key and p.deleted_at is null
 where c.deleted_at is null and c.category_key > $1 order by c.category_key limit $2
 """
@@ -42,6 +43,7 @@ class Page(NamedTuple):
 
     objects: list[dict[str, Any]]
     next: ExternalId | None
+    unreadable: list[int]  # keys of rows that were passed over, as their ids are none
 
 
 async def page(connections: Writable, entity: Entity, after: ExternalId | None, limit: int) -> Page:
@@ -57,18 +59,29 @@ async def page(connections: Writable, entity: Entity, after: ExternalId | None, 
             key = await connection.fetchval(_KEY_SQL[entity], str(to_external(after, types[entity], entity)))
             if key is None:
                 raise InputError(f"after: there is no {entity} {after!r}; begin again without it")
-        rows = await connection.fetch(_PAGE_SQL[entity], key, limit + 1)
-        objects = [_told(entity, row, types) for row in rows[:limit]]
-        return Page(objects, objects[-1][f"{entity}_id"] if len(rows) > limit else None)
+        objects: list[dict[str, Any]] = []
+        passed_over: list[int] = []
+        while len(objects) <= limit:
+            rows = await connection.fetch(_PAGE_SQL[entity], key, limit + 1)
+            for row in rows:
+                id_ = stored_id(row["id"], types[entity])
+                if id_ is None:
+                    passed_over.append(row["key"])
+                else:
+                    objects.append(_told(entity, id_, row, types))
+            if len(rows) <= limit:
+                break
+            key = rows[-1]["key"]
+        unreadable.tell(entity, passed_over)
+        is_more = len(objects) > limit
+        return Page(objects[:limit], objects[limit - 1][f"{entity}_id"] if is_more else None, passed_over)
 
     return await connections.transaction(read)
 
 
-def _told(entity: Entity, row: asyncpg.Record, types: dict[str, JsonType]) -> dict[str, Any]:
-    id_ = to_external(row["id"], types[entity], entity)
+def _told(entity: Entity, id_: ExternalId, row: asyncpg.Record, types: dict[str, JsonType]) -> dict[str, Any]:
     if entity == "category":
-        parent = row["parent_id"]
-        return {"category_id": id_, "parent_id": None if parent is None else to_external(parent, types[entity], "")}
+        return {"category_id": id_, "parent_id": stored_id(row["parent_id"], types[entity])}
     if entity == "user":
         return {"user_id": id_, "properties": orjson.loads(row["properties"])}
     return told_item(id_, row, types)

@@ -19,7 +19,7 @@ from fast_api_service.errors import ApiError
 from fast_api_service.writable import Writable
 from recsys.errors import InputError
 from recsys.serving.catalogue_changes import ItemState
-from recsys.serving.ids import ExternalId, JsonType, to_external
+from recsys.serving.ids import ExternalId, JsonType, stored_id, to_external
 from recsys.storage import locks
 
 Entity = Literal["item", "user", "category"]
@@ -110,8 +110,7 @@ class CatalogueStore:
             row = await connection.fetchrow(_CATEGORY_SQL, str(id_))
             if row is None:
                 return None
-            parent = row["parent_id"]
-            return {"category_id": id_, "parent_id": None if parent is None else to_external(parent, json_type, "")}
+            return {"category_id": id_, "parent_id": stored_id(row["parent_id"], json_type)}
 
         return await self._connections.transaction(read)
 
@@ -135,7 +134,7 @@ def told_item(id_: ExternalId, row: asyncpg.Record, types: dict[str, JsonType]) 
     category = state.category_id
     return {
         "item_id": id_,
-        "category_id": None if category is None else to_external(category, types["category"], "category"),
+        "category_id": stored_id(category, types["category"]),
         "available": state.available,
         "title": state.title,
         "price": state.price,

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
-from fast_api_service import item_rows
+from fast_api_service import item_rows, unreadable
 from fast_api_service.item_rows import ItemChange
 from fast_api_service.reads import AWAY, DatabaseAwayError, Reads, in_words
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
+from recsys.ids import is_id
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
@@ -162,6 +163,8 @@ class Database:
             types = dict(await connection.fetch("select entity, json_type from id_types"))
             defaults = await connection.fetch(_DEFAULT_SQL, publication.version_id("default"))
             default_lists = {row["owner_key"]: StoredList(*list(row)[1:]) for row in defaults}
+            example_user = await _example_user(connection, publication) if with_example_user else None
+            example_item = await _example_item(connection, publication, default_lists.get(ALL_ITEMS))
             snapshot = Snapshot(
                 publication=publication,
                 items=await _items(connection, types.get("item", "string"), former),
@@ -170,8 +173,8 @@ class Database:
                 user_id_type=types.get("user", "string"),
                 neighbours=await _neighbours(connection, publication, former),
                 meaning=await _meaning(connection),
-                example_user_id=await _example_user(connection, publication) if with_example_user else None,
-                example_item_id=await _example_item(connection, publication, default_lists.get(ALL_ITEMS)),
+                example_user_id=_if_id(example_user, types.get("user", "string")),
+                example_item_id=_if_id(example_item, types.get("item", "string")),
             )
             return (snapshot, seen) if publication is not NOT_PUBLISHED or len(snapshot.items) else None
 
@@ -257,7 +260,13 @@ async def _categories(connection: asyncpg.pool.PoolConnectionProxy, json_type: J
         "select category_key, category_id, parent_category_key from categories where deleted_at is null"
     )
     ids = {row["category_key"]: row["category_id"] for row in rows}
-    return CategoryTree(json_type, ids, {row["category_key"]: row["parent_category_key"] for row in rows})
+    tree = CategoryTree(json_type, ids, {row["category_key"]: row["parent_category_key"] for row in rows})
+    unreadable.tell("category", tree.unreadable)
+    return tree
+
+
+def _if_id(text: str | None, json_type: JsonType) -> str | None:
+    return text if text is not None and is_id(text, json_type) else None
 
 
 async def _example_user(connection: asyncpg.pool.PoolConnectionProxy, publication: Publication) -> str | None:

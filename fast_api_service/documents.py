@@ -18,7 +18,8 @@ from fast_api_service.errors import documented
 from fast_api_service.schemas_catalogue import ABSENT_ID, STORED_ID
 from fast_api_service.security import OPEN, needed_scope, page_headers
 from fast_api_service.state import State
-from recsys.serving.ids import INTEGER_ID_PATTERN, MAX_ID_LENGTH, ExternalId, JsonType, to_external
+from recsys.ids import ID_PATTERN, INTEGER_ID_PATTERN, MAX_ID_LENGTH
+from recsys.serving.ids import ExternalId, JsonType, to_external
 from recsys.serving.item_numbers import PRICE
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot
 
@@ -125,7 +126,7 @@ def _name_id_types(node: Any, types: dict[str, JsonType | None]) -> None:
 
 def _id_schema(json_type: JsonType | None, entity: str) -> dict[str, Any]:
     integer = {"type": "integer", "minimum": -(10**18) + 1, "maximum": 10**18 - 1}
-    text: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH, "pattern": r"^[^\u0000]+$"}
+    text: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH, "pattern": ID_PATTERN}
     if json_type is None:
         return {"anyOf": [integer, text]}
     if json_type == "integer":

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+from contextlib import suppress
 from typing import NamedTuple
 
 import asyncpg
 import orjson
 
+from fast_api_service import unreadable
 from recsys.errors import InputError
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.ids import JsonType
 from recsys.serving.item_numbers import MAX_NAMES, NUMBER, PRICE, ItemNumbers, number, numbers_in
-
-log = logging.getLogger(__name__)
 
 ROWS_A_TIME = 250  # other requests are answered between two portions of a large catalogue
 # The price first, then what is a number for the most items. Only with all of them counted may a property that comes
@@ -52,7 +51,9 @@ async def load(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType
     )
     while portion := await cursor.fetch(ROWS_A_TIME):
         for key, id_, category_key, available, texts in portion:
-            items.add(key, id_, category_key, available, _numbers(names, texts))
+            with suppress(InputError):  # written by hand; the others must not wait for it
+                items.add(key, id_, category_key, available, _numbers(names, texts))
+    unreadable.tell("item", items.unreadable)
     return items
 
 
@@ -64,8 +65,8 @@ def apply(change: ItemChange, items: ItemDictionary) -> None:
     numbers = numbers_in(orjson.loads(change.properties)) if change.properties != "{}" else {}
     try:
         items.add(change.item_key, change.item_id, change.category_key, change.available, numbers)
-    except InputError as error:  # written by hand; the other changes must not wait for it
-        log.warning("an item is left out: %s", error)
+    except InputError:
+        unreadable.tell("item", [change.item_key])
 
 
 def _numbers(names: list[str], texts: list[str | None]) -> dict[str, float]:

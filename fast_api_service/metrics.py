@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any, get_args
@@ -22,6 +22,7 @@ DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication"
 EXPOSURE_OUTCOMES = ("written", "dropped")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 SHED_REASONS = ("rate_limit", "queue")
+_MAX_KEYS = 100_000
 MODELS = ("deepfm", "als")
 AUTH_FAILURES = ("missing", "wrong", "scope")
 
@@ -126,6 +127,11 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.predictions = Counter("recsys_predictions", "Pairs scored for clients", registry=registry)
+        self.unreadable_rows = Gauge(
+            "recsys_unreadable_rows", "Rows of the catalogue that are left out, as their ids are none", ["entity"],
+            registry=registry,
+        )  # fmt: skip
+        self._unreadable_users: set[int] = set()  # keys; users are not in memory, so these are the ones that were met
         self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
         ProcessCollector(registry=registry)
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
@@ -135,6 +141,8 @@ class Metrics:
     def _begin_at_zero(self) -> None:
         """Make the series whose absence would leave ratios empty, or hide the first increment from rate()."""
         self.show_progress(0, {})
+        for entity in ("item", "user", "category"):
+            self.unreadable_rows.labels(entity)
         for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
             self.answers.labels(surface, of)
         for source in get_args(ItemSource):
@@ -192,6 +200,14 @@ class Metrics:
         )
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
+        self.unreadable_rows.labels("item").set(len(snapshot.items.unreadable))
+        self.unreadable_rows.labels("category").set(len(snapshot.categories.unreadable))
+
+    def count_unreadable_users(self, keys: Collection[int]) -> None:
+        """Users who were passed over in a page, by key; each counts once."""
+        if len(self._unreadable_users) < _MAX_KEYS:
+            self._unreadable_users.update(keys)
+        self.unreadable_rows.labels("user").set(len(self._unreadable_users))
 
     def show_progress(self, number: int, window: Mapping[str, float]) -> None:
         """Set what the update in service says of how well the updater foretells."""

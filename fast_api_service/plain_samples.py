@@ -14,8 +14,9 @@ from typing import Any, Final
 import orjson
 
 from fast_api_service.schemas_events import MAX_SAMPLES, MILLISECONDS_FROM, Samples
+from recsys.ids import MAX_ID_LENGTH, MAX_INTEGER
 from recsys.online.event import is_type
-from recsys.serving.ids import MAX_ID_LENGTH, MAX_INTEGER, JsonType
+from recsys.serving.ids import JsonType
 
 _Column = Sequence[Any]
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")  # an integer that may not go into 64 bits, or text like it
@@ -80,7 +81,9 @@ def _texts(values: _Column, _: Any) -> _Column | None:
         return None
     lengths, together = set(map(len, values)), "".join(values)
     is_plain = 0 not in lengths and max(lengths) <= MAX_ID_LENGTH and together.isascii() and "\0" not in together
-    return values if is_plain else None
+    if not is_plain or any(map(str.isspace, {end for text in values for end in (text[0], text[-1])})):
+        return None
+    return values
 
 
 def _event_types(values: _Column, _: Any) -> _Column | None:

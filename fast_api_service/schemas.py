@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, StrictBool, WithJsonSchema
 
+from recsys.ids import ID_PATTERN, MAX_ID_LENGTH
 from recsys.serving.config import Surface
 from recsys.serving.filters import Filters
-from recsys.serving.ids import MAX_ID_LENGTH, external_id
+from recsys.serving.ids import external_id
 
 MAX_TOP_K = 1000
 MAX_ITEMS = 1000  # in each list of a request
@@ -40,7 +41,7 @@ TEXT_ID_SCHEMA: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
     "maxLength": MAX_ID_LENGTH,
-    "pattern": r"^[^\u0000]+$",
+    "pattern": ID_PATTERN,
 }
 TextId = Annotated[str, PlainValidator(text_id), WithJsonSchema(TEXT_ID_SCHEMA)]
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many items")]

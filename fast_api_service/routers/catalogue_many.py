@@ -25,6 +25,7 @@ from fast_api_service.schemas_catalogue import (
     UserIds,
     UserPage,
 )
+from fast_api_service.state import State
 from recsys.serving.ids import ExternalId
 
 router = APIRouter(tags=["catalogue"])
@@ -51,7 +52,9 @@ async def items(request: Request, after: After = None, limit: Limit = 100) -> It
 @router.get("/users", responses=documented(422, 503), summary="Users, page by page", operation_id="list_users")
 async def users(request: Request, after: After = None, limit: Limit = 100) -> UserPage:
     """In the order in which they came into the catalogue."""
-    found = await catalogue_many.page(request.app.state.service.writes, "user", after, limit)
+    state: State = request.app.state.service
+    found = await catalogue_many.page(state.writes, "user", after, limit)
+    state.metrics.count_unreadable_users(found.unreadable)
     return UserPage.model_validate({"users": found.objects, "next": found.next})
 
 

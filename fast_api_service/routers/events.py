@@ -17,8 +17,9 @@ from fast_api_service.plain_samples import plain, samples_of
 from fast_api_service.schemas_events import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
 from fast_api_service.state import State
 from recsys.errors import InputError
+from recsys.ids import MAX_ID_LENGTH
 from recsys.online import event, postgres_log
-from recsys.serving.ids import MAX_ID_LENGTH, ExternalId, JsonType, to_external
+from recsys.serving.ids import ExternalId, JsonType, external_id, to_external
 
 router = APIRouter(tags=["online"])
 
@@ -180,6 +181,7 @@ def in_type(id_: str, json_type: JsonType, entity: str) -> ExternalId:
 
 
 def _storable(text: str) -> str:
-    if "\0" in text:
-        raise InputError("an id holds no NUL")
-    return text
+    try:
+        return str(external_id(text))
+    except ValueError as error:
+        raise InputError(str(error)) from None

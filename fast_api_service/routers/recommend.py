@@ -19,10 +19,11 @@ from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarA
 from fast_api_service.scoring import Feats, rescoring
 from fast_api_service.state import State
 from recsys.errors import InputError
+from recsys.ids import BLANKS, MAX_ID_LENGTH
 from recsys.serving import cascade
 from recsys.serving.cascade import Query
 from recsys.serving.config import ServingConfig
-from recsys.serving.ids import MAX_ID_LENGTH, ExternalId, to_external
+from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.recent import Recent
 from recsys.serving.snapshot import Snapshot
 
@@ -182,7 +183,7 @@ async def _user_lists(
 
 def _known_item(snapshot: Snapshot, item_id: str) -> int:
     try:
-        key = snapshot.items.key(to_external(item_id, snapshot.items.json_type, "item"))
+        key = snapshot.items.key(to_external(item_id.strip(BLANKS), snapshot.items.json_type, "item"))
     except InputError as error:
         raise ApiError(404, "unknown_item", str(error)) from None
     if key is None:

@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 
 from recsys import columns as col
 from recsys.data.dataset import Dataset
+from recsys.data.instants import LATEST_AHEAD
 from recsys.errors import EmptyResultError
 
 MIN_ROWS = {"events": 10, "users": 2, "items": 2}
 MIN_SHARE_OF_FORMER = 0.5
-FUTURE_TOLERANCE = dt.timedelta(days=1)  # clocks and time zones
 
 
 def problems(dataset: Dataset, *, now: dt.datetime) -> list[str]:
@@ -24,7 +24,7 @@ def problems(dataset: Dataset, *, now: dt.datetime) -> list[str]:
         for name, least in MIN_ROWS.items()
         if n_rows[name] < least
     ]
-    if dataset.meta.as_of_at > now + FUTURE_TOLERANCE:
+    if dataset.meta.as_of_at > now + LATEST_AHEAD:
         found.append(
             f"events lie in the future (up to {dataset.meta.as_of_at.isoformat()}, and now it is "
             f"{now.isoformat(timespec='seconds')}): mend the timestamps, or name a cut-off (--as-of)"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ibis
 import numpy as np
@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from recsys import columns as col
 from recsys.data.engine_functions import latest
 from recsys.errors import ArtifactError, InputError
+from recsys.ids import IdType
 from recsys.types import Catalogue, Interactions, Task, Texts
 
 META_FILE = "dataset.json"
 INSTANT = pa.timestamp("us", tz="UTC")
 NAME = pa.dictionary(pa.int32(), pa.string())  # few distinct texts
-IdType = Literal["integer", "string"]
 
 
 def _schema(required: Mapping[str, pa.DataType], optional: Mapping[str, pa.DataType] | None = None) -> pa.Schema:
@@ -114,6 +114,7 @@ class DatasetMeta:
     n_rows: Mapping[str, int] = field(default_factory=dict)  # table → rows
     n_events_from: Mapping[str, int] = field(default_factory=dict)  # "import", "posted" → events
     n_posted_left_out: Mapping[str, int] = field(default_factory=dict)  # reason → events
+    n_left_out: Mapping[str, int] = field(default_factory=dict)  # reason → events, imported and posted
 
     @property
     def as_of_at(self) -> dt.datetime:

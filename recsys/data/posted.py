@@ -14,6 +14,7 @@ import ibis
 from ibis import Table
 
 from recsys.action import AGAINST
+from recsys.data.keys import is_id
 from recsys.data.raw import Declared
 
 GUEST: Final = "of a guest"
@@ -24,7 +25,6 @@ NO_WEIGHT: Final = "no weight for type "  # and the type follows
 AFTER_GAP: Final = "few, and long after all others"
 
 MIN_AFTER_GAP: Final = 1_000
-_INTEGER: Final = r"^(0|-?[1-9][0-9]{0,17})$"
 _COLUMNS: Final = (
     *("timestamp", "visitorid", "event", "itemid", "transactionid", "value", "parameters", "seq"),
     *("acted", "label"),
@@ -63,7 +63,7 @@ def _judged(con: Any, imported: Table, posted: Table, declared: Declared, comple
     bad_id = ibis.literal(False)
     for column, entity in (("visitorid", "user"), ("itemid", "item")):
         if declared.id_types.get(entity) == "integer":
-            bad_id = bad_id | ~joined[column].re_search(_INTEGER)
+            bad_id = bad_id | ~is_id(joined[column], "integer")
     reason = ibis.cases(
         (joined.visitorid.isnull(), GUEST),
         (joined.event.notin([*declared.event_weights, *AGAINST]), ibis.literal(NO_WEIGHT) + joined.event),

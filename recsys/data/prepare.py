@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,24 @@ from recsys.data.dataset import (
     write_dataset,
 )
 from recsys.data.engine_functions import json_group_object, latest, sha256
-from recsys.data.keys import KnownKeys, give_keys
+from recsys.data.flags import BETWEEN, NUMBER, SCHEMA_ORG, YES
+from recsys.data.keys import KnownKeys, give_keys, is_id
 from recsys.data.posted import with_posted
 from recsys.data.raw import ROW, Declared, RawTables
 from recsys.errors import EmptyResultError, InputError
+from recsys.ids import IdType
 
 _NO_LABEL = -1e300  # no client gives it
+# Each entity, the column of its id, and the stream of its properties.
+_OWNERS: Sequence[tuple[str, str, str]] = (
+    ("item", "itemid", "item_properties"),
+    ("user", "visitorid", "user_properties"),
+)
 SESSION_GAP_MS = 30 * 60 * 1000
 # A price is named so, or is RetailRocket's hashed property 790, whose numbers look like n12000.000.
 PRICE_NAMES = ("price", "790")
 _NUMBER = r"^n?-?[0-9]+(\.[0-9]+)?$"
-_NO = ("", "0", "false", "f", "no", "n")
+NO_ID = "of an id that is none: "  # and the entity follows
 
 
 def prepare(
@@ -84,12 +91,17 @@ def prepare(
         streams["events"] = events
         streams["item_properties"] = _with_told(con, streams["item_properties"], streams.pop("told_properties"))
         declared = _with_types(con, events, declared)
-        items = give_keys(con, "item", _first_seen(streams, "itemid", "item_properties"), given.items, ["first", "id"])
-        users = give_keys(
-            con, "user", _first_seen(streams, "visitorid", "user_properties"), given.users, ["first", "id"]
-        )
-        _keep(con, "item_properties", _history(con, streams["item_properties"], items))
-        _keep(con, "categories", _categories(con, streams["category_tree"], given))
+        seen = {
+            entity: _keep(con, f"{entity}_seen", _first_seen(streams, owner, properties))
+            for entity, owner, properties in _OWNERS
+        }
+        types = {entity: declared.id_types.get(entity, "string") for entity in ("item", "user", "category")}
+        no_ids = _of_no_ids(con, events, seen, types)
+        real = {entity: table.filter(is_id(table.id, types[entity])) for entity, table in seen.items()}
+        items = give_keys(con, "item", real["item"], given.items, ["first", "id"])
+        users = give_keys(con, "user", real["user"], given.users, ["first", "id"])
+        _keep(con, "item_properties", _history(con, streams["item_properties"], items, types["category"]))
+        _keep(con, "categories", _categories(con, streams["category_tree"], given, types["category"]))
         owners = items.select(item_key="key", item_id="id", first_seen_at=_instant(items.first))
         _keep(con, "items", owners)
         tables = {
@@ -110,6 +122,7 @@ def prepare(
             task=declared.task,
             n_events_from=n_from,
             n_posted_left_out=left_out,
+            n_left_out=no_ids,
         )
         arrow = {name: con.to_pyarrow(tables[name].select(SCHEMAS[name].names)) for name in tables}
         con.disconnect()
@@ -155,6 +168,16 @@ def _first_seen(streams: Mapping[str, Table], owner: str, properties: str) -> Ta
     ]
     union = both[0].union(both[1])
     return union.group_by("id").agg(first=union.first.min())
+
+
+def _of_no_ids(con: Any, events: Table, seen: Mapping[str, Table], types: Mapping[str, IdType]) -> dict[str, int]:
+    """Reason → events that are left out because their user's or item's id is none; such ids were written by hand."""
+    found = {}
+    for entity, owner, _ in _OWNERS:
+        bad = seen[entity].filter(~is_id(seen[entity].id, types[entity]))
+        if con.to_pyarrow(bad.count()).as_py():
+            found[NO_ID + entity] = int(con.to_pyarrow(events.semi_join(bad, events[owner] == bad.id).count()).as_py())
+    return found
 
 
 def _events(con: Any, events: Table, items: Table, users: Table, declared: Declared) -> Table:
@@ -219,19 +242,23 @@ def _sessions(events: Table) -> Table:
     return beside.select(col.EVENT_ID, session_id=beside.starts.sum().over(in_order) - 1)
 
 
-def _history(con: Any, properties: Table, items: Table) -> Table:
-    """Categories, availability, titles and prices over time; of values at one instant the later row's."""
+def _history(con: Any, properties: Table, items: Table, category_id_type: IdType) -> Table:
+    """Categories, availability, titles and prices over time; of values at one instant the later row's.
+
+    Availability that is no word for yes is no; a category whose id is none is not told.
+    """
     price = _price_name(con, properties)
     names = [CATEGORY, AVAILABLE, TITLE, *([price] if price else [])]
     told = properties.filter(properties.property.isin(names) & properties.value.notnull())
-    said_no = told.value.lower().isin([*_NO, "n0.000"])
+    told = told.filter((told.property != AVAILABLE) | (told.value.strip() != ""))
+    told = told.filter((told.property != CATEGORY) | is_id(told.value, category_id_type))
     told = told.select(
         ROW,
         "timestamp",
         "itemid",
         property=told.property.cases((price, PRICE), else_=told.property) if price else told.property,
         value=ibis.cases(
-            (told.property == AVAILABLE, ibis.ifelse(said_no, "0", "1")),
+            (told.property == AVAILABLE, ibis.ifelse(_says_yes(told.value), "1", "0")),
             (told.property.isin([CATEGORY, TITLE]), told.value),
             else_=told.value.re_replace("^n", ""),
         ),
@@ -240,6 +267,13 @@ def _history(con: Any, properties: Table, items: Table) -> Table:
     told = told.inner_join(items.select(item_key="key", itemid="id"), "itemid")
     once = told.group_by([col.ITEM_KEY, "timestamp", "property"]).agg(value=latest(told.value, told[ROW]))
     return once.select(col.ITEM_KEY, "property", "value", occurred_at=_instant(once.timestamp))
+
+
+def _says_yes(value: ibis.Value) -> ibis.Value:
+    """As `flags.flag`, and no where that gives None."""
+    word = value.strip().lower().re_replace(SCHEMA_ORG, "")
+    number = word.re_replace("^n", "").replace(",", ".").try_cast("float64")
+    return ibis.ifelse(word.re_search(NUMBER), number > 0, word.re_replace(BETWEEN, " ").isin(YES))
 
 
 def _price_name(con: Any, properties: Table) -> str | None:
@@ -253,12 +287,13 @@ def _price_name(con: Any, properties: Table) -> str | None:
     return best[0]["property"] if best else None
 
 
-def _categories(con: Any, tree: Table, given: KnownKeys) -> Table:
+def _categories(con: Any, tree: Table, given: KnownKeys, id_type: IdType) -> Table:
     """Every category of the tree or of an item, with its key and its parent's, in the order of ids."""
     told = con.table("item_properties").filter(lambda t: t.property == CATEGORY)
     parents_named = tree.filter(tree.parentid.notnull()).select(id="parentid")
     ids = ibis.union(tree.select(id="categoryid"), parents_named, told.select(id="value"))
     ids = ids.distinct()
+    ids = ids.filter(is_id(ids.id, id_type))
     keys = give_keys(con, "category", ids.mutate(length=ids.id.length()), given.categories, ["length", "id"])
     parents = tree.group_by(id=tree.categoryid).agg(parent_id=tree.parentid.min())
     placed = keys.left_join(parents, "id").drop("id_right")

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from ibis import Table
 
 from recsys.action import AGAINST
-from recsys.data.dataset import IdType
 from recsys.errors import InputError
+from recsys.ids import IdType
 from recsys.types import Task
 
 _EVENTS = pa.schema(

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from recsys.data.instants import CLOCKS_AHEAD
 from recsys.errors import InputError
 
 DEFAULT_TYPE = "view"
-MAX_FUTURE = dt.timedelta(minutes=5)  # clocks of clients differ
 MAX_AGE = dt.timedelta(days=366)
 MAX_PARAMETERS, MAX_PARAMETER_BYTES = 64, 8192
 RETRY_WINDOW_S = 600
@@ -55,7 +55,7 @@ def parse(samples: Sequence[Mapping[str, Any]], now: dt.datetime) -> tuple[list[
     events: list[tuple[int, Event]] = []
     rejected: dict[int, str] = {}
     seen: Counter[bytes] = Counter()
-    earliest, latest = now - MAX_AGE, now + MAX_FUTURE
+    earliest, latest = now - MAX_AGE, now + CLOCKS_AHEAD
     for index, sample in enumerate(samples):
         try:
             digest = _digest(sample)

@@ -11,7 +11,7 @@ import orjson
 from recsys.errors import InputError
 from recsys.online import event as events
 from recsys.online.event import Event
-from recsys.serving.ids import MAX_ID_LENGTH
+from recsys.serving.ids import external_id
 
 _OPTIONAL = ("user_id", "session_id", "retry_of", "retried_as", "version")
 
@@ -71,12 +71,10 @@ def _id(fields: dict[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"{name} should be text or an integer")
-    text = str(value)
-    if not 0 < len(text) <= MAX_ID_LENGTH or "\0" in text:
-        raise InputError(f"{name} should have 1 to {MAX_ID_LENGTH} characters, none of them NUL")
-    return text
+    try:
+        return str(external_id(value))
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _needed(fields: dict[str, Any], name: str) -> str:

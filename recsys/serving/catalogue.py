@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.serving.ids import ExternalId, JsonType, to_external
+from recsys.errors import InputError
+from recsys.ids import is_id
+from recsys.serving.ids import ExternalId, JsonType, read_id
 from recsys.serving.item_numbers import ItemNumbers
 
 NO_CATEGORY = -1
@@ -29,6 +31,7 @@ class ItemDictionary:
         self.json_type: JsonType = json_type
         self.numbers = numbers or ItemNumbers()
         self.n_available = 0  # how many items may be recommended
+        self.unreadable: set[int] = set()  # keys of items whose ids are none: they are left out
         self._id_by_key: list[ExternalId | None] = []
         self._key_by_id: dict[ExternalId, int] = {}
         self._available = bytearray()
@@ -44,9 +47,15 @@ class ItemDictionary:
     ) -> None:
         """Take one item in, or what it has become; rows may come in any order.
 
-        Raises InputError for an id not of the catalogue's type.
+        Raises InputError for an id that is none of the catalogue's type; the item is left out then.
         """
-        external = to_external(item_id, self.json_type, "item")
+        try:
+            external = read_id(item_id, self.json_type, "item")
+        except InputError:
+            self.remove(item_key)
+            self.unreadable.add(item_key)
+            raise
+        self.unreadable.discard(item_key)
         missing = item_key + 1 - len(self._id_by_key)
         if missing > 0:
             self._id_by_key.extend([None] * missing)
@@ -62,6 +71,7 @@ class ItemDictionary:
 
     def remove(self, item_key: int) -> None:
         """Forget an item, known or not: lists that hold its key pass over it."""
+        self.unreadable.discard(item_key)
         external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
         if external is not None:
             del self._key_by_id[external]
@@ -122,7 +132,9 @@ class CategoryTree:
     def __init__(self, json_type: JsonType, ids: Mapping[int, str], parents: Mapping[int, int | None]) -> None:
         self.json_type: JsonType = json_type
         self._parents = dict(parents)
-        self._key_by_id = {to_external(text, json_type, "category"): key for key, text in ids.items()}
+        readable = {key: text for key, text in ids.items() if is_id(text, json_type)}
+        self.unreadable = ids.keys() - readable.keys()  # written by hand: nobody can ask for them
+        self._key_by_id = {read_id(text, json_type, "category"): key for key, text in readable.items()}
         self._children: dict[int, list[int]] = {}
         for key, parent in parents.items():
             if parent is not None:

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
+from recsys.ids import NO_NUL
 from recsys.serving.filters import Filters
-from recsys.serving.ids import NO_NUL
 
 Surface = Literal["homepage", "product_detail", "category_list", "cart"]
 SourceName = Literal["context", "lists", "popular_in_category", "popular", "available"]

@@ -8,8 +8,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from recsys.errors import InputError
+from recsys.ids import NO_NUL
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
-from recsys.serving.ids import NO_NUL, ExternalId, external_id, to_external
+from recsys.serving.ids import ExternalId, external_id, to_external
 from recsys.serving.rules import NumberRange, Restriction
 
 MAX_CATEGORIES = 100  # in each list

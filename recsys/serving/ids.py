@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from typing import Any, Literal
+from typing import Any
 
 from recsys.errors import InputError
+from recsys.ids import BLANKS, MAX_DIGITS, MAX_ID_LENGTH, MAX_INTEGER, IdType, is_id
 
-JsonType = Literal["integer", "string"]
+JsonType = IdType
 ExternalId = int | str
-
-MAX_ID_LENGTH = 128  # characters
-NO_NUL = r"^[^\u0000]+$"  # of a text that Postgres can hold, which is not empty
-INTEGER_ID_PATTERN = "^(0|-?[1-9][0-9]{0,17})$"
-MAX_INTEGER = 10**18 - 1
-_INTEGER_ID = re.compile(INTEGER_ID_PATTERN.replace("$", r"\Z"))
 
 
 def external_id(value: Any) -> ExternalId:
-    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text.
+    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text, without
+    the blanks at its ends.
 
     Raises ValueError for all else.
     """
@@ -31,11 +26,12 @@ def external_id(value: Any) -> ExternalId:
         raise ValueError("an id is an integer or a string")
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise ValueError("an integer id has at most 18 digits")
+            raise ValueError(f"an integer id has at most {MAX_DIGITS} digits")
         return value
+    value = value.strip(BLANKS)
     if not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters")
-    if "\0" in value or (not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)):
+        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters besides blanks at its ends")
+    if not is_id(value, "string"):
         raise ValueError("an id holds neither NUL nor half of a surrogate pair")
     return value
 
@@ -51,11 +47,24 @@ def to_external(value: ExternalId, json_type: JsonType, entity: str) -> External
     if type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER:
         return value
     text = str(value)
-    if not _INTEGER_ID.match(text):
+    if not is_id(text, "integer"):
         raise InputError(
             f"{entity} id {text[:40]!r} is not an integer, and {entity} ids of this catalogue are integers"
         )
     return int(text)
+
+
+def read_id(text: str, json_type: JsonType, entity: str) -> ExternalId:
+    """A stored id in the JSON type of the catalogue; InputError for one that is none, as rows written by hand hold."""
+    if not is_id(text, json_type):
+        kind = "an integer" if json_type == "integer" else "a string"
+        raise InputError(f"{entity} id {text[:40]!r} is not {kind} as ids of this catalogue are")
+    return int(text) if json_type == "integer" else text
+
+
+def stored_id(text: str | None, json_type: JsonType) -> ExternalId | None:
+    """As `read_id`, None for what is none."""
+    return read_id(text, json_type, "") if text is not None and is_id(text, json_type) else None
 
 
 def digest_of(user_id: str) -> bytes:

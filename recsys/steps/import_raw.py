@@ -104,6 +104,7 @@ class _Loading:
         self.quarantine = quarantine
         self.replace = replace
         self.complete_until = complete_until
+        self.emptied: dict[tuple[str, str], Counter[str]] = {}  # (stream, file) → reason → cells left empty
 
     def run(self, engine: sa.Engine) -> dict[str, Any]:
         with engine.connect() as connection:
@@ -162,9 +163,11 @@ class _Loading:
     def _load_part(self, connection: sa.Connection, part: Part, progress: FileProgress, bar: Progress) -> None:
         task = bar.add_task(f"{part.stream} {part.name}", total=None, rows=f"{progress.n_loaded:,}")
         resume_at, read_to = progress.position, 0
+        emptied = self.emptied[part.stream, part.name] = Counter()
         with _Quarantine(self._quarantine_file(progress), part.name) as quarantine:
             for chunk in part.read():
                 quarantine.write(chunk.rejected)
+                emptied.update(chunk.emptied)
                 starts_at, read_to = read_to, chunk.end
                 if read_to <= resume_at:
                     continue  # loaded before the last interruption
@@ -182,7 +185,7 @@ class _Loading:
                 bar.update(task, rows=f"{progress.n_loaded:,}")
         with connection.begin():
             raw_imports.mark_file_complete(connection, progress)
-        logger.info("%s", _told(progress, self._quarantine_file(progress)))
+        logger.info("%s", _told(progress, self._quarantine_file(progress), emptied))
 
     def _quarantine_file(self, progress: FileProgress) -> Path:
         folder = self.quarantine / f"{self.source.name}-{progress.import_id}"
@@ -210,6 +213,7 @@ class _Loading:
             "n_loaded": dict(n_loaded),
             "n_rejected": sum(file.n_rejected for file in files),
             "left_out": dict(left_out),
+            "emptied": dict(sum(self.emptied.values(), Counter())),
             "quarantine": [str(self._quarantine_file(file)) for file in refused],
             "notes": self.source.notes,
         }
@@ -275,10 +279,12 @@ def _bar() -> Iterator[Progress]:
         yield bar
 
 
-def _told(progress: FileProgress, quarantine: Path) -> str:
+def _told(progress: FileProgress, quarantine: Path, emptied: Mapping[str, int]) -> str:
     text = f"{progress.stream} of {progress.file}: {progress.n_loaded:,} rows loaded"
     for reason, n in progress.left_out.items():
         text += f"; left out, {reason}: {n:,}"
+    for reason, n in emptied.items():
+        text += f"; left empty, {reason}: {n:,}"
     if progress.n_rejected:
         text += f"; {progress.n_rejected:,} bad rows are in {quarantine}"
     return text

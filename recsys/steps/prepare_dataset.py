@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from recsys.artifacts import version_of
 from recsys.data import checks
 from recsys.data.dataset import Dataset, instant, microseconds
+from recsys.data.instants import LATEST_AHEAD
 from recsys.data.keys import KnownKeys
 from recsys.data.posted import AFTER_GAP, MIN_AFTER_GAP, NO_WEIGHT, end_of_posted
 from recsys.data.prepare import prepare
@@ -34,6 +35,7 @@ KIND = "dataset"
 CODE_VERSION = 3  # raise it when the same raw tables come to mean another data set
 MEMORY_LIMIT = "2GB"  # DuckDB's; beyond it, it spills
 DAY_MS = 86_400_000
+FUTURE = "they lie in the future"
 _NOT_CONTENT = ("completed_at", "path")  # an import that found everything loaded changes them
 _ENTITIES = {"items": "item", "users": "user", "categories": "category"}
 
@@ -53,11 +55,13 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
     with raw_snapshot(ctx.engine) as snapshot, ctx.engine.begin() as connection:
         keys.lock(connection)
         imports = _finished_imports(snapshot)
-        n_events, last_seq, last_ms = snapshot.events()
+        latest_ms = microseconds(dt.datetime.now(dt.UTC) + LATEST_AHEAD) // 1000
+        n_events, last_seq, last_ms, n_future = snapshot.events(latest_ms)
         if last_ms is None:
-            raise EmptyResultError("there are no raw events; run `recsys import SOURCE PATH` first")
+            found = f"all {n_future:,} raw events lie in the future" if n_future else "there are no raw events"
+            raise EmptyResultError(f"{found}; run `recsys import SOURCE PATH` first")
         declared = _declared(imports, ctx.settings)
-        asked = _parse(as_of)
+        asked = min(_parse(as_of), (latest_ms + 1) * 1000)
         posted = _posted(snapshot, declared, last_ms, asked, ctx.settings.label_window_days)
         cut_at = min(asked, (max(last_ms, posted.last_ms) + 1) * 1000)
         erased = keys.erased(connection)
@@ -93,6 +97,9 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
     counts = {f"n_{name}": n for name, n in told.n_rows.items()} | {"n_posted": told.n_events_from.get("posted", 0)}
     ctx.record(STEP, ref, ref, as_of=cut_at, metrics=counts | {"n_posted_left_out": sum(left_out.values())})
     _tell(left_out)
+    n_left_out = dict(told.n_left_out) | ({FUTURE: n_future} if n_future else {})
+    for reason, n in n_left_out.items():
+        logger.warning("events left out, %s: %d", reason, n)
     return {
         "dataset": ref,
         "as_of": instant(cut_at).isoformat(),
@@ -100,6 +107,7 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
         "n_rows": dict(told.n_rows),
         "n_events_from": dict(told.n_events_from),
         "n_posted_left_out": left_out,
+        "n_left_out": n_left_out,
     }
 
 

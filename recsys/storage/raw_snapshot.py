@@ -89,10 +89,15 @@ class RawSnapshot:
         imports: list[dict[str, Any]] = json.loads(self._row(_STATE)[0])
         return imports
 
-    def events(self) -> tuple[int, int | None, int | None]:
-        """Number of events, the greatest `seq`, and the last timestamp (milliseconds; None when there is none)."""
-        n, last_seq, last = self._row('select count(*), max(seq), max("timestamp") from raw.events')
-        return int(n), last_seq, last
+    def events(self, until_ms: int) -> tuple[int, int | None, int | None, int]:
+        """Number of events, the greatest `seq`, the last timestamp up to `until_ms` (None when there is none), and how
+        many lie after it."""
+        is_later = f'"timestamp" > {int(until_ms)}'
+        n, last_seq, last, n_later = self._row(
+            f'select count(*), max(seq), max("timestamp") filter (where not {is_later}), '  # noqa: S608 - a number
+            f"count(*) filter (where {is_later}) from raw.events"
+        )
+        return int(n), last_seq, last, int(n_later)
 
     def posted(self, types: Iterable[str], before_ms: int) -> tuple[int, int, int | None]:
         """Of the log strictly before `before_ms`: number of events, the greatest position, and the last timestamp of a

@@ -96,6 +96,8 @@ items = sa.Table(
     _told_at(),
     _deleted_at(),
     _changed_xid(),
+    sa.CheckConstraint("item_key >= 0", name="item_key"),  # the service's arrays are indexed by it
+    sa.CheckConstraint("jsonb_typeof(properties) = 'object'", name="properties"),
 )
 
 users = sa.Table(
@@ -106,6 +108,7 @@ users = sa.Table(
     sa.Column("first_seen_at", sa.DateTime(timezone=True)),
     sa.Column("properties", JSONB, nullable=False, server_default=_empty_object),
     _told_at(),
+    sa.CheckConstraint("jsonb_typeof(properties) = 'object'", name="properties"),
 )
 
 # Who has been erased and must not come back with the next import. Not tied to the key that the user had.

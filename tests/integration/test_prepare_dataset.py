@@ -398,3 +398,48 @@ def test_a_few_events_years_after_the_export_do_not_move_the_data_set(ctx, load,
     third = prepare_dataset.run(ctx=ctx)
     assert third["n_events_from"] == {"import": 32, "posted": 21}
     assert third["n_posted_left_out"] == {"no weight for type like": 1}
+
+
+def test_an_event_of_the_future_is_left_out_and_stops_no_night(ctx, load, tmp_path: Path, caplog) -> None:
+    shop = write_shop(tmp_path / "shop")
+    load(shop)
+    first = prepare_dataset.run(ctx=ctx)
+    with ctx.engine.begin() as connection:
+        import_id = connection.execute(sa.select(raw_tables.imports.c.import_id)).scalar_one()
+        future = {"timestamp": 4_000_000_000_000, "visitorid": "100", "event": "view", "itemid": "1"}
+        connection.execute(sa.insert(raw_tables.events), {**future, "import_id": import_id})
+    with caplog.at_level("WARNING"):
+        result = prepare_dataset.run(ctx=ctx)
+    assert result["n_left_out"] == {prepare_dataset.FUTURE: 1}
+    assert result["n_rows"] == first["n_rows"]
+    assert result["as_of"] == first["as_of"]
+    assert "they lie in the future: 1" in caplog.text
+    with ctx.engine.begin() as connection:
+        connection.execute(sa.delete(raw_tables.events).where(raw_tables.events.c.timestamp < future["timestamp"]))
+    with pytest.raises(EmptyResultError, match="all 1 raw events lie in the future"):
+        prepare_dataset.run(ctx=ctx)
+
+
+def test_a_file_with_an_event_of_the_future_is_loaded_without_it(ctx, load, tmp_path: Path) -> None:
+    shop = write_shop(tmp_path / "shop")
+    with (shop / "events_1.csv").open("a") as file:
+        file.write("4000000000000,100,view,1,\n")
+    load(shop)
+    (quarantine,) = (tmp_path / "quarantine").rglob("events-*.csv")
+    assert "lies more than a day in the future" in quarantine.read_text()
+    assert prepare_dataset.run(ctx=ctx)["n_left_out"] == {}
+
+
+def test_rows_by_hand_with_ids_that_are_none_cost_themselves_at_night(ctx, load, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    with ctx.engine.begin() as connection:
+        import_id = connection.execute(sa.select(raw_tables.imports.c.import_id)).scalar_one()
+        row = {"timestamp": START_MS, "event": "view", "import_id": import_id}
+        connection.execute(sa.insert(raw_tables.events), {**row, "visitorid": "100", "itemid": "1" * 19})
+        connection.execute(sa.insert(raw_tables.events), {**row, "visitorid": "ann", "itemid": "1"})
+        tree = raw_tables.category_tree
+        connection.execute(sa.insert(tree), {"categoryid": "sale", "parentid": "1"})
+    result = prepare_dataset.run(ctx=ctx)
+    assert sorted(result["n_left_out"].values()) == [1, 1]
+    for table in (tables.items, tables.users, tables.categories):
+        assert all(id_.isdigit() and len(id_) < 19 for id_ in keys_of(ctx, table))

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, Literal, Protocol
+from typing import ClassVar, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from recsys.errors import InputError
-
-IdType = Literal["integer", "string"]
+from recsys.ids import IdType
 
 EVENTS: Final = "events"
 ITEM_PROPERTIES: Final = "item_properties"
@@ -85,6 +84,7 @@ class Chunk:
     end: int
     rejected: list[Rejected] = field(default_factory=list)
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason → rows left out on purpose
+    emptied: Mapping[str, int] = field(default_factory=dict)  # reason → cells left empty; their rows are loaded
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,70 @@
 """The checks that turn the cells of a block into values of a stream.
 
 Nothing is lost on the way: each record of a file ends in the rows of a chunk, among its rejected, or among
-those left out on purpose.
+those left out on purpose. A cell that is not needed and cannot be read costs itself alone: it is left empty and
+counted.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.data.sources.base import STREAMS, Chunk, IdType, Rejected
+from recsys.data.flags import flag
+from recsys.data.sources.base import STREAMS, Chunk, Rejected
+from recsys.data.sources.numbers import Decimal, per_value, read_numbers
 from recsys.data.sources.reading import Block, decoded
+from recsys.data.sources.times import DAY_MS, SINCE_MS, TimeFormat, as_numbers, latest_ms
+from recsys.data.sources.words import NOTHING
+from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_DIGITS, MAX_ID_LENGTH, IdType
 
-MAX_ID_LENGTH = 256  # characters; Postgres indexes the ids
-MAX_TIMESTAMP_MS = 4_102_444_800_000  # the year 2100: beyond it, the unit is wrong
-
-TimestampFormat = Literal["s", "ms", "iso"]
+_EXACT: Final = 2**53  # whole numbers below are exact as floats
+_WHOLE: Final = r"^-?[0-9]+(?:[.]0*)?$"
+_LONG: Final = rf"^-?0*[1-9][0-9]{{{MAX_DIGITS},}}(?:[.]0*)?$"
+_PLAIN: Final = INTEGER_ID_PATTERN.replace("$", "(?:[.]0*)?$")
+_SCIENTIFIC: Final = r"^[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+$"
+_ID_OPTION: Final = {
+    column: f" (option {column}_id_type=string takes any text)" for column in ("user", "item", "category")
+}
+AVAILABLE_UNREAD: Final = "available is no word for yes or no: the item counts as unavailable"
 
 
 class Checked:
     """Values of one block, and the rows that are bad or left out: the first reason counts."""
 
-    def __init__(self, block: Block, where: Mapping[str, str] | None = None) -> None:
-        """`where`: the file's column name by the name used here, when they differ."""
+    def __init__(
+        self, block: Block, where: Mapping[str, str] | None = None, null_values: Collection[str] = frozenset()
+    ) -> None:
+        """`where`: the file's column name by the name used here, when they differ. `null_values`: texts that stand
+        for an empty cell."""
         self.block = block
         self.n = len(block.lines)
         self.reason = np.full(self.n, "", dtype=object)
         self.keep = np.ones(self.n, dtype=bool)
         self.left_out: Counter[str] = Counter()
         self._where = dict(where or {})
+        self._null_values = pa.array(sorted(null_values), pa.string())
+        self._emptied: list[tuple[str, NDArray[np.bool_]]] = []
 
     def cells(self, column: str) -> pa.Array | None:
         """The raw cells of a column, None when the file has no such column."""
         return self.block.cells.get(self._where.get(column, column))
+
+    def is_empty(self, column: str) -> pa.Array:
+        """Which cells hold nothing but blanks, or NaN."""
+        cells = self.cells(column)
+        if cells is None:
+            return pa.array([True] * self.n)
+        if pa.types.is_string(cells.type) or pa.types.is_binary(cells.type):
+            texts = pc.ascii_trim_whitespace(cells) if pa.types.is_string(cells.type) else cells
+            return pc.fill_null(pc.equal(pc.binary_length(texts), 0), True)
+        return pc.is_null(cells, nan_is_null=True)
 
     def reject(self, bad: Any, reason: str) -> None:
         """Send the rows of a mask to quarantine."""
@@ -54,51 +79,75 @@ class Checked:
         self.left_out[reason] += int(mask.sum())
         self.keep &= ~mask
 
+    def empty(self, cells: Any, reason: str) -> None:
+        """Count cells that are left empty; of rows that are loaded."""
+        mask = _mask(cells)
+        if mask.any():
+            self._emptied.append((reason, mask))
+
     def text(self, column: str, *, required: bool = True, max_length: int | None = None) -> pa.Array:
-        """A column as text; empty becomes null, and is bad when `required`."""
-        name = self._where.get(column, column)
-        cells = self.cells(column)
-        if cells is None:
-            return pa.nulls(self.n, pa.string())
-        texts = self._as_text(cells, name)
-        texts = pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.string()), texts)
-        self.reject(pc.match_substring(texts, "\0"), f"{name} holds a NUL character")
+        """A column as text, null where empty or bad. Such rows are rejected when it is `required`; otherwise bad cells
+        are counted."""
+        name, texts = self._where.get(column, column), self._texts(column, required)
         if max_length is not None:
-            self.reject(pc.greater(pc.utf8_length(texts), max_length), f"{name} is longer than {max_length} characters")
+            too_long = pc.greater(pc.utf8_length(texts), max_length)
+            texts = self._without(texts, too_long, f"{name} is longer than {max_length} characters", required)
         if required:
             self.reject(pc.is_null(texts), f"{name} is empty")
         return texts
 
     def identifier(self, column: str, id_type: IdType, *, required: bool = True) -> pa.Array:
-        """A column of ids as text; of type `integer` they are whole numbers, written without leading zeros."""
+        """A column of ids as text, without blanks at their ends (see `recsys.ids`); null where bad or empty.
+
+        Whole numbers written as floats (`12.0`) are that number where ids are integers.
+        """
+        name, option = self._where.get(column, column), _ID_OPTION.get(column, "")
+        return self.identifiers_of(self._texts(column, required), id_type, name, option, required=required)
+
+    def identifiers_of(
+        self, texts: pa.Array, id_type: IdType, name: str, option: str = "", *, required: bool = True
+    ) -> pa.Array:
+        """As `identifier`, of texts. `option`: a hint for who has longer or other ids."""
+        ids = _trimmed(texts)
         if id_type == "string":
-            return self.text(column, required=required, max_length=MAX_ID_LENGTH)
-        numbers = self.integer(column, required=required)
-        return numbers.cast(pa.string())
+            too_long = pc.greater(pc.utf8_length(ids), MAX_ID_LENGTH)
+            ids = self._without(ids, too_long, f"{name} is longer than {MAX_ID_LENGTH} characters", required)
+        else:
+            ids = self._whole(ids, name, option, required)
+        if required:
+            self.reject(pc.is_null(ids), f"{name} is empty")
+        return ids
+
+    def _texts(self, column: str, required: bool) -> pa.Array:
+        name, cells = self._where.get(column, column), self.cells(column)
+        if cells is None:
+            return pa.nulls(self.n, pa.string())
+        texts = self._as_text(cells, name, required)
+        texts = pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.string()), texts)
+        if len(self._null_values):
+            nothing = pc.is_in(pc.utf8_trim_whitespace(texts), value_set=self._null_values)
+            texts = pc.if_else(nothing, pa.scalar(None, pa.string()), texts)
+        return self._without(texts, pc.match_substring(texts, "\0"), f"{name} holds a NUL character", required)
+
+    def _whole(self, ids: pa.Array, name: str, option: str, required: bool) -> pa.Array:
+        if pc.all(pc.match_substring_regex(ids, INTEGER_ID_PATTERN)).as_py() is not False:
+            return ids
+        for pattern, is_bad, reason in (
+            (_SCIENTIFIC, True, "is written with an exponent, so that digits may be lost"),
+            (_WHOLE, False, "is no whole number"),
+            (_LONG, True, f"has more than {MAX_DIGITS} digits"),
+            (_PLAIN, False, "begins with a zero or is -0"),
+        ):
+            bad = pc.equal(pc.match_substring_regex(ids, pattern), is_bad)
+            ids = self._without(ids, bad, f"{name} {reason}{option}", required)
+        return pc.replace_substring_regex(ids, "[.]0*$", "")
 
     def integer(self, column: str, *, required: bool = True) -> pa.Array:
-        """A column of whole numbers within ±10^18, int64; null where bad or empty."""
-        name = self._where.get(column, column)
-        cells = self.cells(column)
-        if cells is None:
-            return pa.nulls(self.n, pa.int64())
-        if pa.types.is_integer(cells.type):
-            numbers = cells.cast(pa.int64())
-        elif pa.types.is_floating(cells.type):  # whole numbers with gaps, as pandas writes them
-            whole = pc.and_kleene(pc.is_finite(cells), pc.equal(pc.floor(cells), cells))
-            self.reject(pc.and_(pc.is_valid(cells), pc.invert(pc.fill_null(whole, True))), f"{name} is no whole number")
-            numbers = pc.if_else(whole, cells, pa.scalar(None, cells.type)).cast(pa.int64())
-        else:
-            texts = self.text(column, required=required)
-            good = pc.match_substring_regex(texts, r"^-?[0-9]{1,18}$")
-            self.reject(pc.invert(pc.fill_null(good, True)), f"{name} is no whole number")
-            numbers = pc.if_else(good, texts, pa.scalar(None, pa.string())).cast(pa.int64())
-        if required:
-            self.reject(pc.is_null(numbers), f"{name} is empty")
-        return numbers
+        """A column of whole numbers of at most 18 digits, int64; null where bad or empty."""
+        return self.identifier(column, "integer", required=required).cast(pa.int64())
 
-    def number(self, column: str, *, required: bool = True) -> pa.Array:
-        """A column of finite numbers, float64; null where bad or empty."""
+    def number(self, column: str, *, required: bool = True, decimal: Decimal | None = None) -> pa.Array:
+        """A column of finite numbers, float64; null where bad or empty. `decimal`: the column's decimal sign."""
         name = self._where.get(column, column)
         cells = self.cells(column)
         if cells is None:
@@ -109,33 +158,65 @@ class Checked:
                 numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
         else:
             texts = self.text(column, required=required)
-            numbers = _parsed(texts, pa.float64(), _float)
-            self.reject(pc.and_(pc.is_valid(texts), pc.is_null(numbers)), f"{name} is no number")
-        self.reject(pc.invert(pc.fill_null(pc.is_finite(numbers), True)), f"{name} is not finite")
+            if not required:
+                nothing = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
+                texts = pc.if_else(nothing, pa.scalar(None, pa.string()), texts)
+            numbers = read_numbers(texts, decimal)
+            unread = pc.and_(pc.is_valid(texts), pc.is_null(numbers))
+            hint = "" if decimal else ", or the decimal sign is not known (option decimal)"
+            numbers = self._without(numbers, unread, f"{name} is no number{hint}", required)
+        infinite = pc.invert(pc.is_finite(numbers))
+        numbers = self._without(numbers, infinite, f"{name} is not finite", required)
         if required:
             self.reject(pc.is_null(numbers), f"{name} is empty")
         return numbers
 
-    def timestamp(self, column: str, unit: TimestampFormat) -> pa.Array:
-        """A column of instants as milliseconds since the epoch, int64; times without a zone are UTC."""
-        name = self._where.get(column, column)
+    def flag(self, column: str) -> pa.Array:
+        """A column of words for yes and no as `1` and `0`, null where empty; what is neither is no, and counted."""
         cells = self.cells(column)
-        if cells is not None and (pa.types.is_timestamp(cells.type) or pa.types.is_date(cells.type)):
-            millis = cells.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+        if cells is not None and pa.types.is_boolean(cells.type):
+            return cells.cast(pa.int8()).cast(pa.string())
+        texts = self.text(column, required=False)
+        return self.flags_of(texts)
+
+    def flags_of(self, texts: pa.Array) -> pa.Array:
+        """As `flag`, of texts."""
+        texts = _trimmed(texts)
+        said = per_value(texts, flag, pa.bool_())
+        self.empty(pc.and_(pc.is_valid(texts), pc.is_null(said)), AVAILABLE_UNREAD)
+        said = pc.if_else(pc.is_valid(texts), pc.fill_null(said, False), pa.scalar(None, pa.bool_()))
+        return said.cast(pa.int8()).cast(pa.string())
+
+    def timestamp(self, column: str, written: TimeFormat) -> pa.Array:
+        """A column of instants as milliseconds since the epoch, int64. What lies in the future is bad, and what a
+        number puts before 1980. `time`, where there is such a column, is the time of the day."""
+        name, cells = self._where.get(column, column), self.cells(column)
+        since = SINCE_MS if written.is_number else 0
+        if cells is not None and is_instant(cells.type) and "time" not in self._where:
+            zone, since = getattr(cells.type, "tz", None), 0
+            millis = cells.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())
+            millis = millis if zone else written.localized(millis)
             self.reject(pc.is_null(millis), f"{name} is empty")
-        elif unit == "iso":
-            texts = self.text(column)
-            millis = iso_milliseconds(texts)
-            self.reject(pc.is_null(millis), f"{name} is no ISO date and time")
-        elif unit == "s":  # seconds may have a fraction
-            millis = pc.round(pc.multiply(self.number(column), 1000.0))
-            out = pc.greater(pc.abs(millis), 1e17)
-            millis = pc.if_else(out, pa.scalar(float(MAX_TIMESTAMP_MS + 1)), millis).cast(pa.int64(), safe=False)
+        elif cells is not None and written.is_number and is_number(cells.type):
+            self.reject(pc.is_null(cells, nan_is_null=True), f"{name} is empty")
+            millis = written.numbers(cells)
         else:
-            millis = self.integer(column)
-        out_of_range = pc.or_(pc.less(millis, 0), pc.greater(millis, MAX_TIMESTAMP_MS))
-        self.reject(out_of_range, f"{name} lies outside the years 1970 to 2100: wrong unit?")
+            texts, of_day = self.text(column), pa.scalar(0)
+            if written.of_day:
+                of_day = self._milliseconds_of_day()
+            elif "time" in self._where:
+                texts = pc.binary_join_element_wise(texts, self.text("time"), " ")
+            millis = pc.add(written.texts(texts), of_day)
+        self.reject(pc.is_null(millis), f"{name} is no time as timestamp_format={written.name} reads it")
+        self.reject(pc.less(millis, since), f"{name} lies before {1980 if since else 1970}: wrong unit?")
+        self.reject(pc.greater(millis, latest_ms()), f"{name} lies more than a day in the future: wrong unit?")
         return millis
+
+    def _milliseconds_of_day(self) -> pa.Array:
+        numbers = as_numbers(self.text("time"))
+        fits = pc.fill_null(pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, DAY_MS)), False)
+        self.reject(pc.invert(fits), f"{self._where['time']} is no number of milliseconds of a day")
+        return pc.if_else(fits, numbers, 0).cast(pa.int64(), safe=False)
 
     def chunk(self, stream: str, columns: Mapping[str, Any]) -> Chunk:
         """The good rows as a chunk of a stream; columns that are not given are null."""
@@ -149,7 +230,27 @@ class Checked:
             arrays.append(values.cast(item.type) if self.keep.all() else values.filter(keep).cast(item.type))
         rejected = [*self.block.rejected, *self._rejected()]
         rejected.sort(key=lambda row: row.line)
-        return Chunk(pa.RecordBatch.from_arrays(arrays, schema=schema), self.block.end, rejected, dict(self.left_out))
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        return Chunk(batch, self.block.end, rejected, dict(self.left_out), self.emptied)
+
+    @property
+    def emptied(self) -> dict[str, int]:
+        """Cells of the good rows that were left empty, by reason."""
+        counted: Counter[str] = Counter()
+        for reason, mask in self._emptied:
+            counted[reason] += int((mask & self.keep).sum())
+        return dict(+counted)
+
+    def _without(self, values: pa.Array, bad: Any, reason: str, required: bool) -> pa.Array:
+        """`values` with null where bad; such rows are rejected when the column is needed, else the cell is counted."""
+        bad = pc.fill_null(bad, False)
+        if not pc.any(bad).as_py():
+            return values
+        if required:
+            self.reject(bad, reason)
+        else:
+            self.empty(bad, reason)
+        return pc.if_else(bad, pa.scalar(None, values.type), values)
 
     def _rejected(self) -> list[Rejected]:
         rows = np.flatnonzero(self.reason != "")
@@ -161,56 +262,48 @@ class Checked:
             for row, values in zip(rows, zip(*cells, strict=True), strict=True)
         ]
 
-    def _as_text(self, cells: pa.Array, name: str) -> pa.Array:
+    def _as_text(self, cells: pa.Array, name: str, required: bool) -> pa.Array:
         if pa.types.is_dictionary(cells.type):
             cells = cells.dictionary_decode()
         if pa.types.is_string(cells.type):
             return cells
         if pa.types.is_floating(cells.type):
-            cells = _whole_where_possible(cells)
+            return _float_texts(cells)
         if not pa.types.is_binary(cells.type):
             return cells.cast(pa.string())
         try:
             return cells.cast(pa.string())
         except pa.ArrowInvalid:  # some cell is not UTF-8
             texts = [None if cell is None else decoded(cell) for cell in cells.to_pylist()]
-            self.reject([text is None for text in texts], f"{name} is not UTF-8")
-            return pa.array(texts, pa.string())
+            bad = pc.and_(pc.is_valid(cells), pa.array([text is None for text in texts]))
+            return self._without(pa.array(texts, pa.string()), bad, f"{name} is not UTF-8", required)
 
 
-def iso_milliseconds(texts: pa.Array) -> pa.Array:
-    """ISO 8601 dates and times as milliseconds since the epoch, null where they are none; no zone means UTC."""
-    return _parsed(texts, pa.timestamp("ms"), _from_iso).cast(pa.int64())
+_NOTHING = pa.array(sorted(NOTHING))
 
 
-def _parsed(texts: pa.Array, to: pa.DataType, one: Any) -> pa.Array:
-    """Cast text, all at once if every cell can be; else cell by cell with `one`, null where that gives None."""
-    try:
-        return texts.cast(to)
-    except pa.ArrowInvalid:
-        return pa.array([None if text is None else one(text) for text in texts.to_pylist()], to)
+def is_number(kind: pa.DataType) -> bool:
+    """Integers and floats."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _float(text: str) -> float | None:
-    try:
-        return float(text) if "_" not in text else None
-    except ValueError:
-        return None
+def is_instant(kind: pa.DataType) -> bool:
+    """Days and instants."""
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
-def _from_iso(text: str) -> dt.datetime | None:
-    try:
-        instant = dt.datetime.fromisoformat(text.strip())
-        return instant.astimezone(dt.UTC).replace(tzinfo=None) if instant.tzinfo else instant
-    except (ValueError, OverflowError):
-        return None
+def _trimmed(texts: pa.Array) -> pa.Array:
+    texts = pc.utf8_trim(texts, characters=BLANKS)
+    return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.string()), texts)
 
 
-def _whole_where_possible(cells: pa.Array) -> pa.Array:
-    try:
-        return cells.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return cells
+def _float_texts(cells: pa.Array) -> pa.Array:
+    """Floats as text: whole numbers without a fraction, cell by cell; NaN is null."""
+    cells = cells.cast(pa.float64())
+    cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, pa.float64()), cells)
+    whole = pc.and_(pc.equal(pc.floor(cells), cells), pc.less(pc.abs(cells), float(_EXACT)))
+    plain = pc.if_else(whole, cells, pa.scalar(None, pa.float64())).cast(pa.int64()).cast(pa.string())
+    return pc.coalesce(plain, cells.cast(pa.string()))
 
 
 def _shown(cell: Any) -> str:

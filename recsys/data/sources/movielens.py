@@ -32,6 +32,7 @@ from recsys.data.sources.base import (
 )
 from recsys.data.sources.checking import Checked
 from recsys.data.sources.reading import CsvFormat, is_parquet, read_blocks, read_lines, require_columns
+from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
 
 # u.item marks each genre in a column of its own, in this order
@@ -138,7 +139,7 @@ class _Ratings:
 
     def _in_file_order(self) -> Iterator[Chunk]:
         for checked in self._checked():
-            times = checked.timestamp("timestamp", "s")
+            times = checked.timestamp("timestamp", TimeFormat("s"))
             yield checked.chunk(EVENTS, {**_rating_columns(checked), "timestamp": times})
 
     def _in_estimated_order(self) -> Iterator[Chunk]:

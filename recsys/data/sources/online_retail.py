@@ -28,8 +28,11 @@ from recsys.data.sources.base import (
     find_files,
     properties_chunks,
 )
-from recsys.data.sources.checking import Checked, iso_milliseconds
+from recsys.data.sources.checking import Checked
+from recsys.data.sources.numbers import Decimal, plain_numbers
 from recsys.data.sources.reading import CsvFormat, columns_of, read_blocks
+from recsys.data.sources.survey import Decimals, Survey, Times
+from recsys.data.sources.times import MONTH_FIRST, TimeFormat
 from recsys.errors import InputError
 
 # Each column's name here, and those that the editions of the set give it.
@@ -71,7 +74,16 @@ class OnlineRetail:
 
     def parts(self) -> list[Part]:
         """Events; titles and prices as they change; customers' countries."""
-        files = [_InvoiceLines(path) for path in self._files]
+        columns = [_columns_of(path) for path in self._files]
+        times, prices = Times(None), Decimals()
+        survey = Survey(times, decimals={"price": prices})
+        for path, where in zip(self._files, columns, strict=True):
+            survey.look_over(path, {**where, "timestamp": where["at"]}, _CSV, ())
+        written = times.format(columns[0]["at"], otherwise=MONTH_FIRST)  # as the set's first edition has it
+        if times.n:
+            self.notes.append(times.note(written))
+        both = zip(self._files, columns, strict=True)
+        files = [_InvoiceLines(path, where, written, prices.sign) for path, where in both]
         return [
             *(Part(EVENTS, file.path, file.path.name, file.events) for file in files),
             *(Part(ITEM_PROPERTIES, file.path, file.path.name, file.item_properties) for file in files),
@@ -79,16 +91,21 @@ class OnlineRetail:
         ]
 
 
+def _columns_of(path: Path) -> dict[str, str]:
+    found = columns_of(path, _CSV)
+    where = {}
+    for name, spellings in COLUMNS.items():
+        here = [spelling for spelling in spellings if spelling in found]
+        if not here:
+            raise InputError(f"{path}: column {spellings[0]!r} is missing; the file has {', '.join(found)}")
+        where[name] = here[0]
+    return where
+
+
 class _InvoiceLines:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, where: Mapping[str, str], written: TimeFormat, decimal: Decimal | None) -> None:
         self.path = path
-        found = columns_of(path, _CSV)
-        self._where = {}
-        for name, spellings in COLUMNS.items():
-            here = [spelling for spelling in spellings if spelling in found]
-            if not here:
-                raise InputError(f"{path}: column {spellings[0]!r} is missing; the file has {', '.join(found)}")
-            self._where[name] = here[0]
+        self._where, self._written, self._decimal = where, written, decimal
 
     def events(self) -> Iterator[Chunk]:
         for checked, columns in self._checked():
@@ -107,26 +124,26 @@ class _InvoiceLines:
         for block in read_blocks(self.path, list(self._where.values()), csv=_CSV):
             checked = Checked(block, self._where)
             invoice = checked.text("invoice", max_length=256)
-            item = checked.text("item", max_length=256)
-            customer = checked.identifier("customer", "integer", required=False)
+            item = checked.identifier("item", "string")
             checked.leave_out(pc.match_substring_regex(invoice, "(?i)^C"), "cancelled invoice")
-            checked.leave_out(pc.is_null(customer), "no customer")
+            checked.leave_out(checked.is_empty("customer"), "no customer")
+            customer = checked.identifier("customer", "integer")
             quantity = checked.number("quantity")
             checked.leave_out(pc.less_equal(quantity, 0), "quantity is not positive")
-            price = checked.number("price")
+            price = checked.number("price", decimal=self._decimal)
             checked.leave_out(pc.less_equal(price, 0), "price is not positive")
             checked.leave_out(pc.match_substring_regex(item, NO_PRODUCT), "code of no product")
             yield (
                 checked,
                 {
-                    "timestamp": _instants(checked),
+                    "timestamp": checked.timestamp("at", self._written),
                     "visitorid": customer,
                     "event": pa.array(["transaction"] * checked.n, pa.string()),
                     "itemid": item,
                     "transactionid": invoice,
                     "value": price,
                     "title": pc.utf8_trim_whitespace(checked.text("title", required=False)),
-                    "price": price.cast(pa.string()),
+                    "price": plain_numbers(price),
                     "country": checked.text("country", required=False),
                 },
             )
@@ -142,18 +159,6 @@ class _InvoiceLines:
             tables.append(pa.table({**dict(zip(chunk.rows.schema.names, chunk.rows.columns, strict=True)), **extra}))
         table = pa.concat_tables(tables)
         return table.take(pc.sort_indices(table["timestamp"]))
-
-
-def _instants(checked: Checked) -> pa.Array:
-    cells = checked.cells("at")
-    if cells is None or pa.types.is_timestamp(cells.type):
-        return checked.timestamp("at", "iso")
-    texts = checked.text("at")
-    millis = iso_milliseconds(texts)
-    american = pc.strptime(texts, format="%m/%d/%Y %H:%M", unit="ms", error_is_null=True).cast(pa.int64())
-    millis = pc.coalesce(millis, american)
-    checked.reject(pc.is_null(millis), "InvoiceDate is neither ISO nor month/day/year hour:minute")
-    return millis
 
 
 def _changes(lines: pa.Table, owner: str, name: str) -> tuple[object, object, str, object]:

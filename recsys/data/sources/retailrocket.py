@@ -26,8 +26,10 @@ from recsys.data.sources.base import (
 )
 from recsys.data.sources.checking import Checked
 from recsys.data.sources.reading import read_blocks, require_columns
+from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
 
+CATEGORY, AVAILABLE = "categoryid", "available"  # the two properties whose names are not hashed
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 EVENT_TYPES = ("view", "addtocart", "transaction")
 
@@ -97,7 +99,7 @@ def _events(path: Path) -> Iterator[Chunk]:
         yield checked.chunk(
             EVENTS,
             {
-                "timestamp": checked.timestamp("timestamp", "ms"),
+                "timestamp": checked.timestamp("timestamp", TimeFormat("ms")),
                 "visitorid": checked.identifier("visitorid", "integer"),
                 "event": event,
                 "itemid": checked.identifier("itemid", "integer"),
@@ -109,15 +111,30 @@ def _events(path: Path) -> Iterator[Chunk]:
 def _properties(path: Path) -> Iterator[Chunk]:
     for block in read_blocks(path, ("timestamp", "itemid", "property", "value")):
         checked = Checked(block)
+        name = checked.text("property", max_length=256)
         yield checked.chunk(
             ITEM_PROPERTIES,
             {
-                "timestamp": checked.timestamp("timestamp", "ms"),
+                "timestamp": checked.timestamp("timestamp", TimeFormat("ms")),
                 "itemid": checked.identifier("itemid", "integer"),
-                "property": checked.text("property", max_length=256),
-                "value": checked.text("value", required=False),
+                "property": name,
+                "value": _values(checked, name),
             },
         )
+
+
+def _values(checked: Checked, name: pa.Array) -> pa.Array:
+    """Values as text, those of `categoryid` as ids and those of `available` as 1 and 0. What is a number may be
+    written as `n13.000`."""
+    values = checked.text("value", required=False)
+    is_category, is_flag = pc.equal(name, CATEGORY), pc.equal(name, AVAILABLE)
+    nothing = pa.scalar(None, pa.string())
+    categories = pc.replace_substring_regex(pc.if_else(is_category, values, nothing), "^n", "")
+    categories = checked.identifiers_of(categories, "integer", f"value of {CATEGORY}", required=False)
+    flags = checked.flags_of(pc.if_else(is_flag, values, nothing))
+    return pc.case_when(
+        pc.make_struct(pc.fill_null(is_category, False), pc.fill_null(is_flag, False)), categories, flags, values
+    )
 
 
 def _tree(path: Path) -> Iterator[Chunk]:

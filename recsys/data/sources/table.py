@@ -7,6 +7,7 @@ this file for every option.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, cast
@@ -21,20 +22,23 @@ from recsys.data.sources.base import (
     ITEM_PROPERTIES,
     Chunk,
     Declaration,
-    IdType,
     Part,
+    Rejected,
     check_options,
     find_files,
 )
-from recsys.data.sources.checking import Checked, TimestampFormat
-from recsys.data.sources.reading import CsvFormat, is_parquet, read_blocks, require_columns
+from recsys.data.sources.checking import Checked
+from recsys.data.sources.numbers import Decimal, plain_numbers
+from recsys.data.sources.reading import CsvFormat, columns_of, is_parquet, read_blocks, require_columns
+from recsys.data.sources.survey import Decimals, Ids, Survey, Times
+from recsys.data.sources.times import TimeFormat, as_numbers, checked_zone
 from recsys.errors import InputError
+from recsys.ids import IdType
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 COLUMN_OPTIONS = ("user", "item", "timestamp", "event", "value", "transaction")
 DEFAULT_WEIGHTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 SINGLE_EVENT = "interaction"  # the event type of a file without such a column
-_SECONDS_BELOW = 100_000_000_000  # as milliseconds this is March 1973, as seconds the year 5138
 
 
 class Table:
@@ -44,6 +48,9 @@ class Table:
     option_names: ClassVar[tuple[str, ...]] = (
         *COLUMN_OPTIONS,
         "timestamp_format",
+        "timezone",
+        "decimal",
+        "null_values",
         "weights",
         "labels",
         "bought",
@@ -63,6 +70,9 @@ class Table:
                 f"give --option {needed[0]}=<name of the column> and so on"
             )
         self._columns = {name: options[name] for name in COLUMN_OPTIONS if options.get(name)}
+        if "+" in self._columns["timestamp"]:  # the day in one column, the time of the day in another
+            self._columns["timestamp"], self._columns["time"] = self._columns["timestamp"].split("+", 1)
+        self._null_values = frozenset(word for word in options.get("null_values", "").split(",") if word)
         extra = [_beside(path, options[name]) for name in ("items", "categories") if name in options]
         files = find_files(path, "*", SUFFIXES) if path.is_dir() else [path]
         self._files = [file for file in files if file.resolve() not in {other.resolve() for other in extra}]
@@ -73,8 +83,9 @@ class Table:
         self._items = _beside(path, options["items"]) if "items" in options else None
         self._categories = _beside(path, options["categories"]) if "categories" in options else None
         self.notes: list[str] = []
-        self._unit = self._timestamp_format(options.get("timestamp_format"))
         self.declaration = self._declaration(options)
+        self._written, self._decimal = self._look_over(options)
+        self._price_decimal = self._look_over_items(options)
 
     def parts(self) -> list[Part]:
         """The events of each file, then the items' properties and the categories where they are given."""
@@ -90,7 +101,7 @@ class Table:
     def _events(self, path: Path) -> Iterator[Chunk]:
         weights = self.declaration.event_weights
         for block in read_blocks(path, list(self._columns.values()), csv=_csv(path)):
-            checked = Checked(block, self._columns)
+            checked = Checked(block, self._columns, self._null_values)
             if "event" in self._columns:
                 event = checked.text("event")
                 known = pc.is_in(event, value_set=pa.array(list(weights)))
@@ -100,7 +111,7 @@ class Table:
             else:
                 event = pa.array([next(iter(weights))] * checked.n, pa.string())
             columns = {
-                "timestamp": checked.timestamp("timestamp", self._unit),
+                "timestamp": checked.timestamp("timestamp", self._written),
                 "visitorid": checked.identifier("user", self.declaration.user_id_type),
                 "event": event,
                 "itemid": checked.identifier("item", self.declaration.item_id_type),
@@ -108,7 +119,7 @@ class Table:
             if "transaction" in self._columns:
                 columns["transactionid"] = checked.text("transaction", required=False)
             if "value" in self._columns:
-                columns["value"] = checked.number("value", required=False)
+                columns["value"] = checked.number("value", required=False, decimal=self._decimal)
             yield checked.chunk(EVENTS, columns)
 
     def _item_properties(self, path: Path) -> Iterator[Chunk]:
@@ -120,17 +131,16 @@ class Table:
             raise InputError(f"{path}: no column besides {item!r}; each further column is a property of the item")
         start = None if at in found else self._start()
         for block in read_blocks(path, [item, *names], [at], csv=_csv(path)):
-            yield self._properties_chunk(Checked(block, self._columns), names, start)
+            yield self._properties_chunk(Checked(block, self._columns, self._null_values), names, start)
 
     def _properties_chunk(self, checked: Checked, names: list[str], start: int | None) -> Chunk:
         ids = checked.identifier("item", self.declaration.item_id_type)
         if start is None:
-            times = checked.timestamp("timestamp", self._unit)
+            times = checked.timestamp("timestamp", self._written)
         else:
             times = pa.array([start] * checked.n, pa.int64())
-        values = {name: checked.text(name, required=False) for name in names}
-        pieces = []
-        rejected = []
+        values = {name: self._property(checked, name) for name in names}
+        pieces, rejected = [], list[Rejected]()
         for name in names:
             chunk = checked.chunk(
                 ITEM_PROPERTIES,
@@ -143,14 +153,26 @@ class Table:
             )
             pieces.append(chunk.rows.filter(pc.is_valid(chunk.rows["value"])))
             rejected = chunk.rejected
-        return Chunk(pa.concat_batches(pieces), checked.block.end, rejected)
+        return Chunk(pa.concat_batches(pieces), checked.block.end, rejected, emptied=checked.emptied)
+
+    def _property(self, checked: Checked, name: str) -> pa.Array:
+        """A property's values as text; those with a meaning as ids, flags and plain numbers."""
+        if name == "categoryid":
+            texts = checked.text(name, required=False)
+            option = " (option category_id_type=string takes any text)"
+            return checked.identifiers_of(texts, self.declaration.category_id_type, name, option, required=False)
+        if name == "available":
+            return checked.flag(name)
+        if name == "price":
+            return plain_numbers(checked.number(name, required=False, decimal=self._price_decimal))
+        return checked.text(name, required=False)
 
     def _tree(self, path: Path) -> Iterator[Chunk]:
         id_type = self.declaration.category_id_type
         for block in read_blocks(path, ("categoryid", "parentid"), csv=_csv(path)):
-            checked = Checked(block)
+            checked = Checked(block, {"category": "categoryid"}, self._null_values)
             columns = {
-                "categoryid": checked.identifier("categoryid", id_type),
+                "categoryid": checked.identifier("category", id_type),
                 "parentid": checked.identifier("parentid", id_type, required=False),
             }
             yield checked.chunk(CATEGORY_TREE, columns)
@@ -162,24 +184,50 @@ class Table:
             raise InputError(f"{self._files[0]}: no row can be read as an event")
         return min(known)
 
-    def _timestamp_format(self, given: str | None) -> TimestampFormat:
-        if given is not None:
-            if given.lower() not in ("s", "ms", "iso"):
-                raise InputError(f"option timestamp_format={given} is unknown; use s, ms or iso")
-            return cast(TimestampFormat, given.lower())
-        path = self._files[0]
-        block = next(read_blocks(path, [self._columns["timestamp"]], csv=_csv(path)))
-        checked = Checked(block, self._columns)
-        cells = checked.cells("timestamp")
-        if cells is not None and pa.types.is_timestamp(cells.type):
-            return "iso"
-        numbers = checked.number("timestamp")
-        if pc.sum(pc.is_valid(numbers)).as_py() * 2 < len(numbers):
-            unit: TimestampFormat = "iso"
-        else:
-            unit = "s" if pc.quantile(numbers, 0.5)[0].as_py() < _SECONDS_BELOW else "ms"
-        self.notes.append(f"timestamps are read as {unit}; --option timestamp_format=s|ms|iso says otherwise")
-        return unit
+    def _look_over(self, options: Mapping[str, str]) -> tuple[TimeFormat, Decimal | None]:
+        """How times and values are written, as the options say or the files tell; and notes of what is odd."""
+        zone, decimal = checked_zone(options.get("timezone")), _decimal(options.get("decimal"))
+        declared = {"user": self.declaration.user_id_type, "item": self.declaration.item_id_type}
+        survey = Survey(
+            times=None if "timestamp_format" in options else Times(zone),
+            ids={name: Ids() for name, id_type in declared.items() if id_type == "string"},
+            decimals={"value": Decimals()} if "value" in self._columns and not decimal else {},
+        )
+        for file in self._files:
+            survey.look_over(file, self._columns, _csv(file), self._null_values)
+        for name, ids in survey.ids.items():
+            self.notes += ids.notes(self._columns[name], name)
+        if decimals := survey.decimals.get("value"):
+            decimal = decimals.sign
+        if survey.times is None:
+            written = TimeFormat.of(options["timestamp_format"], zone)
+            return replace(written, of_day="time" in self._columns and self._counts_milliseconds()), decimal
+        written = survey.times.format(self._columns["timestamp"])
+        if survey.times.n:
+            self.notes.append(survey.times.note(written))
+        return written, decimal
+
+    def _counts_milliseconds(self) -> bool:
+        block = next(read_blocks(self._files[0], [self._columns["time"]], csv=_csv(self._files[0])))
+        numbers = as_numbers(Checked(block, self._columns, self._null_values).text("time", required=False))
+        return bool(numbers.null_count * 2 < len(numbers))
+
+    def _look_over_items(self, options: Mapping[str, str]) -> Decimal | None:
+        """The decimal sign of prices in the file of items."""
+        if self._items is None:
+            return None
+        found = columns_of(self._items, _csv(self._items))
+        survey = Survey(
+            ids={"categoryid": Ids()}
+            if "categoryid" in found and self.declaration.category_id_type == "string"
+            else {},
+            decimals={"price": Decimals()} if "price" in found else {},
+        )
+        survey.look_over(self._items, {}, _csv(self._items), self._null_values)
+        for name, ids in survey.ids.items():
+            self.notes += ids.notes(name, "category")
+        prices = survey.decimals.get("price")
+        return _decimal(options.get("decimal")) or (prices.sign if prices else None)
 
     def _declaration(self, options: Mapping[str, str]) -> Declaration:
         if "weights" in options:
@@ -208,6 +256,12 @@ class Table:
             return "string"
         kind = pa.parquet.read_schema(path).field(self._columns[entity]).type
         return "integer" if pa.types.is_integer(kind) else "string"
+
+
+def _decimal(given: str | None) -> Decimal | None:
+    if given not in (None, ".", ","):
+        raise InputError(f"option decimal={given} is unknown; use . or ,")
+    return None if given is None else cast(Decimal, given)
 
 
 def _as_id_type(entity: str, given: str) -> IdType:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from recsys.action import BY_PARAMETER, action_of
 from recsys.data.dataset import Dataset
+from recsys.data.flags import flag
 from recsys.data.keys import KnownKeys, no_keys
 from recsys.data.prepare import prepare
 from recsys.data.raw import Declared, RawTables
@@ -238,3 +239,38 @@ def _comparable(table: pa.Table) -> list[dict]:
         {name: json.loads(value) if name == "properties" else value for name, value in row.items()}
         for row in table.to_pylist()
     ]
+
+
+@pytest.mark.parametrize("id_type", ["integer", "string"])
+def test_rows_of_ids_that_are_none_cost_themselves_and_are_counted(tmp_path: Path, id_type: str) -> None:
+    good, bad = ("7", "01") if id_type == "integer" else ("pear", "p" * 129)
+    events = raw_events(
+        (1000, good, "view", good, None), (2000, bad, "view", good, None), (3000, good, "view", bad, None)
+    )
+    properties = raw_properties(
+        (1000, good, "categoryid", good), (1000, bad, "categoryid", good), (2000, good, "categoryid", bad)
+    )
+    tree = pa.table({"categoryid": [good, bad], "parentid": [bad, good]})
+    raw = RawTables(events, properties, None, tree)
+    declared = replace(DECLARED, id_types=dict.fromkeys(("user", "item", "category"), id_type))
+    dataset = prepare(tmp_path, raw, declared, 10**12, threads=1)
+    assert len(dataset.interactions()) == 1
+    assert dataset.meta.n_left_out == {"of an id that is none: item": 1, "of an id that is none: user": 1}
+    assert dataset.table("users")["user_id"].to_pylist() == [good]
+    (item,) = dataset.table("items").to_pylist()
+    (category,) = dataset.table("categories").to_pylist()
+    assert (item["item_id"], item["category_key"]) == (good, category["category_key"])
+    assert (category["category_id"], category["parent_category_key"]) == (good, None)
+
+
+def test_what_is_no_word_for_yes_does_not_make_an_item_available(tmp_path: Path) -> None:
+    yes = ["1", "1.0", "TRUE", "in stock", "InStock", "in_stock", "https://schema.org/InStock", "n1.000", "3"]
+    no = ["0", "0.0", "-1", " 0", "n0.000", "off", "sold out", "none", "perhaps", "OutOfStock"]
+    nothing = ["", " ", None]
+    words = [*yes, *no, *nothing]
+    events = raw_events(*((1000, "u", "view", str(i), None) for i in range(len(words))))
+    told = raw_properties(*((1000, str(i), "available", word) for i, word in enumerate(words)))
+    items = prepared(tmp_path, events, told).table("items").to_pylist()
+    available = {words[int(row["item_id"])]: row["available"] for row in items}
+    assert available == dict.fromkeys(yes, True) | dict.fromkeys(no, False) | dict.fromkeys(nothing, True)
+    assert {word: flag(word) or False for word in (*yes, *no)} == {word: available[word] for word in (*yes, *no)}

@@ -119,7 +119,9 @@ STATEMENTS = (
         deleted_at TIMESTAMP WITH TIME ZONE,
         changed_xid XID8 DEFAULT pg_current_xact_id() NOT NULL,
         CONSTRAINT pk_items PRIMARY KEY (item_key),
-        CONSTRAINT uq_items_item_id UNIQUE (item_id)
+        CONSTRAINT uq_items_item_id UNIQUE (item_id),
+        CONSTRAINT ck_items_item_key CHECK (item_key >= 0),
+        CONSTRAINT ck_items_properties CHECK (jsonb_typeof(properties) = 'object')
     )
     """,
     """
@@ -195,7 +197,8 @@ STATEMENTS = (
         properties JSONB DEFAULT '{}'::jsonb NOT NULL,
         told_at TIMESTAMP WITH TIME ZONE,
         CONSTRAINT pk_users PRIMARY KEY (user_key),
-        CONSTRAINT uq_users_user_id UNIQUE (user_id)
+        CONSTRAINT uq_users_user_id UNIQUE (user_id),
+        CONSTRAINT ck_users_properties CHECK (jsonb_typeof(properties) = 'object')
     )
     """,
     """
