@@ -12,6 +12,7 @@ number, and readers find it by that. A plain look at pg_snapshot_xmin would wait
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -86,6 +87,12 @@ _LATEST_SQL = f"select {_COLUMNS} from events order by epoch_xid desc, position 
 _LAG_SQL = """
 select count(*) from (select from events where (epoch_xid, position) > ($1, $2) limit $3) later
 """
+# A transaction has its number soon after its time, not at once: of those of the first minute, the first number.
+_RECEIVED_SQL = """
+select min(epoch_xid) from events where received_at >= $1 and received_at <= (
+    select received_at + interval '1 minute' from events where received_at >= $1 order by received_at limit 1
+)
+"""
 _UNDELIVERED_SQL = """
 select count(*) as n, coalesce(extract(epoch from clock_timestamp() - min(received_at)), 0)::float8 as age_s from (
     select received_at from events where (epoch_xid, position) > ($1, $2) and kafka_offset is null
@@ -137,6 +144,20 @@ class PostgresLog:
             return _offset(horizon - 1, _LAST)
 
         return await self._connections.transaction(work)
+
+    async def at(self, instant: dt.datetime) -> Offset:
+        """See EventLog."""
+        end = await self.end()  # first: what is not to be seen yet comes after it
+        first = await self._connections.transaction(lambda connection: connection.fetchval(_RECEIVED_SQL, instant))
+        return end if first is None else _offset(min(first - 1, _numbers(end)[0]), _LAST)
+
+    async def oldest(self) -> Offset:
+        """See EventLog."""
+        return START
+
+    def later(self, one: Offset, other: Offset) -> Offset:
+        """See EventLog."""
+        return max(one, other, key=_numbers)
 
     async def lag(self, after: Offset) -> int:
         """See EventLog."""
