@@ -312,10 +312,12 @@ def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: 
     users, items = keys_of(ctx, tables.users), keys_of(ctx, tables.items)
     assert (users["900"], items["77"]) == (5, 9)
     newest = dataset.table("events").to_pylist()[-2:]
-    assert [(row["user_key"], row["item_key"], row["event_type"], row["weight"], row["value"]) for row in newest] == [
-        (5, items["3"], "view", 1.0, 7.5),
-        (users["100"], 9, "transaction", 5.0, 7.5),
+    assert [(row["user_key"], row["item_key"], row["event_type"], row["value"]) for row in newest] == [
+        (5, items["3"], "view", 7.5),
+        (users["100"], 9, "transaction", 7.5),
     ]
+    by_price = newest[0]["weight"]  # of a view, which is 1 without
+    assert (by_price > 1, newest[1]["weight"]) == (True, pytest.approx(5 * by_price))
     told = dataset.interactions().parameters
     assert told is not None
     assert [told.texts[code] if code >= 0 else None for code in told.code[-3:].tolist()] == [

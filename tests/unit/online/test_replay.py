@@ -47,7 +47,9 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
     dataclasses.replace(FeatureSpec.read(folder), training=training).write(folder)
     np.save(folder / state_file(POPULARITY), np.ones(tiny_model.N_KNOWN))
     monkeypatch.setitem(sys.modules, "recsys.online.learner", SimpleNamespace(Learner=Recorder))
-    return Trainer(folder, {}, UpdaterSettings(step_rows=20, replay_share=0.25, buffer_rows=1000, guard_window=10))
+    return Trainer(
+        folder, {"view": 1.0}, UpdaterSettings(step_rows=20, replay_share=0.25, buffer_rows=1000, guard_window=10)
+    )
 
 
 def looks(item: int, n: int, start: int) -> list[Known]:
