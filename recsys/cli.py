@@ -194,6 +194,17 @@ def replay(
     _print(commands.replay(_migrated(), folder, _instant(since), _instant(until)))
 
 
+@app.command("skip-gap")
+def skip_gap(
+    reader: Annotated[str, typer.Argument(help="updater, sink, or archive with its FOLDER.")],
+    folder: Annotated[Path | None, typer.Argument(help="The archive.")] = None,
+) -> None:
+    """Let a READER go on with what Kafka still has, where it has not kept what came next."""
+    from recsys.online import commands
+
+    _print(commands.skip_gap(_migrated(), reader, folder))
+
+
 @publications.command("list")
 def publications_list(limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
     """The newest publications; the one that readers see is marked."""

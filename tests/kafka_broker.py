@@ -13,7 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.conftest import free_port, open_temporary_folder
@@ -117,6 +117,13 @@ class Broker:
         for future in admin.create_topics([NewTopic(topic, n_partitions, 1)]).values():
             future.result(START_S)
         return topic
+
+    def forget(self, topic: str, before: dict[int, int]) -> None:
+        """Delete what partitions have before offsets, as retention does."""
+        places = [TopicPartition(topic, number, offset) for number, offset in before.items()]
+        admin = self._admin()  # held until it has answered
+        for future in admin.delete_records(places).values():
+            future.result(START_S)
 
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})

@@ -68,6 +68,13 @@ async def archive(log: EventLog, folder: Path, portion: int = _PORTION) -> int:
             n += len(events)
 
 
+async def skip_gap(log: EventLog, folder: Path) -> None:
+    """Let an archive go on with what the log has kept. LogAwayError; InputError where there is no archive."""
+    with _held(folder, must_exist=True):
+        state = _state(folder, log.name)
+        _save(folder, state | {"after": log.later(state["after"], await log.oldest())})
+
+
 async def replay(
     log: EventLog, folder: Path, since: dt.datetime | None = None, until: dt.datetime | None = None
 ) -> dict[str, int]:

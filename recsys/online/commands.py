@@ -1,4 +1,4 @@
-"""What the commands `recsys relay`, `sink`, `archive` and `replay` do."""
+"""What the commands `recsys relay`, `sink`, `archive`, `replay` and `skip-gap` do."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 from recsys.errors import InputError
 from recsys.online.archive import archive as archive_log
 from recsys.online.archive import replay as replay_archive
-from recsys.online.connections import Connections
+from recsys.online.archive import skip_gap as skip_gap_of_archive
+from recsys.online.connections import Connections, keep_offset, offset_of
 from recsys.online.log import START, Answer, EventLog
 from recsys.online.opening import open_log
 from recsys.settings import Settings
 from recsys.storage import locks
 from recsys.storage.engine import database_url
+
+_READERS = ("updater", "sink", "archive")  # that keep an offset in Kafka
 
 
 def relay(settings: Settings, *, once: bool) -> int:
@@ -46,6 +49,29 @@ def replay(
     if folder is None:
         return _with_log(settings, "recsys-replay", lambda log: _again(log, since, until))
     return _with_log(settings, "recsys-replay", lambda log: replay_archive(log, folder, since, until))
+
+
+def skip_gap(settings: Settings, reader: str, folder: Path | None) -> dict[str, Any]:
+    """Let a reader go on with what Kafka has kept after its offset; InputError for another log or reader."""
+    if not settings.kafka_bootstrap_servers:
+        raise InputError("the log in Postgres has no gaps; this is for Kafka (RECSYS_KAFKA_BOOTSTRAP_SERVERS)")
+    if reader not in _READERS or (reader == "archive") is (folder is None):
+        raise InputError("readers are updater, sink, and archive with its FOLDER")
+
+    async def work(connections: Connections) -> dict[str, Any]:
+        log = open_log(settings, connections, "recsys-skip-gap")
+        try:
+            if folder is not None:
+                await skip_gap_of_archive(log, folder)
+                return {"reader": reader, "folder": str(folder)}
+            oldest = await log.oldest()
+            after = log.later(await connections.transaction(lambda c: offset_of(c, reader)), oldest)
+            await connections.transaction(lambda c: keep_offset(c, reader, after))
+            return {"reader": reader, "after": after}
+        finally:
+            await log.close()
+
+    return _with_connections(settings, "recsys-skip-gap", work)
 
 
 async def _again(log: EventLog, since: dt.datetime | None, until: dt.datetime | None) -> dict[str, int]:
@@ -87,13 +113,22 @@ def _keep_at(settings: Settings, name: str, step: Callable[..., Awaitable[int]],
 
 
 def _with_log(settings: Settings, name: str, work: Callable[[EventLog], Awaitable[Answer]]) -> Answer:
-    async def bounded() -> Answer:
-        connections = Connections(database_url(settings), name)
+    async def with_log(connections: Connections) -> Answer:
         log = open_log(settings, connections, name)
         try:
             return await work(log)
         finally:
             await log.close()
+
+    return _with_connections(settings, name, with_log)
+
+
+def _with_connections(settings: Settings, name: str, work: Callable[[Connections], Awaitable[Answer]]) -> Answer:
+    async def bounded() -> Answer:
+        connections = Connections(database_url(settings), name)
+        try:
+            return await work(connections)
+        finally:
             await connections.close()
 
     return asyncio.run(bounded())

@@ -209,6 +209,16 @@ class Partitions:
         except KafkaException as error:
             raise LogAwayError(f"Kafka does not answer: {_in_words(error)}") from error
 
+    def at(self, at_ms: int) -> dict[int, int]:
+        """By partition, the offset of the first message from an instant on, or that after the last; LogAwayError."""
+        places = [TopicPartition(self._topic, number, at_ms) for number in self.numbers()]
+        try:
+            found = self._consumer.offsets_for_times(places, _ANSWER_S)
+        except KafkaException as error:
+            raise LogAwayError(f"Kafka does not answer: {_in_words(error)}") from error
+        ends = self.ends()
+        return {one.partition: one.offset if one.offset >= 0 else ends[one.partition][1] for one in found}
+
     def n_messages(self, topic: str) -> int:
         """How many messages another topic keeps, 0 where there is none yet; LogAwayError."""
         try:
@@ -268,7 +278,8 @@ class Partitions:
             self._at = None
             raise LogGapError(
                 f"Kafka has not kept what came after {message.topic()}/{message.partition()}: {error.str()}; "
-                "replay it from an archive, then go on from the beginning of what is kept"
+                "if there is an archive, `recsys replay FOLDER` first; then `recsys skip-gap READER` lets the reader "
+                "go on with what is kept"
             )
         elif not error.retriable() and error.code() != KafkaError._MAX_POLL_EXCEEDED:
             self._at = None

@@ -9,6 +9,7 @@ research/decisions/0010 has the reasons.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -102,6 +103,19 @@ class KafkaLog:
     async def end(self) -> Offset:
         """See EventLog."""
         return _offset({number: high for number, (_, high) in (await self._ends()).items()})
+
+    async def at(self, instant: dt.datetime) -> Offset:
+        """See EventLog; by the time that messages bear."""
+        return _offset(await self._with(MONITOR, lambda reader: reader.at(int(instant.timestamp() * 1000))))
+
+    async def oldest(self) -> Offset:
+        """See EventLog."""
+        return _offset({number: low for number, (low, _) in (await self._ends()).items()})
+
+    def later(self, one: Offset, other: Offset) -> Offset:
+        """See EventLog."""
+        first, second = _numbers(one), _numbers(other)
+        return _offset({n: max(first.get(n, 0), second.get(n, 0)) for n in first.keys() | second.keys()})
 
     async def lag(self, after: Offset) -> int:
         """See EventLog."""

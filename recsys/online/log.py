@@ -6,6 +6,7 @@ tests/contracts/test_event_logs.py. research/decisions/0010 says why they order 
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -64,6 +65,15 @@ class EventLog(Protocol):
 
     async def end(self) -> Offset:
         """The offset after all that can be read now."""
+
+    async def at(self, instant: dt.datetime) -> Offset:
+        """An offset, as late a one as is known, before all events that the log received at or after an instant."""
+
+    async def oldest(self) -> Offset:
+        """The offset before all that the log still has."""
+
+    def later(self, one: Offset, other: Offset) -> Offset:
+        """The offset after all events that come before either."""
 
     async def lag(self, after: Offset) -> int:
         """About how many events come after an offset, MAX_LAG + 1 where there are more."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from recsys.online.event import Event
@@ -15,6 +17,7 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.events: list[Event | None] = []  # None: erased
+        self._received_at: list[dt.datetime] = []
         self.quarantine: dict[tuple[str, bytes], Event] = {}
         self.erased_users: set[str] = set()
         self._place_by_id: dict[str, int] = {}
@@ -35,6 +38,7 @@ class MemoryLog:
                 appended.accepted.append(place)
                 self._place_by_id[event.event_id] = len(self.events)
                 self.events.append(event)
+                self._received_at.append(dt.datetime.now(dt.UTC))
                 position = len(self.events)
         return Appended(appended.accepted, appended.duplicates, appended.conflicts, appended.erased, position)
 
@@ -47,6 +51,18 @@ class MemoryLog:
     async def end(self) -> Offset:
         """See EventLog."""
         return str(len(self.events))
+
+    async def at(self, instant: dt.datetime) -> Offset:
+        """See EventLog."""
+        return str(bisect_left(self._received_at, instant))
+
+    async def oldest(self) -> Offset:
+        """See EventLog."""
+        return START
+
+    def later(self, one: Offset, other: Offset) -> Offset:
+        """See EventLog."""
+        return max(one, other, key=_place)
 
     async def lag(self, after: Offset) -> int:
         """See EventLog."""

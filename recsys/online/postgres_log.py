@@ -3,14 +3,16 @@
 A batch leaves the same tables whatever came before, after or twice: events are rows by `event_id`, and what users did
 of late (`recent_rows`) is a function of the set of them.
 
-Readers go by (xid, position): the transaction that added a row, and its place within. Rows become visible when their
-transaction commits, which may be after that of a greater number; so they are read only up to the oldest transaction
-that may still add some. Every appender takes the lock that an INSERT takes on `events` before it gets a number, and
-readers find it by that. A plain look at pg_snapshot_xmin would wait for everybody's long transactions.
+Readers go by (epoch_xid, position): the transaction that added a row, and its place within. The epoch is one more after
+each move to another server, whose transactions count anew: offsets of before stay what they were. Rows become visible
+when their transaction commits, which may be after that of a greater number; so they are read only up to the oldest
+transaction that may still add some. Every appender takes the lock that an INSERT takes on `events` before it gets a
+number, and readers find it by that. A plain look at pg_snapshot_xmin would wait for everybody's long transactions.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,11 +31,13 @@ _ERASED_SQL = "select digest from erased_users where digest = any($1::bytea[])"
 # One row: how many were inserted, from which position to which, and their ids where they are not all of the $16; the
 # owners whose rows in user_recent are left to be made, and what counts as bought ($17 where the data do not say).
 _INSERT_SQL = f"""
-with bought as materialized ({recent_rows.BOUGHT_SQL.replace("$2", "$17")}), inserted as (
+with bought as materialized ({recent_rows.BOUGHT_SQL.replace("$2", "$17")}),
+numbered as materialized (select log_number() as epoch_xid), inserted as (
 insert into events (event_id, user_id, session_id, item_id, event_type, occurred_at, label, parameters, features,
-                    version, digest, kafka_partition, kafka_offset)
+                    version, digest, epoch_xid, kafka_partition, kafka_offset)
 select event_id, user_id, session_id, item_id, event_type, occurred_at, label, coalesce(parameters, '{{}}')::jsonb,
-       coalesce(features, '{{}}')::jsonb, version, digest, kafka_partition, kafka_offset
+       coalesce(features, '{{}}')::jsonb, version, digest, (select epoch_xid from numbered),
+       kafka_partition, kafka_offset
 from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[],
             $9::real[], $10::text[], $11::text[], $12::text[], $13::bytea[], $14::integer[], $15::bigint[])
      with ordinality as t (event_id, retry_of, retried_as, user_id, session_id, item_id, event_type, occurred_at, label,
@@ -52,39 +56,47 @@ from (select count(*) as n, min(position) as first, max(position) as last from i
 # Where no id is in the log; asyncpg.UniqueViolationError where one is.
 _INSERT_NEW_SQL = _INSERT_SQL.replace("on conflict (event_id) do nothing\n", "")
 # Where the oldest transaction begins that may still add events. A transaction that is not in the snapshot's list of
-# those running has a number of its end or above.
+# those running has a number of its end or above; where the tables have just moved here, whoever adds will be of the
+# next epoch.
 _HORIZON_SQL = """
 with locks as materialized (
     select locktype, database, relation, mode, transactionid, virtualtransaction from pg_locks
     where granted and (locktype = 'transactionid' or relation = 'events'::regclass)
+), oldest as (
+    select running::text::bigint as number from pg_snapshot_xip(pg_current_snapshot()) running
+    where running::xid in (
+        select number.transactionid from locks number join locks entered using (virtualtransaction)
+        where number.locktype = 'transactionid' and number.mode = 'ExclusiveLock'
+          and entered.locktype = 'relation' and entered.mode = 'RowExclusiveLock'
+          and entered.database = (select oid from pg_database where datname = current_database())
+    ) order by running limit 1
 )
-select coalesce(
-    (
-        select running from pg_snapshot_xip(pg_current_snapshot()) running
-        where running::xid in (
-            select number.transactionid from locks number join locks entered using (virtualtransaction)
-            where number.locktype = 'transactionid' and number.mode = 'ExclusiveLock'
-              and entered.locktype = 'relation' and entered.mode = 'RowExclusiveLock'
-              and entered.database = (select oid from pg_database where datname = current_database())
-        ) order by running limit 1
-    ), pg_snapshot_xmax(pg_current_snapshot())
-)::text
+select case when oldest.number is not null then (epoch << 44) + oldest.number
+            when server_moved() then (epoch + 1) << 44
+            else (epoch << 44) + pg_snapshot_xmax(pg_current_snapshot())::text::bigint end
+from server_identity left join oldest on true
 """
 _COLUMNS = """event_id, null as retry_of, null as retried_as, user_id, session_id, item_id, event_type, occurred_at,
        label, parameters, features, version, digest"""
 _READ_SQL = f"""
-select {_COLUMNS}, xid::text as number, position from events
-where (xid, position) > ($1::text::xid8, $2) and xid < $3::text::xid8
-  and (xid, position) <= ($4::text::xid8, $5) order by xid, position limit $6
+select {_COLUMNS}, epoch_xid as number, position from events
+where (epoch_xid, position) > ($1, $2) and epoch_xid < $3
+  and (epoch_xid, position) <= ($4, $5) order by epoch_xid, position limit $6
 """  # noqa: S608 - our own words
-_LATEST_SQL = f"select {_COLUMNS} from events order by xid desc, position desc limit $1"  # noqa: S608 - our own words
+_LATEST_SQL = f"select {_COLUMNS} from events order by epoch_xid desc, position desc limit $1"  # noqa: S608 - our own words
 _LAG_SQL = """
-select count(*) from (select from events where (xid, position) > ($1::text::xid8, $2) limit $3) later
+select count(*) from (select from events where (epoch_xid, position) > ($1, $2) limit $3) later
+"""
+# A transaction has its number soon after its time, not at once: of those of the first minute, the first number.
+_RECEIVED_SQL = """
+select min(epoch_xid) from events where received_at >= $1 and received_at <= (
+    select received_at + interval '1 minute' from events where received_at >= $1 order by received_at limit 1
+)
 """
 _UNDELIVERED_SQL = """
 select count(*) as n, coalesce(extract(epoch from clock_timestamp() - min(received_at)), 0)::float8 as age_s from (
-    select received_at from events where (xid, position) > ($1::text::xid8, $2) and kafka_offset is null
-    order by xid, position limit $3
+    select received_at from events where (epoch_xid, position) > ($1, $2) and kafka_offset is null
+    order by epoch_xid, position limit $3
 ) waiting
 """
 _FOUND_SQL = "select event_id, digest from events where event_id = any($1::text[])"
@@ -129,15 +141,29 @@ class PostgresLog:
 
         async def work(connection: asyncpg.Connection) -> Offset:
             horizon = await connection.fetchval(_HORIZON_SQL)
-            return _offset(int(horizon) - 1, _LAST)
+            return _offset(horizon - 1, _LAST)
 
         return await self._connections.transaction(work)
 
+    async def at(self, instant: dt.datetime) -> Offset:
+        """See EventLog."""
+        end = await self.end()  # first: what is not to be seen yet comes after it
+        first = await self._connections.transaction(lambda connection: connection.fetchval(_RECEIVED_SQL, instant))
+        return end if first is None else _offset(min(first - 1, _numbers(end)[0]), _LAST)
+
+    async def oldest(self) -> Offset:
+        """See EventLog."""
+        return START
+
+    def later(self, one: Offset, other: Offset) -> Offset:
+        """See EventLog."""
+        return max(one, other, key=_numbers)
+
     async def lag(self, after: Offset) -> int:
         """See EventLog."""
-        xid, position = _numbers(after)
+        epoch_xid, position = _numbers(after)
         return await self._connections.transaction(
-            lambda connection: connection.fetchval(_LAG_SQL, xid, position, MAX_LAG + 1)
+            lambda connection: connection.fetchval(_LAG_SQL, epoch_xid, position, MAX_LAG + 1)
         )
 
     async def sample(self, n: int) -> list[Event]:
@@ -201,10 +227,10 @@ async def judge(connection: asyncpg.Connection, events: Sequence[Event]) -> Appe
 
 async def read(connection: asyncpg.Connection, after: Offset, limit: int, until: Offset | None = None) -> Batch:
     """EventLog.read on a connection whose statements each see what is committed by then (READ COMMITTED)."""
-    xid, position = _numbers(after)
+    epoch_xid, position = _numbers(after)
     horizon = await connection.fetchval(_HORIZON_SQL)  # first the horizon, then the rows: not in one statement
     last = (horizon, 0) if until is None else _numbers(until)
-    rows = await connection.fetch(_READ_SQL, xid, position, horizon, *last, limit)
+    rows = await connection.fetch(_READ_SQL, epoch_xid, position, horizon, *last, limit)
     return Batch([event_of(row) for row in rows], _offset(rows[-1]["number"], rows[-1]["position"]) if rows else after)
 
 
@@ -236,15 +262,15 @@ def _are_apart(events: Sequence[Event]) -> bool:
     return len({event.event_id for event in events}) == len(events) and not any(event.retry_of for event in events)
 
 
-def _numbers(offset: Offset) -> tuple[str, int]:
+def _numbers(offset: Offset) -> tuple[int, int]:
     if offset == START:
-        return "0", 0
-    xid, _, position = offset.partition(":")
-    return str(int(xid)), int(position)
+        return 0, 0
+    epoch_xid, _, position = offset.partition(":")
+    return int(epoch_xid), int(position)
 
 
-def _offset(xid: int | str, position: int) -> Offset:
-    return f"{xid}:{position}"
+def _offset(epoch_xid: int, position: int) -> Offset:
+    return f"{epoch_xid}:{position}"
 
 
 def _bytes(json_text: Any) -> bytes:

@@ -48,7 +48,7 @@ _NEW_SQL = """
 select o.owner, i.item_key, e.event_type, floor(extract(epoch from e.occurred_at) * 1000)::bigint as ms
 from events e cross join lateral (values ('user:' || e.user_id), ('session:' || e.session_id)) o (owner)
 left join items i on i.item_id = e.item_id
-where e.xid = pg_current_xact_id() and e.position >= $1 and o.owner is not null
+where e.epoch_xid = (select log_number()) and e.position >= $1 and o.owner is not null
 """
 # For the statement that adds events, `inserted`, with `bought` (types) beside them: locks the rows of all owners, in
 # one order, so that two batches cannot wait for each other, and brings those up to date whose case is the usual one:

@@ -75,6 +75,7 @@ class Supervisor:
         self._stale_since: float | None = None
         self._told_to_end_at: float | None = None
         self._cause = ""  # of an end that we have brought about
+        self._last_line = ""  # that the updater has printed
         self.lines = _Lines()
 
     async def work(self, stop: asyncio.Event) -> None:
@@ -122,6 +123,7 @@ class Supervisor:
         )
         self._reader = asyncio.create_task(self._read(self._child))
         self._started_at, self._stale_since, self._told_to_end_at, self._cause = time.monotonic(), None, None, ""
+        self._last_line = ""
         log.info("started updater %d", self._child.pid)
 
     async def _watch(self, child: asyncio.subprocess.Process, row: Any) -> None:
@@ -156,8 +158,9 @@ class Supervisor:
         code, wanted_end = child.returncode, self._told_to_end_at is not None
         is_failure = code not in (0, _LOST) and not wanted_end
         cause = self._cause or (f"ended by signal {-code}" if code and code < 0 else f"ended with status {code}")
-        last = next((line for stream, line in reversed(self.lines.waiting) if stream == "updater"), "")
-        reason = f"the updater {cause}" + (f": {last[:500]}" if is_failure and last and not self._cause else "")
+        reason = f"the updater {cause}" + (
+            f": {self._last_line[:500]}" if is_failure and self._last_line and not self._cause else ""
+        )
         holder = self._holder()
         await self._do(lambda c: c.execute(_FREE_SQL, holder, "failed" if is_failure else "stopped", reason))
         self._child = None
@@ -167,7 +170,7 @@ class Supervisor:
             return
         row = await self._do(lambda c: c.fetchrow(_FAILED_SQL))
         if row["restarts"] > row["max_restarts"]:
-            text = f"{reason}; given up after {row['max_restarts']} restarts: mend it, then POST /online/training/start"
+            text = f"{reason}; given up after {row['max_restarts']} restarts: fix it, then POST /online/training/start"
             await self._do(lambda c: c.execute(_GIVE_UP_SQL, text))
             log.error("%s", text)
             return
@@ -200,10 +203,15 @@ class Supervisor:
             sys.stderr.buffer.write(chunk)
             sys.stderr.flush()
             *lines, rest = (rest + chunk).split(b"\n")
-            self.lines.waiting.extend(("updater", _text(line)) for line in lines if line.strip())
+            self._take(lines)
             rest = rest[-65_536:]
-        if rest.strip():
-            self.lines.waiting.append(("updater", _text(rest)))
+        self._take([rest])
+
+    def _take(self, lines: list[bytes]) -> None:
+        texts = [_text(line) for line in lines if line.strip()]
+        self.lines.waiting.extend(("updater", text) for text in texts)
+        if texts:
+            self._last_line = texts[-1].strip()  # of a traceback, the error
 
     async def _flush(self) -> None:
         """Bring the lines that wait into Postgres."""

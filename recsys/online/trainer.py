@@ -9,20 +9,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from recsys.errors import ArtifactError, ModelError
 from recsys.features.deepfm_fields import Floats
 from recsys.online.item_pool import ItemPool
-from recsys.online.learner import Learner
 from recsys.online.lessons import Known, Lessons, Stream
 from recsys.online.progress import COLUMNS, Judged, Window, judge
 from recsys.online.replay_buffer import ReplayBuffer
 from recsys.serving.scorer import Scorer
 from recsys.serving.update import OPTIMIZER, STREAM, WEIGHTS, Update, read_arrays
 from recsys.settings import UpdaterSettings
+
+if TYPE_CHECKING:
+    from recsys.online.learner import Learner
 
 _LEAST_OLDER: Final = 16  # rows beside a new one: a step on a single event would go where that one points
 
@@ -41,6 +43,8 @@ class Trainer:
 
     def __init__(self, folder: Path, weight_by_type: Mapping[str, float], options: UpdaterSettings) -> None:
         """ArtifactError where the artifact is not complete or was made before there was an updater."""
+        from recsys.online.learner import Learner  # Keras: importing it takes seconds
+
         self.options, self._folder = options, folder
         self.scorer = Scorer(folder)
         self.spec = self.scorer.spec

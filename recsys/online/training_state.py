@@ -20,6 +20,7 @@ TRAINING: Final = "recsys_training"  # … and what people ask for
 MODEL: Final = "deepfm"  # its name in `publications.models`
 _LOG_LINES_KEPT: Final = 10_000
 _UPDATES_KEPT: Final = 100_000
+_BASES_KEPT: Final = 3  # whatever their age
 
 _WANTED_MODEL_SQL = """
 select b.models ->> 'deepfm' from publication_pointer p join publications b using (publication_id)
@@ -33,6 +34,13 @@ returning fence
 _BEAT_SQL = """
 update training_state set heartbeat_at = clock_timestamp(), state = $2, reason = $3 where fence = $1
        and holder is not null returning wanted
+"""
+# Old ones go, but for those from the bases on that somebody may begin with.
+_TRIM_SQL = """
+delete from model_updates where number <= $1
+   and number < (select min(number) from (
+       select number from model_updates where is_base order by number desc limit $2
+   ) bases)
 """
 _UPDATE_COLUMNS = """number, base, is_base, artifact, parent, chain, log, "after", n_events, newest_at, fence, reason,
        metrics, created_at"""
@@ -111,7 +119,7 @@ async def commit(connection: asyncpg.Connection, row: UpdateRow, rollback: str |
             "update training_state set n_rollbacks = n_rollbacks + 1, rolled_back_at = now(), rollback_reason = $1",
             rollback,
         )
-    await connection.execute("delete from model_updates where number <= $1", row.number - _UPDATES_KEPT)
+    await connection.execute(_TRIM_SQL, row.number - _UPDATES_KEPT, _BASES_KEPT)
     await connection.execute("select pg_notify($1, $2)", UPDATES, str(row.number))
     return True
 
@@ -149,12 +157,6 @@ async def latest_updates(connection: asyncpg.Connection, limit: int, before: int
     return await _rows(
         connection, "where $2::bigint is null or number < $2 order by number desc limit $1", limit, before
     )
-
-
-async def seen_before(connection: asyncpg.Connection, log: str, cut_at: dt.datetime) -> UpdateRow | None:
-    """The newest update up to whose offset all events of the log occurred before an instant."""
-    rows = await _rows(connection, "where log = $1 and newest_at < $2 order by number desc limit 1", log, cut_at)
-    return rows[0] if rows else None
 
 
 async def wanted_model(connection: asyncpg.Connection) -> str | None:

@@ -25,17 +25,19 @@ from recsys import log as logs
 from recsys import settings as settings_module
 from recsys.artifacts import ArtifactStore, split_ref
 from recsys.data.dataset import instant
+from recsys.data.instants import CLOCKS_AHEAD
 from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
 from recsys.online import new_users, training_state
-from recsys.online.connections import Connections
+from recsys.online.connections import Connections, offset_of
 from recsys.online.event import Event
 from recsys.online.known import known
 from recsys.online.lessons import Known
-from recsys.online.log import START, Answer, EventLog, LogAwayError, Offset
+from recsys.online.log import START, Answer, EventLog, LogAwayError, LogGapError, Offset
 from recsys.online.opening import open_log
 from recsys.online.order import in_order
 from recsys.online.trainer import Trainer
 from recsys.online.training_state import LeaseLostError, UpdateRow
+from recsys.online.worker import BEAT_S, Worker
 from recsys.serving.update import KIND, chained, checksum_of, number_of
 from recsys.settings import Settings
 from recsys.storage.engine import database_url
@@ -43,7 +45,10 @@ from recsys.storage.engine import database_url
 log = logging.getLogger(__name__)
 
 SERVED_AS: Final = "deepfm_serving"  # kind of the artifact that a nightly model is served as
-_IDLE_S, _AWAY_S, _BEAT_S = 0.05, 1.0, 1.0
+READER: Final = "updater"  # in log_offsets, after `recsys skip-gap`: what comes before is not asked for
+_IDLE_S, _AWAY_S = 0.05, 1.0
+# A data set may lack what was received so long before its end: clocks differ, and transactions take their time.
+_BEFORE_CUT: Final = CLOCKS_AHEAD + dt.timedelta(minutes=5)
 _BASES_KEPT: Final = 3  # of any nightly model; artifacts of older updates are deleted
 
 
@@ -64,6 +69,8 @@ class Updater:
         self._oldest_pending_at = 0.0
         self._beaten_at = self._looked_at = float("-inf")
         self._wanted = True
+        self._worker = Worker(self._beat)
+        self._said = "starting", ""
         self._parent_pid = os.getppid()
 
     async def work(self, stop: asyncio.Event) -> None:
@@ -102,7 +109,7 @@ class Updater:
                 log.info("%s waits: another updater works, or none is wanted", self.holder)
                 told = True
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _BEAT_S)
+                await asyncio.wait_for(stop.wait(), BEAT_S)
         return False
 
     async def _round(self) -> bool:
@@ -137,10 +144,14 @@ class Updater:
 
     async def _alive(self, state: str, reason: str = "") -> bool:
         """Tell that we are; whether to go on."""
-        if time.monotonic() >= self._beaten_at + _BEAT_S:
-            self._wanted = await self._do(lambda c: training_state.beat(c, self._fence, state, reason))
+        self._said = state, reason
+        if time.monotonic() >= self._beaten_at + BEAT_S:
+            self._wanted = await self._beat()
             self._beaten_at = time.monotonic()
         return self._wanted and self._has_parent()
+
+    async def _beat(self) -> bool:
+        return await self._do(lambda c: training_state.beat(c, self._fence, *self._said))
 
     def _has_parent(self) -> bool:
         return os.getppid() == self._parent_pid
@@ -149,7 +160,7 @@ class Updater:
 
     async def _follow_model(self) -> bool:
         """Stand on the model of the publication in service; False where there is none."""
-        if time.monotonic() < self._looked_at + _BEAT_S and self._base:
+        if time.monotonic() < self._looked_at + BEAT_S and self._base:
             return True
         self._looked_at = time.monotonic()
         wanted = await self._do(training_state.wanted_model)
@@ -169,11 +180,11 @@ class Updater:
         self._beaten_at = float("-inf")
         await self._alive("starting", f"loading {model}")
         try:
-            folder = self._store.open(f"{SERVED_AS}/{split_ref(model)[1]}")[0]
+            folder = (await self._worker.do(self._store.open, f"{SERVED_AS}/{split_ref(model)[1]}"))[0]
         except NotFoundError as error:
             raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
         weights = await self._do(training_state.event_weights)
-        self._trainer = Trainer(folder, weights, self.options)
+        self._trainer = await self._worker.do(Trainer, folder, weights, self.options)
         self._base, self._pending = model, []
         last = await self._do(training_state.newest)
         try:
@@ -184,20 +195,28 @@ class Updater:
         except (ArtifactError, NotFoundError) as error:
             log.error("the updates cannot be resumed, beginning anew with the nightly model: %s", error)
             reason = f"the nightly model; the former updates cannot be resumed: {error}"
-            self._trainer.begin()
+            await self._worker.do(self._trainer.begin)
         await self._begin(last, reason)
 
     async def _resume(self, last: UpdateRow) -> None:
         """Restore the newest base, and follow the updates after it."""
         rows = await self._do(lambda c: training_state.chain_of(c, self._base))
-        self._trainer.restore(self._folder_of(rows[0], None))
+        await self._worker.do(self._trainer.restore, await self._worker.do(self._folder_of, rows[0], None))
+        skipped, gap = await self._do(lambda c: offset_of(c, READER)), ""
         for before, row in itertools.pairwise(rows):
-            events = await self._between(before.after, row)
-            self._trainer.follow(self._folder_of(row, before), await self._known(events))
+            try:
+                events = await self._between(self._log.later(before.after, skipped), row)
+            except LogGapError as error:  # they are learned: what is lost is what was known of their users
+                gap, events = str(error), []
+            folder = await self._worker.do(self._folder_of, row, before)
+            await self._worker.do(self._trainer.follow, folder, await self._known(events))
             await self._alive("starting", f"at update {row.number} of {last.number}")
         self._trainer.committed()
-        self._last, self._n_since_base, self._read_up_to = last, len(rows) - 1, last.after
+        self._last, self._n_since_base, self._read_up_to = last, len(rows) - 1, self._log.later(last.after, skipped)
         log.info("goes on with %s after update %d", self._base, last.number)
+        if gap:
+            log.warning("events that updates have learned are gone from the log: %s", gap)
+            await self._regular_base("events that were learned are gone from the log")
         await self._base_if_due()
 
     async def _between(self, after: Offset, row: UpdateRow) -> list[Event]:
@@ -222,10 +241,9 @@ class Updater:
     async def _begin(self, last: UpdateRow | None, reason: str) -> None:
         """A new chain on the nightly model, from the first event on that it may not have seen."""
         cut_at = instant(self._trainer.spec.cut_at)
-        before = await self._do(lambda c: training_state.seen_before(c, self._log.name, cut_at))
-        self._read_up_to = before.after if before else START
-        newest_at = before.newest_at if before else None
-        await self._commit(last, [], is_base=True, reason=reason, newest_at=newest_at, begins=True)
+        skipped = await self._do(lambda c: offset_of(c, READER))
+        self._read_up_to = self._log.later(await self._log.at(cut_at - _BEFORE_CUT), skipped)
+        await self._commit(last, [], is_base=True, reason=reason, newest_at=None, begins=True)
         log.info("begins with %s, its data ends at %s", self._base, cut_at.isoformat())
         await self._prune()
 
@@ -237,7 +255,9 @@ class Updater:
         known = await self._with_keys(await self._known(events))
         waited_s = (dt.datetime.now(dt.UTC) - min(event.occurred_at for event in events)).total_seconds()
         try:
-            metrics: dict[str, Any] = self._trainer.learn(known, number)
+            metrics: dict[str, Any] = await self._worker.do(
+                self._trainer.learn, known, number, alive=self._worker.progress
+            )
             problem = self._trainer.problem()
         except ModelError as error:
             metrics, problem = {}, str(error)
@@ -261,12 +281,13 @@ class Updater:
     async def _base_if_due(self) -> None:
         """After so many updates, one artifact that a process can begin with; after any such one, room is made."""
         if self._n_since_base >= self.options.updates_per_base:
-            metrics = {"window": self._trainer.window.metrics()}
-            await self._commit(
-                self._last, [], is_base=True, reason="regular", newest_at=self._last.newest_at, metrics=metrics
-            )
+            await self._regular_base("regular")
         if self._last.is_base:
             await self._prune()
+
+    async def _regular_base(self, reason: str) -> None:
+        metrics = {"window": self._trainer.window.metrics()}
+        await self._commit(self._last, [], is_base=True, reason=reason, newest_at=self._last.newest_at, metrics=metrics)
 
     async def _roll_back(self, problem: str, events: list[Event], newest_at: dt.datetime, metrics: Any) -> None:
         """Back to the newest good base, everywhere; the events are passed over."""
@@ -275,8 +296,8 @@ class Updater:
         folders: dict[Path, int] = {}
         for row in rows:
             with contextlib.suppress(ArtifactError, NotFoundError):
-                folders[self._store.open(row.artifact)[0]] = row.number
-        chosen = self._trainer.roll_back(list(folders))
+                folders[(await self._worker.do(self._store.open, row.artifact))[0]] = row.number
+        chosen = await self._worker.do(self._trainer.roll_back, list(folders))
         to = f"the base of update {folders[chosen]}" if chosen else f"the nightly model {self._base}"
         reason = f"guard: {problem}; back to {to}"
         await self._commit(
@@ -299,7 +320,7 @@ class Updater:
     ) -> None:
         """Write the artifact and add the row, again while Postgres is away. ModelError where a weight is not finite."""
         number = last.number + 1 if last else 1
-        ref = self._write(number, is_base)
+        ref = await self._worker.do(self._write, number, is_base)
         parent = None if begins or last is None else last.chain
         row = UpdateRow(
             number=number,

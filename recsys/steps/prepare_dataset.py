@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from recsys.artifacts import version_of
+from recsys.artifacts import split_ref, version_of
 from recsys.data import checks
 from recsys.data.dataset import Dataset, instant, microseconds
 from recsys.data.instants import LATEST_AHEAD
@@ -19,11 +21,11 @@ from recsys.data.keys import KnownKeys
 from recsys.data.posted import AFTER_GAP, MIN_AFTER_GAP, NO_WEIGHT, end_of_posted
 from recsys.data.prepare import prepare
 from recsys.data.raw import Declared, RawTables
-from recsys.errors import EmptyResultError, InputError
+from recsys.data.rekey import moved, rewrite
+from recsys.errors import ArtifactError, EmptyResultError, InputError, RecsysError
 from recsys.settings import Settings
 from recsys.steps.context import Context, step
-from recsys.storage import keys
-from recsys.storage.engine import migrate
+from recsys.storage import keys, raw_tables
 from recsys.storage.raw_snapshot import RawSnapshot, raw_snapshot
 from recsys.storage.tables import training_runs
 from recsys.types import Task
@@ -51,53 +53,42 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
     refusal) when the data cannot be true.
     """
     ctx = ctx or Context.open()
-    migrate(ctx.engine)
-    with raw_snapshot(ctx.engine) as snapshot, ctx.engine.begin() as connection:
-        keys.lock(connection)
-        imports = _finished_imports(snapshot)
-        latest_ms = microseconds(dt.datetime.now(dt.UTC) + LATEST_AHEAD) // 1000
-        n_events, last_seq, last_ms, n_future = snapshot.events(latest_ms)
-        if last_ms is None:
-            found = f"all {n_future:,} raw events lie in the future" if n_future else "there are no raw events"
-            raise EmptyResultError(f"{found}; run `recsys import SOURCE PATH` first")
-        declared = _declared(imports, ctx.settings)
-        asked = min(_parse(as_of), (latest_ms + 1) * 1000)
-        posted = _posted(snapshot, declared, last_ms, asked, ctx.settings.label_window_days)
-        cut_at = min(asked, (max(last_ms, posted.last_ms) + 1) * 1000)
-        erased = keys.erased(connection)
-        ingredients = {
-            "cut_at": cut_at,
-            "imports": [{k: v for k, v in row.items() if k not in _NOT_CONTENT} for row in imports],
-            "events": [n_events, last_seq],
-            "posted": [posted.n, posted.position],  # of those that may count: what is left out changes nothing
-            "told": snapshot.told(-(-cut_at // 1000)),
-            "declared": asdict(declared),
-            "erased": sorted(erased),
-            "code": CODE_VERSION,
-        }
-        version = version_of(instant(cut_at), ingredients)
-        former = ctx.newest(STEP)
+    with tempfile.TemporaryDirectory(prefix="recsys-raw-") as raw_folder:
+        plan = _read(ctx, Path(raw_folder), as_of, force=force)  # the only look at the tables: computing takes minutes
+        ref, cut_at = f"{KIND}/{plan.version}", plan.cut_at
 
         def make(folder: Path, meta: dict[str, Any]) -> None:
-            dataset = _prepare(folder, snapshot, declared, cut_at, connection, erased, _complete_until(imports), posted)
-            _check(ctx, dataset, None if force else former)
+            if plan.raw is None:
+                raise ArtifactError(f"{ref} went away while it was looked at; prepare it again")
+            dataset = prepare(
+                folder,
+                plan.raw,
+                plan.declared,
+                cut_at,
+                known=plan.known,
+                erased=plan.erased,
+                complete_until=plan.complete_until,
+                memory_limit=MEMORY_LIMIT,
+            )
+            _check(ctx, dataset, None if force else plan.former)
             # Before the artifact is there: a run that is killed in between gives the same keys again.
-            _store(ctx, dataset)
-            meta.update(as_of=dataset.meta.as_of_at.isoformat(), source=dataset.meta.source, n_rows=dataset.meta.n_rows)
-            meta.update(n_events_from=dataset.meta.n_events_from)
+            dataset = _store(ctx, dataset, plan)
+            meta.update(_described(dataset))
 
-        ref = f"{KIND}/{version}"
         try:
-            _, made = ctx.store.get_or_make(KIND, version, make, made_by=STEP, force=force)
+            _, made = ctx.store.get_or_make(KIND, plan.version, make, made_by=STEP, force=force)
         except EmptyResultError as error:
             ctx.record(STEP, ref, None, as_of=cut_at, status="refused", reason=str(error))
             raise
+    if made:
+        _forget_erased(ctx, ref, plan.erased)
+    posted = plan.posted
     told = ctx.dataset(ref)[1].meta
     left_out = dict(told.n_posted_left_out) | ({AFTER_GAP: posted.n_after_gap} if posted.n_after_gap else {})
     counts = {f"n_{name}": n for name, n in told.n_rows.items()} | {"n_posted": told.n_events_from.get("posted", 0)}
     ctx.record(STEP, ref, ref, as_of=cut_at, metrics=counts | {"n_posted_left_out": sum(left_out.values())})
     _tell(left_out)
-    n_left_out = dict(told.n_left_out) | ({FUTURE: n_future} if n_future else {})
+    n_left_out = dict(told.n_left_out) | ({FUTURE: plan.n_future} if plan.n_future else {})
     for reason, n in n_left_out.items():
         logger.warning("events left out, %s: %d", reason, n)
     return {
@@ -109,6 +100,69 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
         "n_posted_left_out": left_out,
         "n_left_out": n_left_out,
     }
+
+
+class _Plan(NamedTuple):
+    """What goes into a data set, as the tables were at one moment."""
+
+    version: str
+    cut_at: int
+    import_id: int  # of the newest import
+    declared: Declared
+    posted: _Posted
+    erased: frozenset[str]
+    complete_until: int | None
+    former: str | None
+    known: KnownKeys
+    raw: RawTables | None  # None: the data set is there
+    n_future: int  # raw events that are left out because they lie in the future
+
+
+def _read(ctx: Context, folder: Path, as_of: str | None, *, force: bool) -> _Plan:
+    """Look at the tables, and copy into `folder` what the data set is made of where it is not there yet."""
+    with raw_snapshot(ctx.engine) as snapshot:
+        imports = _finished_imports(snapshot)
+        latest_ms = microseconds(dt.datetime.now(dt.UTC) + LATEST_AHEAD) // 1000
+        n_events, last_seq, last_ms, n_future = snapshot.events(latest_ms)
+        if last_ms is None:
+            found = f"all {n_future:,} raw events lie in the future" if n_future else "there are no raw events"
+            raise EmptyResultError(f"{found}; run `recsys import SOURCE PATH` first")
+        declared = _declared(imports, ctx.settings)
+        asked = min(_parse(as_of), (latest_ms + 1) * 1000)
+        posted = _posted(snapshot, declared, last_ms, asked, ctx.settings.label_window_days)
+        cut_at = min(asked, (max(last_ms, posted.last_ms) + 1) * 1000)
+        with ctx.engine.begin() as connection:  # after the events: of a user who is in them, the erasure is known
+            erased = keys.erased(connection)
+        before_ms = -(-cut_at // 1000)
+        ingredients = {
+            "cut_at": cut_at,
+            "imports": [{k: v for k, v in row.items() if k not in _NOT_CONTENT} for row in imports],
+            "events": [n_events, last_seq],
+            "posted": [posted.n, posted.position],  # of those that may count: what is left out changes nothing
+            "told": snapshot.told(before_ms),
+            "declared": asdict(declared),
+            "erased": sorted(erased),
+            "code": CODE_VERSION,
+        }
+        version = version_of(instant(cut_at), ingredients)
+        raw = None
+        if force or not ctx.store.exists(f"{KIND}/{version}"):
+            raw = RawTables(**snapshot.export(folder, before_ms, min(before_ms, posted.before_ms)))
+    with ctx.engine.begin() as connection:
+        known = KnownKeys(**{entity: keys.known_keys(connection, entity) for entity in _ENTITIES})
+    return _Plan(
+        version=version,
+        cut_at=cut_at,
+        import_id=imports[-1]["import_id"],
+        declared=declared,
+        posted=posted,
+        erased=erased,
+        complete_until=_complete_until(imports),
+        former=ctx.newest(STEP),
+        known=known,
+        raw=raw,
+        n_future=n_future,
+    )
 
 
 class _Posted(NamedTuple):
@@ -142,32 +196,6 @@ def _tell(left_out: dict[str, int]) -> None:
         logger.info("posted events left out, %s: %d%s", reason, n, mend)
 
 
-def _prepare(
-    folder: Path,
-    snapshot: RawSnapshot,
-    declared: Declared,
-    cut_at: int,
-    connection: sa.Connection,
-    erased: frozenset[str],
-    complete_until: int | None,
-    posted: _Posted,
-) -> Dataset:
-    known = KnownKeys(**{entity: keys.known_keys(connection, entity) for entity in _ENTITIES})
-    with tempfile.TemporaryDirectory(prefix="recsys-raw-") as raw_folder:
-        before_ms = -(-cut_at // 1000)
-        raw = RawTables(**snapshot.export(Path(raw_folder), before_ms, min(before_ms, posted.before_ms)))
-        return prepare(
-            folder,
-            raw,
-            declared,
-            cut_at,
-            known=known,
-            erased=erased,
-            complete_until=complete_until,
-            memory_limit=MEMORY_LIMIT,
-        )
-
-
 def _check(ctx: Context, dataset: Dataset, former: str | None) -> None:
     found = checks.problems(dataset, now=dt.datetime.now(dt.UTC))
     if former is not None and ctx.store.exists(former):
@@ -175,14 +203,60 @@ def _check(ctx: Context, dataset: Dataset, former: str | None) -> None:
     checks.require(found)
 
 
-def _store(ctx: Context, dataset: Dataset) -> None:
-    """Give the keys; the rest of the catalogue follows unless a later data set has brought it further."""
+def _store(ctx: Context, dataset: Dataset, plan: _Plan) -> Dataset:
+    """Give the keys; the rest of the catalogue follows unless a later data set has brought it further.
+
+    The data set, written once more where its new ids have got other keys meanwhile, or users were erased.
+    """
+
+    def same_shop(connection: sa.Connection) -> None:
+        """What follows waits for nobody long, and `import --replace` waits for it."""
+        there = sa.select(sa.func.count()).where(raw_tables.imports.c.import_id == plan.import_id)
+        if not connection.execute(there).scalar_one():
+            raise RecsysError("the raw tables were emptied meanwhile; prepare the data set again")
+
     with ctx.engine.begin() as connection:
+        same_shop(connection)
         newest = not _is_older(connection, dataset.meta.as_of)
         keys.store_id_types(connection, dataset.meta.id_types)
-        for entity in ("categories", "items", "users"):
-            n_written = keys.store(connection, entity, dataset.table(entity), update=newest)
-            logger.info("%s: %d rows written", entity, n_written)
+    moves: dict[str, dict[int, int]] = {}
+    for entity in ("categories", "items", "users"):
+        known: pa.Table = getattr(plan.known, entity)
+        top = pc.max(known["key"]).as_py() or 0
+        # keys of another entity have moved before; its own do so here
+        rows = moved(dataset.table(entity), moves)
+        stored = keys.store(ctx.engine, entity, rows, top=top, update=newest, before=same_shop)
+        logger.info("%s: %d rows written", entity, stored.n_written)
+        moves[entity] = stored.moved
+    gone = _erased(ctx) - plan.erased
+    if gone or any(moves.values()):
+        logger.info("others gave keys or erased users meanwhile: the data set is written once more")
+        return rewrite(dataset, dataset.folder, moves, gone)
+    return dataset
+
+
+def _forget_erased(ctx: Context, ref: str, known: frozenset[str]) -> None:
+    """Leave out users who were erased while the data set was being published, until there are no more of them."""
+    while gone := (erased := _erased(ctx)) - known:
+        dataset = Dataset(ctx.store.open(ref)[0])
+        with ctx.store.writing(KIND, split_ref(ref)[1], made_by=STEP) as (folder, meta):
+            meta.update(_described(rewrite(dataset, folder, {}, gone)))
+        known = erased
+
+
+def _erased(ctx: Context) -> frozenset[str]:
+    with ctx.engine.begin() as connection:
+        return keys.erased(connection)
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    of = dataset.meta
+    return {
+        "as_of": of.as_of_at.isoformat(),
+        "source": of.source,
+        "n_rows": of.n_rows,
+        "n_events_from": of.n_events_from,
+    }
 
 
 def _parse(as_of: str | None) -> int:

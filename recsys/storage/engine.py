@@ -65,13 +65,16 @@ def engine_of(url: str) -> sa.Engine:
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to the newest version; safe to call at any time, from several processes at once."""
+    """Bring the schema to the newest version, and the log to this server where it has moved (`server_identity`); safe
+    to call at any time, from several processes at once."""
     config = Config()
     config.set_main_option("script_location", "recsys.storage:migrations")
     with engine.begin() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if connection.scalar(sa.text("select server_moved() and adopt_server()")):
+            log.warning("the database has moved to this server: its log goes on with the next epoch")
 
 
 def is_lost_connection(error: BaseException) -> bool:

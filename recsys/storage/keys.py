@@ -1,13 +1,16 @@
 """Keys and the catalogue in Postgres: what each external id is inside, and what the service knows of it.
 
-A key once given is never changed and never removed.
+A key once given is never changed and never removed. The lock under which keys are given is held for the moment of the
+insert alone: a preparation places its new ids after the keys that it has read, and where others have given keys since
+then, it learns here which ones its ids have got.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -25,9 +28,14 @@ _ENTITIES: Mapping[str, tuple[sa.Table, str, str, tuple[str, ...]]] = {
 }
 
 
-def lock(connection: sa.Connection) -> None:
-    """Wait until no other process gives keys; held until the connection's transaction ends."""
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.KEYS)))
+_KEYS_PER_UPDATE: Final = 20_000  # keys of one transaction: who writes one of these rows by API waits so long
+
+
+class Stored(NamedTuple):
+    """How many rows were written, and which keys came out as others than were asked for."""
+
+    n_written: int
+    moved: dict[int, int]
 
 
 def known_keys(connection: sa.Connection, entity: str) -> pa.Table:
@@ -64,44 +72,106 @@ def store_id_types(connection: sa.Connection, json_types: Mapping[str, str]) -> 
     connection.execute(id_types.insert(), [{"entity": e, "json_type": t} for e, t in json_types.items()])
 
 
-def store(connection: sa.Connection, entity: str, rows: pa.Table, *, update: bool) -> int:
-    """Add the rows whose key is new, and with `update` bring the others up to date; how many were written.
+def store(
+    engine: sa.Engine,
+    entity: str,
+    rows: pa.Table,
+    *,
+    top: int,
+    update: bool,
+    before: Callable[[sa.Connection], None] = lambda _: None,
+) -> Stored:
+    """Give their keys to the ids of `rows`, and with `update` bring the rows of all others up to date.
 
-    A row that was written or deleted through the API, or a user who was erased, stays as it is (`told_at`).
-    `rows`: columns as in the table of `entity` (`properties` as JSON text). Raises RecsysError when an id has
-    another key already, or a key another id; then nothing is written.
+    `rows`: columns as in the table of `entity` (`properties` as JSON text); keys above `top`, the greatest one when
+    keys were read, are asked for and may come out as others. A row that was written or deleted through the API, or a
+    user who was erased, stays as it is (`told_at`), and no user who was erased gets a key.
+    `before` is called first in every transaction, none of which is long: rows are brought up to date in portions.
+    Raises RecsysError when an id that had a key has another one now, or a key another id; then nothing is written.
     """
     table, key, id_, attributes = _ENTITIES[entity]
-    columns = (key, id_, *attributes)
-    cursor = _cursor(connection)
     staged = f"staged_{table.name}"
-    cursor.execute(f"create temp table {staged} (like {table.name} including defaults) on commit drop")
-    _copy(cursor, staged, columns, rows)
-    cursor.execute(f"analyze {staged}")
-    _refuse_changed_keys(cursor, table.name, staged, key, id_)
-    names = ", ".join(columns)
+    columns = (key, id_, *attributes)
+    with engine.connect() as connection:
+        connection.detach()  # its temporary table goes with it
+        with closing(_cursor(connection)) as cursor:
+            with connection.begin():
+                before(connection)
+                cursor.execute(f"create temp table {staged} (like {table.name} including defaults)")
+                _copy(cursor, staged, columns, rows)
+                cursor.execute(f"create index on {staged} ({key})")
+                cursor.execute(f"analyze {staged}")
+            with connection.begin():
+                before(connection)
+                cursor.execute("select pg_advisory_xact_lock(%s)", [locks.KEYS])
+                _refuse_changed_keys(cursor, table.name, staged, key, id_, top)
+                moved = _place(cursor, table.name, staged, key, id_, top)
+                n_written = _insert(cursor, table.name, staged, key, columns)
+            if update:
+                for low in range(0, _greatest(cursor, staged, key) + 1, _KEYS_PER_UPDATE):
+                    with connection.begin():
+                        before(connection)
+                        n_written += _update(cursor, table.name, staged, key, attributes, low)
+            with connection.begin():
+                cursor.execute(f"analyze {table.name}")
+    return Stored(n_written, moved)
+
+
+def _place(cursor: Any, table: str, staged: str, key: str, id_: str, top: int) -> dict[int, int]:
+    """Settle the keys that are asked for; of those that come out as others, the new one."""
+    now = _greatest(cursor, table, key)
+    if now <= top:
+        return {}
     cursor.execute(
-        f"insert into {table.name} ({names}) select {names} from {staged} s"  # noqa: S608 - our own names
-        f" where not exists (select from {table.name} t where t.{key} = s.{key}) order by {key}"
+        f"select s.{key}, coalesce(t.{key}, %s + row_number() over (partition by t.{key} is null order by s.{key}))"  # noqa: S608
+        f" from {staged} s left join {table} t on t.{id_} = s.{id_} where s.{key} > %s",
+        [now, top],
     )
-    n_written = cursor.rowcount
-    if update:
-        assignments = ", ".join(f"{name} = s.{name}" for name in attributes)
-        old, new = (", ".join(f"{alias}.{name}" for name in attributes) for alias in "ts")
+    moved = {asked: given for asked, given in cursor.fetchall() if asked != given}
+    arguments = [list(moved), list(moved.values())]
+    for column in (key, "parent_category_key") if table == categories.name else (key,):
         cursor.execute(
-            f"update {table.name} t set {assignments} from {staged} s"  # noqa: S608 - our own names
-            f" where t.{key} = s.{key} and t.told_at is null and ({old}) is distinct from ({new})"
+            f"update {staged} s set {column} = m.given from unnest(%s::integer[], %s::integer[]) m (asked, given)"  # noqa: S608
+            f" where s.{column} = m.asked",
+            arguments,
         )
-        n_written += cursor.rowcount
-    cursor.execute(f"analyze {table.name}")
-    return int(n_written)
+    return moved
 
 
-def _refuse_changed_keys(cursor: Any, table: str, staged: str, key: str, id_: str) -> None:
+def _insert(cursor: Any, table: str, staged: str, key: str, columns: Sequence[str]) -> int:
+    names = ", ".join(columns)
+    living = "and not exists (select from erased_users e where e.digest = sha256(convert_to(s.user_id, 'UTF8')))"
+    cursor.execute(
+        f"insert into {table} ({names}) select {names} from {staged} s"  # noqa: S608 - our own names
+        f" where not exists (select from {table} t where t.{key} = s.{key}) {living if table == users.name else ''}"
+        f" order by {key}"
+    )
+    return int(cursor.rowcount)
+
+
+def _update(cursor: Any, table: str, staged: str, key: str, attributes: Sequence[str], low: int) -> int:
+    """Bring those of a range of keys up to date."""
+    assignments = ", ".join(f"{name} = s.{name}" for name in attributes)
+    old, new = (", ".join(f"{alias}.{name}" for name in attributes) for alias in "ts")
+    cursor.execute(
+        f"update {table} t set {assignments} from {staged} s where s.{key} >= %s and s.{key} < %s"  # noqa: S608
+        f" and t.{key} = s.{key} and t.told_at is null and ({old}) is distinct from ({new})",
+        [low, low + _KEYS_PER_UPDATE],
+    )
+    return int(cursor.rowcount)
+
+
+def _greatest(cursor: Any, table: str, key: str) -> int:
+    cursor.execute(f"select coalesce(max({key}), 0) from {table}")  # noqa: S608 - our own names
+    return int(cursor.fetchone()[0])
+
+
+def _refuse_changed_keys(cursor: Any, table: str, staged: str, key: str, id_: str, top: int) -> None:
     for same, other in ((key, id_), (id_, key)):
         cursor.execute(
             f"select s.{id_}, s.{key}, t.{id_}, t.{key} from {staged} s"  # noqa: S608 - our own names
-            f" join {table} t on t.{same} = s.{same} where t.{other} <> s.{other} limit 1"
+            f" join {table} t on t.{same} = s.{same} where t.{other} <> s.{other} and s.{key} <= %s limit 1",
+            [top],
         )
         row = cursor.fetchone()
         if row:

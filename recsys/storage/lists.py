@@ -1,23 +1,24 @@
 """List versions: written whole or not at all, found again by (kind, version), read back for checking.
 
-A version's rows are copied into a table of their own and attached to `lists` as a partition in the transaction
-that marks the version complete. A writer that is killed leaves its row in `list_versions` with status 'writing'
-and nothing else; the next writer of the same version takes that row over.
+Lists are computed into a temporary file while no transaction is open; then a short one copies them into a table of
+their own, attaches it to `lists` as a partition and marks the version complete. A writer that is killed leaves its row
+in `list_versions` with status 'writing' and nothing else; the next writer of the same version takes that row over.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from recsys.errors import NotFoundError, PublicationError
+from recsys.errors import NotFoundError, PublicationError, RecsysError
 from recsys.storage.list_checks import ListChecks
 from recsys.storage.list_format import COLUMNS, Decoder, encode, partition_name
 from recsys.storage.tables import LIST_KINDS, list_versions
@@ -82,33 +83,37 @@ def write(
         log.info("%s lists %s are there already", kind, version)
         return found
     row = {"kind": kind, "version": version, "dataset": dataset, "made_by": made_by, "sources": list(sources)}
-    _announce(engine, row)
-    with engine.begin() as connection:
-        lock(connection, kind, version)
-        found = _find(connection, (list_versions.c.kind == kind) & (list_versions.c.version == version))
-        if found is not None:  # another writer was faster
-            return found
-        connection.execute(sa.text("set local idle_in_transaction_session_timeout = 0"))  # `make` may take its time
-        list_version_id = _announced_id(connection, row)
+    with engine.connect() as connection, tempfile.TemporaryFile() as file:
+        connection.detach()  # the lock lasts as long as the connection, which is idle while `make` computes
+        with connection.begin():
+            connection.execute(sa.select(sa.func.pg_advisory_lock(_lock_key(kind, version))))
+        with connection.begin():
+            found = _find(connection, (list_versions.c.kind == kind) & (list_versions.c.version == version))
+            if found is not None:  # another writer was faster
+                return found
+            list_version_id = _announce(connection, row)
         checks = ListChecks(kind, len(sources))
-        _copy(connection, list_version_id, checks, make())
+        sizes = _spool(file, list_version_id, checks, make())
         counts = checks.finish()
-        _attach(connection, list_version_id)
-        connection.execute(
-            sa.update(list_versions)
-            .where(list_versions.c.list_version_id == list_version_id)
-            .values(
-                status="complete",
-                n_rows=counts["n_rows"],
-                n_items=counts["n_items"],
-                item_keys=checks.item_keys.tolist(),
-                checks=counts,
-                meta=dict(meta or {}),
-                created_at=sa.func.now(),
-                **row,
+        with connection.begin():
+            _hold(connection, list_version_id)
+            _load(connection, list_version_id, file, sizes)
+            _attach(connection, list_version_id)
+            connection.execute(
+                sa.update(list_versions)
+                .where(list_versions.c.list_version_id == list_version_id)
+                .values(
+                    status="complete",
+                    n_rows=counts["n_rows"],
+                    n_items=counts["n_items"],
+                    item_keys=checks.item_keys.tolist(),
+                    checks=counts,
+                    meta=dict(meta or {}),
+                    created_at=sa.func.now(),
+                    **row,
+                )
             )
-        )
-        written = get(connection, list_version_id)
+            written = get(connection, list_version_id)
     log.info("wrote %d %s lists (%s) with %d items", written.n_rows, kind, version, written.n_items)
     return written
 
@@ -163,14 +168,8 @@ def _find(connection: sa.Connection, which: sa.ColumnElement[bool]) -> ListVersi
     return None if row is None else ListVersion(**{**row._mapping, "sources": tuple(row.sources)})
 
 
-def _announce(engine: sa.Engine, row: Mapping[str, Any]) -> None:
-    """Let everybody see that the version is being written."""
-    with engine.begin() as connection:
-        connection.execute(insert(list_versions).values(status="writing", **row).on_conflict_do_nothing())
-
-
-def _announced_id(connection: sa.Connection, row: Mapping[str, Any]) -> int:
-    """The id of the announced row, which is locked (and made again if somebody cleared it away)."""
+def _announce(connection: sa.Connection, row: Mapping[str, Any]) -> int:
+    """Let everybody see that the version is being written; its id, that of a killed writer where there was one."""
     statement = insert(list_versions).values(status="writing", **row)
     return connection.execute(
         statement.on_conflict_do_update(
@@ -179,13 +178,15 @@ def _announced_id(connection: sa.Connection, row: Mapping[str, Any]) -> int:
     ).scalar_one()
 
 
-def lock(connection: sa.Connection, kind: str, version: str) -> None:
-    """Wait until no other transaction writes or removes this version, and keep others out until this one ends."""
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_lock_key(kind, version))))
+def _hold(connection: sa.Connection, list_version_id: int) -> None:
+    """Lock the announced row; RecsysError where it is gone, with the shop that the lists were made for."""
+    announced = sa.select(list_versions.c.status).where(list_versions.c.list_version_id == list_version_id)
+    if connection.execute(announced.with_for_update()).scalar_one_or_none() != "writing":
+        raise RecsysError("the database was emptied while these lists were made; run the step again")
 
 
 def try_lock(connection: sa.Connection, kind: str, version: str) -> bool:
-    """The same without waiting: False when another transaction has the lock."""
+    """Keep writers of this version out until the transaction ends; False when one is at work."""
     return bool(connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_lock_key(kind, version)))).scalar_one())
 
 
@@ -193,12 +194,23 @@ def _lock_key(kind: str, version: str) -> sa.ColumnElement[int]:
     return sa.func.hashtextextended(f"list version {kind}/{version}", 0)
 
 
-def _copy(connection: sa.Connection, list_version_id: int, checks: ListChecks, blocks: Iterable[Lists]) -> None:
-    """Create the table of the version and copy all blocks into it, each checked before."""
+def _spool(file: BinaryIO, list_version_id: int, checks: ListChecks, blocks: Iterable[Lists]) -> list[int]:
+    """Write all blocks, each checked before, as portions of COPY's binary format; the length of each portion."""
+    sizes: list[int] = []
+    for block in blocks:
+        checks.add(block)
+        portions = (block.take(slice(at, at + _ROWS_PER_COPY)) for at in range(0, len(block), _ROWS_PER_COPY))
+        sizes.extend(file.write(encode(list_version_id, portion)) for portion in portions)
+    file.seek(0)
+    return sizes
+
+
+def _load(connection: sa.Connection, list_version_id: int, file: BinaryIO, sizes: Sequence[int]) -> None:
+    """Create the table of the version and copy all portions into it."""
     table = partition_name(list_version_id)
     connection.execute(
         sa.text(
-            # Its own columns, not `like lists`: that would lock `lists` against pruning for as long as `blocks` takes.
+            # Its own columns, not `like lists`: that would lock `lists` against pruning for as long as the copy takes.
             f"create table {table} (list_version_id bigint not null check (list_version_id = {list_version_id}),"
             " owner_key integer not null, item_keys integer[] not null, scores real[] not null,"
             " sources smallint[] not null)"
@@ -207,11 +219,8 @@ def _copy(connection: sa.Connection, list_version_id: int, checks: ListChecks, b
     )
     command = f"copy {table} ({', '.join(COLUMNS)}) from stdin (format binary, freeze)"
     with closing(connection.connection.cursor()) as cursor:
-        for block in blocks:
-            checks.add(block)
-            for start in range(0, len(block), _ROWS_PER_COPY):
-                data = encode(list_version_id, block.take(slice(start, start + _ROWS_PER_COPY)))
-                cursor.copy_expert(command, io.BytesIO(data), 1 << 20)
+        for size in sizes:
+            cursor.copy_expert(command, io.BytesIO(file.read(size)), 1 << 20)
 
 
 def _attach(connection: sa.Connection, list_version_id: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-KEYS: Final = 0x6B657973  # held by whoever gives new keys; the preparation holds it for minutes
+KEYS: Final = 0x6B657973  # held by whoever gives new keys, for the moment of the insert
 CATALOGUE: Final = 0x636174  # held by one writer of the API at a time, for milliseconds
 EXPOSURES: Final = 0x73686F776E  # shared by those who write what was shown, held alone by an erasure at its end
 

@@ -203,8 +203,23 @@ training_runs = sa.Table(
 
 # --- online: what clients post, and what the service reads of it
 
+# On which server the tables are. Numbers of transactions are a server's own: after a move (a restored dump, a logical
+# copy) the next epoch begins with the first event, or with `recsys migrate`. The functions of the first migration:
+# server_moved() says that one is due, adopt_server() begins it, log_number() is the number of an event.
+server_identity = sa.Table(
+    "server_identity",
+    metadata,
+    sa.Column("singleton", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("identity", sa.Text, nullable=False),  # this_server(): system identifier and timeline; 'unknown'
+    sa.Column("epoch", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("since", sa.DateTime(timezone=True), nullable=False, server_default=_now),
+    sa.CheckConstraint("singleton", name="singleton"),
+    sa.CheckConstraint("epoch >= 0 and epoch < 524288", name="epoch"),
+)
+
 # The log: rows are added and their content never changes. `position` grows as rows are inserted, not as they are
-# committed; readers follow (xid, position) up to the oldest transaction that still adds (recsys.online.postgres_log).
+# committed; readers follow (epoch_xid, position) up to the oldest transaction that still adds
+# (recsys.online.postgres_log).
 events = sa.Table(
     "events",
     metadata,
@@ -223,10 +238,12 @@ events = sa.Table(
     sa.Column(
         "digest", sa.LargeBinary, nullable=False
     ),  # SHA-256 of the payload: the same id with another is a conflict
-    sa.Column("xid", XID8, nullable=False, server_default=sa.text("pg_current_xact_id()")),  # that added the row
+    # epoch · 2^44 + number of the transaction that added the row
+    sa.Column("epoch_xid", sa.BigInteger, nullable=False, server_default=sa.text("log_number()")),
     sa.Column("kafka_partition", sa.Integer),  # where Kafka has it, if it is the log; null: not there yet
     sa.Column("kafka_offset", sa.BigInteger),
-    sa.Index("ix_events_xid_position", "xid", "position", unique=True),
+    sa.Index("ix_events_epoch_xid_position", "epoch_xid", "position", unique=True),
+    sa.Index("ix_events_received_at", "received_at"),
     sa.Index("ix_events_user_id_occurred_at", "user_id", "occurred_at"),
     sa.Index(
         "ix_events_session_id_occurred_at",

@@ -178,8 +178,8 @@ def _one_purchase(
 def _update_of(engine: sa.Engine, position: int) -> int | None:
     """The first update whose offset (transaction:position) is at or after a place in the log."""
     sql = """
-    select min(number) from model_updates join (select xid, position from events where position = :position) e
-        on (split_part("after", ':', 1)::xid8, split_part("after", ':', 2)::bigint) >= (e.xid, e.position)
+    select min(number) from model_updates join (select epoch_xid, position from events where position = :position) e
+        on (split_part("after", ':', 1)::bigint, split_part("after", ':', 2)::bigint) >= (e.epoch_xid, e.position)
     where "after" <> ''
     """
     with engine.connect() as connection:

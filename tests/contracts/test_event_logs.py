@@ -277,6 +277,25 @@ def test_end_is_the_offset_after_all(world: World) -> None:
     assert [event.event_id for event in world.drain(world.open(), end)[0]] == ["e003"]
 
 
+def test_an_instant_has_an_offset_before_all_that_came_since(world: World) -> None:
+    log = world.open()
+    world.run(log.append(events_of(*(sample(number, user=number) for number in range(8)))))
+    world.run(asyncio.sleep(0.05))
+    instant = dt.datetime.now(dt.UTC)
+    world.run(asyncio.sleep(0.05))
+    world.run(log.append(events_of(*(sample(number, user=number) for number in range(8, 20)))))
+    later = [f"e{number:03}" for number in range(8, 20)]
+    at = world.run(log.at(instant))
+    assert sorted(event.event_id for event in world.drain(world.open(), at)[0]) == later
+    assert world.drain(log, world.run(log.at(dt.datetime.now(dt.UTC) + dt.timedelta(days=1))))[0] == []
+    assert len(world.drain(log, world.run(log.at(NOW - dt.timedelta(days=1))))[0]) == 20
+    oldest = world.run(log.oldest())
+    assert len(world.drain(log, oldest)[0]) == 20
+    for one, other in ((at, oldest), (oldest, at), (START, at), (at, at), (at, START)):
+        found = world.drain(world.open(), log.later(one, other))[0]
+        assert sorted(event.event_id for event in found) == later
+
+
 def test_an_erased_user_is_read_by_nobody_and_not_taken_again(world: World) -> None:
     log = world.open()
     world.run(log.append(events_of(sample(1), sample(2, user=2))))

@@ -45,6 +45,7 @@ def declared(server: str) -> Iterator[sa.Engine]:
     try:
         with engine.begin() as connection:
             connection.execute(sa.schema.CreateSchema("raw"))
+            connection.execute(sa.text("create function log_number() returns bigint language sql return 0"))
             raw_tables.metadata.create_all(connection)
             tables.metadata.create_all(connection)
         yield engine

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from fast_api_service import erasure
 from fast_api_service.catalogue_store import CatalogueStore, Told
 from fast_api_service.writable import Writable
 from recsys.artifacts import ArtifactStore
-from recsys.errors import EmptyResultError, InputError
+from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.online.connections import Connections
 from recsys.online.event import parse
 from recsys.online.postgres_log import PostgresLog
@@ -311,10 +312,12 @@ def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: 
     users, items = keys_of(ctx, tables.users), keys_of(ctx, tables.items)
     assert (users["900"], items["77"]) == (5, 9)
     newest = dataset.table("events").to_pylist()[-2:]
-    assert [(row["user_key"], row["item_key"], row["event_type"], row["weight"], row["value"]) for row in newest] == [
-        (5, items["3"], "view", 1.0, 7.5),
-        (users["100"], 9, "transaction", 5.0, 7.5),
+    assert [(row["user_key"], row["item_key"], row["event_type"], row["value"]) for row in newest] == [
+        (5, items["3"], "view", 7.5),
+        (users["100"], 9, "transaction", 7.5),
     ]
+    by_price = newest[0]["weight"]  # of a view, which is 1 without
+    assert (by_price > 1, newest[1]["weight"]) == (True, pytest.approx(5 * by_price))
     told = dataset.interactions().parameters
     assert told is not None
     assert [told.texts[code] if code >= 0 else None for code in told.code[-3:].tolist()] == [
@@ -443,3 +446,102 @@ def test_rows_by_hand_with_ids_that_are_none_cost_themselves_at_night(ctx, load,
     assert sorted(result["n_left_out"].values()) == [1, 1]
     for table in (tables.items, tables.users, tables.categories):
         assert all(id_.isdigit() and len(id_) < 19 for id_ in keys_of(ctx, table))
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Have something done while the next data set is computed, which takes a second and a half then."""
+
+    def run(work) -> None:
+        def slowly(*args: object, **kwargs: object):
+            monkeypatch.setattr(prepare_dataset, "prepare", computed)
+            work()
+            time.sleep(1.5)
+            return computed(*args, **kwargs)
+
+        computed = prepare_dataset.prepare
+        monkeypatch.setattr(prepare_dataset, "prepare", slowly)
+
+    return run
+
+
+def test_no_transaction_is_open_and_no_keys_are_locked_while_a_data_set_is_computed(
+    ctx, load, post, meanwhile, tmp_path: Path
+) -> None:
+    """What others write is written at once, keys given meanwhile are kept, and who is erased meanwhile stays erased."""
+    load(write_shop(tmp_path / "shop"))
+    prepare_dataset.run(ctx=ctx)
+    load(write_shop(tmp_path / "shop", n_items=11, first_day=5, part=2))  # new items 8, 9, 10
+    post(*((f"p{user}", user, "9", "view", LATE_MS + 5 * DAY_MS) for user in ("900", "901", "902")))
+    with ctx.engine.begin() as connection:
+        name = connection.execute(sa.text("select current_database()")).scalar_one()
+        connection.execute(sa.text(f'alter database "{name}" set idle_in_transaction_session_timeout = 700'))
+    ctx.engine.dispose()
+    opened: list[object] = []
+
+    def others() -> None:
+        started = time.monotonic()
+        told = [Told("item", 10, {}), Told("item", 555, {}), Told("category", 77, {}), Told("user", 901, {})]
+        assert tell(ctx, *told, erase_user=902) == ["created"] * 4
+        tell(ctx, erase_user=102)
+        assert time.monotonic() - started < 3  # patience of the service, after which it is a 503
+        with ctx.engine.connect() as connection:
+            opened.extend(
+                connection.execute(
+                    sa.text(
+                        "select state, query from pg_stat_activity where datname = current_database()"
+                        " and state like 'idle in transaction%' and pid <> pg_backend_pid()"
+                    )
+                )
+            )
+
+    meanwhile(others)
+    dataset = ctx.dataset(prepare_dataset.run(ctx=ctx)["dataset"])[1]
+    assert opened == []
+    assert dataset.meta.n_rows["events"] == len(dataset.table("events"))
+    items, users = keys_of(ctx, tables.items), keys_of(ctx, tables.users)
+    assert (items["10"], items["555"], users["901"]) == (9, 10, 5)  # as they were given meanwhile
+    assert len({*items.values()}) == 12
+    assert set(users) == {"100", "101", None, "103", "900", "901"}
+    for name, id_, key, given in (("items", "item_id", "item_key", items), ("users", "user_id", "user_key", users)):
+        rows = dataset.table(name).to_pylist()
+        assert {row[id_]: row[key] for row in rows} == {row[id_]: given[row[id_]] for row in rows}
+    assert set(dataset.table("users")["user_id"].to_pylist()) == {"100", "101", "103", "900", "901"}
+    user_by_key = {key: id_ for id_, key in users.items()}
+    item_by_key = {key: id_ for id_, key in items.items()}
+    events = dataset.table("events").to_pylist()
+    assert {user_by_key[row["user_key"]] for row in events} == {"100", "101", "103", "900", "901"}
+    assert sorted(item_by_key[row["item_key"]] for row in events if user_by_key[row["user_key"]] in {"900", "901"}) == [
+        "9",
+        "9",
+    ]
+    stored = {row["item_id"]: row["item_key"] for row in dataset.table("items").to_pylist()}
+    titles = {row["item_key"] for row in dataset.table("item_properties").to_pylist()}
+    assert titles <= {*stored.values()}
+    again = prepare_dataset.run(ctx=ctx)  # the erased ones are known to it from the start
+    assert again["n_rows"]["users"] == 5
+
+
+def test_who_is_erased_while_a_data_set_is_published_is_not_in_it(ctx, load, tmp_path: Path, monkeypatch) -> None:
+    load(write_shop(tmp_path / "shop"))
+    publish, erased = ctx.store._publish, iter([102, 101])
+
+    def and_erase(*arguments: object) -> None:
+        publish(*arguments)
+        if (user := next(erased, None)) is not None:
+            tell(ctx, erase_user=user)
+
+    monkeypatch.setattr(ctx.store, "_publish", and_erase)
+    result = prepare_dataset.run(ctx=ctx)
+    assert ctx.dataset(result["dataset"])[1].table("users")["user_id"].to_pylist() == ["100", "103"]
+    assert result["n_rows"] == {"categories": 3, "events": 16, "item_properties": 24, "items": 8, "users": 2}
+
+
+def test_a_shop_that_is_replaced_meanwhile_keeps_its_own_keys(ctx, load, meanwhile, tmp_path: Path) -> None:
+    load(write_shop(tmp_path / "shop"))
+    other = write_shop(tmp_path / "other", n_items=3)
+    meanwhile(lambda: load(other, replace=True))
+    with pytest.raises(RecsysError, match="emptied meanwhile"):
+        prepare_dataset.run(ctx=ctx)
+    assert keys_of(ctx, tables.items) == {}
+    assert prepare_dataset.run(ctx=ctx)["n_rows"]["items"] == 3

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
 
-from recsys.errors import EmptyResultError, FencedError, NotFoundError, PublicationError
+from recsys.errors import EmptyResultError, FencedError, NotFoundError, PublicationError, RecsysError
 from recsys.storage import lists as list_store
 from recsys.storage import publications
 from recsys.storage.pruning import erase, prune
@@ -63,6 +64,39 @@ def test_a_writer_that_fails_leaves_nothing_and_can_come_again(shop: sa.Engine) 
         assert list_store.find(shop, "personal", "edition-1") is None
         assert partitions(shop) == set()
     assert world.write(shop, "personal", 1).n_rows == 200
+
+
+def test_no_transaction_is_open_while_lists_are_computed(shop: sa.Engine) -> None:
+    """A long one keeps dead rows of all tables, and many servers end it."""
+    name = shop.url.database
+    execute(shop, f'alter database "{name}" set idle_in_transaction_session_timeout = 300')
+    shop.dispose()
+    states: list[str] = []
+
+    def slowly() -> object:
+        for block in world.make(1):
+            yield block
+            time.sleep(0.5)
+            with shop.connect() as connection:
+                others = "where datname = current_database() and pid <> pg_backend_pid() and xact_start is not null"
+                states.extend(connection.scalars(sa.text(f"select state from pg_stat_activity {others}")))
+            assert list_store.find(shop, "personal", "edition-1") is None
+
+    about = {"dataset": "d", "made_by": "t", "sources": ["als"]}
+    assert list_store.write(shop, "personal", "edition-1", slowly, **about).n_rows == 200
+    assert [state for state in states if state != "active"] == []  # autovacuum may be at work
+
+
+def test_lists_of_a_shop_that_is_replaced_meanwhile_do_not_come_into_the_next(shop: sa.Engine) -> None:
+    def replaced() -> object:
+        yield from world.make(1)
+        with shop.begin() as connection:
+            erase(connection)
+
+    with pytest.raises(RecsysError, match="emptied"):
+        list_store.write(shop, "personal", "edition-1", replaced, dataset="d", made_by="t", sources=["als"])
+    assert list_store.find(shop, "personal", "edition-1") is None
+    assert partitions(shop) == set()
 
 
 def test_nothing_is_published_at_first(shop: sa.Engine) -> None:

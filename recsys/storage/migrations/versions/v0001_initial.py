@@ -214,6 +214,75 @@ STATEMENTS = (
     )
     """,
     "INSERT INTO publication_pointer (fence) VALUES (0)",
+    # ---- on which server the tables are; see research/decisions/0010
+    """
+    CREATE TABLE server_identity (
+        singleton BOOLEAN DEFAULT true NOT NULL,
+        identity TEXT NOT NULL,
+        epoch BIGINT DEFAULT 0 NOT NULL,
+        since TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT pk_server_identity PRIMARY KEY (singleton),
+        CONSTRAINT ck_server_identity_singleton CHECK (singleton),
+        CONSTRAINT ck_server_identity_epoch CHECK (epoch >= 0 and epoch < 524288)
+    )
+    """,
+    """
+    CREATE FUNCTION this_server() RETURNS text LANGUAGE plpgsql STABLE AS $$
+    BEGIN
+        RETURN (
+            SELECT concat(s.system_identifier, ':', c.timeline_id)
+            FROM pg_control_system() s CROSS JOIN pg_control_checkpoint() c
+        );
+    EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported THEN
+        RETURN 'unknown';
+    END $$
+    """,
+    "INSERT INTO server_identity (identity) VALUES (this_server())",
+    # whether the newest event has a number that this server is yet to give tells it, too
+    """
+    CREATE FUNCTION server_moved() RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+    BEGIN
+        RETURN (
+            SELECT i.identity <> this_server() OR coalesce((
+                SELECT e.epoch_xid FROM events e ORDER BY e.epoch_xid DESC, e.position DESC LIMIT 1
+            ) >= (i.epoch << 44) + greatest(
+                pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+                coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0) + 1
+            ), false)
+            FROM server_identity i
+        );
+    END $$
+    """,
+    # waits until nobody appends: no event of the former epoch may come after one of the next
+    """
+    CREATE FUNCTION adopt_server() RETURNS boolean LANGUAGE plpgsql AS $$
+    DECLARE
+        newest bigint;
+    BEGIN
+        LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE;
+        UPDATE server_identity SET identity = this_server(), epoch = epoch + 1, since = clock_timestamp()
+        WHERE server_moved();
+        IF NOT FOUND THEN
+            RETURN false;
+        END IF;
+        SELECT max(e.position) INTO newest FROM (
+            SELECT position FROM events ORDER BY epoch_xid DESC, position DESC LIMIT 100000
+        ) e;
+        IF newest >= nextval(pg_get_serial_sequence('events', 'position')) THEN
+            PERFORM setval(pg_get_serial_sequence('events', 'position'), newest);
+        END IF;
+        RETURN true;
+    END $$
+    """,
+    """
+    CREATE FUNCTION log_number() RETURNS bigint LANGUAGE plpgsql AS $$
+    BEGIN
+        IF server_moved() THEN
+            PERFORM adopt_server();
+        END IF;
+        RETURN (SELECT epoch << 44 FROM server_identity) + pg_current_xact_id()::text::bigint;
+    END $$
+    """,
     # ---- what the service keeps
     """
     CREATE TABLE events (
@@ -230,7 +299,7 @@ STATEMENTS = (
         features JSONB DEFAULT '{}'::jsonb NOT NULL,
         version TEXT,
         digest BYTEA NOT NULL,
-        xid XID8 DEFAULT pg_current_xact_id() NOT NULL,
+        epoch_xid BIGINT DEFAULT log_number() NOT NULL,
         kafka_partition INTEGER,
         kafka_offset BIGINT,
         CONSTRAINT pk_events PRIMARY KEY (event_id),
@@ -239,7 +308,8 @@ STATEMENTS = (
     """,
     "CREATE INDEX ix_events_user_id_occurred_at ON events (user_id, occurred_at)",
     "CREATE INDEX ix_events_session_id_occurred_at ON events (session_id, occurred_at) WHERE session_id IS NOT NULL",
-    "CREATE UNIQUE INDEX ix_events_xid_position ON events (xid, position)",
+    "CREATE UNIQUE INDEX ix_events_epoch_xid_position ON events (epoch_xid, position)",
+    "CREATE INDEX ix_events_received_at ON events (received_at)",
     """
     CREATE TABLE event_quarantine (
         quarantine_id BIGINT GENERATED ALWAYS AS IDENTITY,

@@ -1,0 +1,55 @@
+"""A data set once more, with other keys or without some users: what others did while it was being prepared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys import columns as col
+from recsys.data.dataset import SCHEMAS, Dataset, write_dataset
+
+Moves = Mapping[str, Mapping[int, int]]  # "items", "users", "categories" → key → the key that it becomes
+
+_ENTITY_BY_COLUMN = {
+    col.USER_KEY: "users",
+    col.ITEM_KEY: "items",
+    col.CATEGORY_KEY: "categories",
+    col.PARENT_CATEGORY_KEY: "categories",
+}
+
+
+def rewrite(dataset: Dataset, folder: Path, moves: Moves, gone: Set[str]) -> Dataset:
+    """Write `dataset` with moved keys, and without the users whose SHA-256 (hexadecimal) is in `gone`, into a folder:
+    its own, or an empty one."""
+    tables = {name: dataset.table(name) for name in SCHEMAS}
+    if gone:
+        ids = tables["users"][col.USER_ID].to_pylist()
+        stays = pa.array([hashlib.sha256(id_.encode()).hexdigest() not in gone for id_ in ids], pa.bool_())
+        tables["users"] = tables["users"].filter(stays)
+        left = tables["users"][col.USER_KEY]
+        tables["events"] = tables["events"].filter(pc.is_in(tables["events"][col.USER_KEY], value_set=left))
+    return write_dataset(folder, dataset.meta, {name: moved(table, moves) for name, table in tables.items()})
+
+
+def moved(table: pa.Table, moves: Moves) -> pa.Table:
+    """The table with its keys as they have become."""
+    for column, entity in _ENTITY_BY_COLUMN.items():
+        if moves.get(entity) and column in table.column_names:
+            place = table.column_names.index(column)
+            table = table.set_column(place, table.schema.field(column), _moved(table[column], moves[entity]))
+    return table
+
+
+def _moved(column: pa.ChunkedArray, moves: Mapping[int, int]) -> pa.Array:
+    asked = np.array(sorted(moves), dtype=np.int32)
+    given = np.array([moves[key] for key in asked.tolist()], dtype=np.int32)
+    keys = column.combine_chunks()
+    values = keys.fill_null(-1).to_numpy(zero_copy_only=False)
+    place = np.minimum(np.searchsorted(asked, values), len(asked) - 1)
+    result = np.where(asked[place] == values, given[place], values)
+    return pa.array(result, pa.int32(), mask=np.asarray(keys.is_null()))
