@@ -21,7 +21,7 @@ from recsys import log
 from recsys import settings as settings_module
 from recsys.artifacts import sha256_of
 from recsys.data.sources import open_source
-from recsys.data.sources.base import EVENTS, Chunk, Part, Rejected, Source
+from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Rejected, Source
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.storage import raw_imports
 from recsys.storage.engine import engine as open_engine
@@ -105,6 +105,7 @@ class _Loading:
         self.replace = replace
         self.complete_until = complete_until
         self.emptied: dict[tuple[str, str], Counter[str]] = {}  # (stream, file) → reason → cells left empty
+        self.lines: Counter[str] = Counter()  # of the files read by this run, by what became of them
 
     def run(self, engine: sa.Engine) -> dict[str, Any]:
         with engine.connect() as connection:
@@ -164,8 +165,10 @@ class _Loading:
         task = bar.add_task(f"{part.stream} {part.name}", total=None, rows=f"{progress.n_loaded:,}")
         resume_at, read_to = progress.position, 0
         emptied = self.emptied[part.stream, part.name] = Counter()
+        count = LineCount()
         with _Quarantine(self._quarantine_file(progress), part.name) as quarantine:
             for chunk in part.read():
+                count.add(part, chunk)
                 quarantine.write(chunk.rejected)
                 emptied.update(chunk.emptied)
                 starts_at, read_to = read_to, chunk.end
@@ -185,7 +188,8 @@ class _Loading:
                 bar.update(task, rows=f"{progress.n_loaded:,}")
         with connection.begin():
             raw_imports.mark_file_complete(connection, progress)
-        logger.info("%s", _told(progress, self._quarantine_file(progress), emptied))
+        self.lines.update(count.by_fate())
+        logger.info("%s%s", _told(progress, self._quarantine_file(progress), emptied), _lines_told(count))
 
     def _quarantine_file(self, progress: FileProgress) -> Path:
         folder = self.quarantine / f"{self.source.name}-{progress.import_id}"
@@ -214,6 +218,7 @@ class _Loading:
             "n_rejected": sum(file.n_rejected for file in files),
             "left_out": dict(left_out),
             "emptied": dict(sum(self.emptied.values(), Counter())),
+            "lines": {"read": self.lines.total(), **self.lines},
             "quarantine": [str(self._quarantine_file(file)) for file in refused],
             "notes": self.source.notes,
         }
@@ -288,6 +293,13 @@ def _told(progress: FileProgress, quarantine: Path, emptied: Mapping[str, int]) 
     if progress.n_rejected:
         text += f"; {progress.n_rejected:,} bad rows are in {quarantine}"
     return text
+
+
+def _lines_told(count: LineCount) -> str:
+    if not count.lines.total:
+        return ""
+    fates = ", ".join(f"{n:,} {fate}" for fate, n in count.by_fate().items() if n)
+    return f"; {count.lines.total:,} lines = {fates}"
 
 
 def _shown(options: Mapping[str, str]) -> str:

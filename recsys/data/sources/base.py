@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from recsys.errors import InputError
+from recsys.data.sources.opening import is_about
+from recsys.errors import InputError, RecsysError
 from recsys.ids import IdType
 
 EVENTS: Final = "events"
@@ -68,12 +70,30 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that cannot be used. `line` counts the file's records from 1, a header included; so it is the line
-    number unless the file holds blank lines or line breaks inside values."""
+    """A row that cannot be used. `line` is the line of the file where it begins, counted from 1 with the header and
+    blank lines; of Parquet the number of the row."""
 
     line: int
     reason: str
     text: str
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What became of the physical lines of a piece of a file that are not each a record; of Parquet: of its rows."""
+
+    total: int  # of the piece, counted by their ends
+    blank: int = 0
+    header: int = 0  # the header, and Excel's first line `sep=;`
+    continued: int = 0  # the second and further lines of records with line ends inside quotes
+
+    def __add__(self, other: Lines) -> Lines:
+        return Lines(
+            self.total + other.total,
+            self.blank + other.blank,
+            self.header + other.header,
+            self.continued + other.continued,
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,44 @@ class Chunk:
     rejected: list[Rejected] = field(default_factory=list)
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason → rows left out on purpose
     emptied: Mapping[str, int] = field(default_factory=dict)  # reason → cells left empty; their rows are loaded
+    lines: Lines | None = None  # None: the rows were derived in memory, not line by line
+    n_records: int | None = None  # records of the file that `rows` come from; None: each row is one
+
+
+@dataclass
+class LineCount:
+    """Adds up where the lines of a part went: every one must be accounted for."""
+
+    lines: Lines = Lines(0)
+    loaded: int = 0
+    rejected: int = 0
+    left_out: int = 0
+
+    def add(self, part: Part, chunk: Chunk) -> None:
+        """RecsysError when the lines of a chunk are not those of its rows and all that was left away."""
+        if chunk.lines is None:
+            return
+        self.lines += chunk.lines
+        self.loaded += chunk.rows.num_rows if chunk.n_records is None else chunk.n_records
+        self.rejected += len(chunk.rejected)
+        self.left_out += sum(chunk.left_out.values())
+        lost = self.lines.total - sum(self.by_fate().values())
+        if lost:
+            raise RecsysError(
+                f"{part.path}: {lost} of {self.lines.total} lines are not accounted for ({self.by_fate()}); "
+                "this is a fault of the reader: nothing more is loaded"
+            )
+
+    def by_fate(self) -> dict[str, int]:
+        """Number of lines by what became of them; their sum is all lines of the file."""
+        return {
+            "loaded": self.loaded,
+            "rejected": self.rejected,
+            "left out": self.left_out,
+            "blank": self.lines.blank,
+            "header": self.lines.header,
+            "continued": self.lines.continued,
+        }
 
 
 @dataclass(frozen=True)
@@ -154,9 +212,44 @@ def properties_chunks(stream: str, per_property: Iterable[tuple[object, object, 
     yield from chunks_of(stream, {name: table[name].combine_chunks() for name in table.column_names})
 
 
+_PACKINGS = ("", ".gz", ".bz2", ".zst", ".zip")
+# What CSV and Parquet files are called, and what any file of data may be called; in any case.
+CSV_SUFFIXES: Final = (*(kind + packing for kind in (".csv", ".tsv") for packing in _PACKINGS), ".parquet", ".pq")
+DATA_SUFFIXES: Final = (
+    *CSV_SUFFIXES,
+    *(
+        kind + packing
+        for kind in (".txt", ".dat", ".data", ".psv", ".jsonl", ".ndjson", ".json")
+        for packing in _PACKINGS
+    ),
+    ".zip",
+    ".gz",
+)
+
+
 def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
-    """Files of `folder` that match `stem` (a glob) and end in one of `suffixes`, by name."""
-    return sorted({path for suffix in suffixes for path in folder.glob(stem + suffix) if path.is_file()})
+    """Files in and below `folder` whose name, or that of a folder between, matches `stem` (a glob) and that end in one
+    of `suffixes`, by name.
+
+    Hidden files, what Spark and others write beside the data (`_SUCCESS`, `_temporary`) and READMEs are none.
+    """
+    found = []
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if (
+            path.name.lower().endswith(tuple(suffixes))
+            and not any(part.startswith((".", "_")) for part in parts)
+            and any(fnmatch(part, stem) for part in parts)
+            and not is_about(path.name)
+            and path.is_file()
+        ):
+            found.append(path)
+    return sorted(found)
+
+
+def name_in(root: Path, path: Path) -> str:
+    """A file as people know it: its path relative to the folder that is imported, or its name."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else path.name
 
 
 def check_options(source: str, options: Mapping[str, str], known: Sequence[str]) -> None:

@@ -231,7 +231,7 @@ class Checked:
         rejected = [*self.block.rejected, *self._rejected()]
         rejected.sort(key=lambda row: row.line)
         batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
-        return Chunk(batch, self.block.end, rejected, dict(self.left_out), self.emptied)
+        return Chunk(batch, self.block.end, rejected, dict(self.left_out), self.emptied, lines=self.block.lines_read)
 
     @property
     def emptied(self) -> dict[str, int]:

@@ -40,7 +40,7 @@ GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
-_DAT = CsvFormat(":", ("user", "-", "item", "--", "rating", "---", "timestamp"), quoting=False)  # `::` is two colons
+_DAT = CsvFormat("::", ("user", "item", "rating", "timestamp"), quoting=False)
 _TABS = CsvFormat("\t", ("user", "item", "rating", "timestamp"), quoting=False)
 _HEADED = {"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp"}
 _PARQUET = {"user": "UserID", "item": "MovieID", "rating": "Rating", "timestamp": "Timestamp"}

@@ -10,7 +10,7 @@ whole and takes nothing else with it: the purchase that it cancels stays, as a s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.sources.base import (
+    CSV_SUFFIXES,
     EVENTS,
     ITEM_PROPERTIES,
     USER_PROPERTIES,
@@ -26,11 +27,12 @@ from recsys.data.sources.base import (
     Part,
     check_options,
     find_files,
+    name_in,
     properties_chunks,
 )
 from recsys.data.sources.checking import Checked
 from recsys.data.sources.numbers import Decimal, plain_numbers
-from recsys.data.sources.reading import CsvFormat, columns_of, read_blocks
+from recsys.data.sources.reading import CsvFormat, columns_of, filled_files, no_rows, read_blocks
 from recsys.data.sources.survey import Decimals, Survey, Times
 from recsys.data.sources.times import MONTH_FIRST, TimeFormat
 from recsys.errors import InputError
@@ -48,7 +50,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 # Postage, manual entries, carriage, discounts, samples, fees, commission, bad debt, tests and gift vouchers.
 NO_PRODUCT = r"(?i)^(POST|DOT|M|C2|C3|D|S|B|BANK CHARGES|AMAZONFEE|CRUK|ADJUST2?|GIFT|TEST[0-9]*|gift_.*)$"
-_CSV = CsvFormat(quoting=True, latin1=True)
+_CSV = CsvFormat(quoting=True)
 
 
 class OnlineRetail:
@@ -59,7 +61,7 @@ class OnlineRetail:
 
     def __init__(self, path: Path, options: Mapping[str, str]) -> None:
         check_options(self.name, options, self.option_names)
-        self._files = find_files(path, "*", (".parquet", ".csv", ".csv.gz")) if path.is_dir() else [path]
+        self._files = find_files(path, "*", CSV_SUFFIXES) if path.is_dir() else [path]
         if not self._files:
             raise InputError(f"{path}: no .parquet or .csv file of invoice lines in this folder")
         self.declaration = Declaration(
@@ -71,23 +73,27 @@ class OnlineRetail:
             bought_event_types=("transaction",),
         )
         self.notes = ["a cancelled invoice is left out; the purchase that it cancels stays"]
+        self._root = path
+        self._filled = filled_files(self._files, _CSV, self.notes)
 
     def parts(self) -> list[Part]:
         """Events; titles and prices as they change; customers' countries."""
-        columns = [_columns_of(path) for path in self._files]
+        columns = [_columns_of(path) for path in self._filled]
         times, prices = Times(None), Decimals()
         survey = Survey(times, decimals={"price": prices})
-        for path, where in zip(self._files, columns, strict=True):
+        for path, where in zip(self._filled, columns, strict=True):
             survey.look_over(path, {**where, "timestamp": where["at"]}, _CSV, ())
         written = times.format(columns[0]["at"], otherwise=MONTH_FIRST)  # as the set's first edition has it
         if times.n:
             self.notes.append(times.note(written))
-        both = zip(self._files, columns, strict=True)
-        files = [_InvoiceLines(path, where, written, prices.sign) for path, where in both]
+        both = zip(self._filled, columns, strict=True)
+        files = [(name_in(self._root, path), _InvoiceLines(path, where, written, prices.sign)) for path, where in both]
+        empty = [path for path in self._files if path not in self._filled]
         return [
-            *(Part(EVENTS, file.path, file.path.name, file.events) for file in files),
-            *(Part(ITEM_PROPERTIES, file.path, file.path.name, file.item_properties) for file in files),
-            *(Part(USER_PROPERTIES, file.path, file.path.name, file.user_properties) for file in files),
+            *(Part(EVENTS, file.path, name, file.events) for name, file in files),
+            *(Part(EVENTS, path, name_in(self._root, path), partial(no_rows, EVENTS, path, _CSV)) for path in empty),
+            *(Part(ITEM_PROPERTIES, file.path, name, file.item_properties) for name, file in files),
+            *(Part(USER_PROPERTIES, file.path, name, file.user_properties) for name, file in files),
         ]
 
 

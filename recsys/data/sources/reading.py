@@ -1,297 +1,198 @@
-"""Records out of CSV and Parquet files, in blocks that are the same at each reading."""
+"""Records out of any file that is supported, in blocks that are the same at each reading.
+
+`opening` unpacks, `texts` decodes, `formats` tells how a text is written, `splitting` says what a record is, `parquet`
+reads the other kind. Here they are put together.
+"""
 
 from __future__ import annotations
 
-import codecs
-import csv as csv_module
-import gzip
-import zlib
-from bisect import bisect_left
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
 
-from recsys.data.sources.base import Rejected
-from recsys.errors import InputError
+from recsys.data.sources import parquet
+from recsys.data.sources.base import STREAMS, Chunk, Lines, Rejected
+from recsys.data.sources.formats import MAX_COLUMNS, CsvFormat, TextForm, forms_of, missing_columns
+from recsys.data.sources.opening import READ_ERRORS, is_parquet, members
+from recsys.data.sources.splitting import MAX_TEXT, Split, Splitter
+from recsys.data.sources.texts import MAX_LINE_BYTES, Piece, pieces
+from recsys.errors import InputError, RecsysError
 
-BLOCK_BYTES = 16 << 20  # of a CSV file, per chunk
+__all__ = [
+    "TOLD",
+    "Block",
+    "CsvFormat",
+    "columns_of",
+    "decoded",
+    "filled_files",
+    "is_parquet",
+    "no_rows",
+    "parquet_types",
+    "read_blocks",
+    "read_lines",
+    "shown_formats",
+]
+
+BLOCK_BYTES = 16 << 20  # of a text, per chunk
 BLOCK_ROWS = 250_000  # of a Parquet file, per chunk
-_CONTROLS = bytes(range(8))
-MAX_TEXT = 10_000  # characters of a rejected row that are kept
-MAX_WRONG_FIRST = 100_000  # rows of a wrong number of columns before the first good one
+PARQUET_BLOCK_BYTES = 64 << 20
+_JSON_GROWS = 4  # times that objects take more memory than their lines
+TOLD = CsvFormat()  # all is told from the file
+MAX_WRONG_FIRST = 100_000  # lines that are no record before the first good one
 
 
 @dataclass(frozen=True)
 class Block:
-    """Successive records of a file, without those of a wrong number of columns, which are in `rejected`."""
+    """Successive records of a file, without the lines that are no record, which are in `rejected`."""
 
-    cells: dict[str, pa.Array]  # by column name: text for CSV, the file's types for Parquet
-    lines: NDArray[np.int64]  # record number of each row
+    cells: dict[str, pa.Array]  # by column name: bytes for texts, for Parquet as `parquet.batches` says
+    # Of each row, the line where it begins (counted through all files of a zip archive); of Parquet the row's number.
+    lines: NDArray[np.int64]
     end: int  # records of the file up to here
     rejected: list[Rejected]
+    lines_read: Lines | None = None  # None: made in memory, not read line by line
+
+    @property
+    def n_records(self) -> int:
+        """Rows and rejected ones."""
+        return len(self.lines) + len(self.rejected)
 
 
-@dataclass(frozen=True)
-class CsvFormat:
-    """How a delimited file is written. `names`: its columns when it has no header."""
-
-    delimiter: str = ","
-    names: tuple[str, ...] | None = None
-    quoting: bool | None = None  # None: as the header is written
-    latin1: bool = False  # cells that are not UTF-8 are ISO-8859-1; otherwise their rows are rejected
-
-
-def is_parquet(path: Path) -> bool:
-    return path.suffix in {".parquet", ".pq"}
-
-
-def columns_of(path: Path, csv: CsvFormat = CsvFormat()) -> list[str]:
+def columns_of(path: Path, csv: CsvFormat = TOLD) -> list[str]:
     """Column names of a file; InputError when it is missing, empty or cannot be read."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     if is_parquet(path):
-        try:
-            return list(pa.parquet.read_schema(path).names)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path}: not a Parquet file ({error})") from error
-    names = list(csv.names) if csv.names else _header(path, csv)
-    if len(set(names)) < len(names):
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        raise InputError(f"{path}: column {twice[0]!r} occurs more than once in the header")
-    return names
+        return list(parquet.schema_of(path).names)
+    forms = [form for form in forms_of(path, csv) if form.columns]
+    if not forms:
+        raise InputError(f"{path}: the file is empty: it holds no line but blank ones")
+    if len(forms) == 1 and not forms[0].is_json:
+        return list(forms[0].columns)
+    return list(dict.fromkeys(name for form in forms for name in (_keys(form, None) if form.is_json else form.columns)))
 
 
-def require_columns(path: Path, needed: Sequence[str], csv: CsvFormat = CsvFormat()) -> list[str]:
-    """Column names of a file; InputError naming those of `needed` that it lacks."""
-    found = columns_of(path, csv)
-    missing = [name for name in needed if name not in found]
+def require_columns(path: Path, needed: Sequence[str], csv: CsvFormat = TOLD) -> list[str]:
+    """Column names of a file; InputError naming those of `needed` that it lacks or has twice."""
+    if not path.is_file() or path.stat().st_size == 0 or is_parquet(path):
+        found = columns_of(path, csv)
+        _check(str(path), needed, found, None)
+        return found
+    forms = [form for form in forms_of(path, csv) if form.columns]
+    if not forms:
+        return columns_of(path, csv)
+    for form in forms:
+        _check(form.member.shown, needed, _keys(form, set(needed)) if form.is_json else form.columns, form)
+    return list(dict.fromkeys(name for form in forms for name in form.columns)) if needed else columns_of(path, csv)
+
+
+def _check(shown: str, needed: Sequence[str], found: Sequence[str], form: TextForm | None) -> None:
+    missing = [name for name in dict.fromkeys(needed) if name not in found]
     if missing:
-        raise InputError(
-            f"{path}: column {', '.join(map(repr, missing))} is missing; the file has {', '.join(map(repr, found))}"
-        )
-    return found
+        raise missing_columns(shown, missing, found, form)
+    twice = [name for name, count in Counter(found).items() if count > 1 and name in needed]
+    if twice:
+        raise InputError(f"{shown}: column {twice[0]!r} occurs more than once in the header")
+
+
+def filled_files(files: Sequence[Path], csv: CsvFormat, notes: list[str], *, needed: bool = True) -> list[Path]:
+    """The files that hold rows; the others are told in `notes`. InputError where none does although one is `needed`."""
+    filled = [path for path in files if _has_rows(path, csv)]
+    if needed and not filled:
+        if all(_is_empty(path, csv) for path in files):
+            raise InputError(f"{files[0]}: the file is empty")
+        raise InputError(f"{files[0]}: the file holds no rows")
+    empty = [path for path in files if path not in filled]
+    if empty:
+        names = ", ".join(path.name for path in empty[:5]) + (" and others" if len(empty) > 5 else "")
+        notes.append(f"{len(empty)} of {len(files)} files hold no rows: {names}")
+    return filled
+
+
+def _has_rows(path: Path, csv: CsvFormat) -> bool:
+    if path.is_file() and path.stat().st_size == 0:
+        return False
+    return parquet.n_rows(path) > 0 if is_parquet(path) else any(form.has_rows for form in forms_of(path, csv))
+
+
+def _is_empty(path: Path, csv: CsvFormat) -> bool:
+    if path.stat().st_size == 0:
+        return True
+    return not is_parquet(path) and not any(form.columns for form in forms_of(path, csv))
 
 
 def read_blocks(
     path: Path,
     needed: Sequence[str],
     optional: Sequence[str] = (),
-    csv: CsvFormat = CsvFormat(),
+    csv: CsvFormat = TOLD,
 ) -> Iterator[Block]:
-    """Blocks of the columns `needed` and those of `optional` that the file has; the format is told by its name.
+    """Blocks of the columns `needed` and those of `optional` that the file has; at least one, which may be empty.
 
-    Raises InputError for a missing column, an empty file, or one that is not what its name says.
+    The format is told by the content. Raises InputError for a missing column, and for a file that is damaged or that is
+    no format that can be read.
     """
-    found = require_columns(path, needed, csv)
-    wanted = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
-    blocks = _parquet_blocks(path, wanted) if is_parquet(path) else _csv_blocks(path, found, wanted, csv)
-    any_record = False
+    if path.is_file() and path.stat().st_size == 0:
+        blocks: Iterator[Block] = iter(())
+    elif is_parquet(path):
+        blocks = _parquet_blocks(path, needed, optional)
+    else:
+        blocks = _text_blocks(path, needed, optional, csv)
     try:
-        for block in blocks:
-            any_record = True
-            yield block
-    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read as {'Parquet' if is_parquet(path) else 'CSV'}: {error}") from error
-    if not any_record:
-        raise InputError(f"{path}: the file holds no rows")
+        yield from _with_records(blocks, [*needed, *optional])
+    except (*READ_ERRORS, pa.ArrowException) as error:
+        kind = "Parquet" if is_parquet(path) else "text"
+        raise InputError(f"{path}: cannot be read as {kind}: {error}") from error
+
+
+def parquet_types(path: Path) -> dict[str, pa.DataType]:
+    """The types of a Parquet file's columns."""
+    return {field.name: field.type for field in parquet.schema_of(path)}
+
+
+def shown_formats(files: Sequence[Path], csv: CsvFormat) -> list[str]:
+    """How texts are read where that was told from them and is not plain CSV: one sentence for each way."""
+    by_way: dict[str, list[str]] = {}
+    for path in files:
+        if not is_parquet(path):
+            for form in forms_of(path, csv):
+                if not form.is_plain:
+                    by_way.setdefault(form.described(), []).append(path.name)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: read as {way}; "
+        "--option delimiter=, header=, encoding=, quoting= say otherwise"
+        for way, names in by_way.items()
+    ]
 
 
 def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    """All lines of a small text file, packed (.gz) or not; bytes that are not of `encoding` are an InputError."""
+    """All lines of a small text file, packed or not; bytes that are not of `encoding` are an InputError."""
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode(encoding).splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        (member,) = members(path)
+        data = b"".join(piece.data for piece in pieces(member, encoding, BLOCK_BYTES))
+        return data.decode().split("\n")[:-1]
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from error
+    except READ_ERRORS as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from error
 
 
-def _header(path: Path, csv: CsvFormat) -> list[str]:
-    try:
-        with pa.input_stream(str(path), compression="detect") as file:
-            start = file.read(1 << 16)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    first = start.split(b"\n", 1)[0].strip(b"\r")
-    if not first.strip():
-        raise InputError(f"{path}: the file is empty, or its first line is")
-    try:
-        line = first.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file (its first line is not UTF-8)") from None
-    if "\0" in line:
-        raise InputError(f"{path}: not a text file (its first line holds NUL characters)")
-    return [name.strip() for name in next(iter(csv_module.reader([line], delimiter=csv.delimiter)))]
-
-
-def _csv_blocks(path: Path, found: list[str], wanted: list[str], csv: CsvFormat) -> Iterator[Block]:
-    is_utf8, nul_as = _looked_through(path)
-    as_latin1 = not is_utf8  # every byte is a character then, and cells are turned back into their bytes
-    wrong = _WrongRows(first_line=1 if csv.names else 2, as_latin1=as_latin1, nul_as=nul_as)
-    with pa.input_stream(str(path), compression="detect") as file:
-        input_ = pa.PythonFile(_WithoutNul(file, nul_as), mode="r") if nul_as else file
-        reader = _csv_reader(path, input_, found, wanted, csv, wrong, as_latin1)
-        n_good = 0
-        for batch in reader:
-            if not batch.num_rows:
-                continue
-            lines = wrong.lines_of_good(n_good, batch.num_rows)
-            n_good += batch.num_rows
-            rejected = wrong.take_before(n_good)
-            cells = {name: _cells(_with_nul(batch[name], nul_as), as_latin1, csv.latin1) for name in wanted}
-            yield Block(cells, lines, n_good + wrong.n_taken, rejected)
-        if rejected := wrong.take_before(None):
-            empty = {name: pa.array([], pa.binary()) for name in wanted}
-            yield Block(empty, np.empty(0, np.int64), n_good + wrong.n_taken, rejected)
-
-
-def _csv_reader(
-    path: Path, file: Any, found: list[str], wanted: list[str], csv: CsvFormat, wrong: _WrongRows, as_latin1: bool
-) -> Any:
-    quoting = csv.quoting if csv.quoting is not None else b'"' in _first_line(path)
-    return pa.csv.open_csv(
-        file,
-        read_options=pa.csv.ReadOptions(
-            use_threads=False,  # otherwise rejected rows have no number
-            block_size=BLOCK_BYTES,
-            column_names=found,
-            skip_rows=0 if csv.names else 1,
-            encoding="latin1" if as_latin1 else "utf8",
-        ),
-        parse_options=pa.csv.ParseOptions(
-            delimiter=csv.delimiter,
-            quote_char='"' if quoting else False,
-            newlines_in_values=quoting,
-            invalid_row_handler=wrong.add,
-        ),
-        convert_options=pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(wanted, pa.binary()),
-            include_columns=wanted,
-            strings_can_be_null=False,
-        ),
-    )
-
-
-class _WrongRows:
-    """Rows of a wrong number of columns. The reader reports them ahead of the blocks that they belong to."""
-
-    def __init__(self, first_line: int, as_latin1: bool, nul_as: bytes) -> None:
-        self._first_line = first_line
-        self._nul_as = nul_as.decode()
-        self._as_latin1 = as_latin1
-        self._waiting: list[Rejected] = []
-        self._good_before: list[int] = []  # of each, taken or not: good rows that stand before it in the file
-        self._any_good = False
-        self.n_taken = 0
-
-    def add(self, row: Any) -> str:
-        text = row.text.replace(self._nul_as, "\0") if self._nul_as else row.text
-        text = text.encode("latin-1").decode(errors="replace") if self._as_latin1 else text
-        reason = f"{row.actual_columns} columns where {row.expected_columns} are expected"
-        self._good_before.append(int(row.number) - self._first_line - len(self._good_before))
-        self._waiting.append(Rejected(int(row.number), reason, text[:MAX_TEXT]))
-        if not self._any_good and len(self._waiting) > MAX_WRONG_FIRST:
-            return "error"  # another format: the reader stops, and names this row
-        return "skip"
-
-    def lines_of_good(self, first: int, n: int) -> NDArray[np.int64]:
-        """Lines of the good rows `first` … `first + n - 1`, counted from 0."""
-        self._any_good = True
-        index = np.arange(first, first + n)
-        before = np.searchsorted(np.array(self._good_before, dtype=np.int64), index, side="right")
-        return index + self._first_line + before
-
-    def take_before(self, n_good: int | None) -> list[Rejected]:
-        """Those not yet taken that stand before the good row `n_good`, or before the end."""
-        n_all = len(self._good_before) if n_good is None else bisect_left(self._good_before, n_good)
-        taken = self._waiting[: n_all - self.n_taken]
-        self._waiting = self._waiting[n_all - self.n_taken :]
-        self.n_taken = n_all
-        return taken
-
-
-def _cells(cells: pa.Array, as_latin1: bool, accept_latin1: bool) -> pa.Array:
-    """Cells as text where all are UTF-8, else as the bytes of the file."""
-    if not as_latin1:
-        return cells
-    raw = [cell.decode().encode("latin-1") for cell in cells.to_pylist()]
-    if accept_latin1:
-        return pa.array([decoded(cell) or cell.decode("latin-1") for cell in raw], pa.string())
-    return pa.array(raw, pa.binary())
-
-
-def _looked_through(path: Path) -> tuple[bool, bytes]:
-    """Whether the file is UTF-8, and the byte to read in the place of NUL: one that it does not hold, b"" where it
-    holds no NUL. InputError where it holds all control characters."""
-    decoder, is_utf8, held = codecs.getincrementaldecoder("utf-8")(), True, set[int]()
-    with pa.input_stream(str(path), compression="detect") as file:
-        while piece := file.read(1 << 22):
-            held |= {byte for byte in _CONTROLS if byte in piece}
-            try:
-                decoder.decode(piece if is_utf8 else b"")
-            except UnicodeDecodeError:
-                is_utf8 = False
-        try:
-            decoder.decode(b"", final=is_utf8)
-        except UnicodeDecodeError:
-            is_utf8 = False
-    if 0 not in held:
-        return is_utf8, b""
-    free = next((byte for byte in _CONTROLS if byte not in held), None)
-    if free is None:
-        raise InputError(f"{path}: not a text file (it holds NUL and the control characters 1 to 7)")
-    return is_utf8, bytes([free])
-
-
-class _WithoutNul:
-    """A file to read from, with another byte in the place of NUL: the CSV reader passes over the end of a line that
-    follows a NUL closely."""
-
-    def __init__(self, file: Any, nul_as: bytes) -> None:
-        self._file, self._nul_as = file, nul_as
-        self.closed = False
-
-    def read(self, n: int = -1) -> bytes:
-        data: bytes = self._file.read(n)
-        return data.replace(b"\0", self._nul_as)
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _with_nul(cells: pa.Array, nul_as: bytes) -> pa.Array:
-    """The cells as they stand in the file."""
-    if not nul_as:
-        return cells
-    return pa.array([cell.replace(nul_as, b"\0") for cell in cells.to_pylist()], pa.binary())
-
-
-def _first_line(path: Path) -> bytes:
-    with pa.input_stream(str(path), compression="detect") as file:
-        return file.read(1 << 16).split(b"\n", 1)[0]
-
-
-def _parquet_blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
-    end = 0
-    with pa.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=wanted):
-            lines = np.arange(end + 1, end + 1 + batch.num_rows)
-            end += batch.num_rows
-            yield Block({name: batch[name] for name in wanted}, lines, end, [])
+def no_rows(stream: str, path: Path, csv: CsvFormat) -> Iterator[Chunk]:
+    """What is read of a file without rows, whatever its columns: nothing, but its lines are counted."""
+    for block in read_blocks(path, (), csv=csv):
+        rows = pa.RecordBatch.from_pylist([], STREAMS[stream])
+        yield Chunk(rows, block.end, block.rejected, lines=block.lines_read)
 
 
 def decoded(cell: bytes) -> str | None:
@@ -300,3 +201,195 @@ def decoded(cell: bytes) -> str | None:
         return cell.decode()
     except UnicodeDecodeError:
         return None
+
+
+def _with_records(blocks: Iterator[Block], wanted: Sequence[str]) -> Iterator[Block]:
+    """Blocks of which each holds a record; lines without one (blank, header) are counted with a neighbour."""
+    waiting: Block | None = None
+    for block in blocks:
+        if waiting is None:
+            waiting = block
+        elif not block.n_records or not waiting.n_records:
+            filled = block if block.n_records else waiting
+            both = (waiting.lines_read or Lines(0)) + (block.lines_read or Lines(0))
+            waiting = replace(filled, lines_read=both)
+        else:
+            yield waiting
+            waiting = block
+    yield waiting or Block(_no_cells(wanted), np.empty(0, np.int64), 0, [], Lines(0))
+
+
+def _no_cells(wanted: Sequence[str]) -> dict[str, pa.Array]:
+    return {name: pa.array([], pa.binary()) for name in wanted}
+
+
+def _parquet_blocks(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[Block]:
+    found = require_columns(path, needed)
+    further = [name for name in dict.fromkeys(optional) if found.count(name) == 1 and name not in needed]
+    end = 0
+    for batch in parquet.batches(path, list(dict.fromkeys(needed)), further, BLOCK_ROWS, PARQUET_BLOCK_BYTES):
+        lines = np.arange(end + 1, end + 1 + batch.num_rows)
+        end += batch.num_rows
+        yield Block({name: batch[name] for name in batch.schema.names}, lines, end, [], Lines(batch.num_rows))
+
+
+def _text_blocks(path: Path, needed: Sequence[str], optional: Sequence[str], csv: CsvFormat) -> Iterator[Block]:
+    forms = forms_of(path, csv)
+    end = n_before = n_good = n_rejected = 0
+    for form in forms:
+        if form.columns:
+            found = _keys(form, {*needed, *optional}) if form.is_json else form.columns
+            _check(form.member.shown, needed, found, form)
+        else:
+            found = ()
+        wanted = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
+        line = 0
+        for split, cells in _json_splits(form, wanted) if form.is_json else _csv_splits(form, wanted):
+            line += split.lines.total
+            end += len(split.first_lines) + len(split.rejected)
+            n_good, n_rejected = n_good + len(split.first_lines), n_rejected + len(split.rejected)
+            if not n_good and n_rejected > MAX_WRONG_FIRST:
+                row = split.rejected[0]
+                raise InputError(
+                    f"{form.member.shown}: not one of the first {n_rejected:,} lines is a record ({form.described()}); "
+                    f"line {row.line}: {row.reason} ({row.text[:200]})"
+                )
+            rejected = split.rejected
+            if len(forms) > 1:
+                rejected = [Rejected(n_before + row.line, row.reason, row.text) for row in rejected]
+            yield Block(cells, split.first_lines + n_before, end, rejected, split.lines)
+        n_before += line
+
+
+def _csv_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
+    n_before = form.n_blank + form.n_header
+    splitter = Splitter(max(len(form.columns), 1), form.delimiter, form.quoting, first_line=n_before + 1)
+    for split in _splits(form, splitter):
+        yield split, _parsed(form, splitter, split, wanted)
+
+
+def _splits(form: TextForm, splitter: Splitter) -> Iterator[Split]:
+    skip = form.n_blank + form.n_header
+    n_header = form.n_header
+    for piece in pieces(form.member, form.encoding, BLOCK_BYTES):
+        data = piece.data
+        if skip:
+            data, skipped = _without_lines(data, skip)
+            skip -= skipped
+            if not skip:
+                yield replace(_NOTHING, lines=Lines(form.n_blank + n_header, blank=form.n_blank, header=n_header))
+        if piece.is_too_long:
+            yield from splitter.split(b"", last=True)
+            yield splitter.reject(piece.data[: 4 * MAX_TEXT], f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+        elif data:
+            yield from splitter.split(data, last=False)
+    yield from splitter.split(b"", last=True)
+
+
+_NOTHING = Split(b"", np.empty(0, np.int64))
+
+
+def _without_lines(data: bytes, n: int) -> tuple[bytes, int]:
+    """Data without its first `n` lines, and how many it had of them."""
+    at = skipped = 0
+    while skipped < n and at < len(data):
+        at = data.index(b"\n", at) + 1
+        skipped += 1
+    return data[at:], skipped
+
+
+def _parsed(form: TextForm, splitter: Splitter, split: Split, wanted: Sequence[str]) -> dict[str, pa.Array]:
+    n = len(split.first_lines)
+    if not n:
+        return _no_cells(wanted)
+    places = {name: f"{form.columns.index(name)}" for name in wanted}
+    table = pa.csv.read_csv(
+        pa.BufferReader(split.data),
+        read_options=pa.csv.ReadOptions(
+            use_threads=False,
+            block_size=len(split.data) + 1,
+            column_names=[f"{place}" for place in range(len(form.columns))],
+        ),
+        parse_options=pa.csv.ParseOptions(
+            delimiter=splitter.delimiter,
+            quote_char='"' if form.quoting else False,
+            newlines_in_values=form.quoting,
+        ),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(places.values(), pa.binary()),
+            include_columns=list(dict.fromkeys(places.values())),
+            strings_can_be_null=False,
+        ),
+    )
+    if table.num_rows != n:
+        raise RecsysError(f"{form.member.shown}: {n} records were read as {table.num_rows}; a fault of the reader")
+    cells = {name: table[place].combine_chunks() for name, place in places.items()}
+    if splitter.delimiter != form.delimiter:
+        cells = {
+            name: pc.replace_substring(cell, pattern=splitter.delimiter, replacement=form.delimiter)
+            for name, cell in cells.items()
+        }
+    return cells
+
+
+def _json_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
+    number = 0
+    for piece in pieces(form.member, form.encoding, BLOCK_BYTES // _JSON_GROWS):
+        good: list[dict[str, Any]] = []
+        lines: list[int] = []
+        rejected: list[Rejected] = []
+        first = number
+        n_blank = 0
+        for text in _lines_of(piece):
+            number += 1
+            if not text.strip():
+                n_blank += 1
+                continue
+            record, reason = _object(text, piece)
+            if record is None:
+                rejected.append(Rejected(number, reason, text[: 4 * MAX_TEXT].decode(errors="replace")[:MAX_TEXT]))
+            else:
+                good.append(record)
+                lines.append(number)
+        cells = {name: pa.array([_cell(row.get(name)) for row in good], pa.binary()) for name in wanted}
+        yield Split(b"", np.array(lines, np.int64), rejected, Lines(number - first, blank=n_blank)), cells
+
+
+def _lines_of(piece: Piece) -> list[bytes]:
+    return [piece.data] if piece.is_too_long else piece.data.split(b"\n")[:-1]
+
+
+def _object(text: bytes, piece: Piece) -> tuple[dict[str, Any] | None, str]:
+    if piece.is_too_long:
+        return None, f"the line is longer than {MAX_LINE_BYTES:,} bytes"
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return None, f"no JSON: {error}"
+    if not isinstance(found, dict):
+        return None, "no JSON object"
+    return {name.strip(): value for name, value in found.items()}, ""
+
+
+def _cell(value: Any) -> bytes | None:
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _keys(form: TextForm, wanted: set[str] | None) -> tuple[str, ...]:
+    """Names that occur in a text of JSON lines, in their order; where `wanted` are given, until all were seen."""
+    keys = dict.fromkeys(name.strip() for name in form.columns)
+    if wanted is not None and wanted <= set(keys):
+        return tuple(keys)
+    for piece in pieces(form.member, form.encoding, BLOCK_BYTES // _JSON_GROWS):
+        for text in _lines_of(piece):
+            if text.strip():
+                record, _ = _object(text, piece)
+                keys.update(dict.fromkeys(record or ()))
+        if len(keys) > MAX_COLUMNS:
+            raise InputError(f"{form.member.shown}: more than {MAX_COLUMNS:,} different names in its objects")
+        if wanted is not None and wanted <= set(keys):
+            break
+    return tuple(keys)

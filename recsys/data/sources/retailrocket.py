@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from recsys.data.sources.base import (
     CATEGORY_TREE,
+    CSV_SUFFIXES,
     EVENTS,
     ITEM_PROPERTIES,
     Chunk,
@@ -23,14 +24,14 @@ from recsys.data.sources.base import (
     Part,
     check_options,
     find_files,
+    name_in,
 )
 from recsys.data.sources.checking import Checked
-from recsys.data.sources.reading import read_blocks, require_columns
+from recsys.data.sources.reading import TOLD, filled_files, no_rows, read_blocks, require_columns
 from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
 
 CATEGORY, AVAILABLE = "categoryid", "available"  # the two properties whose names are not hashed
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
 EVENT_TYPES = ("view", "addtocart", "transaction")
 
 
@@ -54,9 +55,9 @@ class RetailRocket:
         )
         self.notes: list[str] = []
         self._folder = path
-        self._events = find_files(path, "events*", SUFFIXES)
-        self._properties = find_files(path, "item_properties*", SUFFIXES)
-        self._tree = find_files(path, "category_tree*", SUFFIXES)
+        self._events = find_files(path, "events*", CSV_SUFFIXES)
+        self._properties = find_files(path, "item_properties*", CSV_SUFFIXES)
+        self._tree = find_files(path, "category_tree*", CSV_SUFFIXES)
         if not self._events:
             raise InputError(f"{path}: no events.csv (nor .csv.gz or .parquet); it is the one file that is needed")
         if not self._properties:
@@ -64,7 +65,10 @@ class RetailRocket:
         if not self._tree:
             self.notes.append("no category_tree file: categories have no parents")
         known = {*self._events, *self._properties, *self._tree}
-        others = [file.name for file in find_files(path, "*", SUFFIXES) if file not in known]
+        self._filled = filled_files(self._events, TOLD, self.notes)
+        for files in (self._properties, self._tree):
+            self._filled += filled_files(files, TOLD, self.notes, needed=False)
+        others = [name_in(path, file) for file in find_files(path, "*", CSV_SUFFIXES) if file not in known]
         if others:
             self.notes.append(f"not read, as their names are not RetailRocket's: {', '.join(others)}")
 
@@ -76,11 +80,21 @@ class RetailRocket:
             (self._tree, ("categoryid", "parentid")),
         ):
             for file in files:
-                require_columns(file, needed)
+                if file in self._filled:
+                    require_columns(file, needed)
         return [
-            *(Part(EVENTS, file, file.name, partial(_events, file)) for file in self._events),
-            *(Part(ITEM_PROPERTIES, file, file.name, partial(_properties, file)) for file in self._properties),
-            *(Part(CATEGORY_TREE, file, file.name, partial(_tree, file)) for file in self._tree),
+            Part(
+                stream,
+                file,
+                name_in(self._folder, file),
+                partial(read, file) if file in self._filled else partial(no_rows, stream, file, TOLD),
+            )
+            for stream, files, read in (
+                (EVENTS, self._events, _events),
+                (ITEM_PROPERTIES, self._properties, _properties),
+                (CATEGORY_TREE, self._tree, _tree),
+            )
+            for file in files
         ]
 
 

@@ -6,6 +6,7 @@ this file for every option.
 
 from __future__ import annotations
 
+import csv as csv_module
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,10 +15,10 @@ from typing import ClassVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 
 from recsys.data.sources.base import (
     CATEGORY_TREE,
+    DATA_SUFFIXES,
     EVENTS,
     ITEM_PROPERTIES,
     Chunk,
@@ -26,17 +27,30 @@ from recsys.data.sources.base import (
     Rejected,
     check_options,
     find_files,
+    name_in,
 )
 from recsys.data.sources.checking import Checked
+from recsys.data.sources.formats import DELIMITER_WORDS
 from recsys.data.sources.numbers import Decimal, plain_numbers
-from recsys.data.sources.reading import CsvFormat, columns_of, is_parquet, read_blocks, require_columns
+from recsys.data.sources.reading import (
+    CsvFormat,
+    columns_of,
+    filled_files,
+    is_parquet,
+    no_rows,
+    parquet_types,
+    read_blocks,
+    require_columns,
+    shown_formats,
+)
 from recsys.data.sources.survey import Decimals, Ids, Survey, Times
+from recsys.data.sources.texts import is_encoding
 from recsys.data.sources.times import TimeFormat, as_numbers, checked_zone
 from recsys.errors import InputError
 from recsys.ids import IdType
 
-SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 COLUMN_OPTIONS = ("user", "item", "timestamp", "event", "value", "transaction")
+FORMAT_OPTIONS = ("delimiter", "header", "names", "encoding", "quoting")
 DEFAULT_WEIGHTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 SINGLE_EVENT = "interaction"  # the event type of a file without such a column
 
@@ -59,6 +73,7 @@ class Table:
         "category_id_type",
         "items",
         "categories",
+        *FORMAT_OPTIONS,
     )
 
     def __init__(self, path: Path, options: Mapping[str, str]) -> None:
@@ -73,34 +88,48 @@ class Table:
         if "+" in self._columns["timestamp"]:  # the day in one column, the time of the day in another
             self._columns["timestamp"], self._columns["time"] = self._columns["timestamp"].split("+", 1)
         self._null_values = frozenset(word for word in options.get("null_values", "").split(",") if word)
+        self._root = path
+        self._csv = csv_format(options)
+        # Names and the header are those of the events; further files are told from themselves.
+        self._csv_beside = replace(self._csv, names=None, header=None)
         extra = [_beside(path, options[name]) for name in ("items", "categories") if name in options]
-        files = find_files(path, "*", SUFFIXES) if path.is_dir() else [path]
+        files = find_files(path, "*", DATA_SUFFIXES) if path.is_dir() else [path]
         self._files = [file for file in files if file.resolve() not in {other.resolve() for other in extra}]
         if not self._files:
-            raise InputError(f"{path}: no file that ends in {', '.join(SUFFIXES)} in this folder")
-        for file in self._files:
-            require_columns(file, list(self._columns.values()), _csv(file))
+            raise InputError(f"{path}: no file that ends in {', '.join(DATA_SUFFIXES)} in this folder or below it")
+        self.notes: list[str] = []
+        self._filled = filled_files(self._files, self._csv, self.notes)
+        for file in self._filled:
+            require_columns(file, list(self._columns.values()), self._csv)
+        self.notes += [*shown_formats(self._filled, self._csv), *shown_formats(extra, self._csv_beside)]
         self._items = _beside(path, options["items"]) if "items" in options else None
         self._categories = _beside(path, options["categories"]) if "categories" in options else None
-        self.notes: list[str] = []
         self.declaration = self._declaration(options)
         self._written, self._decimal = self._look_over(options)
         self._price_decimal = self._look_over_items(options)
 
     def parts(self) -> list[Part]:
         """The events of each file, then the items' properties and the categories where they are given."""
-        parts = [Part(EVENTS, file, file.name, partial(self._events, file)) for file in self._files]
+        parts = [
+            Part(
+                EVENTS,
+                file,
+                name_in(self._root, file),
+                partial(self._events, file) if file in self._filled else partial(no_rows, EVENTS, file, self._csv),
+            )
+            for file in self._files
+        ]
         if items := self._items:
-            require_columns(items, [self._columns["item"]], _csv(items))
+            require_columns(items, [self._columns["item"]], self._csv_beside)
             parts.append(Part(ITEM_PROPERTIES, items, items.name, partial(self._item_properties, items)))
         if tree := self._categories:
-            require_columns(tree, ["categoryid", "parentid"], _csv(tree))
+            require_columns(tree, ["categoryid", "parentid"], self._csv_beside)
             parts.append(Part(CATEGORY_TREE, tree, tree.name, partial(self._tree, tree)))
         return parts
 
     def _events(self, path: Path) -> Iterator[Chunk]:
         weights = self.declaration.event_weights
-        for block in read_blocks(path, list(self._columns.values()), csv=_csv(path)):
+        for block in read_blocks(path, list(self._columns.values()), csv=self._csv):
             checked = Checked(block, self._columns, self._null_values)
             if "event" in self._columns:
                 event = checked.text("event")
@@ -125,12 +154,12 @@ class Table:
     def _item_properties(self, path: Path) -> Iterator[Chunk]:
         """Every other column is a property, known from the first event of the files on, or from its own time."""
         item, at = self._columns["item"], self._columns["timestamp"]
-        found = require_columns(path, [item], _csv(path))
-        names = [name for name in found if name not in (item, at)]
+        found = columns_of(path, self._csv_beside)
+        names = [name for name in dict.fromkeys(found) if name and name not in (item, at)]
         if not names:
             raise InputError(f"{path}: no column besides {item!r}; each further column is a property of the item")
         start = None if at in found else self._start()
-        for block in read_blocks(path, [item, *names], [at], csv=_csv(path)):
+        for block in read_blocks(path, [item], [at, *names], csv=self._csv_beside):
             yield self._properties_chunk(Checked(block, self._columns, self._null_values), names, start)
 
     def _properties_chunk(self, checked: Checked, names: list[str], start: int | None) -> Chunk:
@@ -153,7 +182,15 @@ class Table:
             )
             pieces.append(chunk.rows.filter(pc.is_valid(chunk.rows["value"])))
             rejected = chunk.rejected
-        return Chunk(pa.concat_batches(pieces), checked.block.end, rejected, emptied=checked.emptied)
+        return Chunk(
+            pa.concat_batches(pieces),
+            checked.block.end,
+            rejected,
+            dict(checked.left_out),
+            checked.emptied,
+            lines=chunk.lines,
+            n_records=int(checked.keep.sum()),
+        )
 
     def _property(self, checked: Checked, name: str) -> pa.Array:
         """A property's values as text; those with a meaning as ids, flags and plain numbers."""
@@ -169,7 +206,7 @@ class Table:
 
     def _tree(self, path: Path) -> Iterator[Chunk]:
         id_type = self.declaration.category_id_type
-        for block in read_blocks(path, ("categoryid", "parentid"), csv=_csv(path)):
+        for block in read_blocks(path, ("categoryid", "parentid"), csv=self._csv_beside):
             checked = Checked(block, {"category": "categoryid"}, self._null_values)
             columns = {
                 "categoryid": checked.identifier("category", id_type),
@@ -178,7 +215,7 @@ class Table:
             yield checked.chunk(CATEGORY_TREE, columns)
 
     def _start(self) -> int:
-        firsts = (pc.min(chunk.rows["timestamp"]).as_py() for file in self._files for chunk in self._events(file))
+        firsts = (pc.min(chunk.rows["timestamp"]).as_py() for file in self._filled for chunk in self._events(file))
         known = [first for first in firsts if first is not None]
         if not known:
             raise InputError(f"{self._files[0]}: no row can be read as an event")
@@ -193,8 +230,8 @@ class Table:
             ids={name: Ids() for name, id_type in declared.items() if id_type == "string"},
             decimals={"value": Decimals()} if "value" in self._columns and not decimal else {},
         )
-        for file in self._files:
-            survey.look_over(file, self._columns, _csv(file), self._null_values)
+        for file in self._filled:
+            survey.look_over(file, self._columns, self._csv, self._null_values)
         for name, ids in survey.ids.items():
             self.notes += ids.notes(self._columns[name], name)
         if decimals := survey.decimals.get("value"):
@@ -208,7 +245,7 @@ class Table:
         return written, decimal
 
     def _counts_milliseconds(self) -> bool:
-        block = next(read_blocks(self._files[0], [self._columns["time"]], csv=_csv(self._files[0])))
+        block = next(read_blocks(self._filled[0], [self._columns["time"]], csv=self._csv))
         numbers = as_numbers(Checked(block, self._columns, self._null_values).text("time", required=False))
         return bool(numbers.null_count * 2 < len(numbers))
 
@@ -216,14 +253,14 @@ class Table:
         """The decimal sign of prices in the file of items."""
         if self._items is None:
             return None
-        found = columns_of(self._items, _csv(self._items))
+        found = columns_of(self._items, self._csv_beside)
         survey = Survey(
             ids={"categoryid": Ids()}
             if "categoryid" in found and self.declaration.category_id_type == "string"
             else {},
             decimals={"price": Decimals()} if "price" in found else {},
         )
-        survey.look_over(self._items, {}, _csv(self._items), self._null_values)
+        survey.look_over(self._items, {}, self._csv_beside, self._null_values)
         for name, ids in survey.ids.items():
             self.notes += ids.notes(name, "category")
         prices = survey.decimals.get("price")
@@ -251,10 +288,10 @@ class Table:
     def _id_type(self, entity: str, options: Mapping[str, str]) -> IdType:
         if given := options.get(f"{entity}_id_type"):
             return _as_id_type(entity, given)
-        path = self._files[0]
+        path = self._filled[0]
         if not is_parquet(path):
             return "string"
-        kind = pa.parquet.read_schema(path).field(self._columns[entity]).type
+        kind = parquet_types(path)[self._columns[entity]]
         return "integer" if pa.types.is_integer(kind) else "string"
 
 
@@ -297,8 +334,36 @@ def _types(
     return chosen
 
 
-def _csv(path: Path) -> CsvFormat:
-    return CsvFormat("\t" if ".tsv" in path.suffixes else ",", quoting=True)
+def csv_format(options: Mapping[str, str]) -> CsvFormat:
+    """The options that say how files are written; InputError for one that cannot be."""
+    given = {name: options[name] for name in FORMAT_OPTIONS if options.get(name)}
+    delimiter = given.get("delimiter")
+    if delimiter is not None:
+        delimiter = DELIMITER_WORDS.get(delimiter.lower(), delimiter)
+        if len(delimiter.encode()) > 4 or set(delimiter) & set('"\r\n\0'):
+            raise InputError(
+                f"option delimiter={delimiter!r} is none; use comma, semicolon, tab, pipe, space or 1 to 4 characters"
+            )
+    names = given.get("names")
+    columns = None if names is None else tuple(name.strip() for name in next(csv_module.reader([names])))
+    encoding = given.get("encoding")
+    if encoding is not None and not is_encoding(encoding):
+        raise InputError(f"option encoding={encoding} is unknown; use utf-8, utf-16, cp1252, latin-1 or the like")
+    return CsvFormat(
+        delimiter=delimiter,
+        names=columns,
+        header=_yes_or_no("header", given),
+        quoting=_yes_or_no("quoting", given),
+        encoding=encoding,
+    )
+
+
+def _yes_or_no(option: str, given: Mapping[str, str]) -> bool | None:
+    if option not in given:
+        return None
+    if given[option].lower() not in ("yes", "no"):
+        raise InputError(f"option {option}={given[option]} is unknown; use yes or no")
+    return given[option].lower() == "yes"
 
 
 def _beside(path: Path, name: str) -> Path:

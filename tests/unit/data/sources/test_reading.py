@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.data.sources import RetailRocket, reading
-from recsys.data.sources.base import Chunk
+from recsys.data.sources.base import Chunk, Lines
 from recsys.data.sources.checking import Checked
 from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
@@ -169,14 +169,15 @@ def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path):
 def test_a_quoted_value_may_hold_delimiters_and_line_breaks(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text('a,b\n"1,2","x\ny"\n3,z\n1,2,3\n')
-    block, rest = reading.read_blocks(path, ["a", "b"], csv=reading.CsvFormat(quoting=True))
+    (block,) = reading.read_blocks(path, ["a", "b"])
     assert block.cells["a"].to_pylist() == [b"1,2", b"3"]
     assert block.cells["b"].to_pylist() == [b"x\ny", b"z"]
-    assert [row.line for row in rest.rejected] == [4]
+    assert [row.line for row in block.rejected] == [5]
+    assert block.lines_read == Lines(5, header=1, continued=1)
 
 
 def test_a_column_that_occurs_twice_is_refused(tmp_path):
-    (tmp_path / "events.csv").write_text("timestamp,event,event,visitorid,itemid\n")
+    (tmp_path / "events.csv").write_text("timestamp,event,event,visitorid,itemid\n1,view,view,2,3\n")
     with pytest.raises(InputError, match="'event' occurs more than once"):
         RetailRocket(tmp_path, {}).parts()
 
@@ -184,5 +185,7 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path):
 def test_a_file_of_another_format_is_given_up_early(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "MAX_WRONG_FIRST", 10)
     (tmp_path / "events.csv").write_bytes(HEADER + b"1;2;3;4\n" * 1000)
-    with pytest.raises(InputError, match=r"events\.csv: .*Row #12: Expected 4 columns, got 1: 1;2;3;4"):
+    with pytest.raises(
+        InputError, match=r"events\.csv: not one of the first .* line 2: 1 columns where 4 are expected \(1;2;3;4\)"
+    ):
         next(RetailRocket(tmp_path, {}).parts()[0].read())

@@ -1,0 +1,267 @@
+"""How a text file is written: encoding, delimiter, header, quoting. Told from the file where nobody says."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import difflib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from recsys.data.sources.opening import READ_ERRORS, SUPPORTED, Member, members
+from recsys.data.sources.texts import encoding_of, pieces
+from recsys.errors import InputError
+
+DELIMITERS = (",", ";", "\t", "|", "::")
+DELIMITER_WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", r"\t": "\t", "pipe": "|", "space": " "}
+JSON_LINES = "JSON lines"
+MAX_COLUMNS = 10_000
+_SAMPLE_BYTES = 1 << 16
+_SAMPLE_LINES = 50
+_SEP_LINE = re.compile(rb'\s*"?sep=(\\t|.)"?\s*', re.IGNORECASE)
+_DATA_LIKE = re.compile(r"[-+]?\d[\d.,:/TZ+ -]*|")  # numbers, dates, nothing: no name of a column
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """What is known of how delimited files are written; None: it is told from the file."""
+
+    delimiter: str | None = None
+    names: tuple[str, ...] | None = None  # of the columns, for files without a header
+    header: bool | None = None  # None: there is one, unless `names` are given and the first line does not hold them
+    quoting: bool | None = None  # None: yes, but for tabs and `::` only where the header is quoted
+    encoding: str | None = None
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How one text is written."""
+
+    member: Member
+    encoding: str
+    columns: tuple[str, ...]  # stripped of spaces; of JSON lines those of the first lines
+    delimiter: str = ","  # JSON_LINES where each line is an object
+    quoting: bool = True
+    has_header: bool = True
+    n_blank: int = 0  # blank lines before the first record or header
+    n_header: int = 0  # lines of the header and of `sep=`
+    sample: tuple[bytes, ...] = ()  # the first lines with something in them, after the header
+    has_rows: bool = True
+
+    @property
+    def is_json(self) -> bool:
+        """Whether each line is a JSON object."""
+        return self.delimiter == JSON_LINES
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is UTF-8 with commas and a header, as nobody needs to be told."""
+        return (self.delimiter, self.encoding, self.has_header) == (",", "utf-8", True) and self.quoting
+
+    def described(self) -> str:
+        """In words, for messages: `CSV with ';', cp1252, header, gzip`."""
+        if self.is_json:
+            words = [JSON_LINES]
+        else:
+            shown = {"\t": "tabs", " ": "spaces", ",": "commas", ";": "semicolons"}
+            words = [f"columns divided by {shown.get(self.delimiter, repr(self.delimiter))}"]
+            words.append("a header" if self.has_header else "no header")
+        words.append(self.encoding)
+        if self.member.packed:
+            words.append(self.member.packed)
+        return ", ".join(words)
+
+
+def forms_of(path: Path, csv: CsvFormat) -> list[TextForm]:
+    """The form of each text in a file that is no Parquet; InputError where it is none that can be read.
+
+    A text without a line that holds something has no columns.
+    """
+    try:
+        stat = path.stat()
+        return _forms_of(path, csv, stat.st_size, stat.st_mtime_ns)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+
+
+@lru_cache(maxsize=4096)
+def _forms_of(path: Path, csv: CsvFormat, _size: int, _changed: int) -> list[TextForm]:
+    forms = []
+    for member in members(path):
+        try:
+            forms.append(_form_of(member, csv))
+        except READ_ERRORS as error:
+            raise InputError(f"{member.shown}: cannot be read: {error}") from error
+    return forms
+
+
+def _form_of(member: Member, csv: CsvFormat) -> TextForm:
+    encoding = csv.encoding or encoding_of(member)
+    first, *more = _first_two(member, encoding)
+    lines = first.split(b"\n")[:-1]
+    n_blank = next((n for n, line in enumerate(lines) if line.strip()), len(lines))
+    lines = lines[n_blank:]
+    if not lines and more:
+        raise InputError(f"{member.shown}: it begins with {n_blank:,} blank lines; take them away")
+    if not lines:
+        return TextForm(member, encoding, (), n_blank=n_blank, has_rows=False)
+    n_header = 0
+    delimiter = csv.delimiter
+    if separator := _SEP_LINE.fullmatch(lines[0]):
+        delimiter = delimiter or separator[1].decode().replace(r"\t", "\t")
+        n_header, lines = 1, lines[1:]
+        while lines and not lines[0].strip():
+            n_blank, lines = n_blank + 1, lines[1:]
+    head = _text_of(member, lines[0] if lines else b"")
+    filled = [line for line in lines if line.strip()]
+    if delimiter is None and csv.names is None and head.lstrip().startswith("{"):
+        return TextForm(
+            member, encoding, _keys(filled), JSON_LINES, False, False, n_blank, n_header, tuple(filled[:_SAMPLE_LINES])
+        )
+    if delimiter is None and (head.strip() == "[" or head.lstrip().startswith("[{")):
+        raise InputError(
+            f"{member.shown}: a JSON array; write one object a line (`jq -c '.[]' file.json > file.jsonl`). "
+            f"Supported are {SUPPORTED}"
+        )
+    filled = filled[: _SAMPLE_LINES + 1]
+    delimiter = delimiter or _delimiter_of(filled, member.inner or member.path.name)
+    quoting = csv.quoting
+    if quoting is None:
+        quoting = delimiter not in ("\t", "::") or any(
+            len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in head.split(delimiter)
+        )
+    cells = [cell.strip().strip("\ufeff") for cell in cells_of(head, delimiter, quoting)]
+    names = csv.names
+    has_header = csv.header
+    if has_header is None:
+        has_header = names is None or [name.casefold() for name in names] == [cell.casefold() for cell in cells]
+    if names is None and not has_header:
+        names = tuple(f"column{n}" for n in range(1, len(cells) + 1))
+    columns = tuple(cells) if names is None else names
+    if len(columns) > MAX_COLUMNS:
+        raise InputError(f"{member.shown}: more than {MAX_COLUMNS:,} columns in its first line")
+    rows = filled[1:] if has_header else filled
+    form = TextForm(
+        member,
+        encoding,
+        columns,
+        delimiter,
+        quoting,
+        has_header,
+        n_blank,
+        n_header + has_header,
+        tuple(rows),
+        bool(rows or more),
+    )
+    _check_names(form, csv)
+    return form
+
+
+def _first_two(member: Member, encoding: str) -> list[bytes]:
+    """The first lines, and whether more follow: a second element is there then."""
+    stream = pieces(member, encoding, _SAMPLE_BYTES)
+    first = next(stream, None)
+    if first is not None and first.is_too_long:
+        raise InputError(f"{member.shown}: not a text file (its first line does not end)")
+    found = [b"" if first is None else first.data]
+    if first is not None and next(stream, None) is not None:
+        found.append(b"")
+    stream.close()  # type: ignore[attr-defined]
+    return found
+
+
+def _text_of(member: Member, line: bytes) -> str:
+    if b"\0" in line:
+        raise InputError(
+            f"{member.shown}: not a text file (its first line holds NUL characters). Supported are {SUPPORTED}"
+        )
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{member.shown}: not a text file, or of another encoding (its first line cannot be read as text): "
+            f"say the encoding, as --option encoding=cp1252. Supported are {SUPPORTED}"
+        ) from None
+
+
+def cells_of(line: str, delimiter: str, quoting: bool) -> list[str]:
+    """The values of one line, also of one that is not well formed."""
+    if not quoting or len(delimiter) > 1:
+        return [cell.strip('"') if quoting else cell for cell in line.split(delimiter)]
+    try:
+        return next(iter(csv_module.reader([line], delimiter=delimiter)), [""])
+    except csv_module.Error:
+        return line.split(delimiter)
+
+
+def _delimiter_of(lines: Sequence[bytes], name: str) -> str:
+    """The one that divides most lines into as many columns as the first; the more columns the better."""
+    texts = [line.decode(errors="replace") for line in lines]
+    best, best_score = "\t" if ".tsv" in name.lower() else ",", (0.0, 0)
+    for delimiter in DELIMITERS:
+        counts = [len(cells_of(text, delimiter, True)) for text in texts]
+        if counts and counts[0] > 1:
+            score = (counts.count(counts[0]) / len(counts), counts[0])
+            if score > best_score:
+                best, best_score = delimiter, score
+    return best
+
+
+def _keys(lines: Sequence[bytes]) -> tuple[str, ...]:
+    import json
+
+    keys: dict[str, None] = {}
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            keys.update(dict.fromkeys(found))
+    return tuple(keys)
+
+
+def _check_names(form: TextForm, csv: CsvFormat) -> None:
+    """InputError where the names that were given do not fit one of the first lines."""
+    if csv.names is None or not form.sample:
+        return
+    counts = Counter(len(cells_of(line.decode(errors="replace"), form.delimiter, form.quoting)) for line in form.sample)
+    if len(csv.names) not in counts:
+        line = form.sample[0].decode(errors="replace")[:200]
+        raise InputError(
+            f"{form.member.shown}: {len(csv.names)} names are given, but lines have "
+            f"{counts.most_common(1)[0][0]} columns ({form.described()}): {line}"
+        )
+
+
+def missing_columns(shown: str, missing: Sequence[str], found: Sequence[str], form: TextForm | None) -> InputError:
+    """What to say where columns are missing: what the file looks like, and the option that reads it."""
+    text = f"{shown}: column {', '.join(map(repr, missing))} is missing; the file has {', '.join(map(repr, found))}"
+    near = {name: _near(name, found) for name in missing}
+    if any(near.values()):
+        text += "; did you mean " + ", ".join(f"{found!r} by {name!r}" for name, found in near.items() if found) + "?"
+    if form is not None and not form.is_json:
+        text += f" ({form.described()})"
+        if form.has_header and looks_like_data(found):
+            text += (
+                f". The first line looks like data, not like a header: name its {len(found)} columns, as "
+                f"--option names={','.join(f'c{n}' for n in range(1, len(found) + 1))}"
+            )
+        elif len(found) == 1:
+            text += ". No delimiter was found: give it, as --option delimiter=';'"
+    return InputError(text)
+
+
+def looks_like_data(cells: Sequence[str]) -> bool:
+    """Whether a first line is no header: some of its values are numbers or dates."""
+    return any(cell and _DATA_LIKE.fullmatch(cell) for cell in cells)
+
+
+def _near(name: str, found: Sequence[str]) -> str | None:
+    plain = {re.sub(r"[\W_]+", "", other).casefold(): other for other in found}
+    wanted = re.sub(r"[\W_]+", "", name).casefold()
+    close = difflib.get_close_matches(wanted, [other for other in plain if other], n=1, cutoff=0.75)
+    return plain[close[0]] if close else None
