@@ -109,6 +109,17 @@ class Settings(BaseSettings):
         0.5, ge=0, le=1, description="a publication with fewer owners or items than this share of the former is refused"
     )
 
+    # --- nights
+    nightly_schedule: str = Field(
+        "0 2 * * *", description="when the DAG nightly runs: five fields of cron in UTC, or @daily, @weekly …"
+    )
+    training_schedule: str | None = Field(
+        None,
+        description="when training is due, as cron in UTC or @weekly, @monthly …: the first night after it trains, and "
+        "in between the champions make the lists; every night when not set",
+    )
+    tasks_at_once: int = Field(2, ge=1, description="tasks of one DAG that run side by side: each takes memory")
+
     # --- the gate: how much worse than the champion a new model may be, per segment
     gate_max_relative_loss: float = Field(0.05, ge=0)
     gate_min_users: int = Field(50, ge=1, description="segments with fewer users are reported, not judged")

@@ -14,7 +14,7 @@ from airflow_service import commands
 from airflow_service.demo.airflow_api import AirflowApi
 from airflow_service.demo.place import USER, Place
 from airflow_service.demo.services import Service, Services
-from airflow_service.demo.watch import DAGS
+from airflow_service.demo.watch import DAG
 from recsys.errors import RecsysError
 from recsys.storage import embedded
 
@@ -105,8 +105,8 @@ class Stack:
                 self.services.start(service, self.environment)
             self.services.wait(services, START_S)
             self._fail_orphans()
-        self._wait_for_dags()
-        self.api.unpause_all()
+        self._wait_for_dag()
+        self.api.unpause(DAG)
         self._say(f"Airflow is healthy on {self.api.url} ({time.monotonic() - started:.0f} s)")
 
     def _fail_orphans(self) -> None:
@@ -115,14 +115,14 @@ class Stack:
             for run in self.api.runs(state=state):
                 self.api.fail(run)
 
-    def _wait_for_dags(self) -> None:
+    def _wait_for_dag(self) -> None:
         deadline = time.monotonic() + START_S
-        while missing := set(DAGS) - self.api.dag_ids():
+        while DAG not in self.api.dag_ids():
             if errors := self.api.import_errors():
                 raise RecsysError("\n".join(f"{e['filename']}: {e['stack_trace']}" for e in errors))
             self.check()
             if time.monotonic() > deadline:
-                raise RecsysError(f"Airflow has not found the DAGs {sorted(missing)} after {START_S:.0f} s")
+                raise RecsysError(f"Airflow has not found the DAG {DAG} after {START_S:.0f} s")
             time.sleep(1)
 
     def _airflow(self) -> list[Service]:

@@ -60,9 +60,7 @@ class Context:
         if ref is None:
             ref = self.newest("prepare_dataset")
             if ref is None:
-                raise NotFoundError(
-                    "no data set is prepared yet; run `recsys prepare-dataset` (DAG prepare_dataset) first"
-                )
+                raise NotFoundError("no data set is prepared yet; run `recsys prepare-dataset` (DAG nightly) first")
         if ref not in self._open:
             folder, _ = self.store.open(ref)
             self._open[ref] = Dataset(folder)

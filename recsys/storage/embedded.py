@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from recsys.errors import NotFoundError, RecsysError
+from recsys.errors import DatabaseAwayError, NotFoundError, RecsysError
 from recsys.settings import LOCAL
 from recsys.storage.embedded_server import (
     STOP_S,
@@ -80,7 +80,7 @@ def ensure(folder: Path, port: int) -> Server:
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd="/")  # noqa: S603 - our own module
     server = running(folder)
     if done.returncode != 0 or server is None:
-        raise RecsysError(done.stderr.strip() or f"the embedded Postgres of {folder} did not start")
+        raise DatabaseAwayError(done.stderr.strip() or f"the embedded Postgres of {folder} did not start")
     return server
 
 

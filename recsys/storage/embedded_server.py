@@ -25,7 +25,7 @@ import psutil
 import psycopg2
 import psycopg2.extensions
 
-from recsys.errors import RecsysError
+from recsys.errors import DatabaseAwayError, RecsysError
 
 DATABASES: Final = ("recsys", "airflow")
 STOP_S: Final = 60.0
@@ -152,7 +152,9 @@ def start_server(home: Home, port: int) -> None:
         if time.monotonic() > deadline or "still in use" not in said:
             hint = f"; port {port} is taken, set PG_PORT to a free one" if "Address already in use" in said else ""
             tail = "\n".join(said.splitlines()[-8:])
-            raise RecsysError(f"Postgres did not start in {home.data}{hint}. Its log ({log_file}) ends with:\n{tail}")
+            raise DatabaseAwayError(
+                f"Postgres did not start in {home.data}{hint}. Its log ({log_file}) ends with:\n{tail}"
+            )
         time.sleep(0.5)
 
 
@@ -230,7 +232,9 @@ def create_databases(port: int) -> None:
                     if name not in there:
                         cursor.execute(f'create database "{name}"')
     except psycopg2.Error as error:
-        raise RecsysError(f"the server on port {port} went away while its databases were made: {error}") from error
+        raise DatabaseAwayError(
+            f"the server on port {port} went away while its databases were made: {error}"
+        ) from error
 
 
 def _wheel() -> Path:

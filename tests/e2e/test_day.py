@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.demo_world import DAGS, KINDS, Demo, running_demo
+from tests.e2e.demo_world import KINDS, Demo, running_demo
 from tests.integration.serving_shop import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -59,13 +59,12 @@ def said(demo: Demo) -> str:
     return demo.run("start")
 
 
-def test_all_dags_are_green(demo: Demo, said: str) -> None:
-    demo.check_runs()
+def test_all_steps_are_green(demo: Demo, said: str) -> None:
+    demo.check_run()
 
 
 def test_every_run_gave_notice(said: str, notices: tuple[int, list[str]]) -> None:
-    # rank_and_publish's own notice may be on its way still: Airflow sends it after the run has ended.
-    assert {f"{dag_id} succeeded" for dag_id in DAGS - {"rank_and_publish"}} <= set(notices[1])
+    wait_until(lambda: "nightly succeeded" in notices[1], 60)  # Airflow sends it after the run has ended
     assert not [title for title in notices[1] if "FAILED" in title]
 
 
