@@ -40,6 +40,12 @@ def model_refused(result: Mapping[str, Any]) -> None:
     send("new ranker refused, the old champion keeps serving", text, failed=True)
 
 
+def lists_dropped(dataset: str, dropped: Mapping[str, str]) -> None:
+    """A publication goes without kinds of lists that are too old; `dropped`: kind → why."""
+    text = "\n".join([f"data set: {dataset}", *dropped.values()])
+    send(f"published without {', '.join(dropped)} lists", text, failed=True)
+
+
 def send(title: str, text: str, *, failed: bool) -> None:
     """Send to every service that is configured. Never raises."""
     for service, configured, deliver in (

@@ -144,6 +144,8 @@ def done(result: dict[str, Any]) -> dict[str, Any]:
     if reason := result.get("skipped"):
         context["ti"].xcom_push(key="return_value", value=result)
         raise AirflowSkipException(reason)
+    if dropped := result.get("dropped"):
+        notices.lists_dropped(result["dataset"], dropped)
     for asset in context["task"].outlets:
         context["outlet_events"][asset].extra = result
     return result

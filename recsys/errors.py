@@ -48,9 +48,13 @@ class PublicationError(RecsysError):
 
 
 class FencedError(PublicationError):
-    """A publisher with an older fence number than the newest one was refused."""
+    """A publisher was refused because the pointer has moved since it read its fence number."""
 
     transient = True
+
+
+class NewerDataError(PublicationError):
+    """What is published is of newer data and stays."""
 
 
 class EmptyResultError(RecsysError):

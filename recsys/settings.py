@@ -109,6 +109,10 @@ class Settings(BaseSettings):
         0.5, ge=0, le=1, description="a publication with fewer owners or items than this share of the former is refused"
     )
 
+    list_max_age_days: float = Field(
+        7.0, ge=0, description="ranked and personal lists of data so much older than a publication's leave it"
+    )
+
     # --- nights
     nightly_schedule: str = Field(
         "0 2 * * *", description="when the DAG nightly runs: five fields of cron in UTC, or @daily, @weekly …"
