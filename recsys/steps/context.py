@@ -143,6 +143,8 @@ class Context:
         A model of older data than the champion's, from a run for a past interval, does not take its place.
         """
         champion = self.champion(model)
+        if decision.accepted:
+            logger.info("the gate accepted %s: %s", artifact, decision.reason)
         if not decision.accepted:
             self.tracker.refuse(model, version, decision.reason)
             logger.warning("the gate refused %s: %s", artifact, decision.reason)
