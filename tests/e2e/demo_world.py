@@ -58,6 +58,11 @@ class Demo:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    @property
+    def database_url(self) -> str:
+        password = (self.state / "secrets" / "postgres").read_text()
+        return f"postgresql://postgres:{password}@127.0.0.1:{self.ports['PG_PORT']}/recsys"
+
     def url(self, port: str) -> str:
         return f"http://127.0.0.1:{self.ports[port]}"
 
@@ -68,8 +73,7 @@ class Demo:
         return found
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        url = f"postgresql://postgres@127.0.0.1:{self.ports['PG_PORT']}/recsys"
-        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(self.database_url)) as connection, connection.cursor() as cursor:
             cursor.execute(query)
             return list(cursor.fetchall())
 
