@@ -16,7 +16,8 @@ from recsys.storage.tables import training_runs
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """The data set, when it is to be trained on; else the same with the reason under "skipped".
 
-    A training counts once the ranker's gate has judged it; one that failed before stays due, the next night.
+    A training counts once the ranker's gate has judged it; one that failed before, or had too little data for a
+    ranker, stays due the next night.
     Raises InputError when RECSYS_TRAINING_SCHEDULE is no schedule.
     """
     ctx = ctx or Context.open()
@@ -53,6 +54,7 @@ def _last_trained(ctx: Context) -> dt.datetime | None:
         training_runs.c.step == "train_ranker",
         training_runs.c.purpose == SERVING,
         training_runs.c.status.in_(("succeeded", "refused")),
+        training_runs.c.artifact.is_not(None),  # without: too little data to train on
     )
     with ctx.engine.connect() as connection:
         found: dt.datetime | None = connection.execute(query).scalar_one()
