@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ ALL = {"prepare_dataset", "training_due", "report_refusal", "publish"} | TRAININ
 
 
 @pytest.fixture(scope="module")
-def nights(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What became of all nights of airflow_nights.py, in a database of their own."""
+def environment(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of an Airflow with its tables in a database of its own."""
     name = f"airflow_{os.getpid()}"
     url = sa.make_url(postgres_server)
     engine = sa.create_engine(url.set(drivername="postgresql+psycopg2"), isolation_level="AUTOCOMMIT")
@@ -49,15 +50,30 @@ def nights(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> di
     }
     try:
         subprocess.run(commands.MIGRATE, env=environment, check=True, capture_output=True)
-        call = [sys.executable, str(Path(__file__).with_name("airflow_nights.py"))]
-        done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        found: dict[str, Any] = json.loads(done.stdout.split("NIGHTS", 1)[1])
-        return found
+        yield environment
     finally:
         with engine.connect() as connection:
             connection.execute(sa.text(f'drop database "{name}" with (force)'))
         engine.dispose()
+
+
+def told_by(script: str, environment: dict[str, str]) -> dict[str, Any]:
+    """What a script beside this one prints."""
+    call = [sys.executable, str(Path(__file__).with_name(script))]
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    found: dict[str, Any] = json.loads(done.stdout.split("NIGHTS", 1)[1].splitlines()[0])
+    return found
+
+
+@pytest.fixture(scope="module")
+def nights(environment: dict[str, str]) -> dict[str, Any]:
+    return told_by("airflow_nights.py", environment)
+
+
+@pytest.fixture(scope="module")
+def steps(environment: dict[str, str]) -> dict[str, Any]:
+    return told_by("airflow_steps.py", environment)
 
 
 def states(night: dict[str, Any], state: str) -> set[str]:
@@ -123,3 +139,35 @@ def test_a_task_cleared_by_hand_goes_on_to_a_publication(nights: dict[str, Any])
 
 def test_tasks_do_not_all_run_at_once(nights: dict[str, Any]) -> None:
     assert 1 <= nights["at_once"] <= 2
+
+
+DATASET = "dataset/20260301T020000-aaaaaaaaaa"
+
+
+def test_every_step_is_asked_for_the_data_set_of_its_run(steps: dict[str, Any]) -> None:
+    asked = dict(steps["asked"])
+    assert asked.pop("prepare_dataset") == {"as_of": None, "force": False}
+    assert {arguments["dataset"] for arguments in asked.values()} == {DATASET}
+    assert set(asked) == ALL - {"prepare_dataset", "report_refusal", "train_ranker"}
+
+
+def test_force_goes_to_what_follows_the_named_step(steps: dict[str, Any]) -> None:
+    forced = {name for name, arguments in steps["asked"].items() if arguments["force"]}
+    assert forced == {"training_due", "train_als", "personal_recommendations", "similar_items", "rank_users"}
+
+
+def test_what_may_pass_is_tried_again_and_what_may_not_is_not(steps: dict[str, Any]) -> None:
+    assert steps["tries"]["publish"] == 2, "somebody else was faster"
+    assert steps["tries"]["train_deepfm"] == 1
+    assert steps["states"]["train_deepfm"] == "failed"
+    assert steps["states"]["publish"] == "success"
+    assert steps["run"] == "failed"
+
+
+def test_a_step_with_nothing_to_do_is_skipped_with_its_reason(steps: dict[str, Any]) -> None:
+    assert steps["states"]["similar_items"] == "skipped"
+    assert "similar_items" in steps["results"]
+
+
+def test_a_publication_is_an_event_with_what_was_published(steps: dict[str, Any]) -> None:
+    assert [event["made_by"] for event in steps["events"]] == ["publish"]
