@@ -40,7 +40,7 @@ setup: $(VENV)/.installed-dev ## install everything into .venv
 # ---- the main job
 
 .PHONY: demo
-demo: $(VENV)/.installed ## set up, start all services, run all DAGs, serve; prints how to ask for recommendations
+demo: $(VENV)/.installed ## set up, start all services, run a night, serve; prints how to ask for recommendations
 	@$(BIN)/python -m airflow_service.demo start
 
 .PHONY: stop

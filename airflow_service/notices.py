@@ -26,10 +26,24 @@ def run_failed(context: Mapping[str, Any]) -> None:
     send(f"{_dag_id(context)} FAILED", _facts(context), failed=True)
 
 
+def step_failed(context: Mapping[str, Any]) -> None:
+    """Task callback: which step it was, and what it said."""
+    ti = context["ti"]
+    error = context.get("exception")
+    said = f"{type(error).__name__}: {error}" if error is not None else "see its log"
+    send(f"{ti.dag_id}: {ti.task_id} FAILED", f"{said[:1000]}\n{_facts(context)}", failed=True)
+
+
 def model_refused(result: Mapping[str, Any]) -> None:
     """The gate kept the old champion; `result` is what `train_ranker` gave."""
     text = f"data set: {result['dataset']}\nranker: {result['ranker']}\nreason: {result['reason']}"
     send("new ranker refused, the old champion keeps serving", text, failed=True)
+
+
+def lists_dropped(dataset: str, dropped: Mapping[str, str]) -> None:
+    """A publication goes without kinds of lists that are too old; `dropped`: kind → why."""
+    text = "\n".join([f"data set: {dataset}", *dropped.values()])
+    send(f"published without {', '.join(dropped)} lists", text, failed=True)
 
 
 def send(title: str, text: str, *, failed: bool) -> None:
@@ -81,8 +95,6 @@ def _dag_id(context: Mapping[str, Any]) -> str:
 def _facts(context: Mapping[str, Any]) -> str:
     run = context["dag_run"]
     lines = [f"run: {run.run_id}"]
-    if key := getattr(run, "partition_key", None):
-        lines.append(f"data set: {key}")
     if reason := context.get("reason"):
         lines.append(f"reason: {reason}")
     if base := os.environ.get("AIRFLOW__API__BASE_URL"):

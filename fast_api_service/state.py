@@ -30,7 +30,7 @@ from recsys.serving.snapshot import Snapshot
 from recsys.settings import load
 
 log = logging.getLogger(__name__)
-NOTHING_PUBLISHED = "nothing is published yet: run the pipeline (`make demo`, or the DAG rank_and_publish)"
+NOTHING_PUBLISHED = "nothing is published yet: run the pipeline (`make demo`, or the DAG nightly)"
 
 
 class State:

@@ -73,6 +73,12 @@ def split_ref(ref: str) -> tuple[str, str]:
     return kind, version
 
 
+def _stays_inside(name: str) -> bool:
+    """Whether a file's name in a manifest is one below the artifact's folder: whoever may write there may write it."""
+    parts = name.split("/")
+    return not {"", ".", ".."} & set(parts) and "\\" not in name and "\0" not in name and name != MANIFEST
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -159,6 +165,8 @@ class ArtifactStore:
             raise ArtifactError(f"the manifest of {ref} cannot be read: {error}") from error
         if manifest.ref != ref:
             raise ArtifactError(f"the manifest found at {ref} is that of {manifest.ref}")
+        if outside := [name for name in manifest.files if not _stays_inside(name)]:
+            raise ArtifactError(f"the manifest of {ref} names files outside of it ({outside[0]!r}); make it again")
         return manifest
 
     def exists(self, ref: str) -> bool:

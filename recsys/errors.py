@@ -1,16 +1,34 @@
-"""The one tree of errors. Every message says what was wrong and how to mend it."""
+"""The one tree of errors. Every message says what was wrong and how to fix it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
 
 
 class RecsysError(Exception):
     """Base of all errors that this project raises on purpose."""
+
+    transient: ClassVar[bool] = False  # whether the same again, a while later, may go well: nights then try again
 
 
 class InputError(RecsysError):
     """What the user gave cannot be used: a missing column, an empty file, a wrong format, a bad option."""
 
 
+class ImportUnderWayError(InputError):
+    """An import has not come to its end: it is at work, or was killed and has to be run again."""
+
+    transient = True
+
+
 class TooFewLabelsError(InputError):
     """The label windows hold too little to learn or to judge by; the message says what to load or to change."""
+
+
+class DatabaseAwayError(RecsysError):
+    """The embedded Postgres did not start, or went away."""
+
+    transient = True
 
 
 class NotFoundError(RecsysError):
@@ -30,7 +48,13 @@ class PublicationError(RecsysError):
 
 
 class FencedError(PublicationError):
-    """A publisher with an older fence number than the newest one was refused."""
+    """A publisher was refused because the pointer has moved since it read its fence number."""
+
+    transient = True
+
+
+class NewerDataError(PublicationError):
+    """What is published is of newer data and stays."""
 
 
 class EmptyResultError(RecsysError):

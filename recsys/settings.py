@@ -107,6 +107,21 @@ class Settings(BaseSettings):
         0.5, ge=0, le=1, description="a publication with fewer owners or items than this share of the former is refused"
     )
 
+    list_max_age_days: float = Field(
+        7.0, ge=0, description="ranked and personal lists of data so much older than a publication's leave it"
+    )
+
+    # --- nights
+    nightly_schedule: str = Field(
+        "0 2 * * *", description="when the DAG nightly runs: five fields of cron in UTC, or @daily, @weekly …"
+    )
+    training_schedule: str | None = Field(
+        None,
+        description="when training is due, as cron in UTC or @weekly, @monthly …: the first night after it trains, and "
+        "in between the champions make the lists; every night when not set",
+    )
+    tasks_at_once: int = Field(2, ge=1, description="tasks of one DAG that run side by side: each takes memory")
+
     # --- housekeeping: how long things are kept that nobody needs (`recsys housekeeping --dry-run` says what would go)
     artifact_days: float = Field(
         3.0, ge=1, description="data sets and models that no kept publication, champion or newest data set stands on"

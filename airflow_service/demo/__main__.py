@@ -17,7 +17,7 @@ from airflow_service.demo.data import Input, remarks
 from airflow_service.demo.farewell import farewell
 from airflow_service.demo.place import Place
 from airflow_service.demo.stack import Stack
-from airflow_service.demo.watch import FIRST, follow
+from airflow_service.demo.watch import DAG, follow
 from recsys.errors import RecsysError
 
 console = Console(highlight=False, soft_wrap=True)
@@ -30,8 +30,8 @@ def start(place: Place) -> None:
     with lock.only_one(place.state):
         stack = Stack(place, lambda text: console.print(text, markup=False))
         stack.up(lambda: load(stack, data))
-        console.print(f"All services are up after {time.monotonic() - started:.0f} s; the DAGs run.", markup=False)
-        follow(stack.api, stack.api.trigger(FIRST, {}), console, stack.check)
+        console.print(f"All services are up after {time.monotonic() - started:.0f} s; the night runs.", markup=False)
+        follow(stack.api, stack.api.trigger(DAG, {}), console, stack.check)
         stack.recommender_up()
         stack.updater_up()
         environment = stack.environment

@@ -39,8 +39,9 @@ class AirflowApi:
     def import_errors(self) -> list[dict[str, Any]]:
         return list(self._call("GET", "/importErrors")["import_errors"])
 
-    def unpause_all(self) -> None:
-        self._call("PATCH", "/dags", params={"dag_id_pattern": "%"}, json={"is_paused": False})
+    def unpause(self, dag_id: str) -> None:
+        """Switch a DAG on: it is from the start, but somebody may have switched it off."""
+        self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> dict[str, Any]:
         """Start a run; gives it."""
@@ -52,6 +53,10 @@ class AirflowApi:
         found = self._call("GET", "/dags/~/dagRuns", params={"order_by": "-run_after", "limit": 100} | filters)
         return list(found["dag_runs"])
 
+    def run(self, run: dict[str, Any]) -> dict[str, Any]:
+        """A run as it is now."""
+        return dict(self._call("GET", _path(run)))
+
     def fail(self, run: dict[str, Any]) -> None:
         """Mark a run as failed, with all its tasks that have not ended."""
         self._call("PATCH", _path(run), json={"state": "failed"})
@@ -59,11 +64,6 @@ class AirflowApi:
     def tasks(self, run: dict[str, Any]) -> list[dict[str, Any]]:
         """The task instances of a run."""
         return list(self._call("GET", f"{_path(run)}/taskInstances", params={"limit": 100})["task_instances"])
-
-    def result(self, run: dict[str, Any], task_id: str) -> Any:
-        """What a task returned."""
-        path = f"{_path(run)}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self._call("GET", path, params={"deserialize": True})["value"]
 
     def log(self, task: dict[str, Any], n_lines: int = 25) -> str:
         """The last lines of a task's log, its last try."""

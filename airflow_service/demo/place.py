@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from airflow_service import commands
+from recsys import private_files
 from recsys.errors import InputError
 from recsys.settings import ROOT
 
@@ -62,15 +62,7 @@ class Place:
 
     def secret(self, name: str) -> str:
         """A secret of this demo, 64 bytes as hex digits, kept in a file that only its user reads."""
-        path = self.state / "secrets" / name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not path.exists():
-            part = path.with_name(f"{name}.{os.getpid()}")
-            part.unlink(missing_ok=True)
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(64))
-            part.rename(path)
-        return path.read_text()
+        return private_files.secret(self.state / "secrets" / name)
 
     @property
     def airflow_password(self) -> str:
@@ -78,8 +70,10 @@ class Place:
 
     def prepare(self) -> None:
         """Make the folders, and the file from which Airflow learns the password."""
-        for name in ("run", "log", "airflow", "mlflow", "data"):
-            (self.state / name).mkdir(parents=True, exist_ok=True)
+        for name in ("run", "log", "airflow", "mlflow", "data", "artifacts", "secrets"):
+            folder = self.state / name
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
         path = self.state / "secrets" / "airflow_passwords.json"
         _ = self.airflow_password  # makes the folder
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -1,7 +1,8 @@
 """Background processes that outlive the command that started them, and are found again by the next one.
 
 Each service runs in a session of its own, and all its descendants carry a mark in their environment: `make stop`
-finds them by it, whoever their parent has become. `run/<service>.json` says which process leads.
+finds them by it, whoever their parent has become. `run/<service>.json` says which process leads; of a supervised
+service that is the one that starts it again when it ends. What a service writes is for its user alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from recsys.errors import RecsysError
+from recsys.private_files import open_log
 
 _MARK = "RECSYS_SERVICE"
 TERMINATE_S = 15.0
@@ -34,10 +37,12 @@ class Service:
     is_ready: Callable[[], bool]
     port: int | None = None
     port_variable: str = ""
+    is_supervised: bool = False  # started again when it ends
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps([self.command, sorted(self.chosen.items())]).encode()).hexdigest()
+        told = [self.command, sorted(self.chosen.items()), self.is_supervised]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 class Services:
@@ -71,9 +76,12 @@ class Services:
         """Start a service after ending what is left of an earlier one; does not wait until it answers."""
         self.stop([service.name])
         self.check_port(service)
-        with (self._state / "log" / f"{service.name}.log").open("ab") as output:
+        command = service.command
+        if service.is_supervised:
+            command = (sys.executable, "-m", "airflow_service.demo.supervise", str(self._state), service.name, *command)
+        with open_log(self.log_file(service.name)) as output:
             process = subprocess.Popen(  # noqa: S603 - a command of commands.py
-                service.command,
+                command,
                 cwd=self._state,
                 # SPT_NOENV: Airflow renames its processes, and would write over their environment with it.
                 env={**environment, _MARK: self._mark(service.name), "SPT_NOENV": "1"},
@@ -81,6 +89,7 @@ class Services:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                umask=0o077,
             )
         known = {
             "pid": process.pid,
@@ -125,7 +134,7 @@ class Services:
     def run_job(self, name: str, command: tuple[str, ...], environment: Mapping[str, str]) -> str:
         """Run a command to its end, as a service is run: its log. RecsysError with the end of it when it fails."""
         job = Service(name, command, {}, is_ready=lambda: True)
-        log_file = self._state / "log" / f"{name}.log"
+        log_file = self.log_file(name)
         log_file.unlink(missing_ok=True)
         process = self.start(job, environment)
         try:
@@ -135,6 +144,10 @@ class Services:
         if code != 0:
             raise RecsysError(f"{' '.join(command)} failed (exit status {code}); {self._tail(name)}")
         return log_file.read_text(errors="replace")
+
+    def log_file(self, name: str) -> Path:
+        """Where a service's output goes."""
+        return self._state / "log" / f"{name}.log"
 
     def names(self) -> list[str]:
         """The services that have processes, or left a note that they had."""
@@ -189,7 +202,7 @@ class Services:
         return known if same else None
 
     def _tail(self, name: str, n_lines: int = 15) -> str:
-        path = self._state / "log" / f"{name}.log"
+        path = self.log_file(name)
         lines = path.read_text(errors="replace").splitlines()[-n_lines:] if path.exists() else []
         return f"its log ({path}) ends with:\n" + "\n".join(lines)
 

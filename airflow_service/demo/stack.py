@@ -14,7 +14,7 @@ from airflow_service import commands
 from airflow_service.demo.airflow_api import AirflowApi
 from airflow_service.demo.place import USER, Place
 from airflow_service.demo.services import Service, Services
-from airflow_service.demo.watch import DAGS
+from airflow_service.demo.watch import DAG
 from recsys.errors import RecsysError
 from recsys.storage import embedded
 
@@ -105,8 +105,8 @@ class Stack:
                 self.services.start(service, self.environment)
             self.services.wait(services, START_S)
             self._fail_orphans()
-        self._wait_for_dags()
-        self.api.unpause_all()
+        self._wait_for_dag()
+        self.api.unpause(DAG)
         self._say(f"Airflow is healthy on {self.api.url} ({time.monotonic() - started:.0f} s)")
 
     def _fail_orphans(self) -> None:
@@ -115,14 +115,14 @@ class Stack:
             for run in self.api.runs(state=state):
                 self.api.fail(run)
 
-    def _wait_for_dags(self) -> None:
+    def _wait_for_dag(self) -> None:
         deadline = time.monotonic() + START_S
-        while missing := set(DAGS) - self.api.dag_ids():
+        while DAG not in self.api.dag_ids():
             if errors := self.api.import_errors():
                 raise RecsysError("\n".join(f"{e['filename']}: {e['stack_trace']}" for e in errors))
             self.check()
             if time.monotonic() > deadline:
-                raise RecsysError(f"Airflow has not found the DAGs {sorted(missing)} after {START_S:.0f} s")
+                raise RecsysError(f"Airflow has not found the DAG {DAG} after {START_S:.0f} s")
             time.sleep(1)
 
     def _airflow(self) -> list[Service]:
@@ -133,7 +133,7 @@ class Stack:
         }
         ports = {"airflow-api-server": self.place.port("AIRFLOW_PORT")}
         return [
-            Service(name, command, self._chosen, ready[name], ports.get(name), "AIRFLOW_PORT")
+            Service(name, command, self._chosen, ready[name], ports.get(name), "AIRFLOW_PORT", is_supervised=True)
             for name, command in commands.AIRFLOW.items()
         ]
 
@@ -141,18 +141,19 @@ class Stack:
         ((name, command),) = commands.MLFLOW.items()
         url = f"{self.place.url('MLFLOW_PORT')}/health"
         chosen = commands.settings() | self.place.mlflow_variables()
-        return Service(name, command, chosen, lambda: _answers(url), self.place.port("MLFLOW_PORT"), "MLFLOW_PORT")
+        port = self.place.port("MLFLOW_PORT")
+        return Service(name, command, chosen, lambda: _answers(url), port, "MLFLOW_PORT", is_supervised=True)
 
     def _recommender(self) -> Service:
         command = (sys.executable, "-m", "fast_api_service")
         url = f"{self.place.url('API_PORT')}/ready"
         chosen = self._chosen | {"API_PORT": str(self.place.port("API_PORT"))}
-        return Service(
-            "fast-api-service", command, chosen, lambda: _answers(url), self.place.port("API_PORT"), "API_PORT"
-        )
+        port = self.place.port("API_PORT")
+        return Service("fast-api-service", command, chosen, lambda: _answers(url), port, "API_PORT", is_supervised=True)
 
     def _updater(self) -> Service:
-        return Service("updater", (sys.executable, "-m", "recsys.cli", "updater"), self._chosen, lambda: True)
+        command = (sys.executable, "-m", "recsys.cli", "updater")
+        return Service("updater", command, self._chosen, lambda: True, is_supervised=True)
 
 
 def _answers(url: str) -> bool:

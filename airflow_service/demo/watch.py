@@ -1,9 +1,9 @@
-"""Follow the runs that one data set causes in all DAGs, until all have succeeded or one has failed."""
+"""Follow a run of the night until it has succeeded or failed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +14,8 @@ from rich.table import Table
 from airflow_service.demo.airflow_api import AirflowApi, AirflowAwayError
 from recsys.errors import RecsysError
 
-# In the order in which people think of them.
-DAGS = (
-    "prepare_dataset",
-    "train_als",
-    "train_deepfm",
-    "default_recommendations",
-    "i2i_recommendations",
-    "personal_recommendations",
-    "similar_items",
-    "train_ranker",
-    "rank_and_publish",
-)
-FIRST = "prepare_dataset"
+DAG = "nightly"
+WATCHER = "watcher"  # fails because another task has
 POLL_S = 1.5
 STALLED_S = 240.0
 AWAY_S = 120.0  # Postgres, which Airflow needs for every answer, may have been killed and replay its log
@@ -34,55 +23,43 @@ _COLOURS = {"success": "green", "failed": "red", "running": "yellow", "up_for_re
 
 
 @dataclass
-class Day:
-    """What is known of the runs so far: DAG → its run, DAG → its tasks."""
+class Night:
+    """What is known of the run so far, and of its tasks in the order in which Airflow names them."""
 
-    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    run: dict[str, Any]
+    tasks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def states(self) -> dict[str, str]:
-        """`dag` and `dag/task` → state."""
-        of_runs = {dag_id: run["state"] for dag_id, run in self.runs.items()}
-        of_tasks = {
-            f"{dag_id}/{task['task_id']}": task["state"] or "waiting"
-            for dag_id, tasks in self.tasks.items()
-            for task in tasks
-        }
-        return of_runs | of_tasks
+        """The run's and each task's name → state."""
+        return {DAG: self.run["state"]} | {task["task_id"]: task["state"] or "waiting" for task in self.tasks}
 
     def tasks_in(self, state: str) -> list[dict[str, Any]]:
         """The task instances in a state."""
-        return [task for tasks in self.tasks.values() for task in tasks if task["state"] == state]
+        return [task for task in self.tasks if task["state"] == state]
 
     @property
     def is_done(self) -> bool:
-        return all(self.runs.get(dag_id, {}).get("state") == "success" for dag_id in DAGS)
-
-    @property
-    def failed_run(self) -> dict[str, Any] | None:
-        return next((run for run in self.runs.values() if run["state"] == "failed"), None)
+        return bool(self.run["state"] == "success")
 
 
-def follow(api: AirflowApi, first: dict[str, Any], console: Console, check: Callable[[], None]) -> Day:
-    """Show progress until the runs that follow from `first`, a run of prepare_dataset, are done.
+def follow(api: AirflowApi, run: dict[str, Any], console: Console, check: Callable[[], None]) -> Night:
+    """Show progress until `run` is done.
 
     `check` is called at every look and raises when a service has died. RecsysError with the failing task's log
-    when a run fails, when nothing moves for STALLED_S, and when Airflow's API is away for AWAY_S.
+    when the run fails, when nothing moves for STALLED_S, and when Airflow's API is away for AWAY_S.
     """
-    day, started, moved_at = Day(), time.monotonic(), time.monotonic()
+    night, started, moved_at = Night(run), time.monotonic(), time.monotonic()
     away_since: float | None = None
-    dataset: str | None = None
     live = Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
     if live:
         live.start()
     try:
-        while not day.is_done:
+        while not night.is_done:
             check()
-            before = day.states
+            before = night.states if night.tasks else {}
             try:
-                dataset = dataset or _dataset(api, first)
-                _look(api, day, first, dataset)
+                now = Night(api.run(run), api.tasks(run))
             except AirflowAwayError as error:
                 if away_since is None:
                     away_since = time.monotonic()
@@ -91,60 +68,37 @@ def follow(api: AirflowApi, first: dict[str, Any], console: Console, check: Call
                     raise RecsysError(f"Airflow has been away for {AWAY_S:.0f} s: {error}") from error
                 time.sleep(POLL_S)
                 continue
+            night = now
             if away_since is not None:
                 away_since, moved_at = None, time.monotonic()
-            changes = [f"{name}: {state}" for name, state in day.states.items() if before.get(name) != state]
-            if changes or "running" in day.states.values():
+            changes = [f"{name}: {state}" for name, state in night.states.items() if before.get(name) != state]
+            if changes or night.tasks_in("running") or night.tasks_in("up_for_retry"):
                 moved_at = time.monotonic()
             if live:
-                live.update(_table(day, time.monotonic() - started))
+                live.update(_table(night, time.monotonic() - started))
             for change in changes if not live else []:
                 console.print(f"[{time.monotonic() - started:5.0f} s] {change}", markup=False, highlight=False)
-            for task in day.tasks_in("up_for_retry"):
-                if before.get(f"{task['dag_id']}/{task['task_id']}") != "up_for_retry":
+            for task in night.tasks_in("up_for_retry"):
+                if before.get(task["task_id"]) != "up_for_retry":
                     why = api.log(task, n_lines=3)
                     console.print(f"{task['task_id']} will be tried again:\n{why}", markup=False, highlight=False)
-            if day.failed_run:
-                raise RecsysError(_what_failed(api, day.failed_run, day.tasks[day.failed_run["dag_id"]]))
+            if night.run["state"] == "failed":
+                raise RecsysError(_what_failed(api, night))
             if time.monotonic() - moved_at > STALLED_S:
-                raise RecsysError(f"nothing has moved for {STALLED_S:.0f} s: {day.states}; see the scheduler's log")
+                raise RecsysError(f"nothing has moved for {STALLED_S:.0f} s: {night.states}; see the scheduler's log")
             time.sleep(POLL_S)
     finally:
         if live:
             live.stop()
-    return day
+    return night
 
 
-def _dataset(api: AirflowApi, first: dict[str, Any]) -> str | None:
-    """The data set that the first run has made; None while it has not."""
-    run = next((r for r in api.runs(run_after_gte=first["run_after"]) if _is(r, first)), first)
-    return str(api.result(run, FIRST)["dataset"]) if run["state"] == "success" else None
-
-
-def _look(api: AirflowApi, day: Day, first: dict[str, Any], dataset: str | None) -> None:
-    """Bring `day` up to date: the first run itself, and of every other DAG the newest run for its data set."""
-    newest: dict[str, dict[str, Any]] = {}
-    for run in api.runs(run_after_gte=first["run_after"]):
-        if _is(run, first) or (dataset and run["partition_key"] == dataset and run["dag_id"] != FIRST):
-            newest.setdefault(run["dag_id"], run)
-    for dag_id, run in newest.items():
-        if day.runs.get(dag_id) != run or run["state"] == "running":
-            day.tasks[dag_id] = api.tasks(run)  # first: Airflow may be away before it has told them
-            day.runs[dag_id] = run
-
-
-def _is(run: dict[str, Any], other: dict[str, Any]) -> bool:
-    return bool(run["dag_id"] == other["dag_id"] and run["dag_run_id"] == other["dag_run_id"])
-
-
-def _table(day: Day, elapsed_s: float) -> Table:
+def _table(night: Night, elapsed_s: float) -> Table:
     table = Table(title=f"{elapsed_s:.0f} s", title_justify="right", box=None, pad_edge=False)
-    for heading in ("DAG", "run", "steps"):
+    for heading in ("step", "state"):
         table.add_column(heading)
-    for dag_id in DAGS:
-        state = day.runs.get(dag_id, {}).get("state", "waiting")
-        steps = [_coloured(f"{t['task_id']} {_seconds(t)}", t["state"]) for t in day.tasks.get(dag_id, [])]
-        table.add_row(dag_id, _coloured(state, state), "  ".join(steps))
+    for task in night.tasks:
+        table.add_row(task["task_id"], _coloured(_seconds(task), task["state"]))
     return table
 
 
@@ -158,9 +112,9 @@ def _seconds(task: dict[str, Any]) -> str:
     return (f"{task['duration']:.0f} s" if task["duration"] else task["state"] or "") + tries
 
 
-def _what_failed(api: AirflowApi, run: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> str:
-    where = f"{api.url}/dags/{run['dag_id']}/runs/{run['dag_run_id']}"
-    failed = next((task for task in tasks if task["state"] == "failed"), None)
-    if failed is None:
-        return f"the run of {run['dag_id']} failed: {where}"
-    return f"{run['dag_id']}/{failed['task_id']} failed: {where}\n{api.log(failed)}"
+def _what_failed(api: AirflowApi, night: Night) -> str:
+    where = f"{api.url}/dags/{DAG}/runs/{night.run['dag_run_id']}"
+    failed = [task for task in night.tasks_in("failed") if task["task_id"] != WATCHER]
+    if not failed:
+        return f"the run failed: {where}"
+    return f"{failed[0]['task_id']} failed: {where}\n{api.log(failed[0])}"

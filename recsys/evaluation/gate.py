@@ -46,17 +46,34 @@ class ListFacts:
 
 @dataclass(frozen=True)
 class GateDecision:
-    """`reasons` says, for a refusal, everything that speaks against the model; empty when accepted."""
+    """`reasons` says, for a refusal, everything that speaks against the model; empty when accepted.
+
+    `judged` and `not_judged`: segment → users; a segment with too few users is in the second and decides nothing.
+    """
 
     accepted: bool
     reasons: tuple[str, ...]
     compared_with: str  # "champion" or "popularity"
     means: dict[str, dict[str, float]] = field(default_factory=dict)  # segment → users, challenger, reference
+    bounds: Bounds = Bounds()
+    judged: dict[str, int] = field(default_factory=dict)
+    not_judged: dict[str, int] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:
-        """One line for people: why, or that all is well."""
-        return "; ".join(self.reasons) or f"not worse than {self.compared_with} in any segment, lists are sound"
+        """One line for people: what was compared, over how many users, and what was not."""
+        parts = list(self.reasons)
+        if self.judged and not parts:
+            loss = f"no loss of more than {self.bounds.max_relative_loss:.0%} against {self.compared_with} was shown"
+            parts.append(f"{loss} over {_counted(self.judged)}")
+        elif self.not_judged and not parts:
+            n = self.not_judged.get("all", max(self.not_judged.values()))
+            parts.append(
+                f"judged on {n} users: too few (fewer than {self.bounds.min_users}), accepted without judgement"
+            )
+        if self.not_judged and (self.judged or self.reasons):
+            parts.append(f"not judged, fewer than {self.bounds.min_users} users: {_counted(self.not_judged)}")
+        return "; ".join([*parts, *([] if self.reasons else ["lists are sound"])])
 
 
 def segment_values(
@@ -112,6 +129,8 @@ def decide(
     compared_with = "popularity" if champion is None else "champion"
     reasons = _list_reasons(facts, bounds)
     means: dict[str, dict[str, float]] = {}
+    judged: dict[str, int] = {}
+    not_judged: dict[str, int] = {}
     for name, values in challenger.items():
         other = reference[name]
         if not np.isfinite(values).all():
@@ -120,6 +139,7 @@ def decide(
         if not len(values):
             continue
         means[name] = {"users": len(values), "challenger": float(values.mean()), compared_with: float(other.mean())}
+        (not_judged if len(values) < bounds.min_users else judged)[name] = len(values)
         if len(values) < bounds.min_users or values.mean() >= (1 - bounds.max_relative_loss) * other.mean():
             continue
         if interval(values - other, seed=seed)[1] < 0:
@@ -129,7 +149,11 @@ def decide(
             )
     if not means:
         reasons.append("no held-out user has a label: nothing to judge the model by")
-    return GateDecision(not reasons, tuple(reasons), compared_with, means)
+    return GateDecision(not reasons, tuple(reasons), compared_with, means, bounds, judged, not_judged)
+
+
+def _counted(segments: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} users" if name == "all" else f"{name} {n}" for name, n in segments.items())
 
 
 def _list_reasons(facts: ListFacts, bounds: Bounds) -> list[str]:

@@ -80,8 +80,15 @@ def comparison(values: Mapping[str, float], *, metric: str, intervals: Mapping[s
     axes = figure.subplots()
     names = list(values)[::-1]
     heights = np.array([values[name] for name in names])
-    bounds = np.array([intervals.get(name, (values[name], values[name])) for name in names]).T
-    axes.barh(names, heights, xerr=np.clip(np.abs(bounds - heights), 0, None), capsize=3)
+    axes.barh(names, heights)
+    known = [(place, name) for place, name in enumerate(names) if name in intervals]
+    if known:
+        bounds = np.abs(
+            np.array([intervals[name] for _, name in known]) - heights[[place for place, _ in known]][:, None]
+        )
+        axes.errorbar(
+            [values[name] for _, name in known], [place for place, _ in known], xerr=bounds.T, fmt="none", capsize=3
+        )
     axes.set(xlabel=metric, title=f"{metric} by source")
     axes.grid(axis="x", alpha=0.3)
     return figure

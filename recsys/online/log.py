@@ -21,7 +21,9 @@ Answer = TypeVar("Answer")
 
 
 class LogAwayError(RecsysError):
-    """The log did not take or give events now; the same again later may go well."""
+    """The log did not take or give events now."""
+
+    transient = True
 
 
 class LogGapError(RecsysError):

@@ -60,9 +60,7 @@ class Context:
         if ref is None:
             ref = self.newest("prepare_dataset")
             if ref is None:
-                raise NotFoundError(
-                    "no data set is prepared yet; run `recsys prepare-dataset` (DAG prepare_dataset) first"
-                )
+                raise NotFoundError("no data set is prepared yet; run `recsys prepare-dataset` (DAG nightly) first")
         if ref not in self._open:
             folder, _ = self.store.open(ref)
             self._open[ref] = Dataset(folder)
@@ -94,10 +92,7 @@ class Context:
             return {microseconds(as_of): ref for as_of, ref in connection.execute(query)}
 
     def verdict(self, step: str, dataset: str, artifact: str) -> tuple[bool, str] | None:
-        """Whether an artifact was accepted when it was made, and why.
-
-        None when the step did not get that far, or when MLflow does not know of the champion that came of it.
-        """
+        """Whether an artifact was accepted when it was made, and why; None when the step did not get that far."""
         query = (
             sa.select(training_runs.c.status, training_runs.c.reason)
             .where(training_runs.c.step == step, training_runs.c.dataset == dataset)
@@ -109,21 +104,26 @@ class Context:
             found = connection.execute(query).first()
         if found is None:
             return None
-        accepted = found.status == "succeeded"
-        if accepted and self.champion(split_ref(artifact)[0]) is None:
-            return None
-        return accepted, found.reason or ""
-
-    def known(self, artifact: str) -> bool:
-        """Whether some step of this database made the artifact: a champion of another world does not count."""
-        query = sa.select(training_runs.c.run_id).where(training_runs.c.artifact == artifact).limit(1)
-        with self.engine.connect() as connection:
-            return connection.execute(query).first() is not None
+        return found.status == "succeeded", found.reason or ""
 
     def champion(self, model: str) -> str | None:
-        """The artifact of the champion in MLflow, None when there is none that this database knows."""
-        ref = self.tracker.champion(model)
-        return ref if ref is not None and self.known(ref) and self.store.exists(ref) else None
+        """The model that serves: the accepted one of the newest data whose artifact is there; None when there is none.
+
+        This database says so alone: MLflow is told, and shows it.
+        """
+        query = (
+            sa.select(training_runs.c.artifact)
+            .where(training_runs.c.step == f"train_{model}", training_runs.c.purpose == SERVING)
+            .where(training_runs.c.status == "succeeded", training_runs.c.artifact.is_not(None))
+            .order_by(training_runs.c.as_of.desc(), training_runs.c.run_id.desc())
+        )
+        with self.engine.connect() as connection:
+            refs = connection.scalars(query).all()
+        for ref in refs:
+            if self.store.exists(ref):
+                return str(ref)
+            logger.warning("the champion %s is not in the artifact store; the one before it serves", ref)
+        return None
 
     def serving_model(self, model: str, dataset: str) -> str:
         """The artifact that serves for a data set: the one trained on it, or else the champion.
@@ -143,6 +143,8 @@ class Context:
         A model of older data than the champion's, from a run for a past interval, does not take its place.
         """
         champion = self.champion(model)
+        if decision.accepted:
+            logger.info("the gate accepted %s: %s", artifact, decision.reason)
         if not decision.accepted:
             self.tracker.refuse(model, version, decision.reason)
             logger.warning("the gate refused %s: %s", artifact, decision.reason)
@@ -164,7 +166,7 @@ class Context:
         metrics: Mapping[str, float] | None = None,
         mlflow_run_id: str | None = None,
     ) -> None:
-        """Write down what a step made (`as_of` in microseconds); the same result stands once, as the newest."""
+        """Write down what a step made (`as_of` in microseconds); a result stands once, with its newest verdict."""
         row = {
             "step": step,
             "dataset": dataset,
@@ -176,9 +178,7 @@ class Context:
             "metrics": {k: float(v) for k, v in (metrics or {}).items() if v == v},
             "mlflow_run_id": mlflow_run_id,
         }
-        same = [
-            training_runs.c[name] == row[name] for name in ("step", "dataset", "artifact", "purpose", "as_of", "status")
-        ]
+        same = [training_runs.c[name] == row[name] for name in ("step", "dataset", "artifact", "purpose", "as_of")]
         with self.engine.begin() as connection:
             connection.execute(training_runs.delete().where(*same))
             connection.execute(training_runs.insert().values(row))

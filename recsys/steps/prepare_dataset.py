@@ -22,7 +22,7 @@ from recsys.data.posted import AFTER_GAP, MIN_AFTER_GAP, NO_WEIGHT, end_of_poste
 from recsys.data.prepare import prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.data.rekey import moved, rewrite
-from recsys.errors import ArtifactError, EmptyResultError, InputError, RecsysError
+from recsys.errors import ArtifactError, EmptyResultError, ImportUnderWayError, InputError, RecsysError
 from recsys.settings import Settings
 from recsys.steps.context import Context, step
 from recsys.storage import keys, raw_tables
@@ -49,8 +49,8 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
     The cut-off is never later than just after the last event, and rows of erased users are left out. The same raw
     tables, posted events and cut-off give the same data set, found again unless `force`; `force` also accepts a data
     set that lost much against the former one.
-    Raises InputError for an unreadable `as_of` or an unfinished import, EmptyResultError (and records the
-    refusal) when the data cannot be true.
+    Raises InputError for an unreadable `as_of`, ImportUnderWayError for an unfinished import, EmptyResultError (and
+    records the refusal) when the data cannot be true.
     """
     ctx = ctx or Context.open()
     with tempfile.TemporaryDirectory(prefix="recsys-raw-") as raw_folder:
@@ -273,8 +273,9 @@ def _finished_imports(snapshot: RawSnapshot) -> list[dict[str, Any]]:
     imports = snapshot.imports()
     unfinished = [row["path"] for row in imports if row["status"] != "complete"]
     if unfinished:
-        raise InputError(
-            f"the import of {', '.join(unfinished)} is not finished; run it again, it goes on where it was"
+        raise ImportUnderWayError(
+            f"the import of {', '.join(unfinished)} is not finished; wait for it, or, if it was killed, run it again: "
+            "it goes on where it was"
         )
     return imports
 

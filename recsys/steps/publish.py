@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from recsys.artifacts import split_ref
-from recsys.errors import EmptyResultError
-from recsys.steps.context import Context, data_ends, step
+from recsys.errors import EmptyResultError, NewerDataError
+from recsys.steps.context import Context, step
 from recsys.storage import lists, pruning, publications
 from recsys.storage.lists import ListVersion
 
@@ -24,34 +24,38 @@ LIST_STEPS = (
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Make the lists of `dataset` (the newest when None) what readers see, all kinds together.
 
-    A kind for which the data set has no lists keeps what is published now. Lists of older data than those that are
-    published, from a run for a past interval, change nothing unless `force`; the result says so.
-    Raises PublicationError with all reasons when an invariant is broken, and FencedError when another publisher
-    started later: the old publication keeps serving.
+    A kind for which the data set has no lists keeps what is published now, unless that is too old. Lists of older data
+    than those that are published, from a run for a past interval, change nothing unless `force`: "skipped" says so.
+    Raises PublicationError with all reasons when an invariant is broken, and FencedError when somebody else published
+    or rolled back meanwhile: what they published keeps serving.
     """
     ctx = ctx or Context.open()
     ref, _ = ctx.dataset(dataset)
-    live = publications.current(ctx.engine)
-    if live is not None and data_ends(live.dataset) > data_ends(ref) and not force:
-        reason = f"publication {live.publication_id} is of newer data ({live.dataset}) and stays; force publishes {ref}"
-        return {"dataset": ref, "publication_id": live.publication_id, "reason": reason}
-    fence = publications.take_fence(ctx.engine)
+    fence = publications.read_fence(ctx.engine)
     found = _newest_lists(ctx, ref)
     if not found:
         raise EmptyResultError(f"there are no lists for {ref}; run the steps that write them first")
-    published = publications.publish(
-        ctx.engine,
-        {version.kind: version.list_version_id for version in found},
-        fence,
-        dataset=ref,
-        models=_scoring_model(ctx, ref) | _models(found),
-        min_share=ctx.settings.publication_min_share,
-    )
+    try:
+        published = publications.publish(
+            ctx.engine,
+            {version.kind: version.list_version_id for version in found},
+            fence,
+            dataset=ref,
+            models=_scoring_model(ctx, ref) | _models(found),
+            min_share=ctx.settings.publication_min_share,
+            max_age_days=ctx.settings.list_max_age_days,
+            force=force,
+        )
+    except NewerDataError as error:
+        return {"dataset": ref, "skipped": str(error)}
     pruning.prune(ctx.engine, keep=ctx.settings.publications_kept)
+    counted = published.checks["lists"]
     return {
         "dataset": ref,
         "publication_id": published.publication_id,
-        "lists": {kind: counted["n_rows"] for kind, counted in published.checks["lists"].items()},
+        "lists": {kind: checks["n_rows"] for kind, checks in counted.items()},
+        "age_days": {kind: checks.get("age_days") for kind, checks in counted.items()},
+        "dropped": published.checks.get("dropped", {}),
     }
 
 

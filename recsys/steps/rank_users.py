@@ -18,7 +18,7 @@ from recsys.types import Lists
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Ranked lists for the most recently active users, up to `max_ranked_users`; `dataset`: the newest when None.
 
-    Without a champion there is nothing to rank by: `list_version` is None, the reason says so, and the other lists
+    Without a champion there is nothing to rank by: `list_version` is None, "skipped" says so, and the other lists
     serve.
     """
     ctx = ctx or Context.open()
@@ -26,7 +26,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     champion = ctx.champion("ranker")
     if champion is None:
         reason = "no ranker has been accepted yet: personal and default lists serve; see why at train_ranker in MLflow"
-        return {"dataset": ref, "list_version": None, "n_rows": 0, "reason": reason}
+        return {"dataset": ref, "list_version": None, "n_rows": 0, "skipped": reason}
     folder, manifest = ctx.store.open(champion)
     if task_of(manifest) is not data.meta.task:
         reason = f"the champion {champion} was trained for another task than {data.meta.task}: train_ranker makes one"

@@ -1,4 +1,4 @@
-"""The nightly pipeline in order, without Airflow: what the nine DAGs do, one step after the other."""
+"""The nightly pipeline in order, without Airflow: what the DAG nightly does, one step after the other."""
 
 from __future__ import annotations
 

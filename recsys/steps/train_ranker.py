@@ -119,6 +119,7 @@ def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, 
             "ranker", artifact, run.run_id, tags={"dataset": plan.dataset, "ndcg_at_10": f"{metrics['ndcg@10']:.4f}"}
         )
         run.tag("gate", decision.reason)
+        run.metrics({"judged_users": decision.judged.get("all", 0)})
         ctx.crown("ranker", artifact, version, decision)
     ctx.record(
         STEP,

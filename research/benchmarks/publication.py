@@ -69,7 +69,7 @@ def plain_copy(engine: sa.Engine, blocks: list[Lists]) -> None:
 def publish(engine: sa.Engine, blocks: list[Lists]) -> None:
     """Write, check and publish them as personal lists, with default lists beside them."""
     about = {"dataset": "dataset/benchmark", "made_by": "benchmark", "sources": ["a", "b", "c", "d", "e"]}
-    fence = publications.take_fence(engine)
+    fence = publications.read_fence(engine)
     default = list_store.write(engine, "default", "benchmark", lambda: [blocks[0].take(slice(0, 100))], **about)
     personal = list_store.write(engine, "personal", "benchmark", lambda: blocks, **about)
     manifest = {"default": default.list_version_id, "personal": personal.list_version_id}

@@ -64,7 +64,7 @@ def write(engine: sa.Engine, kind: str, edition: int, version: str | None = None
 def publish(engine: sa.Engine, edition: int, fence: int | None = None, **world: int) -> Publication:
     """Write and publish all kinds of an edition."""
     if fence is None:
-        fence = publications.take_fence(engine)
+        fence = publications.read_fence(engine)
     manifest = {kind: write(engine, kind, edition, **world).list_version_id for kind in KINDS}
     return publications.publish(engine, manifest, fence, dataset=f"dataset/{edition}", models={"edition": str(edition)})
 

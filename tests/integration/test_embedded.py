@@ -85,6 +85,53 @@ def test_start_find_stop_and_start_again(folder: Path) -> None:
     assert ask(embedded.ensure(folder, port), "select n from kept") == 7
 
 
+def refused(server: embedded.Server, password: str) -> bool:
+    try:
+        ask(embedded.Server(server.port, server.keeper_pid, password), "select 1")
+    except psycopg2.OperationalError as error:
+        return "password" in str(error)
+    return False
+
+
+def test_nobody_gets_in_without_the_password(folder: Path) -> None:
+    server = embedded.ensure(folder, free_port())
+    path = folder / "secrets" / "postgres"
+    assert (server.password, path.stat().st_mode & 0o777) == (path.read_text(), 0o600)
+    assert refused(server, "")
+    assert refused(server, "postgres")
+    assert server.password not in repr(server)
+    assert {file.stat().st_mode & 0o077 for file in (folder / "server.log", folder / "keeper.log")} == {0}
+
+
+def test_a_server_that_trusted_everybody_gets_a_password_and_keeps_its_data(folder: Path) -> None:
+    server = embedded.ensure(folder, free_port())
+    ask(server, "create table kept as select 7 as n")
+    rules = folder / "data" / "pg_hba.conf"
+    rules.write_text("host all all 127.0.0.1/32 trust\n")
+    ask(server, "alter role postgres password null")
+    os.kill(server.keeper_pid, signal.SIGKILL)  # the server goes on, as one of an earlier version does
+    wait_until(lambda: embedded.running(folder) is None)
+    (folder / "secrets" / "postgres").unlink()
+    again = embedded.ensure(folder, server.port)
+    assert again.password not in ("", server.password)
+    assert refused(again, "")
+    assert refused(again, server.password)
+    assert ask(again, "select n from kept") == 7
+
+
+def test_a_refused_row_costs_one_line_of_the_log_without_its_values(folder: Path) -> None:
+    server = embedded.ensure(folder, free_port())
+    ask(server, "create table once (id text primary key)")
+    insert = "insert into once values ('somebody@example.org')"
+    ask(server, insert)
+    for _ in range(3):
+        with pytest.raises(psycopg2.errors.UniqueViolation):
+            ask(server, insert)
+    said = (folder / "server.log").read_text()
+    assert said.count("duplicate key") == 3
+    assert "somebody" not in said
+
+
 def test_many_who_need_it_at_once_get_one_server(folder: Path) -> None:
     port = free_port()
     with ThreadPoolExecutor(4) as pool:
@@ -215,6 +262,9 @@ def test_the_command_line(folder: Path) -> None:
     assert "no embedded Postgres runs" in none.stderr
     port = str(free_port())
     assert call("--port", port, "--detach").returncode == 0
-    assert call("--url", "airflow").stdout == f"postgresql://postgres@127.0.0.1:{port}/airflow\n"
+    assert (
+        call("--url", "airflow").stdout
+        == embedded.Server(int(port), 0, (folder / "secrets" / "postgres").read_text()).url("airflow") + "\n"
+    )
     assert call("--stop").returncode == 0
     assert embedded.running(folder) is None

@@ -183,7 +183,12 @@ def test_the_runs_are_in_mlflow_with_their_data_version_and_verdict(ctx: Context
     version = client.get_model_version_by_alias("ranker", "champion")
     run = client.get_run(version.run_id)
     assert run.data.params["dataset"] == first_night["prepare-dataset"]["dataset"]
-    assert "not worse than" in run.data.tags["gate"]
+    n_users = int(run.data.metrics["users"])
+    assert run.data.tags["gate"] == (
+        f"judged on {n_users} users: too few (fewer than 1000000), accepted without judgement; lists are sound"
+    )
+    assert first_night["train-ranker"]["reason"] == run.data.tags["gate"]
+    assert run.data.metrics["judged_users"] == 0
     assert {"ndcg_at_10", "popular.ndcg_at_10.all", "ranker.ndcg_at_10.tail items"} <= set(run.data.metrics)
     plots = {artifact.path for artifact in client.list_artifacts(version.run_id, "plots")}
     assert {"plots/feature_importance.png", "plots/popularity.png", "plots/coverage.png"} <= plots

@@ -16,7 +16,7 @@ from fast_api_service import erasure
 from fast_api_service.catalogue_store import CatalogueStore, Told
 from fast_api_service.writable import Writable
 from recsys.artifacts import ArtifactStore
-from recsys.errors import EmptyResultError, InputError, RecsysError
+from recsys.errors import EmptyResultError, ImportUnderWayError, InputError, RecsysError
 from recsys.online.connections import Connections
 from recsys.online.event import parse
 from recsys.online.postgres_log import PostgresLog
@@ -248,8 +248,9 @@ def test_nothing_imported_an_unfinished_import_and_a_bad_instant_are_named(ctx, 
         prepare_dataset.run(as_of="2015-01-01", ctx=ctx)
     with ctx.engine.begin() as connection:
         connection.execute(raw_tables.imports.update().values(status="loading"))
-    with pytest.raises(InputError, match="not finished"):
+    with pytest.raises(ImportUnderWayError, match="not finished") as refused:
         prepare_dataset.run(ctx=ctx)
+    assert refused.value.transient, "a night that meets an import waits for it"
 
 
 LATE_MS = START_MS + 31 * 3_600_000  # the last event that write_shop writes

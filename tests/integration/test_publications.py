@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from recsys.errors import EmptyResultError, FencedError, NotFoundError, PublicationError, RecsysError
+from recsys.errors import EmptyResultError, FencedError, NewerDataError, NotFoundError, PublicationError, RecsysError
 from recsys.storage import lists as list_store
 from recsys.storage import publications
 from recsys.storage.pruning import erase, prune
@@ -111,7 +113,7 @@ def test_kinds_and_models_that_are_not_named_stay(shop: sa.Engine) -> None:
     first = world.publish(shop, 1)
     newer = world.write(shop, "default", 2)
     second = publications.publish(
-        shop, {"default": newer.list_version_id}, publications.take_fence(shop), dataset="d2", models={"ranker": "r/2"}
+        shop, {"default": newer.list_version_id}, publications.read_fence(shop), dataset="d2", models={"ranker": "r/2"}
     )
     assert second.manifest == {**first.manifest, "default": newer.list_version_id}
     assert second.models == {"edition": "1", "ranker": "r/2"}
@@ -196,13 +198,13 @@ def test_each_broken_invariant_is_refused_and_the_old_keeps_serving(
     before = world.publish(shop, 1)
     manifest = bad(shop)
     with pytest.raises(PublicationError, match=reason):
-        publications.publish(shop, manifest, publications.take_fence(shop), dataset="d", min_share=0.5)
+        publications.publish(shop, manifest, publications.read_fence(shop), dataset="d", min_share=0.5)
     assert publications.current(shop) == before
     assert len(publications.newest(shop)) == 1
 
 
 def test_a_first_publication_needs_lists_and_default_lists(shop: sa.Engine) -> None:
-    fence = publications.take_fence(shop)
+    fence = publications.read_fence(shop)
     with pytest.raises(PublicationError, match="at least one kind"):
         publications.publish(shop, {}, fence, dataset="d")
     personal = world.write(shop, "personal", 1).list_version_id
@@ -215,23 +217,98 @@ def test_a_small_shop_needs_no_ten_items(shop: sa.Engine) -> None:
     execute(shop, "update items set available = false where item_key > 4")
     version = world.write(shop, "default", 1, n_items=4)
     manifest = {"default": version.list_version_id}
-    assert publications.publish(shop, manifest, publications.take_fence(shop), dataset="d").manifest == manifest
+    assert publications.publish(shop, manifest, publications.read_fence(shop), dataset="d").manifest == manifest
 
 
-def test_the_later_fence_wins_whoever_publishes_first(shop: sa.Engine) -> None:
-    early, late = publications.take_fence(shop), publications.take_fence(shop)
-    assert early < late
-    with pytest.raises(FencedError, match=f"fence {early} .* took {late}"):
-        world.publish(shop, 1, fence=early)
+def test_whoever_saw_an_older_state_of_the_pointer_is_refused(shop: sa.Engine) -> None:
+    early, late = publications.read_fence(shop), publications.read_fence(shop)
     published = world.publish(shop, 2, fence=late)
-    with pytest.raises(FencedError):
+    with pytest.raises(FencedError, match=f"fence {early} .* moved to {published.fence}"):
         world.publish(shop, 1, fence=early)
     assert publications.current(shop) == published
 
 
+def test_who_publishes_nothing_shuts_nobody_out(shop: sa.Engine) -> None:
+    fence = publications.read_fence(shop)
+    publications.read_fence(shop)  # looks, and finds no lists
+    personal = {"personal": world.write(shop, "personal", 3).list_version_id}
+    with pytest.raises(PublicationError, match="no default lists"):
+        publications.publish(shop, personal, fence, dataset="d")
+    assert world.publish(shop, 1, fence=fence).status == "published"
+    fence = publications.read_fence(shop)
+    world.publish(shop, 1)  # is published already
+    assert world.publish(shop, 2, fence=fence).status == "published"
+
+
+OLD, NEW = "dataset/20260301T020000-aaaaaaaaaa", "dataset/20260311T020000-bbbbbbbbbb"
+
+
+def publish_of(engine: sa.Engine, edition: int, dataset: str, kinds: tuple[str, ...] = world.KINDS, **more: Any) -> Any:
+    """Publish lists whose versions say, as those of the steps do, when their data end."""
+    version = f"{dataset.partition('/')[2].partition('-')[0]}-{edition:010}"
+    manifest = {kind: world.write(engine, kind, edition, version).list_version_id for kind in kinds}
+    return publications.publish(engine, manifest, publications.read_fence(engine), dataset=dataset, **more)
+
+
+def test_newer_data_stay_unless_forced(shop: sa.Engine) -> None:
+    newer = publish_of(shop, 1, NEW)
+    with pytest.raises(NewerDataError, match=f"{NEW}.*stays; force publishes {OLD}"):
+        publish_of(shop, 2, OLD)
+    assert publications.current(shop) == newer
+    assert publish_of(shop, 2, OLD, force=True).dataset == OLD
+
+
+def test_newer_data_are_seen_under_the_lock(shop: sa.Engine) -> None:
+    """Of two publishers at one moment the newer data win in the end, whoever comes first: the other one tries again."""
+    for attempt in range(4):
+        gate = threading.Barrier(2)
+
+        def run(edition: int, dataset: str, gate: threading.Barrier = gate) -> None:
+            gate.wait()
+            while True:
+                try:
+                    publish_of(shop, edition, dataset)
+                    return
+                except NewerDataError:
+                    return
+                except FencedError:
+                    continue
+
+        month = attempt + 1
+        days = [f"dataset/2026{month:02}{day:02}T020000-aaaaaaaaaa" for day in (1, 2)]
+        threads = [threading.Thread(target=run, args=(10 * month + n, day)) for n, day in enumerate(days)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        current = publications.current(shop)
+        assert current is not None
+        assert current.dataset == days[1]
+
+
+def test_personal_and_ranked_lists_that_are_too_old_leave_visibly(shop: sa.Engine) -> None:
+    publish_of(shop, 1, OLD)
+    others = tuple(kind for kind in world.KINDS if kind not in ("personal", "ranked"))
+    kept = publish_of(shop, 2, NEW, others, max_age_days=10.0)
+    assert set(kept.manifest) == set(world.KINDS)
+    assert kept.checks["dropped"] == {}
+    assert {kind: kept.checks["lists"][kind]["age_days"] for kind in ("default", "personal")} == {
+        "default": 0.0,
+        "personal": 10.0,
+    }
+    later = "dataset/20260312T020000-cccccccccc"
+    dropped = publish_of(shop, 3, later, others, max_age_days=10.0)
+    assert set(dropped.manifest) == set(others)
+    assert set(dropped.checks["dropped"]) == set(world.KINDS) - set(others)
+    assert "end 11.0 days before" in dropped.checks["dropped"]["personal"]
+    publications.verify(shop)
+    back = publish_of(shop, 4, "dataset/20260313T020000-dddddddddd", max_age_days=10.0)
+    assert set(back.manifest) == set(world.KINDS)
+
+
 def test_rollback_withdraws_goes_back_and_shuts_out_whoever_is_publishing(shop: sa.Engine) -> None:
     one, two, three = (world.publish(shop, edition) for edition in (1, 2, 3))
-    fence = publications.take_fence(shop)
+    fence = publications.read_fence(shop)
     assert publications.rollback(shop).publication_id == two.publication_id
     with pytest.raises(FencedError):
         world.publish(shop, 4, fence=fence)
@@ -285,7 +362,7 @@ def test_pruning_gives_way_to_a_reader_that_does_not_end(shop: sa.Engine) -> Non
 
 def test_erasing_starts_over_and_shuts_out_publishers(shop: sa.Engine) -> None:
     world.publish(shop, 1)
-    fence = publications.take_fence(shop)
+    fence = publications.read_fence(shop)
     with shop.begin() as connection:
         erase(connection)
     assert (publications.current(shop), publications.newest(shop), partitions(shop)) == (None, [], set())

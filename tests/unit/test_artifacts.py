@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,37 @@ def write(store: ArtifactStore, version: str = "v1", text: str = "weights") -> s
         (folder / "sub").mkdir()
         (folder / "sub" / "model.txt").write_text(text)
     return f"als/{version}"
+
+
+def put(store: ArtifactStore, name: str, text: str) -> None:
+    """Write a file of the store behind its back."""
+    if store.root.startswith("s3:"):
+        store._s3.put_object(Bucket=store._bucket, Key=store._prefix + name, Body=text.encode())
+    else:
+        path = Path(store.root) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../v2/evil.sh", "../../../outside/evil.sh", "sub/../../evil.sh", "/outside/evil.sh", "", ".", "a//b", "a\\..\\b"],
+)
+def test_names_in_a_manifest_stay_inside(store: ArtifactStore, tmp_path: Path, name: str) -> None:
+    """A bucket that somebody else may write into must not write any file of this machine, nor read it as a part."""
+    ref = write(store)
+    evil = tmp_path / "outside" / "evil.sh"
+    evil.parent.mkdir()
+    evil.write_text("echo")
+    (known,) = store.manifest(ref).files.values()
+    content = json.loads(json.dumps(asdict(store.manifest(ref)) | {"files": {name: known}}))
+    put(store, f"{ref}/{MANIFEST}", json.dumps(content))
+    before = sorted(tmp_path.rglob("*"))
+    for use in (store.manifest, store.open, store.delete if store.root.startswith("s3:") else store.exists):
+        with pytest.raises(ArtifactError, match="outside of it"):
+            use(ref)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert evil.read_text() == "echo"
 
 
 def test_what_was_written_is_read_with_its_manifest(store: ArtifactStore) -> None:

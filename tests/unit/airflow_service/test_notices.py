@@ -18,9 +18,7 @@ from airflow_service import notices
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 CONTEXT = {
-    "dag_run": SimpleNamespace(
-        dag_id="train_als", run_id="manual__1", partition_key="dataset/20111209T125000-1a2b3c4d5e"
-    ),
+    "dag_run": SimpleNamespace(dag_id="nightly", run_id="manual__1"),
     "reason": "task_failure",
 }
 TELEGRAM_ANSWER = {
@@ -76,14 +74,22 @@ def test_failure_reaches_an_apprise_url(receiver: Receiver, monkeypatch: pytest.
     ((path, body),) = receiver.requests
     sent = json.loads(body)
     assert path.rstrip("/") == "/hook"
-    assert (sent["title"], sent["type"]) == ("train_als FAILED", "failure")
+    assert (sent["title"], sent["type"]) == ("nightly FAILED", "failure")
     for fact in (
         "manual__1",
-        "dataset/20111209T125000-1a2b3c4d5e",
         "task_failure",
-        "http://airflow.test:8080/dags/train_als",
+        "http://airflow.test:8080/dags/nightly",
     ):
         assert fact in sent["message"]
+
+
+def test_a_failed_step_is_named_with_what_it_said(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPRISE_URL", f"json://127.0.0.1:{receiver.port}")
+    ti = SimpleNamespace(dag_id="nightly", task_id="train_als")
+    notices.step_failed(CONTEXT | {"ti": ti, "exception": ValueError("factors are not finite")})
+    sent = json.loads(receiver.requests[0][1])
+    assert (sent["title"], sent["type"]) == ("nightly: train_als FAILED", "failure")
+    assert "ValueError: factors are not finite" in sent["message"]
 
 
 def test_success_and_refusal_say_what_they_are(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +99,7 @@ def test_success_and_refusal_say_what_they_are(receiver: Receiver, monkeypatch: 
         {"dataset": "dataset/d", "ranker": "ranker/r", "accepted": False, "reason": "light users lose"}
     )
     success, refusal = (json.loads(body) for _, body in receiver.requests)
-    assert (success["title"], success["type"]) == ("train_als succeeded", "success")
+    assert (success["title"], success["type"]) == ("nightly succeeded", "success")
     assert refusal["type"] == "failure"
     assert "light users lose" in refusal["message"]
 

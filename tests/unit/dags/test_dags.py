@@ -1,4 +1,4 @@
-"""The DAGs as Airflow parses them, in a fresh interpreter: there are nine, they parse lightly, assets tie them."""
+"""The DAGs as Airflow parses them, in a fresh interpreter: what depends on what, and that they parse lightly."""
 
 from __future__ import annotations
 
@@ -12,32 +12,38 @@ from typing import Any
 
 import pytest
 
+from airflow_service import commands
+
 ROOT = Path(__file__).resolve().parents[3]
 DAGS = ROOT / "dags"
 FILES = sorted(path for path in DAGS.glob("*.py") if path.name != "__init__.py")
 PARSE = """
 import json, sys
-HEAVY = ("tensorflow", "keras", "implicit", "catboost", "mlflow", "duckdb", "recsys")
+HEAVY = ("tensorflow", "keras", "implicit", "catboost", "mlflow", "duckdb", "recsys.steps.train_generator")
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1])
 def facts(dag):
-    condition = getattr(dag.timetable, "asset_condition", None)
     return {
-        "after": sorted(asset.name for asset in condition.objects) if condition else None,
         "timetable": type(dag.timetable).__name__,
+        "expression": getattr(dag.timetable, "expression", None),
         "file": dag.fileloc.rsplit("/", 1)[-1],
         "doc": dag.doc_md,
         "params": sorted(dag.params),
+        "tags": sorted(dag.tags),
+        "paused": dag.is_paused_upon_creation,
         "max_active_runs": dag.max_active_runs,
+        "max_active_tasks": dag.max_active_tasks,
         "catchup": dag.catchup,
         "notices": [dag.on_failure_callback is not None, dag.on_success_callback is not None],
         "tasks": {
             task.task_id: {
                 "upstream": sorted(task.upstream_task_ids),
+                "rule": task.trigger_rule.value,
                 "makes": [asset.name for asset in task.outlets],
                 "retries": task.retries,
                 "grows": task.retry_exponential_backoff,
-                "policy": [rule.exception_path for rule in task.retry_policy.rules],
+                "policy": type(task.retry_policy).__name__,
+                "notice": bool(task.on_failure_callback),
             }
             for task in dag.tasks
         },
@@ -48,24 +54,39 @@ print("FACTS" + json.dumps({
     "heavy": [name for name in HEAVY if name in sys.modules],
 }))
 """
-AFTER = {
-    "train_als": ["dataset"],
-    "train_deepfm": ["dataset"],
-    "default_recommendations": ["dataset"],
-    "i2i_recommendations": ["dataset"],
-    "personal_recommendations": ["als"],
-    "similar_items": ["als"],
-    "train_ranker": ["als", "deepfm"],
-    "rank_and_publish": ["default_lists", "i2i_lists", "personal_lists", "ranker", "similar_lists"],
+# task → what it waits for; and whether it runs too when that was skipped or has failed
+NIGHT = {
+    "prepare_dataset": (set(), False),
+    "training_due": ({"prepare_dataset"}, False),
+    "train_als": ({"training_due"}, False),
+    "train_deepfm": ({"training_due"}, False),
+    "train_ranker": ({"train_als", "train_deepfm"}, False),
+    "report_refusal": ({"train_ranker"}, False),
+    "default_recommendations": ({"prepare_dataset"}, False),
+    "i2i_recommendations": ({"prepare_dataset"}, False),
+    "personal_recommendations": ({"train_als"}, True),
+    "similar_items": ({"train_als"}, True),
+    "user_history": ({"prepare_dataset"}, False),
+    "rank_users": ({"train_ranker", "user_history"}, True),
+    "publish": (
+        {
+            "default_recommendations",
+            "i2i_recommendations",
+            "personal_recommendations",
+            "similar_items",
+            "user_history",
+            "rank_users",
+        },
+        True,
+    ),
 }
+NO_STEPS = {"report_refusal", "watcher"}
 
 
-@pytest.fixture(scope="module")
-def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))}
+def parse(home: Path, **variables: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", PARSE, str(DAGS)],
-        env=environment,
+        env=os.environ | commands.settings() | {"AIRFLOW_HOME": str(home)} | variables,
         capture_output=True,
         text=True,
         timeout=200,
@@ -76,25 +97,30 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return facts
 
 
-def test_nine_dags_parse_without_errors_and_without_heavy_libraries(parsed: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return parse(tmp_path_factory.mktemp("airflow"))
+
+
+def test_dags_parse_without_errors_and_without_heavy_libraries(parsed: dict[str, Any]) -> None:
     assert parsed["errors"] == {}
-    assert sorted(parsed["dags"]) == sorted([*AFTER, "prepare_dataset"])
-    # recsys itself is among them: `recsys.errors` and `recsys.steps` are named, and imported only when a task runs.
-    assert set(parsed["heavy"]) <= {"recsys"}
+    assert sorted(parsed["dags"]) == sorted(path.stem for path in FILES)
+    assert parsed["heavy"] == []
 
 
-def test_assets_tie_the_dags(parsed: dict[str, Any]) -> None:
-    dags = parsed["dags"]
-    assert {dag_id: facts["after"] for dag_id, facts in dags.items() if facts["after"]} == AFTER
-    # The key of an event is its data set: several assets start a DAG only when they agree on it.
-    assert {dags[dag_id]["timetable"] for dag_id in AFTER} == {"PartitionedAssetTimetable"}
-    makers = [asset for facts in dags.values() for task in facts["tasks"].values() for asset in task["makes"]]
-    assert len(makers) == len(set(makers)), "an asset with two makers would run what follows twice"
-    assert {asset for after in AFTER.values() for asset in after} == set(makers) - {"publication"}
+def test_plain_dependencies_tie_the_steps_of_the_night(parsed: dict[str, Any]) -> None:
+    tasks = dict(parsed["dags"]["nightly"]["tasks"])
+    watcher = tasks.pop("watcher")
+    found = {name: (set(task["upstream"]), task["rule"] == "all_done") for name, task in tasks.items()}
+    assert found == NIGHT
+    assert {task["rule"] for task in tasks.values()} == {"all_success", "all_done"}
+    assert (set(watcher["upstream"]), watcher["rule"], watcher["retries"]) == (set(NIGHT), "one_failed", 0)
+    makers = {name: task["makes"] for name, task in tasks.items() if task["makes"]}
+    assert makers == {"publish": ["publication"]}
 
 
-def test_only_the_first_dag_has_a_clock(parsed: dict[str, Any]) -> None:
-    assert parsed["dags"]["prepare_dataset"]["timetable"] == "CronTriggerTimetable"
+def test_every_step_is_found_by_its_name(parsed: dict[str, Any]) -> None:
+    assert set(NIGHT) - NO_STEPS <= set(parsed["dags"]["nightly"]["tags"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -104,44 +130,39 @@ def test_a_file_is_a_documented_dag_of_at_most_80_lines(path: Path, parsed: dict
     assert facts["file"] == path.name
     assert facts["doc"] == ast.get_docstring(ast.parse(text), clean=False)
     assert len(text.splitlines()) <= 80
-    assert facts["params"] == ["as_of" if path.stem == "prepare_dataset" else "dataset", "force"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_runs_are_patient_single_and_announced(path: Path, parsed: dict[str, Any]) -> None:
+def test_runs_are_patient_single_noticed_and_not_paused(path: Path, parsed: dict[str, Any]) -> None:
     facts = parsed["dags"][path.stem]
     assert (facts["max_active_runs"], facts["catchup"], facts["notices"]) == (1, False, [True, True])
-    for task in facts["tasks"].values():
-        assert task["retries"] >= 3
-        assert task["grows"] > 1
-        assert "recsys.errors.RecsysError" in task["policy"][0]
+    assert facts["paused"] is False, "with the settings of the containers, nobody has to switch it on"
+    assert facts["timetable"] == "CronTriggerTimetable"
+    for name, task in facts["tasks"].items():
+        assert task["notice"]
+        assert task["policy"] == "Patience"
+        if name != "watcher":
+            assert task["retries"] >= 3
+            assert task["grows"] > 1
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_steps_exist_and_are_imported_inside_of_tasks(path: Path, parsed: dict[str, Any]) -> None:
-    tree = ast.parse(path.read_text())
-    at_parse_time = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert not any(module and module.startswith("recsys") for module in at_parse_time)
-    tasks = parsed["dags"][path.stem]["tasks"]
-    steps = [
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "recsys.steps"
-        for alias in node.names
-    ]
-    assert steps, "a DAG runs a step"
-    for step in steps:
-        assert step in tasks, "a step's module is its task's name"
-        assert (ROOT / "recsys" / "steps" / f"{step}.py").exists()
+def test_a_preparation_waits_for_an_import_for_an_hour(parsed: dict[str, Any]) -> None:
+    pauses = [min(15 * 2**n, 600) for n in range(parsed["dags"]["nightly"]["tasks"]["prepare_dataset"]["retries"])]
+    assert sum(pauses) >= 3600
 
 
-def test_a_refused_ranker_is_reported_and_holds_nothing_up(parsed: dict[str, Any]) -> None:
-    tasks = parsed["dags"]["train_ranker"]["tasks"]
-    assert tasks["report_refusal"]["upstream"] == ["train_ranker"]
-    assert tasks["train_ranker"]["makes"] == ["ranker"], "announced before the verdict is reported"
+def test_tasks_are_steps(parsed: dict[str, Any]) -> None:
+    steps = set(parsed["dags"]["nightly"]["tasks"]) - NO_STEPS
+    assert steps <= {path.stem for path in (ROOT / "recsys" / "steps").glob("*.py")}
 
 
-def test_table_in_the_readme_is_up_to_date() -> None:
+def test_schedule_and_parallelism_are_settings(tmp_path: Path) -> None:
+    with_settings = parse(tmp_path, RECSYS_NIGHTLY_SCHEDULE="30 4 * * *", RECSYS_TASKS_AT_ONCE="1")
+    night = with_settings["dags"]["nightly"]
+    assert (night["expression"], night["max_active_tasks"]) == ("30 4 * * *", 1)
+
+
+def test_tables_in_the_readme_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "airflow_service.dag_table", "--check"],
         cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,

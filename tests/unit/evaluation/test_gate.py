@@ -54,6 +54,30 @@ def test_a_small_segment_is_reported_and_not_judged():
     assert decision.means["new users"]["challenger"] == 0
 
 
+def test_the_verdict_says_over_how_many_users_and_what_was_not_judged():
+    decision = decide(GOOD)
+    assert (decision.judged, decision.not_judged) == ({"all": 400, "light users": 200}, {"new users": 9})
+    assert decision.reason == (
+        "no loss of more than 5% against champion was shown over 400 users, light users 200; "
+        "not judged, fewer than 50 users: new users 9; lists are sound"
+    )
+    refused = decide({name: values * 0.5 for name, values in GOOD.items()}).reason
+    assert "over 400 users" in refused
+    assert "not judged, fewer than 50 users: new users 9" in refused
+    assert "sound" not in refused
+
+
+@pytest.mark.parametrize("better", [0.0, 1.0])
+def test_too_few_users_are_said_to_be_too_few(better: float):
+    """29 users decide nothing, so the verdict claims nothing of a comparison."""
+    decision = decide({"all": np.full(29, better)}, {"all": np.ones(29)})
+    assert decision.accepted
+    assert decision.reason == (
+        "judged on 29 users: too few (fewer than 50), accepted without judgement; lists are sound"
+    )
+    assert decision.judged == {}
+
+
 def test_a_loss_that_may_be_chance_is_no_reason():
     lucky, unlucky = np.zeros(60), np.zeros(60)
     lucky[0], unlucky[1] = 1.0, 0.9

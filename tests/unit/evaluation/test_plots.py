@@ -36,3 +36,11 @@ def test_coverage_counts_each_item_once_at_its_first_position() -> None:
 def test_comparison_draws_every_source() -> None:
     axes = plots.comparison({"a": 0.1, "b": 0.2}, metric="ndcg@10", intervals={"a": (0.05, 0.2)}).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.2, 0.1]
+
+
+def test_no_whiskers_without_an_interval() -> None:
+    bare = plots.comparison({"a": 0.1, "b": 0.2}, metric="ndcg@10", intervals={}).axes[0]
+    assert list(bare.collections) == list(bare.lines) == []
+    one = plots.comparison({"a": 0.1, "b": 0.2}, metric="ndcg@10", intervals={"a": (0.05, 0.2)}).axes[0]
+    (whiskers,) = [found for found in one.collections if found.get_segments()]
+    assert [segment.tolist() for segment in whiskers.get_segments()] == [[[0.05, 1.0], [0.2, 1.0]]]

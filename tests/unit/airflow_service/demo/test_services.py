@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -20,6 +22,7 @@ from recsys.errors import RecsysError
 # A leader with a child in a session of its own, as Airflow's are; both note their numbers and go on for ever.
 FAMILY = """
 import os, subprocess, sys, time
+from dataclasses import replace
 from pathlib import Path
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 Path("family.part").write_text(f"{os.getpid()} {child.pid}")
@@ -30,6 +33,7 @@ time.sleep(600)
 
 HOLD = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 from airflow_service.demo import lock
 with lock.only_one(Path(sys.argv[1])):
@@ -146,6 +150,80 @@ def test_a_service_that_dies_shows_the_end_of_its_log(services: Services) -> Non
     services.start(service, os.environ).wait()
     with pytest.raises(RecsysError, match="the disk is full"):
         services.wait([service], 20)
+
+
+COUNT = """
+import os, sys, time
+from dataclasses import replace
+from pathlib import Path
+Path(f"born-{os.getpid()}").touch()
+time.sleep(600)
+"""
+
+
+def supervised(state: Path, code: str = COUNT) -> Service:
+    return Service(
+        "frail", (sys.executable, "-c", code), {}, lambda: bool(list(state.glob("born-*"))), is_supervised=True
+    )
+
+
+def wait_until(condition: object, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def born(state: Path) -> set[int]:
+    return {int(path.name.removeprefix("born-")) for path in state.glob("born-*")}
+
+
+NO_TRIAL = "from airflow_service.demo import supervise; supervise.TRIAL_S = 0.0; supervise.main()"
+
+
+def without_trial(service: Service, state: Path) -> Service:
+    """The service under a supervisor that starts it again from its first end on."""
+    command = (sys.executable, "-c", NO_TRIAL, str(state), service.name, *service.command)
+    return replace(service, command=command, is_supervised=False)
+
+
+def test_a_killed_service_is_started_again_without_what_it_left(services: Services, state: Path) -> None:
+    services.start(without_trial(family(state), state), os.environ)
+    wait_until((state / "family").exists)
+    leader, child = members(state)
+    (state / "family").unlink()
+    os.kill(leader, signal.SIGKILL)
+    wait_until((state / "family").exists)
+    assert leader not in members(state)
+    assert not is_alive(child), "an orphan may hold the port"
+    services.check_alive(["family"])
+    assert "starting it again" in services.log_file("family").read_text()
+    assert services.stop(["family"]) == {"family": 3}
+    assert services.processes() == []
+
+
+def test_stop_ends_a_supervised_service_and_nothing_comes_back(services: Services, state: Path) -> None:
+    services.start(without_trial(supervised(state), state), os.environ)
+    wait_until(lambda: born(state))
+    (first,) = born(state)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(born(state)) == 2)
+    services.stop(["frail"])
+    time.sleep(2.5)
+    assert len(born(state)) == 2
+    assert services.processes() == []
+
+
+def test_a_supervised_service_that_never_works_says_so(services: Services, state: Path) -> None:
+    service = replace(supervised(state, "import sys; sys.exit('the disk is full')"), is_ready=lambda: False)
+    assert services.start(service, os.environ).wait(20) == 1
+    with pytest.raises(RecsysError, match="the disk is full"):
+        services.wait([service], 20)
+
+
+def test_what_services_write_is_for_their_user_alone(services: Services, state: Path) -> None:
+    services.run_job("job", (sys.executable, "-c", "open('done', 'w')"), os.environ)
+    assert {path.stat().st_mode & 0o077 for path in (state / "done", services.log_file("job"))} == {0}
 
 
 def test_a_job_runs_to_its_end_or_says_why_not(services: Services, state: Path) -> None:

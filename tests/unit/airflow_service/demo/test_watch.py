@@ -16,12 +16,12 @@ from airflow_service.demo import watch
 from airflow_service.demo.airflow_api import AirflowApi
 from recsys.errors import RecsysError
 
-FIRST = {"dag_id": watch.FIRST, "dag_run_id": "r", "state": "queued", "run_after": "2026-01-01T00:00:00Z"}
+RUN = {"dag_id": watch.DAG, "dag_run_id": "r", "state": "queued"}
 
 
 @contextmanager
 def airflow(*, n_failures: int, failing_after: int = 0, status: int = 500) -> Iterator[AirflowApi]:
-    """All DAGs have succeeded; but after so many requests so many are answered with `status`."""
+    """The night has succeeded; but after so many requests so many are answered with `status`."""
     n_asked = 0
 
     class Handler(BaseHTTPRequestHandler):
@@ -32,16 +32,10 @@ def airflow(*, n_failures: int, failing_after: int = 0, status: int = 500) -> It
             self._answer(status if fails else 200, {"detail": "Database error"} if fails else self._found())
 
         def _found(self) -> Any:
-            if "xcomEntries" in self.path:
-                return {"value": {"dataset": "dataset/1"}}
             if "taskInstances" in self.path:
-                dag_id = self.path.split("/")[4]
-                task = {"dag_id": dag_id, "dag_run_id": "r", "task_id": "work", "state": "success"}
+                task = {"dag_id": watch.DAG, "dag_run_id": "r", "task_id": "publish", "state": "success"}
                 return {"task_instances": [task]}
-            runs = [
-                FIRST | {"dag_id": dag_id, "state": "success", "partition_key": "dataset/1"} for dag_id in watch.DAGS
-            ]
-            return {"dag_runs": runs}
+            return RUN | {"state": "success"}
 
         def _answer(self, code: int, body: Any) -> None:
             data = json.dumps(body).encode()
@@ -62,15 +56,15 @@ def airflow(*, n_failures: int, failing_after: int = 0, status: int = 500) -> It
         server.server_close()
 
 
-@pytest.mark.parametrize("failing_after", range(12))
+@pytest.mark.parametrize("failing_after", range(2))
 def test_it_waits_while_airflow_cannot_answer(failing_after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of its questions is the first to fail."""
     monkeypatch.setattr(watch, "POLL_S", 0.01)
     console = Console(record=True)
     with airflow(n_failures=5, failing_after=failing_after) as api:
-        day = watch.follow(api, FIRST, console, lambda: None)
-    assert day.is_done
-    assert {dag_id: len(tasks) for dag_id, tasks in day.tasks.items()} == dict.fromkeys(watch.DAGS, 1)
+        night = watch.follow(api, RUN, console, lambda: None)
+    assert night.is_done
+    assert night.states == {"nightly": "success", "publish": "success"}
     assert console.export_text().count("Airflow cannot answer now; waiting") == 1
 
 
@@ -78,12 +72,12 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "POLL_S", 0.01)
     monkeypatch.setattr(watch, "AWAY_S", 0.1)
     with airflow(n_failures=10**9) as api, pytest.raises(RecsysError, match=r"away for 0 s: .*Database error"):
-        watch.follow(api, FIRST, Console(), lambda: None)
+        watch.follow(api, RUN, Console(), lambda: None)
 
 
 def test_a_refusal_is_no_reason_to_wait() -> None:
     with airflow(n_failures=10**9, status=404) as api, pytest.raises(RecsysError, match="Airflow refused GET"):
-        watch.follow(api, FIRST, Console(), lambda: None)
+        watch.follow(api, RUN, Console(), lambda: None)
 
 
 def test_a_dead_service_ends_it_while_airflow_is_away() -> None:
@@ -94,4 +88,4 @@ def test_a_dead_service_ends_it_while_airflow_is_away() -> None:
             raise RecsysError("the scheduler has ended")
 
     with airflow(n_failures=10**9) as api, pytest.raises(RecsysError, match="the scheduler has ended"):
-        watch.follow(api, FIRST, Console(), check)
+        watch.follow(api, RUN, Console(), check)

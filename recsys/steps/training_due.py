@@ -1,0 +1,61 @@
+"""Say whether training is due: every night, or when the schedule of the settings has come round since the last one."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+
+from recsys.errors import InputError
+from recsys.steps.context import SERVING, Context, step
+from recsys.storage.tables import training_runs
+
+
+@step
+def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
+    """The data set, when it is to be trained on; else the same with the reason under "skipped".
+
+    A training counts once the ranker's gate has judged it; one that failed before, or had too little data for a
+    ranker, stays due the next night.
+    Raises InputError when RECSYS_TRAINING_SCHEDULE is no schedule.
+    """
+    ctx = ctx or Context.open()
+    ref, _ = ctx.dataset(dataset)
+    schedule, trained_at = ctx.settings.training_schedule, _last_trained(ctx)
+    if schedule is None or force:
+        return {"dataset": ref}
+    due_at = next_due(schedule, trained_at or dt.datetime.now(dt.UTC))
+    if trained_at is None or due_at <= dt.datetime.now(dt.UTC):
+        return {"dataset": ref}
+    return {
+        "dataset": ref,
+        "skipped": f"training ({schedule}) was done {trained_at:%Y-%m-%d %H:%M} UTC and is due again "
+        f"{due_at:%Y-%m-%d %H:%M} UTC; the current models make the lists",
+    }
+
+
+def next_due(schedule: str, after: dt.datetime) -> dt.datetime:
+    """The next instant of a schedule (cron, UTC) after another; InputError when it cannot be read."""
+    from croniter import CroniterError, croniter
+
+    try:
+        found: dt.datetime = croniter(schedule, after.astimezone(dt.UTC)).get_next(dt.datetime)
+    except CroniterError as error:
+        raise InputError(
+            f"RECSYS_TRAINING_SCHEDULE={schedule!r} is no schedule ({error}); write five fields of cron, e.g. "
+            "0 2 * * 0, or @weekly"
+        ) from None
+    return found
+
+
+def _last_trained(ctx: Context) -> dt.datetime | None:
+    query = sa.select(sa.func.max(training_runs.c.created_at)).where(
+        training_runs.c.step == "train_ranker",
+        training_runs.c.purpose == SERVING,
+        training_runs.c.status.in_(("succeeded", "refused")),
+        training_runs.c.artifact.is_not(None),  # without: too little data to train on
+    )
+    with ctx.engine.connect() as connection:
+        found: dt.datetime | None = connection.execute(query).scalar_one()
+    return found

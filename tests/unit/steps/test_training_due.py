@@ -1,0 +1,33 @@
+"""When training is due again."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from recsys.errors import InputError
+from recsys.steps.training_due import next_due
+
+THURSDAY = dt.datetime(2026, 3, 5, 2, 10, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("0 2 * * 0", dt.datetime(2026, 3, 8, 2, tzinfo=dt.UTC)),
+        ("@weekly", dt.datetime(2026, 3, 8, tzinfo=dt.UTC)),
+        ("@monthly", dt.datetime(2026, 4, 1, tzinfo=dt.UTC)),
+        ("0 2 * * *", dt.datetime(2026, 3, 6, 2, tzinfo=dt.UTC)),
+    ],
+)
+@pytest.mark.parametrize("hours_from_utc", [0, 5])
+def test_a_schedule_is_read_in_utc(schedule: str, expected: dt.datetime, hours_from_utc: int) -> None:
+    zone = dt.timezone(dt.timedelta(hours=hours_from_utc))
+    assert next_due(schedule, THURSDAY.astimezone(zone)) == expected
+
+
+@pytest.mark.parametrize("schedule", ["weekly", "0 2 * *", "61 * * * *", ""])
+def test_what_is_no_schedule_is_refused_with_its_setting(schedule: str) -> None:
+    with pytest.raises(InputError, match="RECSYS_TRAINING_SCHEDULE"):
+        next_due(schedule, THURSDAY)
