@@ -43,7 +43,7 @@ def folder(fitted: DeepFm, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def probabilities(scorer: Scorer, asker: Asker, items: np.ndarray) -> np.ndarray:
     rows = scorer.state.item_rows(items.tolist(), lambda key: (key % 2, -1))
-    return scorer.probabilities([asker], np.zeros(len(items), dtype=np.int32), rows, Moment(CUT / 1000, {}))
+    return scorer.probabilities([asker], np.zeros(len(items), dtype=np.int32), rows, Moment(CUT / 1000, {"view": 1.0}))
 
 
 def test_the_export_gives_the_logits_of_keras(fitted: DeepFm, folder: Path) -> None:
