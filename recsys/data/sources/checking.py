@@ -142,10 +142,6 @@ class Checked:
             ids = self._without(ids, bad, f"{name} {reason}{option}", required)
         return pc.replace_substring_regex(ids, "[.]0*$", "")
 
-    def integer(self, column: str, *, required: bool = True) -> pa.Array:
-        """A column of whole numbers of at most 18 digits, int64; null where bad or empty."""
-        return self.identifier(column, "integer", required=required).cast(pa.int64())
-
     def number(self, column: str, *, required: bool = True, decimal: Decimal | None = None) -> pa.Array:
         """A column of finite numbers, float64; null where bad or empty. `decimal`: the column's decimal sign."""
         name = self._where.get(column, column)

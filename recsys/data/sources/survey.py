@@ -187,6 +187,8 @@ class Times:
         text = f"timestamps are read as {chosen.name}: {' … '.join(dict.fromkeys(ends))}"
         if left := self.n - found.n:
             text += f"; {left:,} of {self.n:,} make no sense so (before 1980, in the future, or no time)"
+        if chosen.name in (DAY_FIRST, MONTH_FIRST) and self.by_day == self.by_month:
+            text += "; no date tells the day from the month"
         return f"{text}; option timestamp_format says otherwise"
 
 
