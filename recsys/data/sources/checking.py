@@ -25,9 +25,10 @@ from recsys.data.sources.words import NOTHING
 from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_DIGITS, MAX_ID_LENGTH, IdType
 
 _EXACT: Final = 2**53  # whole numbers below are exact as floats
-_WHOLE: Final = r"^-?[0-9]+(?:[.]0*)?$"
-_LONG: Final = rf"^-?0*[1-9][0-9]{{{MAX_DIGITS},}}(?:[.]0*)?$"
-_PLAIN: Final = INTEGER_ID_PATTERN.replace("$", "(?:[.]0*)?$")
+_FRACTION: Final = "(?:[.,]0{0,2})?$"  # of a whole number; three digits may be thousands
+_WHOLE: Final = f"^-?[0-9]+{_FRACTION}"
+_LONG: Final = rf"^-?0*[1-9][0-9]{{{MAX_DIGITS},}}{_FRACTION}"
+_PLAIN: Final = INTEGER_ID_PATTERN.replace("$", _FRACTION)
 _SCIENTIFIC: Final = r"^[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+$"
 _ID_OPTION: Final = {
     column: f" (option {column}_id_type=string takes any text)" for column in ("user", "item", "category")
@@ -140,7 +141,7 @@ class Checked:
         ):
             bad = pc.equal(pc.match_substring_regex(ids, pattern), is_bad)
             ids = self._without(ids, bad, f"{name} {reason}{option}", required)
-        return pc.replace_substring_regex(ids, "[.]0*$", "")
+        return pc.replace_substring_regex(ids, "[.,]0*$", "")
 
     def number(self, column: str, *, required: bool = True, decimal: Decimal | None = None) -> pa.Array:
         """A column of finite numbers, float64; null where bad or empty. `decimal`: the column's decimal sign."""
