@@ -156,8 +156,7 @@ class Checked:
         else:
             texts = self.text(column, required=required)
             if not required:
-                nothing = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
-                texts = pc.if_else(nothing, pa.scalar(None, pa.string()), texts)
+                texts = pc.if_else(is_nothing(texts), pa.scalar(None, pa.string()), texts)
             numbers = read_numbers(texts, decimal)
             unread = pc.and_(pc.is_valid(texts), pc.is_null(numbers))
             hint = "" if decimal else ", or the decimal sign is not known (option decimal)"
@@ -277,6 +276,11 @@ class Checked:
 
 
 _NOTHING = pa.array(sorted(NOTHING))
+
+
+def is_nothing(texts: pa.Array) -> pa.Array:
+    """Which texts are words that stand for nothing."""
+    return pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
 
 
 def is_number(kind: pa.DataType) -> bool:

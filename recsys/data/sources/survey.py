@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.sources.checking import Checked, is_instant, is_number
+from recsys.data.sources.checking import Checked, is_instant, is_nothing, is_number
 from recsys.data.sources.numbers import Decimal, decimal_of, votes
 from recsys.data.sources.reading import CsvFormat, read_blocks
 from recsys.data.sources.times import (
@@ -33,7 +33,6 @@ from recsys.data.sources.times import (
     as_numbers,
     latest_ms,
 )
-from recsys.data.sources.words import NOTHING
 from recsys.errors import InputError
 
 MAX_BLOCKS: Final = 64  # of a file; some gigabyte
@@ -105,6 +104,7 @@ class Times:
         numbers, words = texts.filter(pc.is_valid(read)), texts.filter(pc.is_null(read))
         if len(numbers):
             self._add_numbers(read.filter(pc.is_valid(read)).cast(pa.float64(), safe=False), until, numbers)
+        words = words.filter(pc.invert(is_nothing(words)))
         if len(words):
             self._add_words(words, until)
 
@@ -211,7 +211,7 @@ class Ids:
         self.n += len(texts)
         if not len(texts):
             return
-        empty = texts.filter(pc.is_in(pc.utf8_lower(texts), value_set=pa.array(sorted(NOTHING))))
+        empty = texts.filter(is_nothing(texts))
         self.nothing.update({pair["values"]: pair["counts"] for pair in empty.value_counts().to_pylist()})
         self.dotted.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _DOTTED))))
         self.whole.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _DIGITS))))
