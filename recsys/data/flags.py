@@ -6,14 +6,15 @@ import re
 from typing import Final
 
 YES: Final = (
-    "1", "true", "t", "yes", "y", "on", "ja", "oui", "si", "available", "in stock", "instock", "low stock",
-    "limited availability", "limitedavailability", "active", "enabled", "buyable", "preorder", "pre order",
-    "backorder", "back order",
+    "1", "true", "t", "yes", "y", "on", "available", "in stock", "instock", "low stock", "limited availability",
+    "limitedavailability", "active", "enabled", "buyable", "preorder", "pre order", "backorder", "back order",
+    "ja", "verfügbar", "lieferbar", "auf lager", "oui", "si", "sí", "disponible", "en stock",
 )  # fmt: skip
 NO: Final = (
-    "0", "false", "f", "no", "n", "off", "nein", "non", "unavailable", "not available", "notavailable", "out of stock",
-    "outofstock", "not in stock", "notinstock", "sold out", "soldout", "inactive", "disabled", "discontinued",
-    "none in stock", "archived", "deleted",
+    "0", "false", "f", "no", "n", "off", "unavailable", "not available", "notavailable", "out of stock", "outofstock",
+    "oos", "not in stock", "notinstock", "sold out", "soldout", "inactive", "disabled", "discontinued", "archived",
+    "deleted", "nein", "nicht verfügbar", "nicht lieferbar", "nicht auf lager", "ausverkauft", "non", "épuisé",
+    "indisponible", "rupture de stock", "agotado", "no disponible",
 )  # fmt: skip
 NUMBER: Final = r"^n?[+-]?[0-9]+([.,][0-9]*)?$"  # compared with 0; n13.000 is how RetailRocket writes 13
 SCHEMA_ORG: Final = "^https?://schema[.]org/"  # before InStock, OutOfStock …

@@ -9,7 +9,7 @@ import ibis
 import pyarrow as pa
 from ibis import Table
 
-from recsys.ids import INTEGER_ID_PATTERN, MAX_ID_LENGTH, IdType
+from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_ID_LENGTH, IdType
 
 FIRST_KEY = 1  # 0 owns the default list of all items
 _MAX_KEY = 2**31 - 1
@@ -36,7 +36,7 @@ def is_id(value: ibis.Value, id_type: IdType) -> ibis.Value:
     """Whether a text is an id, as `recsys.ids` has it."""
     if id_type == "integer":
         return value.re_search(INTEGER_ID_PATTERN)
-    return (value.length() <= MAX_ID_LENGTH) & value.re_search(r"(?s)^\S(.*\S)?$")
+    return (value.length() <= MAX_ID_LENGTH) & value.re_search(f"(?s)^[^{BLANKS}](.*[^{BLANKS}])?$")
 
 
 def give_keys(con: Any, name: str, seen: Table, known: pa.Table, order: list[str]) -> Table:

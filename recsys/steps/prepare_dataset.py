@@ -86,9 +86,10 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
     told = ctx.dataset(ref)[1].meta
     left_out = dict(told.n_posted_left_out) | ({AFTER_GAP: posted.n_after_gap} if posted.n_after_gap else {})
     counts = {f"n_{name}": n for name, n in told.n_rows.items()} | {"n_posted": told.n_events_from.get("posted", 0)}
-    ctx.record(STEP, ref, ref, as_of=cut_at, metrics=counts | {"n_posted_left_out": sum(left_out.values())})
-    _tell(left_out)
     n_left_out = dict(told.n_left_out) | ({FUTURE: plan.n_future} if plan.n_future else {})
+    counts |= {"n_posted_left_out": sum(left_out.values()), "n_left_out": sum(n_left_out.values())}
+    ctx.record(STEP, ref, ref, as_of=cut_at, metrics=counts)
+    _tell(left_out)
     for reason, n in n_left_out.items():
         logger.warning("events left out, %s: %d", reason, n)
     return {

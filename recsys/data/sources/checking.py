@@ -25,9 +25,10 @@ from recsys.data.sources.words import NOTHING
 from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_DIGITS, MAX_ID_LENGTH, IdType
 
 _EXACT: Final = 2**53  # whole numbers below are exact as floats
-_WHOLE: Final = r"^-?[0-9]+(?:[.]0*)?$"
-_LONG: Final = rf"^-?0*[1-9][0-9]{{{MAX_DIGITS},}}(?:[.]0*)?$"
-_PLAIN: Final = INTEGER_ID_PATTERN.replace("$", "(?:[.]0*)?$")
+_FRACTION: Final = "(?:[.,]0{0,2})?$"  # of a whole number; three digits may be thousands
+_WHOLE: Final = f"^-?[0-9]+{_FRACTION}"
+_LONG: Final = rf"^-?0*[1-9][0-9]{{{MAX_DIGITS},}}{_FRACTION}"
+_PLAIN: Final = INTEGER_ID_PATTERN.replace("$", _FRACTION)
 _SCIENTIFIC: Final = r"^[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+$"
 _ID_OPTION: Final = {
     column: f" (option {column}_id_type=string takes any text)" for column in ("user", "item", "category")
@@ -140,11 +141,7 @@ class Checked:
         ):
             bad = pc.equal(pc.match_substring_regex(ids, pattern), is_bad)
             ids = self._without(ids, bad, f"{name} {reason}{option}", required)
-        return pc.replace_substring_regex(ids, "[.]0*$", "")
-
-    def integer(self, column: str, *, required: bool = True) -> pa.Array:
-        """A column of whole numbers of at most 18 digits, int64; null where bad or empty."""
-        return self.identifier(column, "integer", required=required).cast(pa.int64())
+        return pc.replace_substring_regex(ids, "[.,]0*$", "")
 
     def number(self, column: str, *, required: bool = True, decimal: Decimal | None = None) -> pa.Array:
         """A column of finite numbers, float64; null where bad or empty. `decimal`: the column's decimal sign."""
@@ -159,8 +156,7 @@ class Checked:
         else:
             texts = self.text(column, required=required)
             if not required:
-                nothing = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
-                texts = pc.if_else(nothing, pa.scalar(None, pa.string()), texts)
+                texts = pc.if_else(is_nothing(texts), pa.scalar(None, pa.string()), texts)
             numbers = read_numbers(texts, decimal)
             unread = pc.and_(pc.is_valid(texts), pc.is_null(numbers))
             hint = "" if decimal else ", or the decimal sign is not known (option decimal)"
@@ -280,6 +276,11 @@ class Checked:
 
 
 _NOTHING = pa.array(sorted(NOTHING))
+
+
+def is_nothing(texts: pa.Array) -> pa.Array:
+    """Which texts are words that stand for nothing."""
+    return pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -25,8 +25,12 @@ _BODY = re.compile(
     rf"(?P<sign>[+-]?){_BLANK}*(?:{_MONEY}{_BLANK}*)?(?P<inner>[+-]?)(?P<body>[0-9.,'\u2019{BLANKS}]*[0-9][.,]?)"
     rf"(?P<power>[eE][+-]?[0-9]+)?(?:,?-)?{_BLANK}*(?:{_MONEY})?"
 )
+_INDIAN: Final = "|[1-9][0-9]?(?:,[0-9]{2})*,[0-9]{3}"  # 1,00,000
 _GROUPS = {
-    mark: re.compile(rf"[0-9]+|[1-9][0-9]{{0,2}}(?:([{re.escape(other)}'\u2019{BLANKS}])[0-9]{{3}}(?:\1[0-9]{{3}})*)")
+    mark: re.compile(
+        rf"[0-9]+|[1-9][0-9]{{0,2}}(?:([{re.escape(other)}'\u2019{BLANKS}])[0-9]{{3}}(?:\1[0-9]{{3}})*)"
+        + (_INDIAN if mark == "." else "")
+    )
     for mark, other in ((".", ","), (",", "."))
 }
 

@@ -57,10 +57,11 @@ class OnlineRetail:
     """One file of invoice lines, or a folder that holds one or more."""
 
     name: ClassVar[str] = "online-retail"
-    option_names: ClassVar[tuple[str, ...]] = ()
+    option_names: ClassVar[tuple[str, ...]] = ("timestamp_format",)
 
     def __init__(self, path: Path, options: Mapping[str, str]) -> None:
         check_options(self.name, options, self.option_names)
+        self._given = TimeFormat.of(options["timestamp_format"], None) if "timestamp_format" in options else None
         self._files = find_files(path, "*", CSV_SUFFIXES) if path.is_dir() else [path]
         if not self._files:
             raise InputError(f"{path}: no .parquet or .csv file of invoice lines in this folder")
@@ -83,9 +84,10 @@ class OnlineRetail:
         survey = Survey(times, decimals={"price": prices})
         for path, where in zip(self._filled, columns, strict=True):
             survey.look_over(path, {**where, "timestamp": where["at"]}, _CSV, ())
-        written = times.format(columns[0]["at"], otherwise=MONTH_FIRST)  # as the set's first edition has it
-        if times.n:
-            self.notes.append(times.note(written))
+        # Where no row tells the day from the month, the month comes first, as in the set's first edition.
+        written = self._given or times.format(columns[0]["at"], otherwise=MONTH_FIRST)
+        if times.n and (note := times.note(written)) not in self.notes:
+            self.notes.append(note)
         both = zip(self._filled, columns, strict=True)
         files = [(name_in(self._root, path), _InvoiceLines(path, where, written, prices.sign)) for path, where in both]
         empty = [path for path in self._files if path not in self._filled]

@@ -143,7 +143,7 @@ def _values(checked: Checked, name: pa.Array) -> pa.Array:
     values = checked.text("value", required=False)
     is_category, is_flag = pc.equal(name, CATEGORY), pc.equal(name, AVAILABLE)
     nothing = pa.scalar(None, pa.string())
-    categories = pc.replace_substring_regex(pc.if_else(is_category, values, nothing), "^n", "")
+    categories = pc.replace_substring_regex(pc.if_else(is_category, values, nothing), r"^n(-?[0-9]+)[.]0+$", r"\1")
     categories = checked.identifiers_of(categories, "integer", f"value of {CATEGORY}", required=False)
     flags = checked.flags_of(pc.if_else(is_flag, values, nothing))
     return pc.case_when(

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.sources.checking import Checked, is_instant, is_number
+from recsys.data.sources.checking import Checked, is_instant, is_nothing, is_number
 from recsys.data.sources.numbers import Decimal, decimal_of, votes
 from recsys.data.sources.reading import CsvFormat, read_blocks
 from recsys.data.sources.times import (
@@ -26,20 +26,19 @@ from recsys.data.sources.times import (
     DAY_FIRST,
     ISO,
     MONTH_FIRST,
+    NAMED_MONTHS,
     NUMBERS,
     SINCE_MS,
     TimeFormat,
     as_numbers,
     latest_ms,
 )
-from recsys.data.sources.words import NOTHING
 from recsys.errors import InputError
 
 MAX_BLOCKS: Final = 64  # of a file; some gigabyte
 MAX_WORDS: Final = 5_000  # of a block's times, evenly, that are looked at closely
 MAX_CELLS: Final = 50_000  # and of its ids and numbers
 MIN_SHARE: Final = 0.5  # of the times that one way of reading must make sense of
-_NUMBER: Final = r"^\s*[+-]?[0-9]+(?:[.][0-9]*)?(?:[eE][+-]?[0-9]+)?\s*$"
 _DAY_FIRST: Final = r"^\s*(?:1[3-9]|2[0-9]|3[01])[-/.](?:0?[1-9]|1[0-2])[-/.][0-9]"
 _MONTH_FIRST: Final = r"^\s*(?:0?[1-9]|1[0-2])[-/.](?:1[3-9]|2[0-9]|3[01])[-/.][0-9]"
 _DOTTED: Final = r"^-?[0-9]+[.]0+$"
@@ -101,10 +100,11 @@ class Times:
             self._add_numbers(cells.filter(pc.invert(pc.is_null(cells, nan_is_null=True))), until)
             return
         texts = cells.filter(pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(cells)), 0), False))
-        numeric = pc.match_substring_regex(texts, _NUMBER)
-        numbers, words = texts.filter(numeric), texts.filter(pc.invert(numeric))
+        read = as_numbers(texts)
+        numbers, words = texts.filter(pc.is_valid(read)), texts.filter(pc.is_null(read))
         if len(numbers):
-            self._add_numbers(pc.utf8_trim_whitespace(numbers).cast(pa.float64()), until, numbers)
+            self._add_numbers(read.filter(pc.is_valid(read)).cast(pa.float64(), safe=False), until, numbers)
+        words = words.filter(pc.invert(is_nothing(words)))
         if len(words):
             self._add_words(words, until)
 
@@ -126,6 +126,10 @@ class Times:
         read = TimeFormat(ISO, self.zone).texts(texts)
         self._of(ISO).add(read, 0, until)
         rest = texts.filter(pc.is_null(read))
+        named = rest.filter(pc.match_substring_regex(rest, "[A-Za-z]{3}"))
+        if len(named):
+            for pattern in NAMED_MONTHS:
+                self._of(pattern).add(TimeFormat(pattern, self.zone).texts(named), 0, until)
         if not len(rest):
             return
         either = [TimeFormat(name, self.zone).texts(rest) for name in (DAY_FIRST, MONTH_FIRST)]
@@ -187,6 +191,8 @@ class Times:
         text = f"timestamps are read as {chosen.name}: {' … '.join(dict.fromkeys(ends))}"
         if left := self.n - found.n:
             text += f"; {left:,} of {self.n:,} make no sense so (before 1980, in the future, or no time)"
+        if chosen.name in (DAY_FIRST, MONTH_FIRST) and self.by_day == self.by_month:
+            text += "; no date tells the day from the month"
         return f"{text}; option timestamp_format says otherwise"
 
 
@@ -205,7 +211,7 @@ class Ids:
         self.n += len(texts)
         if not len(texts):
             return
-        empty = texts.filter(pc.is_in(pc.utf8_lower(texts), value_set=pa.array(sorted(NOTHING))))
+        empty = texts.filter(is_nothing(texts))
         self.nothing.update({pair["values"]: pair["counts"] for pair in empty.value_counts().to_pylist()})
         self.dotted.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _DOTTED))))
         self.whole.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _DIGITS))))

@@ -85,8 +85,6 @@ class Table:
                 f"give --option {needed[0]}=<name of the column> and so on"
             )
         self._columns = {name: options[name] for name in COLUMN_OPTIONS if options.get(name)}
-        if "+" in self._columns["timestamp"]:  # the day in one column, the time of the day in another
-            self._columns["timestamp"], self._columns["time"] = self._columns["timestamp"].split("+", 1)
         self._null_values = frozenset(word for word in options.get("null_values", "").split(",") if word)
         self._root = path
         self._csv = csv_format(options)
@@ -99,6 +97,9 @@ class Table:
             raise InputError(f"{path}: no file that ends in {', '.join(DATA_SUFFIXES)} in this folder or below it")
         self.notes: list[str] = []
         self._filled = filled_files(self._files, self._csv, self.notes)
+        day, plus, time = self._columns["timestamp"].partition("+")
+        if plus and self._columns["timestamp"] not in columns_of(self._filled[0], self._csv):
+            self._columns |= {"timestamp": day, "time": time}  # the day in one column, the time of the day in another
         for file in self._filled:
             require_columns(file, list(self._columns.values()), self._csv)
         self.notes += [*shown_formats(self._filled, self._csv), *shown_formats(extra, self._csv_beside)]

@@ -25,6 +25,12 @@ _PER_MS: Final[Mapping[str, float]] = {"s": 1e-3, "ms": 1.0, "us": 1e3, "ns": 1e
 NUMBERS: Final = tuple(_PER_MS)
 DAY_FIRST, MONTH_FIRST, ISO = "day-first", "month-first", "iso"  # the first two read what is ISO, too
 COMPACT: Final = ("%Y%m%d", "%Y%m%d%H%M%S")
+# With the month by its name: mail, web servers' logs, Oracle and people.
+NAMED_MONTHS: Final = (
+    *("%a, %d %b %Y %H:%M:%S %Z", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y"),
+    *("%d-%b-%y", "%d-%b-%Y", "%d-%b-%Y %H:%M", "%d-%b-%Y %H:%M:%S", "%d %b %Y", "%d %b %Y %H:%M", "%d %b %Y %H:%M:%S"),
+    *("%b %d, %Y", "%b %d, %Y %H:%M", "%b %d, %Y %I:%M %p", "%b %d, %Y %I:%M:%S %p", "%B %d, %Y", "%d %B %Y"),
+)
 NAMES: Final = (*NUMBERS, ISO, DAY_FIRST, MONTH_FIRST)
 _ORDERS: Final = {
     ISO: ("a", "b", "c"),
@@ -39,7 +45,7 @@ _PARTS: Final = (
 )
 _ZONED: Final = r":[0-9]{2}(?:[.,][0-9]+)?\s*(?:Z|z|UTC|GMT|[+-][0-9]{2}:?(?:[0-9]{2})?(?: ?(?:UTC|GMT))?)\s*$"
 _GIVEN: Final = ("a", "b", "c", "hour", "minute", "second", "part", "half", "zone")
-_NUMBER: Final = r"^[+-]?[0-9]+(?:[.][0-9]*)?(?:[eE][+-]?[0-9]+)?$"
+_NUMBER: Final = r"^[+-]?[0-9]+(?:[.,][0-9]*)?(?:[eE][+-]?[0-9]+)?$"
 _NO_ZONE: Final = np.iinfo(np.int32).min
 
 
@@ -190,6 +196,7 @@ def as_numbers(texts: pa.Array) -> pa.Array:
     """Texts as integers where all are, else as floats; null where one is no plain number."""
     texts = pc.utf8_trim_whitespace(texts)
     texts = pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, pa.scalar(None, pa.string()))
+    texts = pc.replace_substring(texts, ",", ".")
     try:
         return texts.cast(pa.int64())
     except pa.ArrowInvalid:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ibis
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.keys import FIRST_KEY, KnownKeys, give_keys
+from recsys import ids as rule
+from recsys.data.keys import FIRST_KEY, KnownKeys, give_keys, is_id
 
 ids = st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 5), max_size=8)
 
@@ -39,3 +41,14 @@ def test_no_key_changes_and_none_is_given_twice(days: list[dict[str, int]]) -> N
         known |= given_now
         assert len(set(known.values())) == len(known)
         assert sorted(known.values()) == list(range(FIRST_KEY, FIRST_KEY + len(known)))
+
+
+@pytest.mark.parametrize("id_type", ["integer", "string"])
+def test_the_rule_of_ids_is_the_same_in_a_table(id_type: str) -> None:
+    blanks = [text for blank in rule.BLANKS for text in (blank, f"{blank}a", f"a{blank}", f"a{blank}b")]
+    texts = ["7", "01", "0", "-0", "-7", "+7", "7.0", "", "1" * 18, "1" * 19, "x" * 128, "é" * 129, "7\n", *blanks]
+    con = ibis.duckdb.connect()
+    con.con.register("texts", pa.table({"id": texts}))
+    table = con.table("texts")
+    found = {row["id"]: row["good"] for row in con.to_pyarrow(table.mutate(good=is_id(table.id, id_type))).to_pylist()}
+    assert found == {text: rule.is_id(text, id_type) for text in texts}

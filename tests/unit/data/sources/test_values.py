@@ -85,8 +85,19 @@ def test_texts_of_more_than_128_characters_are_no_ids(tmp_path, n):
 
 @pytest.mark.parametrize(
     ("cell", "id_"),
-    [("5863.0", "5863"), ("5863", "5863"), (" 5863 ", "5863"), ("0", "0"), ("-7", "-7")]
-    + [(bad, None) for bad in ("01", "5863.5", "1.2e3", "+5", "-0", "00", "x", "\u0665", "1_0", "0x1f", "1" * 19)],
+    [
+        ("5863.0", "5863"),
+        ("5863.00", "5863"),
+        ("5863,0", "5863"),
+        ("5863", "5863"),
+        (" 5863 ", "5863"),
+        ("0", "0"),
+        ("-7", "-7"),
+    ]
+    + [
+        (bad, None)
+        for bad in ("01", "5863.5", "5.000", "5,000", "1.2e3", "+5", "-0", "00", "x", "\u0665", "1_0", "0x1f", "1" * 19)
+    ],
 )
 def test_one_rule_for_whole_numbers(cell, id_):
     block = checked(item=[cell])
@@ -216,6 +227,7 @@ def test_numbers_are_compared_as_numbers(value):
         ("1,299", ".", 1299.0), ("1,299", ",", 1.299), ("1,299", None, None), ("0,299", None, None),
         ("1.299", ",", 1299.0), ("-5", None, -5.0), ("-$5.00", ".", -5.0), ("12,-", ",", 12.0),
         ("1.299", None, 1.299), ("EUR 12.00", ".", 12.0),
+        ("₹1,00,000.50", ".", 100000.5), ("5.-", ".", 5.0),
         ("12,50", ".", None), ("1.2.3", ".", None), ("ten", None, None), ("a12", None, None), ("1,29,9.0", ".", None),
         (".5", ".", 0.5), ("1e3", None, 1000.0), ("12.50 kr", ".", 12.5), ("", None, None), (",", ",", None),
     ],
@@ -274,15 +286,18 @@ INSTANT = dt.datetime(2024, 5, 1, 10, 30, tzinfo=dt.UTC)
     ("cell", "name"),
     [
         ("1714559400", "s"), ("1714559400.0", "s"), ("1714559400000", "ms"), ("1714559400000.0", "ms"),
-        ("1.7145594e12", "ms"), ("1714559400000000", "us"), ("1714559400000000000", "ns"), ("45413.4375", "excel"),
+        ("1.7145594e12", "ms"),
+        ("45413,4375", "excel"), ("1714559400000000", "us"), ("1714559400000000000", "ns"), ("45413.4375", "excel"),
         ("20240501103000", "%Y%m%d%H%M%S"), ("2024-05-01 10:30:00 UTC", "iso"), ("2024-05-01 10:30:00 GMT", "iso"),
         ("2024-05-01 10:30:00 +0000 UTC", "iso"), ("2024-05-01T12:30+02:00", "iso"), ("2024-05-01T10:30:00Z", "iso"),
         ("2024/05/01 10:30", "iso"), ("31.05.2024 10:30", DAY_FIRST), ("31-05-2024 10:30", DAY_FIRST),
+        ("Wed, 01 May 2024 10:30:00 GMT", "%a, %d %b %Y %H:%M:%S %Z"), ("01-May-2024 10:30", "%d-%b-%Y %H:%M"),
+        ("01/May/2024:10:30:00 +0000", "%d/%b/%Y:%H:%M:%S %z"), ("May 1, 2024 10:30 AM", "%b %d, %Y %I:%M %p"),
         ("5/31/24 10:30", MONTH_FIRST), ("05/31/2024 10:30:00 AM", MONTH_FIRST),
     ],
 )  # fmt: skip
 def test_ways_of_writing_a_time_are_found_and_said_with_their_range(tmp_path, cell, name):
-    source = table(tmp_path, f"user,item,at\nann,pear,{cell}\n")
+    source = table(tmp_path, f'user,item,at\nann,pear,"{cell}"\n'.replace("user", '"user"'))
     day = 31 if name in (DAY_FIRST, MONTH_FIRST) else 1
     assert Read(source).at == [INSTANT.replace(day=day)]
     assert any(f"timestamps are read as {name}: 2024-05-{day:02}" in note for note in source.notes)
@@ -346,8 +361,9 @@ def test_online_retail_reads_the_day_where_it_stands(tmp_path, day_first):
     ("second", "at"),
     [("37800000", INSTANT), ("10:30", INSTANT), ("10:30:00", INSTANT)],
 )
-def test_two_columns_make_a_time(tmp_path, second, at):
-    text = f"user,item,day,time\nann,pear,2024-05-01,{second}\n"
+@pytest.mark.parametrize("day", ["2024-05-01", "20240501"])
+def test_two_columns_make_a_time(tmp_path, day, second, at):
+    text = f"user,item,day,time\nann,pear,{day},{second}\n"
     for options in ({}, {"timestamp_format": "iso"}):
         assert Read(table(tmp_path, text, timestamp="day+time", **options)).at == [at]
 
