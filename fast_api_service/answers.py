@@ -130,7 +130,8 @@ def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False)
     if explain:
         for entry, pick in zip(shown, picks, strict=True):
             because_key = pick.because_key
-            entry["reason"] = None if because_key is None else {"item_id": id_of(because_key)}
+            because = None if because_key is None else snapshot.items.id_or_none(because_key)  # it may be deleted
+            entry["reason"] = None if because is None else {"item_id": because}
     return shown
 
 

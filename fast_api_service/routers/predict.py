@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -112,12 +112,13 @@ async def product_positions(
     category_key = answers.category_key(snapshot, category_id)
     assert category_key is not None  # noqa: S101 - it is only for None
     product_ids = [product.product_id for product in body.products]
+    # with their ids, because an item may be deleted while the user is read
     asked = [
-        [snapshot.items.key(item) for item in ids_of(product.item_ids, snapshot.items.json_type, "item")]
+        {snapshot.items.key(item): item for item in ids_of(product.item_ids, snapshot.items.json_type, "item")}
         for product in body.products
     ]
     available = snapshot.items.available_in(snapshot.categories.subtree(category_key))
-    listed = _cut(available, {key for keys in asked for key in keys if key is not None})
+    listed = _cut(available, {key for ids in asked for key in ids if key is not None})
     (user, *_), degraded = await read_users(request.scope, state, snapshot, [user_id], body.deadline_ms)
     features, warnings = now.model.scorer.read_features(body.user_feats)
     if len(listed) < len(available):
@@ -129,7 +130,7 @@ async def product_positions(
         askers(state, [user], features), np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64)
     )
     found = await score(state, now, asked_of) if listed else Scored([], np.array([True]), np.array([], dtype=bool))
-    positions = _positions(now, product_ids, asked, listed, found, warnings)
+    positions = _positions(product_ids, asked, listed, found, warnings)
     answer = {
         "success": True,
         "user_id": user_id,
@@ -167,9 +168,8 @@ def _cut(available: list[int], asked: set[int]) -> list[int]:
 
 
 def _positions(
-    now: InService,
     product_ids: Sequence[ExternalId],
-    asked: Sequence[Sequence[int | None]],
+    asked: Sequence[Mapping[int | None, ExternalId]],
     listed: Sequence[int],
     found: Scored,
     warnings: list[str],
@@ -178,10 +178,10 @@ def _positions(
     order = np.argsort(-np.array(found.probabilities), kind="stable").tolist()
     place = {listed[at]: (position, found.probabilities[at]) for position, at in enumerate(order, 1)}
     result, absent = [], []
-    for product_id, keys in zip(product_ids, asked, strict=True):
-        there = [(*place[key], key) for key in keys if key is not None and key in place]
+    for product_id, id_by_key in zip(product_ids, asked, strict=True):
+        there = [(*place[key], key) for key in id_by_key if key is not None and key in place]
         position, probability, key = min(there, default=(None, None, None))
-        item_id = None if key is None else now.snapshot.items.id(key)
+        item_id = None if key is None else id_by_key[key]
         result.append({"product_id": product_id, "position": position, "item_id": item_id, "probability": probability})
         if key is None:
             absent.append(product_id)

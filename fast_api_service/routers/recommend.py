@@ -128,7 +128,7 @@ async def similar(
     list may be shorter than `top_k`. While Postgres is away only the best ones of each item, which are in memory."""
     state: State = request.app.state.service
     snapshot = answers.snapshot_of(state)
-    item_key = _known_item(snapshot, item_id)
+    own_id, item_key = _known_item(snapshot, item_id)  # before reading: it may be deleted meanwhile
     timeout_s = answers.time_left_s(request.scope, state.settings.deadline_ms) * _READING_SHARE
     degraded = answers.degraded(snapshot)
     try:
@@ -142,7 +142,7 @@ async def similar(
     state.exposures.note(request.scope, picks, provenance, SIMILAR)
     answer: dict[str, Any] = {
         "success": True,
-        "item_id": snapshot.items.id(item_key),
+        "item_id": own_id,
         "recommendations": answers.entries(snapshot, picks),
         "provenance": provenance,
     }
@@ -181,11 +181,12 @@ async def _user_lists(
         return None, answers.degraded(snapshot, *missing)
 
 
-def _known_item(snapshot: Snapshot, item_id: str) -> int:
+def _known_item(snapshot: Snapshot, item_id: str) -> tuple[ExternalId, int]:
     try:
-        key = snapshot.items.key(to_external(item_id.strip(BLANKS), snapshot.items.json_type, "item"))
+        own_id = to_external(item_id.strip(BLANKS), snapshot.items.json_type, "item")
     except InputError as error:
         raise ApiError(404, "unknown_item", str(error)) from None
+    key = snapshot.items.key(own_id)
     if key is None:
         raise ApiError(404, "unknown_item", f"there is no item {item_id!r} in the catalogue")
-    return key
+    return own_id, key

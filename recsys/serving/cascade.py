@@ -339,11 +339,12 @@ def _fused(listed: _Listed | _FoldedIn, called: _Called, recent_weight: float) -
 
 def _rescored(picks: Iterator[Pick], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Pick]:
     """The first of `picks` by the model, which is asked once; or all candidates, whether they are among them or not."""
+    candidates = None if candidate_keys is None else frozenset(candidate_keys)
     pool: dict[int, Pick] = {}
     for pick in picks:
-        if candidate_keys is None or pick.item_key in candidate_keys:
+        if candidates is None or pick.item_key in candidates:
             pool.setdefault(pick.item_key, pick)
-        if candidate_keys is None and len(pool) == N_RESCORED:
+        if candidates is None and len(pool) == N_RESCORED:
             break
     keys = [*pool, *(key for key in dict.fromkeys(candidate_keys or ()) if key not in pool)]
     found = score(keys) if keys else None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import InputError
 from recsys.ids import is_id
-from recsys.serving.ids import ExternalId, JsonType, read_id
+from recsys.serving.ids import ExternalId, JsonType, read_id, to_external
 from recsys.serving.item_numbers import ItemNumbers
 
 NO_CATEGORY = -1
@@ -72,7 +72,7 @@ class ItemDictionary:
     def remove(self, item_key: int) -> None:
         """Forget an item, known or not: lists that hold its key pass over it."""
         self.unreadable.discard(item_key)
-        external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
+        external = self.id_or_none(item_key)
         if external is not None:
             del self._key_by_id[external]
             self._id_by_key[item_key] = None
@@ -91,11 +91,15 @@ class ItemDictionary:
         return np.fromiter(map(self._key_by_id.get, item_ids, repeat(-1)), dtype=np.int64, count=len(item_ids))
 
     def id(self, item_key: int) -> ExternalId:
-        """Id of a known key; KeyError for an unknown one."""
-        external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
+        """Id of a known key; KeyError for an unknown one. A key that was known before an `await` may be unknown now."""
+        external = self.id_or_none(item_key)
         if external is None:
             raise KeyError(item_key)
         return external
+
+    def id_or_none(self, item_key: int) -> ExternalId | None:
+        """Id of a key, None where there is no such item (any more)."""
+        return self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
 
     def is_available(self, item_key: int) -> bool:
         """Whether the item is known and may be recommended."""
@@ -140,6 +144,7 @@ class CategoryTree:
             if parent is not None:
                 self._children.setdefault(parent, []).append(key)
         self.subtree = lru_cache(maxsize=4096)(self._subtree)
+        self.below = lru_cache(maxsize=256)(self._below)
 
     def __len__(self) -> int:
         return len(self._key_by_id)
@@ -170,3 +175,18 @@ class CategoryTree:
                 found.add(key)
                 waiting.extend(self._children.get(key, ()))
         return frozenset(found)
+
+    def _below(self, category_ids: tuple[ExternalId, ...]) -> tuple[frozenset[int], tuple[ExternalId, ...]]:
+        """Keys of the known ones of these ids and of all categories below them, and the ids that are unknown."""
+        found: set[int] = set()
+        unknown = []
+        for id_ in category_ids:
+            try:
+                key = self.key(to_external(id_, self.json_type, "category"))
+            except InputError:  # an id of another kind is of no category
+                key = None
+            if key is None:
+                unknown.append(id_)
+            else:
+                found |= self.subtree(key)
+        return frozenset(found), tuple(unknown)
