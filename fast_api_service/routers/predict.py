@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from fast_api_service import answers
 from fast_api_service.errors import documented
 from fast_api_service.hot import HotRoute, JsonBytes
+from fast_api_service.in_service import InService
+from fast_api_service.models import LoadedModel
 from fast_api_service.schemas_predict import (
     PositionsAnswer,
     PositionsRequest,
@@ -23,7 +25,7 @@ from fast_api_service.schemas_predict import (
     PredictPairs,
     PredictRequest,
 )
-from fast_api_service.scoring import Asked, InService, Scored, askers, ids_of, in_service, read_users, score
+from fast_api_service.scoring import MODEL_PART, Asked, Scored, askers, ids_of, in_service, read_users, score
 from fast_api_service.state import State
 from recsys.serving.ids import ExternalId, to_external
 
@@ -65,7 +67,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     `provenance.degraded` says so.
     """
     state: State = request.app.state.service
-    now = in_service(state)
+    now, model = in_service(state)
     given_users, given_items = _pairs(body)
     users = ids_of(given_users, now.snapshot.user_id_type, "user")
     items = ids_of(given_items, now.snapshot.items.json_type, "item")
@@ -74,8 +76,8 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     if len(place) > 1:
         of_pair[:] = list(map(place.__getitem__, users))
     read, degraded = await read_users(request.scope, state, now.snapshot, list(place), body.deadline_ms)
-    features, warnings = now.model.scorer.read_features(body.user_feats)
-    found = await score(state, now, Asked(askers(state, read, features), of_pair, now.snapshot.items.keys(items)))
+    features, warnings = model.scorer.read_features(body.user_feats)
+    found = await score(now, model, Asked(askers(now.config, read, features), of_pair, now.snapshot.items.keys(items)))
     answer = {
         "success": True,
         "predictions": [
@@ -85,7 +87,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
         "unknown_users": _distinct(list(place), found.is_unknown_user),
         "unknown_items": _distinct(items, found.is_unknown_item),
         "warnings": warnings,
-        "provenance": _provenance(request, state, now, degraded),
+        "provenance": _provenance(request, state, now, model, degraded),
     }
     state.metrics.predictions.inc(len(items))
     return JsonBytes(orjson.dumps(answer))
@@ -105,7 +107,7 @@ async def product_positions(
     position of its best item. Of more than 5,000 items, those asked for and the newest are ranked, and a warning says
     so."""
     state: State = request.app.state.service
-    now = in_service(state)
+    now, model = in_service(state)
     snapshot = now.snapshot
     user_id = to_external(body.user_id, snapshot.user_id_type, "user")
     category_id = to_external(body.category_id, snapshot.categories.json_type, "category")
@@ -120,16 +122,16 @@ async def product_positions(
     available = snapshot.items.available_in(snapshot.categories.subtree(category_key))
     listed = _cut(available, {key for ids in asked for key in ids if key is not None})
     (user, *_), degraded = await read_users(request.scope, state, snapshot, [user_id], body.deadline_ms)
-    features, warnings = now.model.scorer.read_features(body.user_feats)
+    features, warnings = model.scorer.read_features(body.user_feats)
     if len(listed) < len(available):
         warnings.append(
             f"category_id: it has {len(available)} available items; ranked are those asked for and the newest, "
             f"{len(listed)} together"
         )
     asked_of = Asked(
-        askers(state, [user], features), np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64)
+        askers(now.config, [user], features), np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64)
     )
-    found = await score(state, now, asked_of) if listed else Scored([], np.array([True]), np.array([], dtype=bool))
+    found = await score(now, model, asked_of) if listed else Scored([], np.array([True]), np.array([], dtype=bool))
     positions = _positions(product_ids, asked, listed, found, warnings)
     answer = {
         "success": True,
@@ -140,7 +142,7 @@ async def product_positions(
         "n_available": len(available),
         "unknown_user": bool(found.is_unknown_user[0]),
         "warnings": warnings,
-        "provenance": _provenance(request, state, now, degraded),
+        "provenance": _provenance(request, state, now, model, degraded),
     }
     state.metrics.predictions.inc(len(listed))
     return JsonBytes(orjson.dumps(answer))
@@ -191,11 +193,15 @@ def _positions(
     return result
 
 
-def _provenance(request: Request, state: State, now: InService, degraded: list[str]) -> dict[str, Any]:
+def _provenance(
+    request: Request, state: State, now: InService, model: LoadedModel, degraded: list[str]
+) -> dict[str, Any]:
+    if not now.is_own_model:
+        degraded = [*degraded, MODEL_PART]
     for part in degraded:
         state.metrics.degraded.labels(part).inc()
     return {
-        "model": now.model.artifact,
+        "model": model.artifact,
         "publication_id": now.snapshot.publication.publication_id,
         "degraded": degraded,
         "time_ms": round((time.perf_counter() - request.scope["state"]["started"]) * 1000, 2),

@@ -16,7 +16,7 @@ import numpy as np
 from recsys.serving import diversity, filters, recent, rules
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, Surface, SurfaceConfig
-from recsys.serving.fold_in import FoldIn
+from recsys.serving.fold_in import LEAST_ITEMS, FoldIn
 from recsys.serving.neighbours import Calls
 from recsys.serving.recent import N_FOLLOWED, History, Recent
 from recsys.serving.rules import ANYTHING, Restriction
@@ -287,6 +287,17 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
         yield from called.picks()
     if kind == RANKED:
         yield from _Listed(snapshot, PERSONAL, user.personal).picks()
+
+
+def uses_factors(user: UserState, config: ServingConfig, surface: Surface) -> bool:
+    """Whether item factors may change what this user is shown: they are folded in, or the surface is to be diverse."""
+    configured = config.surface(surface)
+    if configured.diversity:
+        return True
+    if user.ranked is not None or user.personal is not None or "lists" not in configured.sources:
+        return False
+    enough = len({event.item_key for event in user.followed}) >= LEAST_ITEMS
+    return enough and _may_fold_in(config, configured)
 
 
 def _may_fold_in(config: ServingConfig, surface: SurfaceConfig) -> bool:

@@ -45,7 +45,8 @@ class ItemDictionary:
         available: bool,
         numbers: Mapping[str, float] = _NO_NUMBERS,
     ) -> None:
-        """Take one item in, or what it has become; rows may come in any order.
+        """Take one item in, or what it has become; rows may come in any order, and the last one is right where the
+        key had another id, or the id another key.
 
         Raises InputError for an id that is none of the catalogue's type; the item is left out then.
         """
@@ -62,7 +63,10 @@ class ItemDictionary:
             self._available.extend(bytes(missing))
             self._category_by_key.extend([NO_CATEGORY] * missing)
             self.numbers.extend(missing)
-        self._id_by_key[item_key] = external
+        if self._id_by_key[item_key] != external:
+            self.remove(item_key)
+            self.remove(self._key_by_id.get(external, -1))
+            self._id_by_key[item_key] = external
         self._key_by_id[external] = item_key
         self.n_available += available - self._available[item_key]
         self._available[item_key] = available
@@ -85,6 +89,10 @@ class ItemDictionary:
     def key(self, item_id: ExternalId) -> int | None:
         """Key of an id in the catalogue's own type, None where there is no such item."""
         return self._key_by_id.get(item_id)
+
+    def known_keys(self) -> set[int]:
+        """Keys of all items."""
+        return set(self._key_by_id.values())
 
     def keys(self, item_ids: Sequence[ExternalId]) -> NDArray[np.int64]:
         """Keys of ids in the catalogue's own type, -1 where there is no such item, (n,)."""
