@@ -11,6 +11,7 @@ import orjson
 from starlette.types import Scope
 
 from fast_api_service.errors import ApiError
+from fast_api_service.in_service import InService
 from fast_api_service.reads import UserLists
 from fast_api_service.state import State
 from recsys.serving import cascade, filters
@@ -20,9 +21,10 @@ from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.rules import Restriction
 from recsys.serving.snapshot import Snapshot
 
-# parts that may be missing
+# parts that may be missing; FOLD_IN: the item factors behind the lists, so that nobody new is folded in, and diversity
+# goes by categories alone
 PERSONAL_LISTS, RECENT_EVENTS, NEIGHBOURS = "personal_lists", "recent_events", "neighbours"
-PUBLICATION = "publication"
+PUBLICATION, FOLD_IN = "publication", "fold_in"
 
 _KIND_BY_TIER: Final = {
     cascade.RANKED: "ranked",
@@ -34,11 +36,11 @@ _KIND_BY_TIER: Final = {
 }
 
 
-def snapshot_of(state: State) -> Snapshot:
-    """What is served from; ApiError 503 where there is nothing yet."""
-    if state.snapshot is None:
+def in_service(state: State) -> InService:
+    """What is served from now; ApiError 503 where there is nothing yet."""
+    if state.now is None:
         raise ApiError(503, "not_ready", state.problem, retry_after_s=2)
-    return state.snapshot
+    return state.now
 
 
 def degraded(snapshot: Snapshot, *missing: str) -> list[str]:
@@ -130,7 +132,8 @@ def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False)
     if explain:
         for entry, pick in zip(shown, picks, strict=True):
             because_key = pick.because_key
-            entry["reason"] = None if because_key is None else {"item_id": id_of(because_key)}
+            because = None if because_key is None else snapshot.items.id_or_none(because_key)  # it may be deleted
+            entry["reason"] = None if because is None else {"item_id": because}
     return shown
 
 

@@ -67,7 +67,6 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
         with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
             await state.read_keys()  # so that the first request is not refused for want of them
         follower = asyncio.create_task(state.keep_fresh())
-        trainee = asyncio.create_task(state.models.follow(lambda: state.snapshot, state.put_factors))
         updated = asyncio.create_task(state.updates.follow())
         writer = asyncio.create_task(state.exposures.write_on())
         watch = asyncio.create_task(state.updates.watch())
@@ -77,7 +76,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
         try:
             yield
         finally:
-            for task in (follower, trainee, watch, log_watch, updated, ear, writer):
+            for task in (follower, watch, log_watch, updated, ear, writer):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task

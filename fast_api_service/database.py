@@ -1,29 +1,24 @@
-"""What the follower reads from Postgres: the publication, the catalogue, API keys, the configuration."""
+"""What the followers read from Postgres: the publication, the catalogue, API keys, the configuration."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncpg
-import orjson
+from asyncpg.pool import PoolConnectionProxy as Connection
 
-from fast_api_service import item_rows, unreadable
-from fast_api_service.item_rows import ItemChange
+from fast_api_service import catalogue_reader, config_versions, publication_reader
+from fast_api_service.catalogue_reader import Catalogue
+from fast_api_service.config_versions import InForce
+from fast_api_service.publication_reader import Pointer, Published
 from fast_api_service.reads import AWAY, DatabaseAwayError, Reads, in_words
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
-from recsys.ids import is_id
-from recsys.serving.catalogue import CategoryTree, ItemDictionary
-from recsys.serving.ids import JsonType
-from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
-from recsys.serving.recent import EventMeaning
-from recsys.serving.snapshot import ALL_ITEMS, NOT_PUBLISHED, ListVersion, Publication, Snapshot, StoredList
 
 log = logging.getLogger(__name__)
 
@@ -39,69 +34,25 @@ _SESSION = {
 _LOOK_UP = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
 
-# $1 is a snapshot of Postgres' transactions: rows that were changed by others than those are new to us.
-_IS_NEW = """changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)
-             and not pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)"""
-# Asking for the first row in order keeps the look to the index.
-_PULSE_SQL = f"""
-select p.publication_id, p.moved_at, pg_current_snapshot()::text as seen,
-       (select true from items where {_IS_NEW} order by changed_xid limit 1) is not null as items_changed,
-       (select true from categories where {_IS_NEW} order by changed_xid limit 1) is not null as categories_changed
-from publication_pointer p
-"""  # noqa: S608 - our own words
-_CHANGED_ITEMS_SQL = item_rows.CHANGED_SQL.format(is_new=_IS_NEW)
-_CONFIG_SQL = "select config_id, config from config_versions where config_id > $1 order by config_id desc limit 1"
-_PUBLICATION_SQL = """
-select b.publication_id, b.fence, b.created_at, b.status, b.dataset, b.manifest, b.models, b.checks
-from publication_pointer p join publications b using (publication_id)
-"""
-_VERSIONS_SQL = """
-select list_version_id, kind, version, dataset, made_by, created_at, n_rows, n_items, sources
-from list_versions where list_version_id = any($1)
-"""
-_NEIGHBOURS_SQL = f"""
-select owner_key, item_keys[1:{N_NEIGHBOURS}], scores[1:{N_NEIGHBOURS}] from lists where list_version_id = $1
-"""  # noqa: S608 - a number of ours
-_MEANING_SQL = """
-select event_weights, bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
-"""
-_DEFAULT_SQL = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
 _KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null from api_keys"
-_EXAMPLE_USER_SQL = """
-select u.user_id from lists l join users u on u.user_key = l.owner_key where l.list_version_id = $1 limit 1
-"""
-_EXAMPLE_ITEM_SQL = """
-select i.item_id from lists l join items i on i.item_key = l.owner_key and i.available
-where l.list_version_id = $1 order by i.item_key = any($2) desc limit 1
-"""
-
-
-class Pulse(NamedTuple):
-    """What tells a new state of the database from the one that was loaded."""
-
-    publication_id: int | None  # None: nothing is published
-    moved_at: dt.datetime | None
-    seen: str  # Postgres' snapshot of the moment; what is changed by later transactions is not in it
-    items_changed: bool  # since the snapshot that the caller gave
-    categories_changed: bool
 
 
 class Database:
-    """Read-only connections: a few for the follower, and `reads`, those that are held for requests.
+    """Read-only connections: one for each follower, and `reads`, those that are held for requests.
 
     Raises InputError for a URL that is not of Postgres.
     """
 
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
         self.dsn = postgres_dsn(dsn)
-        self._pool: asyncpg.Pool | None = None  # for the follower
+        self._pool: asyncpg.Pool | None = None  # for the followers: settings, catalogue, publication
         self.reads = Reads(self._connect, settings.pool_size)
         self.up = False
 
     async def open(self) -> None:
         """Make the pool; no connection is opened yet."""
         self._pool = await asyncpg.create_pool(
-            self.dsn, min_size=0, max_size=2, timeout=5, reset=_nothing_to_reset, server_settings=_SESSION
+            self.dsn, min_size=0, max_size=3, timeout=5, reset=_nothing_to_reset, server_settings=_SESSION
         )
 
     async def _connect(self) -> asyncpg.Connection:
@@ -116,78 +67,53 @@ class Database:
             except TimeoutError:
                 self._pool.terminate()
 
-    async def pulse(self, seen: str | None) -> Pulse:
-        """State of pointer and catalogue; DatabaseAwayError.
+    async def follow(self, former: Catalogue | None) -> Catalogue:
+        """The catalogue as it is now: `former`, changed in place, or another one; DatabaseAwayError."""
+        async with self._transaction(_LOOK_S) as (connection, limit):
+            pulse = await catalogue_reader.pulse(connection, former.seen if former else None)
+            limit.reschedule(asyncio.get_running_loop().time() + _LOAD_S)
+            return await catalogue_reader.follow(connection, former, pulse)
 
-        `seen`: `Pulse.seen` of the catalogue that is loaded, if one is.
-        """
-        async with self._connection(_LOOK_S) as connection:
-            row = await connection.fetchrow(_PULSE_SQL, seen)
-        return Pulse(*row)
+    async def pointer(self) -> Pointer:
+        """Where the pointer stands; DatabaseAwayError."""
+        async with self._transaction(_LOOK_S) as (connection, _):
+            return await publication_reader.pointer(connection)
 
-    async def changed_items(self, seen: str) -> AsyncIterator[ItemChange]:
-        """The items that changed since `seen`; DatabaseAwayError."""
-        async with self._connection(_LOAD_S) as connection, connection.transaction():
-            await connection.execute("set local plan_cache_mode = force_custom_plan")  # how many depends on `seen`
-            cursor = await connection.cursor(_CHANGED_ITEMS_SQL, seen)
-            while portion := await cursor.fetch(item_rows.ROWS_A_TIME):
-                for row in portion:
-                    yield ItemChange(*row)
+    async def publication(self, former: Published | None, *, with_example_user: bool) -> Published:
+        """The publication that the pointer names, see `publication_reader.read`; DatabaseAwayError."""
+        async with self._transaction(_LOAD_S) as (connection, _):
+            return await publication_reader.read(connection, former, with_example_user=with_example_user)
 
     async def api_keys(self) -> list[StoredKey]:
         """All keys, revoked ones too; DatabaseAwayError."""
-        async with self._connection(_LOOK_S) as connection:
+        async with self._connection(_LOOK_S) as (connection, _):
             return [StoredKey(*row) for row in await connection.fetch(_KEYS_SQL)]
 
-    async def config_after(self, config_id: int) -> tuple[int, str] | None:
-        """The newest configuration as JSON, with its id; None where none is newer than `config_id`."""
-        async with self._connection(_LOOK_S) as connection:
-            row = await connection.fetchrow(_CONFIG_SQL, config_id)
-        return tuple(row) if row else None
-
-    async def categories(self, json_type: JsonType) -> CategoryTree:
-        """All categories; DatabaseAwayError."""
-        async with self._connection(_LOAD_S) as connection:
-            return await _categories(connection, json_type)
-
-    async def load(self, former: Snapshot | None, *, with_example_user: bool) -> tuple[Snapshot, str] | None:
-        """All that is held in memory and the `seen` that it is of, read in one transaction; DatabaseAwayError.
-
-        None where there is neither a publication nor an item. What is the same in the `former` snapshot is taken from
-        it: its items, which follow the catalogue by themselves, and neighbours of list versions that stay.
-        `with_example_user`: also the id of one user who has a list, for the documentation page.
-        """
-        async with self._connection(_LOAD_S) as connection, connection.transaction(isolation="repeatable_read"):
-            publication = await _publication(connection) or NOT_PUBLISHED
-            seen = await connection.fetchval("select pg_current_snapshot()::text")
-            types = dict(await connection.fetch("select entity, json_type from id_types"))
-            defaults = await connection.fetch(_DEFAULT_SQL, publication.version_id("default"))
-            default_lists = {row["owner_key"]: StoredList(*list(row)[1:]) for row in defaults}
-            example_user = await _example_user(connection, publication) if with_example_user else None
-            example_item = await _example_item(connection, publication, default_lists.get(ALL_ITEMS))
-            snapshot = Snapshot(
-                publication=publication,
-                items=await _items(connection, types.get("item", "string"), former),
-                categories=await _categories(connection, types.get("category", "string")),
-                default_lists=default_lists,
-                user_id_type=types.get("user", "string"),
-                neighbours=await _neighbours(connection, publication, former),
-                meaning=await _meaning(connection),
-                example_user_id=_if_id(example_user, types.get("user", "string")),
-                example_item_id=_if_id(example_item, types.get("item", "string")),
-            )
-            return (snapshot, seen) if publication is not NOT_PUBLISHED or len(snapshot.items) else None
+    async def config(self, former: InForce | None) -> InForce:
+        """The configuration in force; DatabaseAwayError."""
+        async with self._connection(_LOOK_S) as (connection, _):
+            return await config_versions.follow(connection, former)
 
     @asynccontextmanager
-    async def _connection(self, timeout_s: float) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+    async def _connection(self, timeout_s: float) -> AsyncIterator[tuple[Connection, asyncio.Timeout]]:
+        """A connection, and the limit on the work with it."""
         assert self._pool is not None, "open() comes first"  # noqa: S101 - a mistake of ours
         try:
-            async with asyncio.timeout(timeout_s), self._pool.acquire() as connection:
-                yield connection
+            async with asyncio.timeout(timeout_s) as limit, self._pool.acquire() as connection:
+                yield connection, limit
         except AWAY as error:
             self.up = False
             raise DatabaseAwayError(in_words(error)) from error
         self.up = True
+
+    @asynccontextmanager
+    async def _transaction(self, timeout_s: float) -> AsyncIterator[tuple[Connection, asyncio.Timeout]]:
+        """The same, all of it at one moment of the database."""
+        async with (
+            self._connection(timeout_s) as (connection, limit),
+            connection.transaction(isolation="repeatable_read"),
+        ):
+            yield connection, limit
 
 
 def postgres_dsn(url: str) -> str:
@@ -200,85 +126,3 @@ def postgres_dsn(url: str) -> str:
 
 async def _nothing_to_reset(_: Any) -> None:
     """Our statements leave no session state, so a connection needs no round trip before it is used again."""
-
-
-async def _neighbours(
-    connection: asyncpg.pool.PoolConnectionProxy, publication: Publication, former: Snapshot | None
-) -> dict[str, NeighbourIndex]:
-    """The best neighbours of all items, by kind."""
-    found = {}
-    for kind in ("i2i", "similar"):
-        version_id = publication.version_id(kind)
-        if former is not None and version_id == former.publication.version_id(kind) and kind in former.neighbours:
-            found[kind] = former.neighbours[kind]
-        elif version_id is not None:
-            index = found[kind] = NeighbourIndex()
-            cursor = await connection.cursor(_NEIGHBOURS_SQL, version_id)
-            while portion := await cursor.fetch(item_rows.ROWS_A_TIME):
-                for row in portion:
-                    index.add(*row)
-    return found
-
-
-async def _meaning(connection: asyncpg.pool.PoolConnectionProxy) -> EventMeaning:
-    row = await connection.fetchrow(_MEANING_SQL)
-    return EventMeaning(orjson.loads(row["event_weights"]), tuple(row["bought_event_types"])) if row else EventMeaning()
-
-
-async def _publication(connection: asyncpg.pool.PoolConnectionProxy) -> Publication | None:
-    row = await connection.fetchrow(_PUBLICATION_SQL)
-    if row is None:
-        return None
-    manifest: dict[str, int] = orjson.loads(row["manifest"])
-    versions = await connection.fetch(_VERSIONS_SQL, list(manifest.values()))
-    version_by_id = {
-        version["list_version_id"]: ListVersion(**{**version, "sources": tuple(version["sources"])})
-        for version in versions
-    }
-    return Publication(
-        publication_id=row["publication_id"],
-        fence=row["fence"],
-        created_at=row["created_at"],
-        status=row["status"],
-        dataset=row["dataset"],
-        models=orjson.loads(row["models"]),
-        checks=orjson.loads(row["checks"]),
-        lists={kind: version_by_id[number] for kind, number in manifest.items() if number in version_by_id},
-    )
-
-
-async def _items(
-    connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType, former: Snapshot | None
-) -> ItemDictionary:
-    if former is not None and former.items.json_type == json_type:
-        return former.items
-    return await item_rows.load(connection, json_type)
-
-
-async def _categories(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType) -> CategoryTree:
-    rows = await connection.fetch(
-        "select category_key, category_id, parent_category_key from categories where deleted_at is null"
-    )
-    ids = {row["category_key"]: row["category_id"] for row in rows}
-    tree = CategoryTree(json_type, ids, {row["category_key"]: row["parent_category_key"] for row in rows})
-    unreadable.tell("category", tree.unreadable)
-    return tree
-
-
-def _if_id(text: str | None, json_type: JsonType) -> str | None:
-    return text if text is not None and is_id(text, json_type) else None
-
-
-async def _example_user(connection: asyncpg.pool.PoolConnectionProxy, publication: Publication) -> str | None:
-    """Somebody who has a list."""
-    kind = "ranked" if "ranked" in publication.lists else "personal"
-    return await connection.fetchval(_EXAMPLE_USER_SQL, publication.version_id(kind))
-
-
-async def _example_item(
-    connection: asyncpg.pool.PoolConnectionProxy, publication: Publication, popular: StoredList | None
-) -> str | None:
-    """An item that has neighbours, a popular one if there is one."""
-    kind = "i2i" if "i2i" in publication.lists else "similar"
-    popular_keys = list(popular.item_keys) if popular else []
-    return await connection.fetchval(_EXAMPLE_ITEM_SQL, publication.version_id(kind), popular_keys)

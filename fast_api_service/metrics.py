@@ -18,7 +18,7 @@ from recsys.serving.snapshot import Snapshot
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SIMILAR = "similar"  # what GET /similar counts its answers under, where /recommend has the surface
 _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication", "users", "model")
+DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication", "users", "model", "fold_in")
 EXPOSURE_OUTCOMES = ("written", "dropped")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 SHED_REASONS = ("rate_limit", "queue")
@@ -72,6 +72,10 @@ class Metrics:
         self.config_refused = Counter(
             "recsys_config_refused", "Stored configurations that this service cannot read", registry=registry
         )
+        self.config_passed_over = Gauge(
+            "recsys_config_passed_over", "Configurations newer than the one in force that this service cannot read",
+            registry=registry,
+        )  # fmt: skip
         self.breaker_open = Gauge(
             "recsys_breaker_open", "1 while requests do not try a source", ["source"], registry=registry
         )

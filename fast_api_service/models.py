@@ -1,8 +1,7 @@
-"""The model in service: loaded in a thread, warmed up, swapped as a whole, and never in the way of a request."""
+"""The models in service: loaded in a thread, warmed up, switched with their publication, never in a request's way."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime as dt
 import hashlib
@@ -12,25 +11,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from fast_api_service.metrics import Metrics
+from fast_api_service.model_slot import ModelSlot
 from fast_api_service.together import Together
 from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
-from recsys.errors import ArtifactError, NotFoundError, RecsysError
+from recsys.errors import ArtifactError, NotFoundError
 from recsys.features.deepfm_fields import Floats
 from recsys.features.deepfm_spec import LATER_ITEMS, LATER_USERS, state_file
 from recsys.networks.keras_file import KERAS_FILE, OUTLINE, write_keras_file
 from recsys.networks.onnx_files import weight_file
 from recsys.serving import fold_in
+from recsys.serving.catalogue import NO_CATEGORY
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.scorer import Scorer
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.snapshot import Publication, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +40,11 @@ FACTORS = "als"
 SERVED_AS = "deepfm_serving"  # kind of the artifact that train_deepfm makes for the service, of the same version
 EXPORTED_AS = "deepfm_export"
 INLINE = 2000  # pairs that are scored on the event loop, within some milliseconds
-_LOOK_S = 0.25
-_RETRY_S = 10.0  # after a model that could not be loaded; its artifact may still be on its way
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadedModel:
-    """A scorer, and where it is from."""
+    """A scorer, and where it is from. Updates change the scorer in place, or put another one there as a whole."""
 
     artifact: str  # the trained model, as the publication names it
     served_as: str  # the serving artifact that was loaded
@@ -55,71 +54,81 @@ class LoadedModel:
     together: Together = field(default_factory=lambda: Together(INLINE))
 
 
+class Factors(NamedTuple):
+    """What is made of the ALS behind the lists."""
+
+    of_items: ItemFactors
+    fold_in: FoldIn | None  # None where the model does not hold what that takes
+
+
 class Models:
-    """Follows the publication in service. `loaded` changes as a whole; a request takes it once."""
+    """The models of the publication in service, and those of the one that is to come.
 
-    def __init__(self, artifact_root: str, metrics: Metrics) -> None:
-        self._root, self._metrics = artifact_root, metrics
+    `loaded` and the factors change in `serve` alone, which the caller does together with all else of a publication.
+    """
+
+    def __init__(self, artifact_root: str, metrics: Metrics, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called when a wanted model has come, or cannot be had."""
+        self._root, self._metrics, self.changed = artifact_root, metrics, changed
         self._store: ArtifactStore | None = None
-        self.loaded: LoadedModel | None = None
-        self.wanted: str | None = None
-        self.problem = "starting: no publication is loaded yet"  # why the wanted model is not in service; or empty
-        self._failed_at = -_RETRY_S
-        self._factors_of: str | None = None  # the artifact of the factors that were read
-        self._factors: tuple[ItemFactors, FoldIn | None] | None = None
+        self.loaded: LoadedModel | None = None  # the one that scores; a request takes it once
+        self._served: Publication | None = None
+        self._scorers = ModelSlot(MODEL, self._load, metrics, lambda: self.changed())
+        self._factors = ModelSlot(FACTORS, self._read_factors, metrics, lambda: self.changed())
 
-    async def follow(
-        self, snapshot_now: Callable[[], Snapshot | None], put_factors: Callable[[ItemFactors, FoldIn | None], None]
-    ) -> None:
-        """Have the model of the publication in service, and the item factors of its ALS, until cancelled.
+    def want(self, publication: Publication) -> None:
+        """Load what a publication stands on, as far as it is not there."""
+        self._scorers.want(publication.models.get(MODEL))
+        self._factors.want(publication.models.get(FACTORS))
 
-        One that cannot be loaded is told and tried again; the former one serves on meanwhile.
+    @property
+    def are_waited_for(self) -> bool:
+        """Whether a wanted model may come at any moment."""
+        return self._scorers.is_waited_for or self._factors.is_waited_for
+
+    def serve(self, publication: Publication, *, keep_former: bool) -> Factors | None:
+        """Take the models of a publication into service, as far as they are there; its factors.
+
+        `keep_former`: a former scorer goes on until the publication's own is there; answers say by which they are made.
         """
-        while True:
-            snapshot = snapshot_now()
-            if snapshot is not None:
-                await self._look(snapshot)
-                factors = await self._factors_for(snapshot.publication.models.get(FACTORS))
-                now = snapshot_now()
-                if factors is not None and now is not None and now.publication is snapshot.publication:
-                    put_factors(*factors)
-            await asyncio.sleep(_LOOK_S)
+        wanted = publication.models.get(MODEL)
+        found = self._scorers.serve(wanted)
+        if found is not None and found is not self.loaded:
+            log.info("model %s is in service", found.served_as)
+        if wanted is None or found is not None or not keep_former:
+            self.loaded = found
+        self._served = publication
+        self._metrics.model_loaded.set(0 if self.loaded is None else 1)
+        return self._factors.serve(publication.models.get(FACTORS))
 
-    async def _look(self, snapshot: Snapshot) -> None:
-        wanted = snapshot.publication.models.get(MODEL)
-        if wanted != self.wanted:
-            self.wanted, self._failed_at = wanted, -_RETRY_S
-        if wanted is None:
-            self.loaded = None
-            self.problem = f"publication {snapshot.publication.publication_id} stands on no {MODEL} model"
-            self._metrics.model_loaded.set(0)
-            return
-        if (self.loaded and self.loaded.artifact == wanted) or time.monotonic() < self._failed_at + _RETRY_S:
-            return
-        try:
-            self.loaded = await asyncio.to_thread(self._load, str(wanted), snapshot)
-        except Exception as error:  # whatever it is, recommendations go on without the model
-            self._tell(str(wanted), error)
-            return
-        self.problem = ""
-        self._metrics.model_loaded.set(1)
-        log.info("model %s is in service", self.loaded.served_as)
+    def close(self) -> None:
+        """Load no further."""
+        self._scorers.close()
+        self._factors.close()
 
-    async def _factors_for(self, wanted: str | None) -> tuple[ItemFactors, FoldIn | None] | None:
-        """Those that cannot be read are told once; items are then alike by their category alone, and nobody new is
-        folded in."""
-        if wanted != self._factors_of:
-            self._factors_of, self._factors = wanted, None
-            if wanted is not None:
-                try:
-                    self._factors = await asyncio.to_thread(lambda: fold_in.read(self.open_artifact(wanted)))
-                    await asyncio.to_thread(self._forget_others, wanted)
-                except Exception as error:  # whatever it is, the lists are there
-                    self._metrics.model_failures.labels(FACTORS).inc()
-                    log.error("%s: its item factors cannot be read: %s", wanted, error)
-        return self._factors
+    @property
+    def wanted(self) -> str | None:
+        """The model that the publication in service names."""
+        return self._served.models.get(MODEL) if self._served else None
 
-    def _load(self, artifact: str, snapshot: Snapshot) -> LoadedModel:
+    @property
+    def problem(self) -> str:
+        """Why the model of the publication in service does not score; or empty."""
+        if self._served is None:
+            return "starting: no publication is loaded yet"
+        if self.wanted is None:
+            return f"publication {self._served.publication_id} stands on no {MODEL} model"
+        if self._scorers.problem:
+            return self._scorers.problem
+        is_there = self.loaded is not None and self.loaded.artifact == self.wanted
+        return "" if is_there else f"{self.wanted} is being loaded"
+
+    def _read_factors(self, artifact: str) -> Factors:
+        factors = Factors(*fold_in.read(self.open_artifact(artifact)))
+        self._forget_others(artifact)
+        return factors
+
+    def _load(self, artifact: str) -> LoadedModel:
         """Read, check, warm up; in a thread."""
         served_as = f"{SERVED_AS}/{split_ref(artifact)[1]}"
         try:
@@ -127,24 +136,15 @@ class Models:
         except NotFoundError as error:
             raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
         scorer = Scorer(folder)
-        scorer.warm_up(category_of(snapshot), time.time() * 1000)
+        scorer.warm_up(lambda _: (NO_CATEGORY, NO_CATEGORY), time.time() * 1000)
         self._forget_others(served_as)
         return LoadedModel(artifact, served_as, dt.datetime.now(dt.UTC), folder, scorer)
 
-    def _tell(self, artifact: str, error: Exception) -> None:
-        self._failed_at = time.monotonic()
-        self._metrics.model_failures.labels(MODEL).inc()
-        self._metrics.model_loaded.set(0 if self.loaded is None else 1)
-        text = str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {error}"
-        problem = f"{artifact} cannot be loaded: {text}"
-        if problem != self.problem:
-            log.error("%s", problem)
-        self.problem = problem
-
     def _forget_others(self, ref: str) -> None:
-        """Of a kind of artifact in S3 the download of one is enough; files that are mapped stay until they are not."""
+        """Of a kind of artifact in S3 the downloads of this one and of the one in service are enough."""
         kind, wanted = split_ref(ref)
-        self.store.forget(kind, lambda version: version == wanted)
+        served = self.loaded.served_as if self.loaded else ""
+        self.store.forget(kind, lambda version: version == wanted or f"{kind}/{version}" == served)
 
     def open_artifact(self, ref: str) -> Path:
         """The local folder of any artifact, its files checked; it may be downloaded, so call it in a thread.
@@ -169,6 +169,11 @@ class Models:
             "served_as": loaded.served_as if loaded else None,
             "since": loaded.since if loaded else None,
             "problem": self.problem or None,
+            "factors": {
+                "wanted": self._factors.wanted,
+                "is_loaded": self._factors.get(self._factors.wanted) is not None,
+                "problem": self._factors.problem or None,
+            },
             "n_users": loaded.scorer.state.n_users if loaded else None,
             "n_items": loaded.scorer.state.n_items if loaded else None,
             "is_calibrated": loaded.scorer.spec.is_calibrated if loaded else None,

@@ -212,12 +212,29 @@ class ScorerInfo(BaseModel):
     served_as: str | None = Field(description="the artifact that was loaded for it")
     since: dt.datetime | None = Field(description="when it was taken into service")
     problem: str | None = Field(description="why the wanted model is not loaded")
+    factors: FactorsInfo
     n_users: int | None
     n_items: int | None
     is_calibrated: bool | None = Field(description="false: probabilities keep the order, no more")
     features: dict[str, list[int]] = Field(description="what user_feats may hold: least and greatest value")
     context: list[str] = Field(description="and what else, that has a field of its own in the model; any value")
     online: OnlineInfo
+
+
+class FactorsInfo(BaseModel):
+    """The item factors behind the lists, by which new users are folded in."""
+
+    wanted: str | None = Field(description="the ALS model that the publication names")
+    is_loaded: bool
+    problem: str | None = Field(description="why it is not loaded; it is tried again")
+
+
+class ConfigInfo(BaseModel):
+    """The configuration by which this worker answers."""
+
+    config_id: int = Field(description="0: the defaults")
+    passed_over: list[int] = Field(description="newer versions that this release cannot read")
+    problem: str | None = Field(description="what to do about those")
 
 
 class OnlineInfo(BaseModel):
@@ -239,3 +256,4 @@ class ModelInfo(BaseModel):
     models: dict[str, Any]
     scorer: ScorerInfo
     catalogue: CatalogueInfo
+    config: ConfigInfo

@@ -39,6 +39,11 @@ class ConfigVersion(BaseModel):
     created_at: dt.datetime | None = None
 
 
+class ConfigInForce(ConfigVersion):
+    passed_over: list[int] = Field(description="newer versions that this version of the service cannot read")
+    problem: str | None = Field(description="what to do about those")
+
+
 class ConfigHistory(BaseModel):
     success: Literal[True] = True
     versions: list[ConfigVersion]

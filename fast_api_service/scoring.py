@@ -16,12 +16,13 @@ from starlette.types import Scope
 
 from fast_api_service import answers
 from fast_api_service.errors import ApiError
+from fast_api_service.in_service import InService
 from fast_api_service.models import INLINE, LoadedModel, category_of
 from fast_api_service.reads import DatabaseAwayError, UserEvents
 from fast_api_service.state import State
 from recsys.features.deepfm_fields import Floats
 from recsys.serving.cascade import Score, UserState
-from recsys.serving.config import Surface
+from recsys.serving.config import ServingConfig, Surface
 from recsys.serving.ids import ExternalId, JsonType, to_external
 from recsys.serving.model_state import Asker, CategoryOf, Moment
 from recsys.serving.scorer import Scorer
@@ -31,13 +32,6 @@ log = logging.getLogger(__name__)
 MODEL_PART, USERS_PART = "model", "users"  # that an answer may lack
 _READING_SHARE = 0.6  # of the time that is left; the rest is for scoring
 _INLINE_USERS = 50
-
-
-class InService(NamedTuple):
-    """What one request works with, from start to end."""
-
-    snapshot: Snapshot
-    model: LoadedModel
 
 
 class Asked(NamedTuple):
@@ -56,12 +50,13 @@ class Scored(NamedTuple):
     is_unknown_item: NDArray[np.bool_]  # by pair
 
 
-def in_service(state: State) -> InService:
-    """The snapshot and its model; ApiError 503 `model_unavailable` where one is missing."""
-    if state.snapshot is None or state.models.loaded is None:
-        problem = state.problem if state.snapshot is None else state.models.problem
+def in_service(state: State) -> tuple[InService, LoadedModel]:
+    """What is in service and its model; ApiError 503 `model_unavailable` where one is missing."""
+    now = state.now
+    if now is None or now.model is None:
+        problem = state.problem if now is None else state.models.problem
         raise ApiError(503, "model_unavailable", f"no model is loaded, /recommend goes on without: {problem}", 5)
-    return InService(state.snapshot, state.models.loaded)
+    return now, now.model
 
 
 def ids_of(values: Sequence[ExternalId], json_type: JsonType, entity: str) -> list[ExternalId]:
@@ -87,22 +82,22 @@ async def read_users(
     return read, answers.degraded(snapshot)
 
 
-def askers(state: State, users: Sequence[UserEvents], features: Mapping[str, int]) -> list[Asker]:
+def askers(config: ServingConfig, users: Sequence[UserEvents], features: Mapping[str, int]) -> list[Asker]:
     """Users as the model takes them."""
-    follows = state.config.use_latest_events
+    follows = config.use_latest_events
     return [Asker(user.user_key, user.recent if follows else (), features) for user in users]
 
 
-async def score(state: State, now: InService, asked: Asked) -> Scored:
+async def score(now: InService, model: LoadedModel, asked: Asked) -> Scored:
     """Probabilities of pairs, together with those of other requests of the same moment; many of them in a thread, so
     that other requests are answered meanwhile."""
 
     def work(together: Sequence[Asked]) -> list[Scored]:
-        return _scored(now.model.scorer, together, category_of(now.snapshot), moment(state, now.snapshot))
+        return _scored(model.scorer, together, category_of(now.snapshot), moment(now))
 
     n_pairs = len(asked.item_keys)
     if n_pairs <= INLINE and len(asked.askers) <= _INLINE_USERS:
-        found: Scored = await now.model.together.get(now.snapshot, n_pairs, asked, work)
+        found: Scored = await model.together.get(now, n_pairs, asked, work)
         return found
     [found] = await asyncio.to_thread(work, [asked])
     return found
@@ -132,9 +127,9 @@ def shown(probabilities: Floats) -> list[float]:
     return rounded
 
 
-def moment(state: State, snapshot: Snapshot) -> Moment:
-    """Now, and what events are worth."""
-    return Moment(time.time() * 1000, snapshot.meaning.under(state.config).weights)
+def moment(now: InService) -> Moment:
+    """The time, and what events are worth."""
+    return Moment(time.time() * 1000, now.snapshot.meaning.under(now.config).weights)
 
 
 class Feats(NamedTuple):
@@ -151,15 +146,13 @@ class Feats(NamedTuple):
             self.degraded.append(MODEL_PART)
 
 
-def rescoring(
-    state: State, snapshot: Snapshot, user: UserState, user_key: int | None, surface: Surface, feats: Feats
-) -> UserState:
+def rescoring(now: InService, user: UserState, user_key: int | None, surface: Surface, feats: Feats) -> UserState:
     """The user with a way to score items by the model, where the surface is configured to `rescore`.
 
-    What cannot be used of the features is added to the warnings; where there is no model, or it fails, `model` is
-    added to the degraded parts and the cascade fuses.
+    What cannot be used of the features is added to the warnings. `model` is added to the degraded parts where there is
+    no model, or it fails, and the cascade fuses; and where a former publication's scores, until this one's is there.
     """
-    config, loaded = state.config.surface(surface), state.models.loaded
+    config, loaded = now.config.surface(surface), now.model
     if config.blend != "rescore" or "lists" not in config.sources:
         if feats.given:
             feats.warnings.append(f"user_feats: not used, surface {surface} is not rescored by the model (see /config)")
@@ -169,14 +162,16 @@ def rescoring(
         if feats.given:
             feats.warnings.append("user_feats: not used, no model is loaded")
         return user
+    if not now.is_own_model:
+        feats.lack_model()
     features, more = loaded.scorer.read_features(feats.given)
     feats.warnings.extend(more)
-    now = moment(state, snapshot)
+    at = moment(now)
     seen = user.recent
     if user.seq is not None:  # looked at just now, in this order
-        seen = [event._replace(occurred_ms=int(now.now_ms) - place) for place, event in enumerate(user.seq)]
-    asker = Asker(user_key, seen if state.config.use_latest_events else (), features)
-    return replace(user, score=_score_of(loaded, snapshot, asker, now, feats))
+        seen = [event._replace(occurred_ms=int(at.now_ms) - place) for place, event in enumerate(user.seq)]
+    asker = Asker(user_key, seen if now.config.use_latest_events else (), features)
+    return replace(user, score=_score_of(loaded, now.snapshot, asker, at, feats))
 
 
 def _score_of(loaded: LoadedModel, snapshot: Snapshot, asker: Asker, now: Moment, feats: Feats) -> Score:

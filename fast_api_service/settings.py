@@ -25,6 +25,9 @@ class ApiSettings(BaseSettings):
     max_in_flight: int = Field(64, ge=1, le=10_000, description="requests at a time; more are turned away with 503")
     pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres that read for requests")
     poll_s: float = Field(1.0, gt=0, le=5, description="how often API keys and the publication pointer are looked at")
+    model_wait_s: float = Field(
+        30.0, ge=0, le=600, description="how long another publication waits for its models before it is served without"
+    )
     rate_per_s: float = Field(1000.0, gt=0, description="requests per second and worker of a key without its own rate")
     cors_origins: list[str] = Field(
         [], description='pages that may call from a browser, e.g. ["https://shop.example"]; none by default'

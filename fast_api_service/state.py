@@ -1,32 +1,29 @@
-"""What the process serves from, and the task that keeps it fresh."""
+"""What the process serves from, and the tasks that keep it fresh."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import datetime as dt
 import logging
+import time
 
-from pydantic import ValidationError
-
-from fast_api_service import item_rows
+from fast_api_service import config_versions
 from fast_api_service.append_together import AppendTogether
-from fast_api_service.database import Database, Pulse
+from fast_api_service.catalogue_reader import Catalogue, Epoch
+from fast_api_service.database import Database
 from fast_api_service.exposures import Exposures
+from fast_api_service.follower import Follower
+from fast_api_service.in_service import InService
 from fast_api_service.metrics import Metrics
-from fast_api_service.models import Models
-from fast_api_service.reads import DatabaseAwayError
+from fast_api_service.models import Factors, Models
+from fast_api_service.publication_reader import Published
 from fast_api_service.security import Keyring
 from fast_api_service.settings import ApiSettings
 from fast_api_service.updates import Updates
 from fast_api_service.writable import Writable
-from recsys.errors import InputError
 from recsys.online.log import EventLog
 from recsys.online.opening import open_log
-from recsys.serving.config import DEFAULT, ServingConfig
-from recsys.serving.fold_in import FoldIn
-from recsys.serving.item_factors import ItemFactors
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.config import ServingConfig
+from recsys.serving.snapshot import NOT_PUBLISHED, Snapshot
 from recsys.settings import load
 
 log = logging.getLogger(__name__)
@@ -34,7 +31,7 @@ NOTHING_PUBLISHED = "nothing is published yet: run the pipeline (`make demo`, or
 
 
 class State:
-    """The snapshot in service. It is swapped as a whole; a request takes it once and keeps it to its end."""
+    """What is in service, and who keeps it fresh. `now` is always replaced as a whole; a request takes it once."""
 
     def __init__(
         self, database: Database, writes: Writable, models: Models, metrics: Metrics, settings: ApiSettings
@@ -49,119 +46,158 @@ class State:
         self.settings = settings
         self.exposures = Exposures(writes.dsn, metrics)
         self.keys = Keyring(settings, metrics)
-        self.config, self.config_id = DEFAULT, 0
-        self._config_seen = 0  # the newest version that was looked at, readable or not
-        self.snapshot: Snapshot | None = None
-        self.problem = "starting: nothing is loaded yet"  # why there is no snapshot, or why it may be old
-        self._pointer: tuple[int | None, dt.datetime | None] | None = None
-        self._seen: str | None = None  # changes of the catalogue by other transactions than these are news
-        self._wake = asyncio.Event()
+        self.in_force = config_versions.DEFAULTS
+        self.now: InService | None = None
+        self._catalogue: Catalogue | None = None  # as it was read last
+        self._published: Published | None = None  # in service, when the catalogue is of the same epoch
+        self._coming: Published | None = None  # waits for its models
+        self._wait_until = 0.0  # when it is taken into service without them; by time.monotonic()
+        self._epoch: Epoch | None = None  # of the snapshot
+        self._settings_follower = Follower("API keys and configurations", self._look_at_settings, settings.poll_s)
+        self._catalogue_follower = Follower("catalogue", self._look_at_catalogue, settings.poll_s)
+        self._publication_follower = Follower("publication", self._look_at_publication, settings.poll_s)
+        models.changed = self._models_changed
         metrics.show(None)
 
-    def wake(self) -> None:
-        """Have pointer and catalogue looked at now: somebody has heard of a change."""
-        self._wake.set()
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The snapshot in service."""
+        return self.now.snapshot if self.now else None
 
-    def put_factors(self, factors: ItemFactors, fold_in: FoldIn | None) -> None:
-        """Have the item factors of the publication in service at hand."""
-        if self.snapshot is not None and self.snapshot.factors is not factors:
-            self.snapshot = dataclasses.replace(self.snapshot, factors=factors, fold_in=fold_in)
+    @snapshot.setter
+    def snapshot(self, snapshot: Snapshot | None) -> None:
+        """Put a snapshot into service with the model and the configuration of this moment."""
+        self.now = None
+        if snapshot is not None:
+            self.now = InService(snapshot, self.models.loaded, self.config, self.config_id)
+
+    @property
+    def config(self) -> ServingConfig:
+        """The configuration in force."""
+        return self.in_force.config
+
+    @property
+    def config_id(self) -> int:
+        """Its version; 0: the defaults."""
+        return self.in_force.config_id
+
+    @property
+    def problem(self) -> str:
+        """Why there is no snapshot, or why it may be old; empty where all is well."""
+        return self._catalogue_follower.problem or self._publication_follower.problem or self._settings_follower.problem
+
+    def wake(self) -> None:
+        """Have all of it looked at now: somebody has heard of a change."""
+        for follower in self._followers:
+            follower.wake()
 
     async def keep_fresh(self) -> None:
-        """Follow API keys, configuration, publication pointer and catalogue until cancelled."""
-        while True:
-            try:
-                await self.read_keys()  # first: nothing is served before keys are known
-                await self.read_config()
-                await self.refresh()
-            except (DatabaseAwayError, InputError) as error:
-                self._tell(str(error))
-            except Exception:  # whatever it is, the next look may go better, and the old snapshot serves on
-                log.exception("the publication could not be loaded")
-                self.problem = "the publication could not be loaded; the log of the service has the reason"
-            try:
-                await asyncio.wait_for(self._wake.wait(), self.settings.poll_s)
-            except TimeoutError:
-                continue
-            self._wake.clear()
-            await asyncio.sleep(0.05)  # many requests may see the same move
+        """Follow API keys, configuration, catalogue and publication until cancelled; none waits for another."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for follower in self._followers:
+                    group.create_task(follower.run())
+        finally:
+            self.models.close()
+
+    @property
+    def _followers(self) -> tuple[Follower, ...]:
+        return self._settings_follower, self._catalogue_follower, self._publication_follower
 
     async def read_keys(self) -> None:
         """Work with the API keys that are in Postgres now; DatabaseAwayError."""
         self.keys.take(await self.database.api_keys())
 
+    async def _look_at_settings(self) -> str:
+        await self.read_keys()
+        await self.read_config()
+        return ""
+
     async def read_config(self) -> None:
-        """Answer by the newest configuration; one that cannot be read is told, and the former one stays."""
-        newer = await self.database.config_after(self._config_seen)
-        if newer is None:
-            return
-        self._config_seen, text = newer
-        try:
-            self.config, self.config_id = ServingConfig.model_validate_json(text), self._config_seen
-        except ValidationError as error:
-            log.error("configuration %d cannot be used, %d stays: %s", self._config_seen, self.config_id, error)
+        """Answer by the newest configuration that can be read; those that cannot be are told. DatabaseAwayError."""
+        former = self.in_force
+        self.in_force = found = await self.database.config(former)
+        for config_id in set(found.passed_over) - set(former.passed_over):
+            log.error("configuration %d cannot be used: %s", config_id, found.problem)
             self.metrics.config_refused.inc()
+        self.metrics.config_passed_over.set(len(found.passed_over))
+        if found.config_id != former.config_id:
+            log.info("configuration %d is in force", found.config_id)
+        self.metrics.config_id.set(found.config_id)
+        if self.now is not None and self.now.config is not found.config:
+            self.now = self.now._replace(config=found.config, config_id=found.config_id)
+
+    async def _look_at_catalogue(self) -> str:
+        former = self._catalogue
+        self._catalogue = found = await self.database.follow(former)
+        is_same = former is not None and found.items is former.items and found.categories is former.categories
+        if not is_same or self.snapshot is None:  # the first item may have come
+            self._serve()
+        elif former is not None and found.seen != former.seen:
+            self.metrics.show(self.snapshot)  # items change in place
+        if self._published is not None and self._published.pointer.epoch != found.epoch:
+            self._publication_follower.wake()
+        return ""
+
+    async def _look_at_publication(self) -> str:
+        newest = self._coming or self._published
+        pointer = await self.database.pointer()
+        if newest is None or newest.pointer != pointer:
+            self._coming = await self.database.publication(self._published, with_example_user=not self.keys.needed)
+            await self.database.reads.warm(self._coming.publication)
+            self.models.want(self._coming.publication)
+            self._wait_until = time.monotonic() + self.settings.model_wait_s
+        self._switch()
+        if self._catalogue is not None and self._catalogue.epoch != pointer.epoch:
+            self._catalogue_follower.wake()
+        return "" if pointer.publication_id else NOTHING_PUBLISHED
+
+    def _models_changed(self) -> None:
+        """A model has come, or cannot be had."""
+        self._switch()
+        self._serve()
+
+    def _switch(self) -> None:
+        """Take the publication that is to come, when its models are there or have been waited for long enough; the
+        first one at once, because until then nobody is answered at all."""
+        if self._coming is None:
             return
-        log.info("configuration %d is in force", self.config_id)
-        self.metrics.config_id.set(self.config_id)
+        is_first = self.snapshot is None or not self.snapshot.is_published
+        if is_first or not self.models.are_waited_for or time.monotonic() >= self._wait_until:
+            self._published, self._coming = self._coming, None
+            self._serve()
 
-    async def refresh(self) -> None:
-        """Take into service what is new of the publication and the catalogue; DatabaseAwayError, InputError."""
-        pulse = await self.database.pulse(self._seen)
-        if self.snapshot is None or self._seen is None:
-            await self._load(pulse)
+    def _serve(self) -> None:
+        """Put into service what is there, when catalogue and publication are of the same epoch; else they will be."""
+        catalogue, published = self._catalogue, self._published
+        if catalogue is None or published is None or catalogue.epoch != published.pointer.epoch:
             return
-        if pulse.items_changed or pulse.categories_changed:
-            await self._follow(self.snapshot, self._seen, pulse)
-        else:
-            self._seen = pulse.seen
-        if pulse[:2] != self._pointer:
-            await self._switch(self.snapshot, pulse)
-        self._tell("" if pulse.publication_id else NOTHING_PUBLISHED)
-
-    async def _load(self, pulse: Pulse) -> None:
-        loaded = await self.database.load(None, with_example_user=not self.keys.needed)
-        snapshot, self._seen = loaded or (None, None)
-        self._serve(snapshot)
-        self._pointer = pulse[:2]
-        self._tell("" if pulse.publication_id else NOTHING_PUBLISHED)
-
-    async def _switch(self, former: Snapshot, pulse: Pulse) -> None:
-        """Take another publication into service when all that its first requests need is there."""
-        loaded = await self.database.load(former, with_example_user=not self.keys.needed)
-        if loaded is not None:
-            await self.database.reads.warm(loaded[0].publication)
-            if loaded[0].items is not former.items:
-                self._seen = loaded[1]  # else the items are as new as they were
-        self._serve(loaded[0] if loaded else None)
-        self._pointer = pulse[:2]
-
-    async def _follow(self, snapshot: Snapshot, seen: str, pulse: Pulse) -> None:
-        """Bring the catalogue in service up to `pulse`; what changes meanwhile is read now and again next time."""
-        if pulse.items_changed:
-            async for change in self.database.changed_items(seen):
-                item_rows.apply(change, snapshot.items)
-        if pulse.categories_changed:
-            tree = await self.database.categories(snapshot.categories.json_type)
-            snapshot = dataclasses.replace(snapshot, categories=tree)
-        self._serve(snapshot)
-        self._seen = pulse.seen
-
-    def _serve(self, snapshot: Snapshot | None) -> None:
-        former = self.snapshot.publication.publication_id if self.snapshot else None
-        self.snapshot = snapshot
-        self.metrics.show(snapshot)
-        if snapshot is None:
-            return
-        if snapshot.publication.publication_id != former:
+        former = self.snapshot.publication if self.snapshot else None
+        factors = self.models.serve(published.publication, keep_former=self._epoch == catalogue.epoch)
+        self._epoch = catalogue.epoch
+        is_something = published.publication is not NOT_PUBLISHED or len(catalogue.items) > 0
+        self.snapshot = _snapshot(catalogue, published, factors) if is_something else None
+        self.metrics.show(self.snapshot)
+        if self.now is not None and published.publication is not former:
             self.metrics.switches.inc()
             log.info(
                 "serving publication %d of %s: %d items, %d default lists",
-                snapshot.publication.publication_id, snapshot.publication.dataset,
-                len(snapshot.items), len(snapshot.default_lists),
+                published.publication.publication_id, published.publication.dataset,
+                len(catalogue.items), len(published.default_lists),
             )  # fmt: skip
 
-    def _tell(self, problem: str) -> None:
-        if problem and problem != self.problem:
-            log.warning("%s", problem)
-        self.problem = problem
+
+def _snapshot(catalogue: Catalogue, published: Published, factors: Factors | None) -> Snapshot:
+    return Snapshot(
+        publication=published.publication,
+        items=catalogue.items,
+        categories=catalogue.categories,
+        default_lists=published.default_lists,
+        user_id_type=catalogue.epoch.user_type,
+        neighbours=published.neighbours,
+        meaning=published.meaning,
+        factors=factors.of_items if factors else None,
+        fold_in=factors.fold_in if factors else None,
+        example_user_id=published.example_user_id,
+        example_item_id=published.example_item_id,
+    )

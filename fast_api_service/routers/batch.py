@@ -44,13 +44,13 @@ async def recommend_batch(
     """What /recommend would answer each of up to 1,000 users, in their order. What cannot be read in time is left out
     of all answers, and `provenance.degraded` says so."""
     state: State = request.app.state.service
-    snapshot = answers.snapshot_of(state)
+    now = answers.in_service(state)
+    snapshot = now.snapshot
     if len(body.user_ids) * body.top_k > MAX_ITEMS_IN_BATCH:
         raise InputError(
             f"{len(body.user_ids)} users with {body.top_k} items each; at most {MAX_ITEMS_IN_BATCH:,} items go into one"
             " answer: ask for fewer at a time"
         )
-    config, config_id = state.config, state.config_id
     warnings: list[str] = []
     query = Query(
         top_k=body.top_k,
@@ -58,35 +58,41 @@ async def recommend_batch(
         excluded=set(answers.item_keys(snapshot, body.exclude)),
         surface=body.surface,
         now_ms=time.time() * 1000,
-        restriction=answers.restriction(snapshot, body.filters, config.surface(body.surface).filters, warnings),
+        restriction=answers.restriction(snapshot, body.filters, now.config.surface(body.surface).filters, warnings),
     )
     user_ids = [to_external(user_id, snapshot.user_id_type, "user") for user_id in body.user_ids]
     timeout_s = answers.time_left_s(request.scope, min(body.deadline_ms, state.settings.batch_deadline_ms))
     lists, degraded = await _lists(state, snapshot, user_ids, timeout_s)
-    results, feats = [], Feats({}, [], degraded, [])
+    results: list[dict[str, Any]] = []
+    rescored_by: str | None = None
+    lacking = dict.fromkeys(degraded)  # by any of the answers, in order
     for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):
         user_key = None if stored is None else stored.user_key
-        user = rescoring(state, snapshot, answers.user_state(stored), user_key, body.surface, feats)
-        n_rescored = len(feats.rescored_by)
-        picks = cascade.recommend(snapshot, user, query, config)
+        feats, user = Feats({}, [], list(degraded), []), answers.user_state(stored)
+        if now.lacks_factors(user, body.surface):
+            feats.degraded.append(answers.FOLD_IN)
+        user = rescoring(now, user, user_key, body.surface, feats)
+        picks = cascade.recommend(snapshot, user, query, now.config)
+        lacking.update(dict.fromkeys(feats.degraded))
         status = answers.user_status(user_id, None, stored)
-        state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, degraded)
+        state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, feats.degraded)
         if status != "known":
             state.metrics.cold_starts.labels(status).inc()
         tier = cascade.tier(picks)
-        origin = answers.origin(request.scope, snapshot, tier, degraded)
-        origin |= {"config_id": config_id, "rescored_by": next(iter(feats.rescored_by[n_rescored:]), None)}
+        origin = answers.origin(request.scope, snapshot, tier, feats.degraded)
+        origin |= {"config_id": now.config_id, "rescored_by": next(iter(feats.rescored_by), None)}
+        rescored_by = rescored_by or origin["rescored_by"]
         state.exposures.note(request.scope, picks, origin, body.surface, user_id)
         shown = answers.entries(snapshot, picks, explain=body.explain)
         results.append({"user_id": user_id, "user": status, "tier": tier, "recommendations": shown})
         if place % _AT_ONCE == 0:
             await asyncio.sleep(0)
-    provenance = answers.origin(request.scope, snapshot, cascade.NOTHING, degraded)
+    provenance = answers.origin(request.scope, snapshot, cascade.NOTHING, list(lacking))
     for of_one_list in ("tier", "list_version", "list_age_s"):
         del provenance[of_one_list]
-    provenance |= {"surface": body.surface, "config_id": config_id}
-    if feats.rescored_by:
-        provenance["rescored_by"] = feats.rescored_by[0]
+    provenance |= {"surface": body.surface, "config_id": now.config_id}
+    if rescored_by:
+        provenance["rescored_by"] = rescored_by
     answer: dict[str, Any] = {"success": True, "results": results, "provenance": provenance}
     if warnings:
         answer["warnings"] = warnings

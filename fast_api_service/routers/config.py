@@ -7,24 +7,22 @@ from typing import Annotated, Any
 import asyncpg
 import orjson
 from fastapi import APIRouter, Body, Path, Query, Request
-from pydantic import ValidationError
 
+from fast_api_service import config_versions
+from fast_api_service.config_versions import COLUMNS, version_of
 from fast_api_service.errors import ApiError, documented
-from fast_api_service.schemas_config import ConfigHistory, ConfigVersion, NewConfig
+from fast_api_service.schemas_config import ConfigHistory, ConfigInForce, ConfigVersion, NewConfig
 from fast_api_service.security import caller
 from fast_api_service.state import State
 from recsys.serving.config import DEFAULT, ServingConfig
 
 router = APIRouter(tags=["operations"])
 
-_COLUMNS = "config_id, config, comment, author, created_at"
-_NEWEST_SQL = f"select {_COLUMNS} from config_versions order by config_id desc limit 1"  # noqa: S608 - names of ours
-_HISTORY_SQL = f"select {_COLUMNS} from config_versions order by config_id desc limit $1"  # noqa: S608
-_ONE_SQL = f"select {_COLUMNS} from config_versions where config_id = $1"  # noqa: S608
-_N_LOOKED_AT = 50
+_HISTORY_SQL = f"select {COLUMNS} from config_versions order by config_id desc limit $1"  # noqa: S608 - names of ours
+_ONE_SQL = f"select {COLUMNS} from config_versions where config_id = $1"  # noqa: S608
 _LOCK_SQL = "lock table config_versions in share row exclusive mode"
 _INSERT_SQL = f"""
-insert into config_versions (config, comment, author) values ($1, $2, $3) returning {_COLUMNS}
+insert into config_versions (config, comment, author) values ($1, $2, $3) returning {COLUMNS}
 """  # noqa: S608
 _EXAMPLES: dict[str, Any] = {
     "cart": {
@@ -48,17 +46,18 @@ _EXAMPLES: dict[str, Any] = {
 
 
 @router.get("/config", responses=documented(503), summary="The configuration in force", operation_id="config")
-async def read(request: Request) -> ConfigVersion:
-    """The newest version that can be read; version 0 are the defaults, which hold until another one is put."""
-    versions = [_version(row) for row in await _fetch(request, _HISTORY_SQL, _N_LOOKED_AT)]
-    defaults = ConfigVersion(config_id=0, config=DEFAULT, comment="defaults", author="")
-    return next((version for version in versions if version.config is not None), defaults)
+async def read(request: Request) -> ConfigInForce:
+    """The newest version that can be read, and the newer ones that cannot; version 0 are the defaults, which hold until
+    another one is put."""
+    state: State = request.app.state.service
+    found = await state.writes.transaction(config_versions.in_force)
+    return ConfigInForce(**dict(found.version), passed_over=list(found.passed_over), problem=found.problem or None)
 
 
 @router.get("/config/history", responses=documented(422, 503), summary="Former versions", operation_id="config_history")
 async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> ConfigHistory:
     """The newest first."""
-    return ConfigHistory(versions=[_version(row) for row in await _fetch(request, _HISTORY_SQL, limit)])
+    return ConfigHistory(versions=[version_of(row) for row in await _fetch(request, _HISTORY_SQL, limit)])
 
 
 @router.put(
@@ -83,7 +82,7 @@ async def revert(request: Request, config_id: Annotated[int, Path(ge=0, le=2**53
     rows = await _fetch(request, _ONE_SQL, config_id)
     if not rows:
         raise ApiError(404, "unknown_version", f"there is no version {config_id}; /config/history names them")
-    config = _version(rows[0]).config
+    config = version_of(rows[0]).config
     if config is None:
         raise ApiError(
             409, "conflict", f"version {config_id} was written by another version of the service; put it anew"
@@ -97,25 +96,16 @@ async def _add(request: Request, config: ServingConfig, comment: str, replaces: 
 
     async def write(connection: asyncpg.Connection) -> Any:
         await connection.execute(_LOCK_SQL)
-        newest = await connection.fetchrow(_NEWEST_SQL)
-        in_force = newest["config_id"] if newest else 0
+        in_force = (await config_versions.in_force(connection)).config_id
         if replaces is not None and replaces != in_force:
             raise ApiError(409, "conflict", f"version {in_force} is in force, not {replaces}; read it first")
         return await connection.fetchrow(_INSERT_SQL, text, comment, caller(request.scope["headers"]))
 
     row = await state.writes.transaction(write)
     state.wake()
-    return _version(row)
+    return version_of(row)
 
 
 async def _fetch(request: Request, sql: str, *arguments: Any) -> list[Any]:
     state: State = request.app.state.service
     return list(await state.writes.transaction(lambda connection: connection.fetch(sql, *arguments)))
-
-
-def _version(row: Any) -> ConfigVersion:
-    try:
-        config = ServingConfig.model_validate_json(row["config"])
-    except ValidationError:
-        config = None
-    return ConfigVersion(**{**dict(row), "config": config})

@@ -22,11 +22,9 @@ async def export_model(request: Request) -> ExportAnswer:
     weights beside it, `network.keras`, the feature spec, vocabularies and state with the keys that got rows since the
     night, and a manifest with checksums. What has not changed is exported once."""
     state: State = request.app.state.service
-    now = in_service(state)
+    _, model = in_service(state)
     try:
-        manifest, path, created = await asyncio.to_thread(export, capture(now.model), state.models.store)
+        manifest, path, created = await asyncio.to_thread(export, capture(model), state.models.store)
     except (OSError, RecsysError) as error:
         raise ApiError(503, "export_failed", f"the model cannot be exported to ARTIFACT_ROOT: {error}", 60) from None
-    return ExportAnswer(
-        artifact=manifest.ref, path=path, created=created, model=now.model.artifact, files=manifest.files
-    )
+    return ExportAnswer(artifact=manifest.ref, path=path, created=created, model=model.artifact, files=manifest.files)

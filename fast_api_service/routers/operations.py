@@ -69,6 +69,11 @@ async def model_info(request: Request) -> ModelInfo:
                 "checks": publication.checks,
             },
             "models": publication.models,
+            "config": {
+                "config_id": state.config_id,
+                "passed_over": list(state.in_force.passed_over),
+                "problem": state.in_force.problem or None,
+            },
             "scorer": state.models.info() | {"online": state.updates.info()},
             "catalogue": {
                 "n_items": len(snapshot.items),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from fast_api_service import answers
 from fast_api_service.errors import documented
 from fast_api_service.hot import HotRoute, JsonBytes
+from fast_api_service.in_service import InService
+from fast_api_service.models import LoadedModel
 from fast_api_service.schemas_predict import (
     PositionsAnswer,
     PositionsRequest,
@@ -23,7 +25,7 @@ from fast_api_service.schemas_predict import (
     PredictPairs,
     PredictRequest,
 )
-from fast_api_service.scoring import Asked, InService, Scored, askers, ids_of, in_service, read_users, score
+from fast_api_service.scoring import MODEL_PART, Asked, Scored, askers, ids_of, in_service, read_users, score
 from fast_api_service.state import State
 from recsys.serving.ids import ExternalId, to_external
 
@@ -65,7 +67,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     `provenance.degraded` says so.
     """
     state: State = request.app.state.service
-    now = in_service(state)
+    now, model = in_service(state)
     given_users, given_items = _pairs(body)
     users = ids_of(given_users, now.snapshot.user_id_type, "user")
     items = ids_of(given_items, now.snapshot.items.json_type, "item")
@@ -74,8 +76,8 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     if len(place) > 1:
         of_pair[:] = list(map(place.__getitem__, users))
     read, degraded = await read_users(request.scope, state, now.snapshot, list(place), body.deadline_ms)
-    features, warnings = now.model.scorer.read_features(body.user_feats)
-    found = await score(state, now, Asked(askers(state, read, features), of_pair, now.snapshot.items.keys(items)))
+    features, warnings = model.scorer.read_features(body.user_feats)
+    found = await score(now, model, Asked(askers(now.config, read, features), of_pair, now.snapshot.items.keys(items)))
     answer = {
         "success": True,
         "predictions": [
@@ -85,7 +87,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
         "unknown_users": _distinct(list(place), found.is_unknown_user),
         "unknown_items": _distinct(items, found.is_unknown_item),
         "warnings": warnings,
-        "provenance": _provenance(request, state, now, degraded),
+        "provenance": _provenance(request, state, now, model, degraded),
     }
     state.metrics.predictions.inc(len(items))
     return JsonBytes(orjson.dumps(answer))
@@ -105,31 +107,32 @@ async def product_positions(
     position of its best item. Of more than 5,000 items, those asked for and the newest are ranked, and a warning says
     so."""
     state: State = request.app.state.service
-    now = in_service(state)
+    now, model = in_service(state)
     snapshot = now.snapshot
     user_id = to_external(body.user_id, snapshot.user_id_type, "user")
     category_id = to_external(body.category_id, snapshot.categories.json_type, "category")
     category_key = answers.category_key(snapshot, category_id)
     assert category_key is not None  # noqa: S101 - it is only for None
     product_ids = [product.product_id for product in body.products]
+    # with their ids, because an item may be deleted while the user is read
     asked = [
-        [snapshot.items.key(item) for item in ids_of(product.item_ids, snapshot.items.json_type, "item")]
+        {snapshot.items.key(item): item for item in ids_of(product.item_ids, snapshot.items.json_type, "item")}
         for product in body.products
     ]
     available = snapshot.items.available_in(snapshot.categories.subtree(category_key))
-    listed = _cut(available, {key for keys in asked for key in keys if key is not None})
+    listed = _cut(available, {key for ids in asked for key in ids if key is not None})
     (user, *_), degraded = await read_users(request.scope, state, snapshot, [user_id], body.deadline_ms)
-    features, warnings = now.model.scorer.read_features(body.user_feats)
+    features, warnings = model.scorer.read_features(body.user_feats)
     if len(listed) < len(available):
         warnings.append(
             f"category_id: it has {len(available)} available items; ranked are those asked for and the newest, "
             f"{len(listed)} together"
         )
     asked_of = Asked(
-        askers(state, [user], features), np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64)
+        askers(now.config, [user], features), np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64)
     )
-    found = await score(state, now, asked_of) if listed else Scored([], np.array([True]), np.array([], dtype=bool))
-    positions = _positions(now, product_ids, asked, listed, found, warnings)
+    found = await score(now, model, asked_of) if listed else Scored([], np.array([True]), np.array([], dtype=bool))
+    positions = _positions(product_ids, asked, listed, found, warnings)
     answer = {
         "success": True,
         "user_id": user_id,
@@ -139,7 +142,7 @@ async def product_positions(
         "n_available": len(available),
         "unknown_user": bool(found.is_unknown_user[0]),
         "warnings": warnings,
-        "provenance": _provenance(request, state, now, degraded),
+        "provenance": _provenance(request, state, now, model, degraded),
     }
     state.metrics.predictions.inc(len(listed))
     return JsonBytes(orjson.dumps(answer))
@@ -167,9 +170,8 @@ def _cut(available: list[int], asked: set[int]) -> list[int]:
 
 
 def _positions(
-    now: InService,
     product_ids: Sequence[ExternalId],
-    asked: Sequence[Sequence[int | None]],
+    asked: Sequence[Mapping[int | None, ExternalId]],
     listed: Sequence[int],
     found: Scored,
     warnings: list[str],
@@ -178,10 +180,10 @@ def _positions(
     order = np.argsort(-np.array(found.probabilities), kind="stable").tolist()
     place = {listed[at]: (position, found.probabilities[at]) for position, at in enumerate(order, 1)}
     result, absent = [], []
-    for product_id, keys in zip(product_ids, asked, strict=True):
-        there = [(*place[key], key) for key in keys if key is not None and key in place]
+    for product_id, id_by_key in zip(product_ids, asked, strict=True):
+        there = [(*place[key], key) for key in id_by_key if key is not None and key in place]
         position, probability, key = min(there, default=(None, None, None))
-        item_id = None if key is None else now.snapshot.items.id(key)
+        item_id = None if key is None else id_by_key[key]
         result.append({"product_id": product_id, "position": position, "item_id": item_id, "probability": probability})
         if key is None:
             absent.append(product_id)
@@ -191,11 +193,15 @@ def _positions(
     return result
 
 
-def _provenance(request: Request, state: State, now: InService, degraded: list[str]) -> dict[str, Any]:
+def _provenance(
+    request: Request, state: State, now: InService, model: LoadedModel, degraded: list[str]
+) -> dict[str, Any]:
+    if not now.is_own_model:
+        degraded = [*degraded, MODEL_PART]
     for part in degraded:
         state.metrics.degraded.labels(part).inc()
     return {
-        "model": now.model.artifact,
+        "model": model.artifact,
         "publication_id": now.snapshot.publication.publication_id,
         "degraded": degraded,
         "time_ms": round((time.perf_counter() - request.scope["state"]["started"]) * 1000, 2),

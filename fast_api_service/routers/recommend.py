@@ -74,9 +74,10 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     `provenance.degraded` says so.
     """
     state: State = request.app.state.service
-    snapshot = answers.snapshot_of(state)
+    now = answers.in_service(state)
+    snapshot = now.snapshot
     warnings: list[str] = []
-    query = query_of(body, snapshot, state.config, warnings)
+    query = query_of(body, snapshot, now.config, warnings)
     user_id = None if body.user_id is None else to_external(body.user_id, snapshot.user_id_type, "user")
     deadline_ms = min(body.deadline_ms or state.settings.deadline_ms, state.settings.deadline_ms)
     timeout_s = answers.time_left_s(request.scope, deadline_ms) * _READING_SHARE
@@ -87,14 +88,16 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
         user = replace(user, seq=[Recent(key, _SEEN, place) for place, key in enumerate(seen)][::-1])
     user_key = None if lists is None else lists.user_key
     feats = Feats(body.user_feats, warnings, degraded, [])
-    user = rescoring(state, snapshot, user, user_key, body.surface, feats)
-    picks = cascade.recommend(snapshot, user, query, state.config)
+    if now.lacks_factors(user, body.surface):
+        degraded.append(answers.FOLD_IN)
+    user = rescoring(now, user, user_key, body.surface, feats)
+    picks = cascade.recommend(snapshot, user, query, now.config)
     status = answers.user_status(user_id, body.session_id, lists)
     provenance = answers.origin(request.scope, snapshot, cascade.tier(picks), degraded)
     provenance["user"] = status
     provenance["n_recent"] = len(user.followed)
     provenance["surface"] = body.surface
-    provenance["config_id"] = state.config_id
+    provenance["config_id"] = now.config_id
     if feats.rescored_by:
         provenance["rescored_by"] = feats.rescored_by[0]
     state.metrics.count_answer("/recommend", body.surface, picks, body.top_k, degraded)
@@ -127,8 +130,8 @@ async def similar(
     """What is seen or bought together with the item, filled up by what is like it; only real neighbours, so the
     list may be shorter than `top_k`. While Postgres is away only the best ones of each item, which are in memory."""
     state: State = request.app.state.service
-    snapshot = answers.snapshot_of(state)
-    item_key = _known_item(snapshot, item_id)
+    snapshot = answers.in_service(state).snapshot
+    own_id, item_key = _known_item(snapshot, item_id)  # before reading: it may be deleted meanwhile
     timeout_s = answers.time_left_s(request.scope, state.settings.deadline_ms) * _READING_SHARE
     degraded = answers.degraded(snapshot)
     try:
@@ -142,7 +145,7 @@ async def similar(
     state.exposures.note(request.scope, picks, provenance, SIMILAR)
     answer: dict[str, Any] = {
         "success": True,
-        "item_id": snapshot.items.id(item_key),
+        "item_id": own_id,
         "recommendations": answers.entries(snapshot, picks),
         "provenance": provenance,
     }
@@ -181,11 +184,12 @@ async def _user_lists(
         return None, answers.degraded(snapshot, *missing)
 
 
-def _known_item(snapshot: Snapshot, item_id: str) -> int:
+def _known_item(snapshot: Snapshot, item_id: str) -> tuple[ExternalId, int]:
     try:
-        key = snapshot.items.key(to_external(item_id.strip(BLANKS), snapshot.items.json_type, "item"))
+        own_id = to_external(item_id.strip(BLANKS), snapshot.items.json_type, "item")
     except InputError as error:
         raise ApiError(404, "unknown_item", str(error)) from None
+    key = snapshot.items.key(own_id)
     if key is None:
         raise ApiError(404, "unknown_item", f"there is no item {item_id!r} in the catalogue")
-    return key
+    return own_id, key

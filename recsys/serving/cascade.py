@@ -16,7 +16,7 @@ import numpy as np
 from recsys.serving import diversity, filters, recent, rules
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, Surface, SurfaceConfig
-from recsys.serving.fold_in import FoldIn
+from recsys.serving.fold_in import LEAST_ITEMS, FoldIn
 from recsys.serving.neighbours import Calls
 from recsys.serving.recent import N_FOLLOWED, History, Recent
 from recsys.serving.rules import ANYTHING, Restriction
@@ -289,6 +289,17 @@ def _blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface
         yield from _Listed(snapshot, PERSONAL, user.personal).picks()
 
 
+def uses_factors(user: UserState, config: ServingConfig, surface: Surface) -> bool:
+    """Whether item factors may change what this user is shown: they are folded in, or the surface is to be diverse."""
+    configured = config.surface(surface)
+    if configured.diversity:
+        return True
+    if user.ranked is not None or user.personal is not None or "lists" not in configured.sources:
+        return False
+    enough = len({event.item_key for event in user.followed}) >= LEAST_ITEMS
+    return enough and _may_fold_in(config, configured)
+
+
 def _may_fold_in(config: ServingConfig, surface: SurfaceConfig) -> bool:
     """Whether the latest events may become a list; never where the surface or the configuration ignores them."""
     ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
@@ -339,11 +350,12 @@ def _fused(listed: _Listed | _FoldedIn, called: _Called, recent_weight: float) -
 
 def _rescored(picks: Iterator[Pick], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Pick]:
     """The first of `picks` by the model, which is asked once; or all candidates, whether they are among them or not."""
+    candidates = None if candidate_keys is None else frozenset(candidate_keys)
     pool: dict[int, Pick] = {}
     for pick in picks:
-        if candidate_keys is None or pick.item_key in candidate_keys:
+        if candidates is None or pick.item_key in candidates:
             pool.setdefault(pick.item_key, pick)
-        if candidate_keys is None and len(pool) == N_RESCORED:
+        if candidates is None and len(pool) == N_RESCORED:
             break
     keys = [*pool, *(key for key in dict.fromkeys(candidate_keys or ()) if key not in pool)]
     found = score(keys) if keys else None

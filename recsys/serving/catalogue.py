@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import InputError
 from recsys.ids import is_id
-from recsys.serving.ids import ExternalId, JsonType, read_id
+from recsys.serving.ids import ExternalId, JsonType, read_id, to_external
 from recsys.serving.item_numbers import ItemNumbers
 
 NO_CATEGORY = -1
@@ -45,7 +45,8 @@ class ItemDictionary:
         available: bool,
         numbers: Mapping[str, float] = _NO_NUMBERS,
     ) -> None:
-        """Take one item in, or what it has become; rows may come in any order.
+        """Take one item in, or what it has become; rows may come in any order, and the last one is right where the
+        key had another id, or the id another key.
 
         Raises InputError for an id that is none of the catalogue's type; the item is left out then.
         """
@@ -62,7 +63,10 @@ class ItemDictionary:
             self._available.extend(bytes(missing))
             self._category_by_key.extend([NO_CATEGORY] * missing)
             self.numbers.extend(missing)
-        self._id_by_key[item_key] = external
+        if self._id_by_key[item_key] != external:
+            self.remove(item_key)
+            self.remove(self._key_by_id.get(external, -1))
+            self._id_by_key[item_key] = external
         self._key_by_id[external] = item_key
         self.n_available += available - self._available[item_key]
         self._available[item_key] = available
@@ -72,7 +76,7 @@ class ItemDictionary:
     def remove(self, item_key: int) -> None:
         """Forget an item, known or not: lists that hold its key pass over it."""
         self.unreadable.discard(item_key)
-        external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
+        external = self.id_or_none(item_key)
         if external is not None:
             del self._key_by_id[external]
             self._id_by_key[item_key] = None
@@ -86,16 +90,24 @@ class ItemDictionary:
         """Key of an id in the catalogue's own type, None where there is no such item."""
         return self._key_by_id.get(item_id)
 
+    def known_keys(self) -> set[int]:
+        """Keys of all items."""
+        return set(self._key_by_id.values())
+
     def keys(self, item_ids: Sequence[ExternalId]) -> NDArray[np.int64]:
         """Keys of ids in the catalogue's own type, -1 where there is no such item, (n,)."""
         return np.fromiter(map(self._key_by_id.get, item_ids, repeat(-1)), dtype=np.int64, count=len(item_ids))
 
     def id(self, item_key: int) -> ExternalId:
-        """Id of a known key; KeyError for an unknown one."""
-        external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
+        """Id of a known key; KeyError for an unknown one. A key that was known before an `await` may be unknown now."""
+        external = self.id_or_none(item_key)
         if external is None:
             raise KeyError(item_key)
         return external
+
+    def id_or_none(self, item_key: int) -> ExternalId | None:
+        """Id of a key, None where there is no such item (any more)."""
+        return self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
 
     def is_available(self, item_key: int) -> bool:
         """Whether the item is known and may be recommended."""
@@ -140,6 +152,7 @@ class CategoryTree:
             if parent is not None:
                 self._children.setdefault(parent, []).append(key)
         self.subtree = lru_cache(maxsize=4096)(self._subtree)
+        self.below = lru_cache(maxsize=256)(self._below)
 
     def __len__(self) -> int:
         return len(self._key_by_id)
@@ -170,3 +183,18 @@ class CategoryTree:
                 found.add(key)
                 waiting.extend(self._children.get(key, ()))
         return frozenset(found)
+
+    def _below(self, category_ids: tuple[ExternalId, ...]) -> tuple[frozenset[int], tuple[ExternalId, ...]]:
+        """Keys of the known ones of these ids and of all categories below them, and the ids that are unknown."""
+        found: set[int] = set()
+        unknown = []
+        for id_ in category_ids:
+            try:
+                key = self.key(to_external(id_, self.json_type, "category"))
+            except InputError:  # an id of another kind is of no category
+                key = None
+            if key is None:
+                unknown.append(id_)
+            else:
+                found |= self.subtree(key)
+        return frozenset(found), tuple(unknown)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from recsys.errors import InputError
 from recsys.ids import NO_NUL
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
-from recsys.serving.ids import ExternalId, external_id, to_external
+from recsys.serving.ids import ExternalId, external_id
 from recsys.serving.rules import NumberRange, Restriction
 
 MAX_CATEGORIES = 100  # in each list
@@ -76,20 +74,8 @@ def resolve(
     return Restriction(categories, without, tuple(ranges))
 
 
-def _below(ids: Iterable[ExternalId], tree: CategoryTree, field: str, warnings: list[str]) -> frozenset[int]:
-    """Keys of the known categories and of all below them."""
-    found: set[int] = set()
-    for id_ in ids:
-        key = _key(id_, tree)
-        if key is None:
-            warnings.append(f"{field}: there is no category {str(id_)[:40]!r}")
-        else:
-            found |= tree.subtree(key)
-    return frozenset(found)
-
-
-def _key(category_id: ExternalId, tree: CategoryTree) -> int | None:
-    try:
-        return tree.key(to_external(category_id, tree.json_type, "category"))
-    except InputError:  # an id of another kind is of no category
-        return None
+def _below(ids: tuple[ExternalId, ...], tree: CategoryTree, field: str, warnings: list[str]) -> frozenset[int]:
+    """Keys of the known categories and of all below them; the filters of a surface are looked up once a tree."""
+    found, unknown = tree.below(ids)
+    warnings.extend(f"{field}: there is no category {str(id_)[:40]!r}" for id_ in unknown)
+    return found

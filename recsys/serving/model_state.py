@@ -88,13 +88,18 @@ class GrowingRows:
         return rows
 
     def give(self, keys: Sequence[int]) -> None:
-        """Give the next rows to keys that have none; InputError where a key has one, or no row is left."""
-        if not len(keys):
-            return
-        if len(set(keys)) < len(keys) or len(keys) > self.n_spare or self.rows(np.array(keys, dtype=np.int64)).any():
-            raise InputError(f"{len(keys)} keys cannot get rows: some have one, or the {self._size} rows are used up")
+        """Give the next rows to keys that have none; InputError as `check`."""
+        self.check(keys)
         first = self._vocabulary.size + len(self._later)
         self._later |= {key: first + place for place, key in enumerate(keys)}
+
+    def check(self, keys: Sequence[int], *, anew: bool = False) -> None:
+        """InputError where a key has a row, or no row is left for it; `anew`: as it will be after `take_back`."""
+        later = self._at_first if anew else self._later
+        n_spare = self._size - self._vocabulary.size - len(later)
+        has_row = any(key in later for key in keys) or self._vocabulary.rows(np.array(keys, dtype=np.int64)).any()
+        if len(set(keys)) < len(keys) or len(keys) > n_spare or has_row:
+            raise InputError(f"{len(keys)} keys cannot get rows: some have one, or the {self._size} rows are used up")
 
     def take_back(self) -> None:
         """Take the rows back from all who did not have them from the beginning."""

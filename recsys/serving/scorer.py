@@ -70,17 +70,23 @@ class Scorer:
         return np.asarray(np.load(self._folder / weight_file(name), mmap_mode="c", allow_pickle=False))
 
     def put_weights(self, name: str, values: Floats, rows: NDArray[Any] | slice = slice(None)) -> None:
-        """Change a weight in place, all of it or some rows. InputError when it does not fit or is not finite."""
+        """Change a weight in place, all of it or some rows. InputError as `check_weights`, then nothing is changed."""
+        self.check_weights(name, values, rows)
+        self._weights[name][rows] = values
+        if name in self._of_items:
+            self._sides.forget()
+
+    def check_weights(self, name: str, values: Floats, rows: NDArray[Any] | slice = slice(None)) -> None:
+        """InputError where values are not finite, or not such as the weight, or these rows of it, may have."""
         weight = self._weights.get(name)
         if weight is None:
             raise InputError(f"the network has no weight {name!r}; it has {', '.join(self._weights)}")
-        if np.shape(values) != weight[rows].shape or not np.isfinite(values).all():
-            raise InputError(
-                f"{name}: expected finite values of shape {weight[rows].shape}, received {np.shape(values)}"
-            )
-        weight[rows] = values
-        if name in self._of_items:
-            self._sides.forget()
+        try:
+            shape = weight[rows].shape
+        except IndexError as error:
+            raise InputError(f"{name}: {error}") from error
+        if np.shape(values) != shape or not np.isfinite(values).all():
+            raise InputError(f"{name}: expected finite values of shape {shape}, received {np.shape(values)}")
 
     def read_features(self, given: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
         """As `model_state.read_features`, for requests: what no training has met up to now is left out."""

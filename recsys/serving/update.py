@@ -71,8 +71,17 @@ class Update:
             raise ArtifactError(f"{path} is no update of a model: {error} is missing or unknown") from error
         return cls(**parts, users=users, items=items)
 
-    def apply(self, scorer: Scorer) -> None:
-        """Put it into a scorer that has all the updates before; InputError where it does not fit."""
+    def apply(self, scorer: Scorer, *, anew: bool = False) -> None:
+        """Put it into a scorer that has all the updates before, or, `anew`, into one that is reset first. InputError
+        where it does not fit; then nothing is changed."""
+        for name, values in self.dense.items():
+            scorer.check_weights(name, values)
+        for name, rows in self.rows.items():
+            scorer.check_weights(name, self.values[name], rows)
+        scorer.state.rows_of_users.check(self.users.tolist(), anew=anew)
+        scorer.state.rows_of_items.check(self.items.tolist(), anew=anew)
+        if anew:
+            scorer.reset()
         for name, values in self.dense.items():
             scorer.put_weights(name, values)
         for name, rows in self.rows.items():

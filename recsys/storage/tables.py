@@ -100,6 +100,20 @@ items = sa.Table(
     sa.CheckConstraint("jsonb_typeof(properties) = 'object'", name="properties"),
 )
 
+# What rows that are gone cannot say themselves: counted by triggers, and read with every look at the catalogue.
+catalogue_epoch = sa.Table(
+    "catalogue_epoch",
+    metadata,
+    sa.Column("singleton", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column(
+        "emptied", sa.BigInteger, nullable=False, server_default=sa.text("0")
+    ),  # TRUNCATE: keys are given anew after it
+    sa.Column(
+        "deleted", sa.BigInteger, nullable=False, server_default=sa.text("0")
+    ),  # DELETE: other keys stay what they are
+    sa.CheckConstraint("singleton", name="singleton"),
+)
+
 users = sa.Table(
     "users",
     metadata,

@@ -118,3 +118,55 @@ def test_a_version_that_cannot_be_read_is_told_and_not_used(
     assert client.post(f"/config/revert/{bad}").status_code == 409
     with database.begin() as connection:
         connection.execute(sa.text("delete from config_versions where config_id = :bad"), {"bad": bad})
+
+
+NEWER = '{"surfaces": {"cart": {"a_later_field": 1}}}'  # as a later release of the service may write it
+
+
+def test_a_worker_that_starts_keeps_the_newest_version_that_it_can_read(
+    clean_database_url: str, clean_database: sa.Engine
+) -> None:
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    with shop.running_service(clean_database_url) as running:
+        shop.wait_until(lambda: shop.is_ready(running), 10)
+        good = put(running, LIST_FIRST)["config_id"]
+        shop.wait_until(lambda: first_item(running, "cart") == (1001, good), 5)
+        with clean_database.begin() as connection:  # more than anybody would look at in one go
+            insert = "insert into config_versions (config) select cast(:newer as jsonb) from generate_series(1, 60)"
+            connection.execute(sa.text(insert), {"newer": NEWER})
+        with shop.running_service(clean_database_url) as started:
+            shop.wait_until(lambda: shop.is_ready(started), 10)
+            for worker in (running, started):
+                shop.wait_until(lambda worker=worker: first_item(worker, "cart") == (1001, good), 5)
+                shop.wait_until(
+                    lambda worker=worker: "recsys_config_passed_over 60.0" in worker.get("/metrics").text, 5
+                )
+                told = worker.get("/config").json()
+                assert (told["config_id"], len(told["passed_over"])) == (good, 60)
+                assert f"in force: version {good}" in told["problem"]
+                assert worker.get("/model/info").json()["config"]["problem"] == told["problem"]
+            # what an editor was told is in force can be replaced
+            newest = put(started, {}, replaces=good)["config_id"]
+            for worker in (running, started):
+                shop.wait_until(lambda worker=worker: first_item(worker, "cart") == (1002, newest), 5)
+                assert worker.get("/config").json()["problem"] is None
+                assert "recsys_config_passed_over 0.0" in worker.get("/metrics").text
+            with clean_database.begin() as connection:
+                connection.execute(sa.text("delete from config_versions where config_id = :id"), {"id": newest})
+            for worker in (running, started):
+                shop.wait_until(lambda worker=worker: first_item(worker, "cart") == (1001, good), 5)
+
+
+def test_the_defaults_are_never_taken_in_silence(clean_database_url: str, clean_database: sa.Engine) -> None:
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    with clean_database.begin() as connection:
+        connection.execute(sa.text("insert into config_versions (config) values (:newer)"), {"newer": NEWER})
+    with shop.running_service(clean_database_url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        shop.wait_until(lambda: client.get("/model/info").json()["config"]["problem"], 5)
+        told = client.get("/config").json()
+        assert (told["config_id"], told["passed_over"]) == (0, [1])
+        assert "the defaults, because no version can be read" in told["problem"]
+        assert "recsys_config_passed_over 1.0" in client.get("/metrics").text

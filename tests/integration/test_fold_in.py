@@ -21,7 +21,7 @@ from tests.integration import serving_shop as shop
 TOOLS, TOYS = set(range(31, 46)), set(range(46, 61))  # two tastes; nothing of either is popular
 
 
-def train(root: Path) -> None:
+def train(root: Path, version: str = "v1") -> None:
     """An ALS by users of whom each has half of one of the two."""
     random = np.random.default_rng(3)
     pairs = [
@@ -38,13 +38,17 @@ def train(root: Path) -> None:
     keys = np.arange(1, 61, dtype=np.int32)
     catalogue = Catalogue(keys, np.ones(60, dtype=bool), none, none, np.zeros(60, dtype=np.int64))
     model = Als(factors=2, iterations=10, num_threads=1).fit(history, catalogue)
-    with ArtifactStore(str(root)).writing("als", "v1", made_by="tests") as (folder, _):
+    with ArtifactStore(str(root)).writing("als", version, made_by="tests") as (folder, _):
         model.save(folder)
 
 
 @pytest.fixture(scope="module")
-def service(database_url: str, database: sa.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    root = tmp_path_factory.mktemp("artifacts")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.fixture(scope="module")
+def service(database_url: str, database: sa.Engine, root: Path) -> Iterator[httpx.Client]:
     train(root)
     shop.stock(database)
     shop.publish(database, "v1", shop.FIRST)
@@ -153,8 +157,8 @@ def test_an_erased_user_is_a_stranger_again(service: httpx.Client) -> None:
     assert (again["provenance"]["tier"], again["provenance"]["n_recent"]) == ("popular", 0)
 
 
-def test_it_can_be_switched_off_and_ends_with_the_model(service: httpx.Client, database: sa.Engine) -> None:
-    """Last: it puts another publication into service."""
+def test_it_can_be_switched_off_and_ends_with_the_model(service: httpx.Client, database: sa.Engine, root: Path) -> None:
+    """It puts another publication into service, whose ALS comes later."""
     seq = [1031, 1032, 1034]
 
     def tier() -> str:
@@ -165,7 +169,45 @@ def test_it_can_be_switched_off_and_ends_with_the_model(service: httpx.Client, d
     shop.wait_until(lambda: tier() == "popular", 10)
     shop.put(service, "/config", config={})
     shop.wait_until(lambda: tier() == "fold_in", 10)
-    shop.publish(database, "v2", shop.SECOND)  # its als/v2 is nowhere
+    shop.publish(database, "v2", shop.SECOND)  # its als/v2 is nowhere yet
     shop.wait_until(lambda: recommended(service)["provenance"]["publication_id"] == 2, 10)
     assert tier() == "popular"
-    assert recommended(service, seq=seq)["provenance"]["degraded"] == []
+
+    def missing(**request: Any) -> list[str]:
+        found: list[str] = recommended(service, **request)["provenance"]["degraded"]
+        return found
+
+    assert missing(seq=seq) == ["fold_in"]
+    assert missing(seq=seq[:2]) == missing(user_id=501, seq=seq) == missing() == []  # the same with the factors
+    told = service.get("/model/info").json()["scorer"]["factors"]
+    assert (told["wanted"], told["is_loaded"]) == ("als/v2", False)
+    assert "als/v2 cannot be loaded" in told["problem"]
+    batch = {"user_ids": [501, 9001], "top_k": 2}
+    assert service.post("/recommend/batch", json=batch).json()["provenance"]["degraded"] == ["fold_in"]
+    train(root, "v2")  # it comes with the publication in service
+    shop.wait_until(lambda: tier() == "fold_in", 20)
+    assert missing(seq=seq) == []
+    assert service.get("/model/info").json()["scorer"]["factors"]["problem"] is None
+
+
+def test_no_answer_goes_without_while_publications_of_one_model_follow_each_other(
+    service: httpx.Client, database: sa.Engine
+) -> None:
+    seq = [1031, 1032, 1034]
+    shop.wait_until(lambda: recommended(service, seq=seq)["provenance"]["tier"] == "fold_in", 20)
+    answers = []
+
+    def ask_until(publication_id: int) -> None:
+        while True:
+            answers.append(recommended(service, seq=seq)["provenance"])
+            if answers[-1]["publication_id"] == publication_id:
+                return
+
+    for number in range(3):
+        contents = (shop.FIRST, shop.SECOND)[number % 2]
+        last = shop.publish(database, f"again-{number}", contents, {"als": "als/v1"})
+        ask_until(last)
+    answers.extend(recommended(service, seq=seq)["provenance"] for _ in range(100))
+    assert {answer["tier"] for answer in answers} == {"fold_in"}
+    assert {tuple(answer["degraded"]) for answer in answers} == {()}
+    assert len({answer["publication_id"] for answer in answers}) == 4

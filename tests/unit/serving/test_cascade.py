@@ -314,3 +314,17 @@ def test_the_model_is_asked_for_so_many_at_most() -> None:
     n = cascade.N_RESCORED
     assert [pick.item_key for pick in picks] == [*range(n, 0, -1), *range(n + 1, 301)]
     assert [pick.score for pick in picks[n:]] == [None] * (300 - n)
+
+
+class Looked(list[int]):
+    """Candidates that may be walked through, but not searched for each item of a list."""
+
+    def __contains__(self, key: object) -> bool:
+        raise AssertionError(key)
+
+
+def test_candidates_are_not_searched_item_by_item() -> None:
+    snapshot = snapshot_of(dict.fromkeys(range(1, N_ITEMS + 1), (1, True)), {ALL_ITEMS: [1, 2, 3]})
+    user = UserState(stored(range(1, 11)), score=lambda keys: [float(key) for key in keys])
+    picks = cascade.recommend(snapshot, user, Query(3, candidate_keys=Looked([2, 9, 4, 20])), RESCORE)
+    assert [pick.item_key for pick in picks] == [20, 9, 4]

@@ -37,6 +37,16 @@ def test_what_the_catalogue_does_not_have_is_named_and_matches_nothing() -> None
     ]
 
 
+def test_the_filters_of_a_surface_are_looked_up_once_a_tree() -> None:
+    tree = CategoryTree("integer", {1: "901", 2: "902"}, {1: None, 2: 1})
+    asked = Filters.model_validate({"categories": [901, "4242"], "excluded_categories": [902]})
+    warnings: list[str] = []
+    for _ in range(3):
+        resolve(asked, ITEMS, tree, warnings)
+    assert tree.below.cache_info().misses == 2  # one for each of the two lists
+    assert warnings == ["filters.categories: there is no category '4242'"] * 3  # and said each time
+
+
 def test_a_range_that_holds_no_number_is_told() -> None:
     warnings: list[str] = []
     resolve(Filters.model_validate({"properties": {"price": {"min": 2, "max": 1}}}), ITEMS, TREE, warnings)

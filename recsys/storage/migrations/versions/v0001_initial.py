@@ -390,6 +390,51 @@ STATEMENTS = (
     CREATE TRIGGER categories_tell AFTER INSERT OR UPDATE ON categories
     FOR EACH STATEMENT EXECUTE FUNCTION tell_change()
     """,
+    # rows that are gone cannot say so by a stamp of their own
+    """
+    CREATE TABLE catalogue_epoch (
+        singleton BOOLEAN DEFAULT true NOT NULL,
+        emptied BIGINT DEFAULT 0 NOT NULL,
+        deleted BIGINT DEFAULT 0 NOT NULL,
+        CONSTRAINT pk_catalogue_epoch PRIMARY KEY (singleton),
+        CONSTRAINT ck_catalogue_epoch_singleton CHECK (singleton)
+    )
+    """,
+    "INSERT INTO catalogue_epoch DEFAULT VALUES",
+    """
+    CREATE FUNCTION count_emptied() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        UPDATE catalogue_epoch SET emptied = emptied + 1;
+        PERFORM pg_notify('recsys_catalogue', '');
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE FUNCTION count_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF EXISTS (SELECT FROM gone) THEN
+            UPDATE catalogue_epoch SET deleted = deleted + 1;
+            PERFORM pg_notify('recsys_catalogue', '');
+        END IF;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER items_emptied AFTER TRUNCATE ON items
+    FOR EACH STATEMENT EXECUTE FUNCTION count_emptied()
+    """,
+    """
+    CREATE TRIGGER items_deleted AFTER DELETE ON items REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION count_deleted()
+    """,
+    """
+    CREATE TRIGGER categories_emptied AFTER TRUNCATE ON categories
+    FOR EACH STATEMENT EXECUTE FUNCTION count_emptied()
+    """,
+    """
+    CREATE TRIGGER categories_deleted AFTER DELETE ON categories REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION count_deleted()
+    """,
     # ---- configuration and exposures
     """
     CREATE TABLE config_versions (
