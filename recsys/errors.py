@@ -57,5 +57,11 @@ class NewerDataError(PublicationError):
     """What is published is of newer data and stays."""
 
 
+class HousekeepingError(RecsysError):
+    """Something that should have ended is still there; the message names it."""
+
+    transient = True
+
+
 class EmptyResultError(RecsysError):
     """A step wrote nothing, or too little to be true."""

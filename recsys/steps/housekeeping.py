@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.artifacts import split_ref
-from recsys.errors import ArtifactError, NotFoundError, RecsysError
+from recsys.errors import ArtifactError, HousekeepingError, NotFoundError
 from recsys.steps.context import Context, step
 from recsys.storage import expiry, pruning
 from recsys.storage.tables import list_versions, model_updates, publications, training_runs
@@ -45,7 +45,7 @@ class Gone(NamedTuple):
 def run(dry_run: bool = False, *, ctx: Context | None = None, now: dt.datetime | None = None) -> dict[str, Any]:
     """Let go of what is older than the settings keep it; with `dry_run` only say what would go, and how much it is.
 
-    `now`: aware; the present when None. A rule that fails keeps no other from being applied; a RecsysError names those
+    `now`: aware; the present when None. A rule that fails keeps no other from being applied; a HousekeepingError names those
     that did at the end.
     """
     ctx, now = ctx or Context.open(), now or dt.datetime.now(dt.UTC)
@@ -60,7 +60,7 @@ def run(dry_run: bool = False, *, ctx: Context | None = None, now: dt.datetime |
     _show(report, dry_run)
     if failed:
         reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        raise RecsysError(f"housekeeping could not end everything that grows: {reasons}")
+        raise HousekeepingError(f"housekeeping could not end everything that grows: {reasons}")
     return {"dry_run": dry_run, **{name: gone._asdict() for name, gone in report.items()}}
 
 

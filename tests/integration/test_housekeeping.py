@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from recsys.artifacts import MANIFEST, ArtifactStore
-from recsys.errors import RecsysError
+from recsys.errors import HousekeepingError
 from recsys.settings import Settings
 from recsys.steps import housekeeping
 from recsys.steps.context import Context
@@ -217,7 +217,7 @@ def test_a_rule_that_fails_keeps_no_other_from_being_applied(ctx: Context, monke
     with ctx.engine.begin() as connection:
         show(connection, START)
     monkeypatch.setattr(ctx.tracker, "old_runs", lambda before_ms: (_ for _ in ()).throw(ConnectionError("away")))
-    with pytest.raises(RecsysError, match=r"MLflow runs.*away"):
+    with pytest.raises(HousekeepingError, match=r"MLflow runs.*away"):
         housekeeping.run(ctx=ctx, now=START + 400 * DAY)
     assert size(ctx)["predictions"] == 0
 
