@@ -45,8 +45,8 @@ class Gone(NamedTuple):
 def run(dry_run: bool = False, *, ctx: Context | None = None, now: dt.datetime | None = None) -> dict[str, Any]:
     """Let go of what is older than the settings keep it; with `dry_run` only say what would go, and how much it is.
 
-    `now`: aware; the present when None. A rule that fails keeps no other from being applied; a HousekeepingError names those
-    that did at the end.
+    `now`: aware; the present when None. A rule that fails keeps no other from being applied; a HousekeepingError
+    names those that did at the end.
     """
     ctx, now = ctx or Context.open(), now or dt.datetime.now(dt.UTC)
     report: dict[str, Gone] = {}
