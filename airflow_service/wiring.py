@@ -20,6 +20,7 @@ from recsys.errors import RecsysError
 
 PUBLICATION: Final = Asset("publication", group="recsys")
 NIGHTLY: Final = settings.load().nightly_schedule
+HOUSEKEEPING: Final = settings.load().housekeeping_schedule
 TRAINING: Final = ("training_due", "train_als", "train_deepfm", "train_ranker")
 STEPS: Final = (
     "prepare_dataset",
