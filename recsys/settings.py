@@ -120,6 +120,7 @@ class Settings(BaseSettings):
         description="when training is due, as cron in UTC or @weekly, @monthly …: the first night after it trains, and "
         "in between the champions make the lists; every night when not set",
     )
+    housekeeping_schedule: str = Field("0 6 * * *", description="when the DAG housekeeping runs, as cron in UTC")
     tasks_at_once: int = Field(2, ge=1, description="tasks of one DAG that run side by side: each takes memory")
 
     # --- housekeeping: how long things are kept that nobody needs (`recsys housekeeping --dry-run` says what would go)

@@ -160,7 +160,7 @@ def test_a_preparation_waits_for_an_import_for_an_hour(parsed: dict[str, Any]) -
 
 
 def test_tasks_are_steps(parsed: dict[str, Any]) -> None:
-    steps = set(parsed["dags"]["nightly"]["tasks"]) - NO_STEPS
+    steps = {name for facts in parsed["dags"].values() for name in facts["tasks"]} - NO_STEPS
     assert steps <= {path.stem for path in (ROOT / "recsys" / "steps").glob("*.py")}
 
 
@@ -168,6 +168,11 @@ def test_schedule_and_parallelism_are_settings(tmp_path: Path) -> None:
     with_settings = parse(tmp_path, RECSYS_NIGHTLY_SCHEDULE="30 4 * * *", RECSYS_TASKS_AT_ONCE="1")
     night = with_settings["dags"]["nightly"]
     assert (night["expression"], night["max_active_tasks"]) == ("30 4 * * *", 1)
+
+
+def test_housekeeping_is_a_step_that_can_be_tried(parsed: dict[str, Any]) -> None:
+    facts = parsed["dags"]["housekeeping"]
+    assert (facts["params"], list(facts["tasks"]), facts["expression"]) == (["dry_run"], ["housekeeping"], "0 6 * * *")
 
 
 def test_tables_in_the_readme_are_up_to_date() -> None:
