@@ -124,7 +124,6 @@ class Settings(BaseSettings):
     tasks_at_once: int = Field(2, ge=1, description="tasks of one DAG that run side by side: each takes memory")
 
     # --- housekeeping: how long things are kept that nobody needs (`recsys housekeeping --dry-run` says what would go)
-    housekeeping_schedule: str = Field("0 6 * * *", description="when the DAG housekeeping runs, as nightly_schedule")
     artifact_days: float = Field(
         3.0, ge=1, description="data sets and models that no kept publication, champion or newest data set stands on"
     )

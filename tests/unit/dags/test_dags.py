@@ -82,12 +82,6 @@ NIGHT = {
 }
 
 
-def test_housekeeping_is_a_dag_of_its_own_that_can_be_asked_what_would_go(parsed: dict[str, Any]) -> None:
-    facts = parsed["dags"]["housekeeping"]
-    assert list(facts["tasks"]) == ["housekeeping"]
-    assert facts["params"] == ["dry_run"]
-
-
 NO_STEPS = {"report_refusal", "watcher"}
 
 

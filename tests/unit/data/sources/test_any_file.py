@@ -80,7 +80,10 @@ def given(folder: Path, name: str, content: bytes | str) -> Path:
         ("quoted.csv", '"user_id";"item_id";"ts"\n"u1";"a";"2024-05-01"\n"u2";"b";"2024-05-02"\n'),
         ("duplicates.csv", "x,x,user_id,item_id,ts,,\n1,2,u1,a,2024-05-01,,\n1,2,u2,b,2024-05-02,,\n"),
         ("really-gzip.csv", gzip.compress(PLAIN.encode(), mtime=0)),
-        ("two-members.csv.gz", gzip.compress(PLAIN[:30].encode(), mtime=0) + gzip.compress(PLAIN[30:].encode(), mtime=0)),
+        (
+            "two-members.csv.gz",
+            gzip.compress(PLAIN[:30].encode(), mtime=0) + gzip.compress(PLAIN[30:].encode(), mtime=0),
+        ),
         ("bz2.csv", bz2.compress(PLAIN.encode())),
         ("zstd.csv.zst", bytes(pa.compress(PLAIN.encode(), "zstd"))),
         ("one.csv.zip", zipped(**{"one.csv": PLAIN, "__MACOSX/._one.csv": "x", "README.md": "about"})),
