@@ -29,7 +29,10 @@ _EVERY_S: Final = 0.5
 _PATIENCE_S: Final = 5.0  # with one batch, and at the end with all that is left
 _SESSION = {"application_name": "recsys-api-exposures", "jit": "off"}
 _REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)  # the rows are wrong, and will be
-_ERASED_SQL = "select digest from erased_users where digest = any($1::bytea[])"
+_ERASED_SQL = """
+select array(select digest from erased_users where digest = any($1::bytea[])),
+       array(select digest from erased_sessions where digest = any($2::bytea[]))
+"""
 
 
 class Shown(NamedTuple):
@@ -190,12 +193,19 @@ class Exposures:
 
 
 async def _of_the_living(connection: asyncpg.Connection, batch: Sequence[Shown]) -> list[Shown]:
-    """The answers of a batch but for those to users who were erased meanwhile."""
-    digests: dict[ExternalId | None, bytes] = {
-        shown.user_id: digest_of(str(shown.user_id)) for shown in batch if shown.user_id is not None
-    }
-    erased = {row["digest"] for row in await connection.fetch(_ERASED_SQL, list(digests.values()))}
-    return [shown for shown in batch if digests.get(shown.user_id) not in erased]
+    """The answers of a batch but for those to users, and in sessions of users, who were erased meanwhile."""
+    users, sessions = (
+        {str(owner): digest_of(str(owner)) for owner in owners if owner is not None}
+        for owners in ({shown.user_id for shown in batch}, {shown.session_id for shown in batch})
+    )
+    row = await connection.fetchrow(_ERASED_SQL, list(users.values()), list(sessions.values()))
+    gone_users, gone_sessions = map(set, row)
+    return [
+        shown
+        for shown in batch
+        if (shown.user_id is not None and users[str(shown.user_id)] not in gone_users)
+        or (shown.user_id is None and (shown.session_id is None or sessions[shown.session_id] not in gone_sessions))
+    ]
 
 
 def _row(shown: Shown) -> tuple[Any, ...]:

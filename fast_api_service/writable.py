@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 
 from fast_api_service.errors import ApiError
 from fast_api_service.reads import NO_TABLES
-from recsys.online.connections import BUSY, LOST
+from recsys.online.connections import BUSY, LOST, ended_after
 from recsys.serving.ids import JsonType
 
 Answer = TypeVar("Answer")
@@ -19,6 +19,7 @@ Answer = TypeVar("Answer")
 _N_CONNECTIONS = 4
 _CONNECT_S = 5.0
 _STATEMENT_S = 10.0
+_WORK_S = 12.0  # a transaction, with what the server's own limits say if it can; beyond, it hangs
 _LOCK_MS = 500  # less than Postgres' deadlock_timeout: we give way before it ends somebody else's transaction
 _PATIENCE_S = 3.0  # of trying again while others hold what we need
 
@@ -37,6 +38,7 @@ class Writable:
             min_size=0,
             max_size=_N_CONNECTIONS,
             timeout=_CONNECT_S,
+            reset=_nothing_to_reset,
             server_settings={
                 "application_name": "recsys-api-writes",
                 "statement_timeout": str(int(_STATEMENT_S * 1000)),
@@ -55,15 +57,18 @@ class Writable:
             except TimeoutError:
                 self._pool.terminate()
 
-    async def transaction(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+    async def transaction(
+        self, work: Callable[[asyncpg.Connection], Awaitable[Answer]], timeout_s: float = _WORK_S
+    ) -> Answer:
         """`work` in one transaction, from the start again while others hold its locks.
 
+        A connection on which it takes longer than `timeout_s` is ended, and another one made when it is needed.
         Raises ApiError 503 `database_away`, or `catalogue_busy` when patience ends; then nothing is written.
         """
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return await self._once(work)
+                return await self._once(work, timeout_s)
             except BUSY:
                 if time.monotonic() > deadline:
                     raise ApiError(
@@ -83,16 +88,21 @@ class Writable:
                     503, "database_away", "nothing was written or read: Postgres is away; try the same again soon", 1
                 ) from None
 
-    async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+    async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]], timeout_s: float) -> Answer:
         if self._pool is None:
             raise ConnectionError("not connected")
         async with asyncio.timeout(_CONNECT_S):
             connection = await self._pool.acquire()
         try:
-            async with connection.transaction():
-                return await work(connection)
+            with ended_after(connection, timeout_s):
+                async with connection.transaction():
+                    return await work(connection)
         finally:
             await self._pool.release(connection)
+
+
+async def _nothing_to_reset(_: Any) -> None:
+    """What is set and locked is so until the end of the transaction; a round trip saved that may hang."""
 
 
 async def lock(connection: asyncpg.Connection, number: int) -> None:
