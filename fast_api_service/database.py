@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _LOAD_S = 120.0
 _LOOK_S = 2.0
+_LEAST_LIMIT_S = 0.25  # of a request's query, whose connection may have to be made first
 _SESSION = {
     "application_name": "recsys-api",
     "default_transaction_read_only": "on",
@@ -31,7 +32,7 @@ _SESSION = {
     "plan_cache_mode": "force_generic_plan",  # planning costs ten times the reading
 }
 # A request's query looks a few rows up by key; without statistics yet, or with old ones, Postgres might think of more.
-_LOOK_UP = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
+_LOOK_UP = {"statement_timeout": "10s", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
 
 _KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null from api_keys"
@@ -46,7 +47,8 @@ class Database:
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
         self.dsn = postgres_dsn(dsn)
         self._pool: asyncpg.Pool | None = None  # for the followers: settings, catalogue, publication
-        self.reads = Reads(self._connect, settings.pool_size)
+        limit_s = max(settings.deadline_ms / 1000, _LEAST_LIMIT_S)
+        self.reads = Reads(self._connect, settings.pool_size, limit_s, settings.batch_deadline_ms / 1000)
         self.up = False
 
     async def open(self) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import asyncpg
 
+from recsys.online.connections import LOST
+
 log = logging.getLogger(__name__)
 CHANNEL = "recsys_catalogue"  # the triggers of migration 0003 tell it
 _RECONNECT_S = 1.0
@@ -24,7 +26,7 @@ async def listen(dsn: str, wakes: Mapping[str, Callable[[], None]]) -> None:
         try:
             await _listen_once(dsn, wakes)
             log.info("the connection that listens for changes was lost; connecting again")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (*LOST, asyncpg.PostgresError) as error:
             if not deaf:
                 log.warning("changes are looked for, not heard of: %s", type(error).__name__)
             deaf = True

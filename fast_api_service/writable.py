@@ -18,6 +18,7 @@ Answer = TypeVar("Answer")
 
 _N_CONNECTIONS = 4
 _CONNECT_S = 5.0
+_LOOKUP_S = 2.0
 _STATEMENT_S = 10.0
 _WORK_S = 12.0  # a transaction, with what the server's own limits say if it can; beyond, it hangs
 _LOCK_MS = 500  # less than Postgres' deadlock_timeout: we give way before it ends somebody else's transaction
@@ -27,20 +28,30 @@ _PATIENCE_S = 3.0  # of trying again while others hold what we need
 class Writable:
     """A small pool beside the reading one, so that writes never take a reader's connection."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(
+        self, dsn: str, name: str = "writes", n: int = _N_CONNECTIONS, connect_s: float = _CONNECT_S,
+        work_s: float = _WORK_S,
+    ) -> None:  # fmt: skip
+        """`n` connections; `connect_s` is the patience with one, `work_s` with a transaction."""
         self.dsn = dsn
+        self._name, self._n, self._connect_s, self._work_s = name, n, connect_s, work_s
         self._pool: asyncpg.Pool | None = None
+
+    @classmethod
+    def for_lookups(cls, dsn: str) -> Writable:
+        """Connections for what requests look up: they wait neither for writes nor for long."""
+        return cls(dsn, "lookups", 2, _LOOKUP_S, _LOOKUP_S)
 
     async def open(self) -> None:
         """Make the pool; no connection is opened yet."""
         self._pool = await asyncpg.create_pool(
             self.dsn,
             min_size=0,
-            max_size=_N_CONNECTIONS,
-            timeout=_CONNECT_S,
+            max_size=self._n,
+            timeout=self._connect_s,
             reset=_nothing_to_reset,
             server_settings={
-                "application_name": "recsys-api-writes",
+                "application_name": f"recsys-api-{self._name}",
                 "statement_timeout": str(int(_STATEMENT_S * 1000)),
                 "lock_timeout": str(_LOCK_MS),
                 "idle_in_transaction_session_timeout": str(int(_STATEMENT_S * 1000)),
@@ -58,17 +69,17 @@ class Writable:
                 self._pool.terminate()
 
     async def transaction(
-        self, work: Callable[[asyncpg.Connection], Awaitable[Answer]], timeout_s: float = _WORK_S
+        self, work: Callable[[asyncpg.Connection], Awaitable[Answer]], timeout_s: float | None = None
     ) -> Answer:
         """`work` in one transaction, from the start again while others hold its locks.
 
-        A connection on which it takes longer than `timeout_s` is ended, and another one made when it is needed.
+        A connection on which it takes longer than `timeout_s` (the pool's patience) is ended, and another one made when it is needed.
         Raises ApiError 503 `database_away`, or `catalogue_busy` when patience ends; then nothing is written.
         """
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return await self._once(work, timeout_s)
+                return await self._once(work, timeout_s or self._work_s)
             except BUSY:
                 if time.monotonic() > deadline:
                     raise ApiError(
@@ -91,7 +102,7 @@ class Writable:
     async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]], timeout_s: float) -> Answer:
         if self._pool is None:
             raise ConnectionError("not connected")
-        async with asyncio.timeout(_CONNECT_S):
+        async with asyncio.timeout(self._connect_s):
             connection = await self._pool.acquire()
         try:
             with ended_after(connection, timeout_s):

@@ -23,8 +23,8 @@ _ENTITY_BY_COLUMN = {
 
 
 def rewrite(dataset: Dataset, folder: Path, moves: Moves, gone: Set[int]) -> Dataset:
-    """Write `dataset` with moved keys, and without the users with the keys `gone` (as they are in it), into a folder: its
-    own, or an empty one."""
+    """Write `dataset` with moved keys, and without the users with the keys `gone` (as they are in it), into a folder:
+    its own, or an empty one."""
     tables = {name: dataset.table(name) for name in SCHEMAS}
     if gone:
         keys = pa.array(sorted(gone), pa.int32())
