@@ -73,7 +73,8 @@ class Writable:
     ) -> Answer:
         """`work` in one transaction, from the start again while others hold its locks.
 
-        A connection on which it takes longer than `timeout_s` (the pool's patience) is ended, and another one made when it is needed.
+        A connection on which it takes longer than `timeout_s`, by default the patience of all of these, is ended, and
+        another one made when it is needed.
         Raises ApiError 503 `database_away`, or `catalogue_busy` when patience ends; then nothing is written.
         """
         deadline = time.monotonic() + _PATIENCE_S

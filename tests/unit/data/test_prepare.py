@@ -198,7 +198,7 @@ def test_a_posted_event_means_by_night_what_it_means_by_day(tmp_path: Path) -> N
         }
     )
     raw = RawTables(raw_events((5, "u", "view", "a", "t")), posted_events=posted)
-    dataset = prepare(tmp_path, raw, DECLARED, 10**12, threads=1)
+    dataset = prepare(tmp_path, raw, DECLARED, 10**12, threads=1).dataset
     found = dataset.table("events").to_pylist()
     assert (found[0]["weight"], found[0]["label"]) == (1, 1), "what was imported says what its type does"
     for row, (event, told, label) in zip(found[1:], POSTED, strict=True):
@@ -214,7 +214,7 @@ def test_a_posted_event_means_by_night_what_it_means_by_day(tmp_path: Path) -> N
 def test_a_type_with_a_negative_weight_speaks_against(tmp_path: Path) -> None:
     declared = replace(DECLARED, event_weights={**DECLARED.event_weights, "report": -2.0})
     events = raw_events((5, "u", "view", "a", None), (6, "u", "report", "a", None))
-    dataset = prepare(tmp_path, RawTables(events), declared, 10**12, threads=1)
+    dataset = prepare(tmp_path, RawTables(events), declared, 10**12, threads=1).dataset
     assert dataset.interactions().against.weight.tolist() == [2.0]
     assert len(dataset.interactions().in_favour) == 1
 
