@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from fast_api_service.reads import AWAY, DatabaseAwayError, Reads, in_words
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
+from recsys.online.connections import ended_after
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,9 @@ class Database:
 
     async def follow(self, former: Catalogue | None) -> Catalogue:
         """The catalogue as it is now: `former`, changed in place, or another one; DatabaseAwayError."""
-        async with self._transaction(_LOOK_S) as (connection, limit):
+        async with self._transaction(_LOOK_S) as (connection, extend):
             pulse = await catalogue_reader.pulse(connection, former.seen if former else None)
-            limit.reschedule(asyncio.get_running_loop().time() + _LOAD_S)
+            extend(_LOAD_S)
             return await catalogue_reader.follow(connection, former, pulse)
 
     async def pointer(self) -> Pointer:
@@ -97,25 +98,30 @@ class Database:
             return await config_versions.follow(connection, former)
 
     @asynccontextmanager
-    async def _connection(self, timeout_s: float) -> AsyncIterator[tuple[Connection, asyncio.Timeout]]:
-        """A connection, and the limit on the work with it."""
+    async def _connection(self, timeout_s: float) -> AsyncIterator[tuple[Connection, Callable[[float], None]]]:
+        """A connection, which is ended after a time, and what gives it so many seconds from now on instead."""
         assert self._pool is not None, "open() comes first"  # noqa: S101 - a mistake of ours
         try:
-            async with asyncio.timeout(timeout_s) as limit, self._pool.acquire() as connection:
-                yield connection, limit
+            async with asyncio.timeout(timeout_s):
+                connection = await self._pool.acquire()
+            try:
+                with ended_after(connection, timeout_s) as extend:
+                    yield connection, extend
+            finally:
+                await self._pool.release(connection)
         except AWAY as error:
             self.up = False
             raise DatabaseAwayError(in_words(error)) from error
         self.up = True
 
     @asynccontextmanager
-    async def _transaction(self, timeout_s: float) -> AsyncIterator[tuple[Connection, asyncio.Timeout]]:
+    async def _transaction(self, timeout_s: float) -> AsyncIterator[tuple[Connection, Callable[[float], None]]]:
         """The same, all of it at one moment of the database."""
         async with (
-            self._connection(timeout_s) as (connection, limit),
+            self._connection(timeout_s) as (connection, extend),
             connection.transaction(isolation="repeatable_read"),
         ):
-            yield connection, limit
+            yield connection, extend
 
 
 def postgres_dsn(url: str) -> str:

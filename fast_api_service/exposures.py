@@ -17,6 +17,7 @@ from starlette.types import Scope
 
 from fast_api_service.metrics import Metrics
 from fast_api_service.reads import AWAY
+from recsys.online.connections import ended_after
 from recsys.serving.cascade import Pick
 from recsys.serving.ids import ExternalId, digest_of
 from recsys.storage import locks
@@ -133,8 +134,7 @@ class Exposures:
             while self._queue and len(self._batch) < BATCH and self._doubt is None:
                 self._batch.append(self._queue.popleft())
             try:
-                async with asyncio.timeout(_PATIENCE_S):
-                    await self._write_batch()
+                await self._write_batch()
             except asyncio.CancelledError:
                 self._drop_connection()
                 raise
@@ -149,6 +149,10 @@ class Exposures:
 
     async def _write_batch(self) -> None:
         connection = await self._connected()
+        with ended_after(connection, _PATIENCE_S):
+            await self._write_on(connection)
+
+    async def _write_on(self, connection: asyncpg.Connection) -> None:
         if self._doubt is not None and await self._was_committed(connection):
             self._settle("written")
             return

@@ -34,14 +34,22 @@ on conflict (reader) do update set "after" = excluded."after", updated_at = now(
 
 
 @contextmanager
-def ended_after(connection: asyncpg.Connection, timeout_s: float) -> Iterator[None]:
+def ended_after(connection: asyncpg.Connection, timeout_s: float) -> Iterator[Callable[[float], None]]:
     """End the connection when what is done on it takes longer; one of LOST is raised there then.
 
-    The server's own limits are not heard of while it hangs, and asyncpg's wait for it to cancel the statement.
+    What it gives sets another time, from now on. The server's own limits are not heard of while it hangs, and asyncpg's
+    wait for it to cancel the statement.
     """
-    timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(timeout_s, connection.terminate)
+
+    def extend(more_s: float) -> None:
+        nonlocal timer
+        timer.cancel()
+        timer = loop.call_later(more_s, connection.terminate)
+
     try:
-        yield
+        yield extend
     finally:
         timer.cancel()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import threading
 import time
 from collections import Counter
@@ -28,10 +29,12 @@ from recsys.online import connections
 from recsys.online.connections import Connections
 from recsys.online.log import LogAwayError
 from tests.integration import serving_shop as shop
+from tests.integration.postgres_proxy import proxy_to
 from tests.integration.posting import own_postgres
 
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to make one for each client takes seconds
 DEADLINE_MS = 1000
-N_CLIENTS = 100
+N_CLIENTS = 100  # more than have places
 
 
 @contextmanager
@@ -73,7 +76,7 @@ def test_recommendations_go_on_while_many_post_and_all_is_back_afterwards(
         shop.wait_until(lambda: shop.is_ready(client), 20)
 
         def post(number: int) -> None:
-            with httpx.Client(base_url=client.base_url, timeout=60) as own:
+            with httpx.Client(base_url=client.base_url, timeout=60, verify=NO_TLS) as own:
                 n = 0
                 while not is_over.is_set():
                     event_id = f"{number}-{n}"
@@ -90,28 +93,30 @@ def test_recommendations_go_on_while_many_post_and_all_is_back_afterwards(
         def read() -> dict[str, int]:
             """What is not answered from memory is refused, and not kept waiting until the end."""
             paths = ("/items/1001", "/items", "/users/501", "/categories", "/online/events/503", "/config/history")
-            with httpx.Client(base_url=client.base_url, timeout=60) as own:
+            with httpx.Client(base_url=client.base_url, timeout=60, verify=NO_TLS) as own:
                 return {path: own.get(path).status_code for path in paths}
 
         with ThreadPoolExecutor(N_CLIENTS + 1) as pool:
             posting = [pool.submit(post, number) for number in range(N_CLIENTS)]
-            shop.wait_until(lambda: len(acknowledged) > N_CLIENTS, 60)
-            with frozen(folder):
-                until = time.monotonic() + freeze_s
-                reading = pool.submit(read)
-                n_answered = 0
-                while time.monotonic() < until:
-                    answer = client.post("/recommend", json={"user_id": 501, "top_k": 10})
-                    assert answer.status_code == 200, (n_answered, answer.text)
-                    assert answer.json()["provenance"]["time_ms"] < DEADLINE_MS
-                    assert len(answer.json()["recommendations"]) == 10
-                    n_answered += 1
-                    time.sleep(0.05)
-                assert outcomes[503]
-                assert set(reading.result(1).values()) == {503}
-                n_before = len(acknowledged)
-            shop.wait_until(lambda: len(acknowledged) > n_before + 10, 30)
-            is_over.set()
+            try:
+                shop.wait_until(lambda: len(acknowledged) > 10, 60)
+                with frozen(folder):
+                    until = time.monotonic() + freeze_s
+                    reading = pool.submit(read)
+                    n_answered = 0
+                    while time.monotonic() < until:
+                        answer = client.post("/recommend", json={"user_id": 501, "top_k": 10})
+                        assert answer.status_code == 200, (n_answered, answer.text)
+                        assert answer.json()["provenance"]["time_ms"] < DEADLINE_MS
+                        assert len(answer.json()["recommendations"]) == 10
+                        n_answered += 1
+                        time.sleep(0.05)
+                    assert outcomes[503]
+                    assert set(reading.result(30).values()) == {503}
+                    n_before = len(acknowledged)
+                shop.wait_until(lambda: len(acknowledged) > n_before + 10, 60)
+            finally:
+                is_over.set()
             for one in posting:
                 one.result(60)
         shop.wait_until(
@@ -169,3 +174,36 @@ def test_a_transaction_ends_though_the_server_does_not_answer_and_the_next_one_g
         await writes.close()
 
     asyncio.run(play())
+
+
+@pytest.mark.slow  # as long as the patience of writes
+def test_all_is_back_after_a_network_has_swallowed_what_was_said(server: tuple[Path, str, sa.Engine]) -> None:
+    """No connection is ended by anybody; those that hang are given up one by one, reads, writes and followers."""
+    _, url, engine = server
+    shop.publish(engine, "v2", shop.FIRST)
+    with proxy_to(url) as proxy, shop.running_service(proxy.url, API_DEADLINE_MS=str(DEADLINE_MS)) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 20)
+
+        def post(number: int) -> int:
+            body = {"event_id": f"swallowed-{number}", "user_id": 503, "item_id": 1001}
+            return httpx.post(f"{client.base_url}/online/data/add", json=body, timeout=60).status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(post, range(8))) == {200}
+            assert client.post("/recommend", json={"user_id": 501}).json()["provenance"]["degraded"] == []
+            for path in ("/items/1001", "/config/history"):
+                assert client.get(path).status_code == 200
+            n_shown = shop.count(engine, "predictions")
+            proxy.swallow()
+            under_way = [pool.submit(post, number) for number in range(8, 16)]
+            shop.wait_until(
+                lambda: client.post("/recommend", json={"user_id": 501}).json()["provenance"]["degraded"] == [], 30
+            )
+            assert {one.result() for one in under_way} <= {200, 503}
+        shop.wait_until(lambda: post(16) == 200, 60)
+        for path in ("/items/1001", "/config/history"):
+            shop.wait_until(lambda path=path: client.get(path).status_code == 200, 30)
+        shop.wait_until(lambda: shop.count(engine, "predictions") > n_shown, 60)
+        version = shop.put(client, "/config", config={})["config_id"]
+        asked = lambda: client.post("/recommend", json={}).json()["provenance"]["config_id"]  # noqa: E731
+        shop.wait_until(lambda: asked() == version, 60)
