@@ -32,9 +32,10 @@ def main() -> None:
         app = create_app(database_url(), api)
     except RecsysError as error:
         sys.exit(f"the service cannot start: {error}")
+    protocol = type("Protocol", (OneWriteProtocol,), {"patience_s": api.request_timeout_s})
     uvicorn.run(
         app, host=api.host, port=api.port, access_log=False, log_config=None, server_header=False, proxy_headers=False,
-        http=OneWriteProtocol, ws="none",  # there are no WebSockets, and their library logs headers
+        http=protocol, ws="none",  # there are no WebSockets, and their library logs headers
         timeout_graceful_shutdown=10,
     )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -35,6 +34,7 @@ from fast_api_service.routers import (
 from fast_api_service.security import Guard
 from fast_api_service.settings import ApiSettings
 from fast_api_service.state import State
+from fast_api_service.tasks import Tasks
 from fast_api_service.writable import Writable
 from recsys import __version__
 from recsys import settings as recsys_settings
@@ -62,28 +62,27 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await state.database.open()
-        await state.writes.open()
-        with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
-            await state.read_keys()  # so that the first request is not refused for want of them
-        follower = asyncio.create_task(state.keep_fresh())
-        updated = asyncio.create_task(state.updates.follow())
-        writer = asyncio.create_task(state.exposures.write_on())
-        watch = asyncio.create_task(state.updates.watch())
-        log_watch = asyncio.create_task(watch_log(state.database.dsn, state.log, metrics))
-        wakes = {listener.CHANNEL: state.wake, UPDATES: state.updates.wake}
-        ear = asyncio.create_task(listener.listen(state.database.dsn, wakes))
-        try:
+        async with contextlib.AsyncExitStack() as at_the_end:  # in reverse; no step keeps another from being taken
+            at_the_end.push_async_callback(state.database.close)
+            at_the_end.push_async_callback(state.lookups.close)
+            at_the_end.push_async_callback(state.writes.close)
+            at_the_end.push_async_callback(state.log.close)
+            at_the_end.push_async_callback(state.exposures.close)
+            await state.database.open()
+            await state.writes.open()
+            await state.lookups.open()
+            with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
+                await state.read_keys()  # so that the first request is not refused for want of them
+            tasks = Tasks(metrics)
+            at_the_end.push_async_callback(tasks.end)
+            wakes = {listener.CHANNEL: state.wake, UPDATES: state.updates.wake}
+            tasks.start("follower", state.keep_fresh)
+            tasks.start("updates", state.updates.follow)
+            tasks.start("exposures", state.exposures.write_on)
+            tasks.start("updater_watch", state.updates.watch)
+            tasks.start("log_watch", lambda: watch_log(state.database.dsn, state.log, metrics))
+            tasks.start("listener", lambda: listener.listen(state.database.dsn, wakes))
             yield
-        finally:
-            for task in (follower, watch, log_watch, updated, ear, writer):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            await state.exposures.close()
-            await state.log.close()
-            await state.writes.close()
-            await state.database.close()
 
     app = FastAPI(
         title="Recommendations",
@@ -92,9 +91,11 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the framework would name whatever host the client names
     )
     app.state.service = state
     app.add_middleware(HotPath, app=app)
+    app.add_middleware(Pressure, metrics=metrics, limit=settings.max_in_flight)  # who may not ask sends no body either
     # the last one is the outermost: refusals, too, get a request id, are counted, and can be read by allowed pages
     app.add_middleware(Guard, keyring=state.keys)
     if settings.cors_origins:
@@ -105,7 +106,6 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Pressure, metrics=metrics, limit=settings.max_in_flight)
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
     app.include_router(recommend.hot)

@@ -70,8 +70,9 @@ class Outcome:
 class CatalogueStore:
     """Every call is one transaction. All raise ApiError 503 as Writable.transaction does."""
 
-    def __init__(self, connections: Writable) -> None:
-        self._connections = connections
+    def __init__(self, connections: Writable, lookups: Writable | None = None) -> None:
+        """`lookups`: connections that only read; the same where there are no others."""
+        self._connections, self._lookups = connections, lookups or connections
 
     async def put(self, told: Sequence[Told]) -> list[Outcome]:
         """Store objects; the outcome of each, in order. Categories come first, then items, then users."""
@@ -88,7 +89,7 @@ class CatalogueStore:
                 return None
             return told_item(id_, row, types)
 
-        return await self._connections.transaction(read)
+        return await self._lookups.transaction(read)
 
     async def user(self, user_id: ExternalId) -> dict[str, Any] | None:
         """A user as he is told to clients; None where there is none. InputError for an id of the wrong type."""
@@ -99,7 +100,7 @@ class CatalogueStore:
             properties = await connection.fetchval(_USER_SQL, str(id_))
             return None if properties is None else {"user_id": id_, "properties": _json(properties)}
 
-        return await self._connections.transaction(read)
+        return await self._lookups.transaction(read)
 
     async def category(self, category_id: ExternalId) -> dict[str, Any] | None:
         """A category as it is told to clients; None where there is none. InputError for an id of the wrong type."""
@@ -112,7 +113,7 @@ class CatalogueStore:
                 return None
             return {"category_id": id_, "parent_id": stored_id(row["parent_id"], json_type)}
 
-        return await self._connections.transaction(read)
+        return await self._lookups.transaction(read)
 
     async def delete(self, entity: Entity, id_: ExternalId) -> tuple[ExternalId, bool]:
         """Take an item or an empty category away for ever; its id, and whether there was one.

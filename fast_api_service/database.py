@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,11 +19,13 @@ from fast_api_service.reads import AWAY, DatabaseAwayError, Reads, in_words
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys.errors import InputError
+from recsys.online.connections import ended_after
 
 log = logging.getLogger(__name__)
 
 _LOAD_S = 120.0
 _LOOK_S = 2.0
+_LEAST_LIMIT_S = 0.25  # of a request's query, whose connection may have to be made first
 _SESSION = {
     "application_name": "recsys-api",
     "default_transaction_read_only": "on",
@@ -31,7 +33,7 @@ _SESSION = {
     "plan_cache_mode": "force_generic_plan",  # planning costs ten times the reading
 }
 # A request's query looks a few rows up by key; without statistics yet, or with old ones, Postgres might think of more.
-_LOOK_UP = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
+_LOOK_UP = {"statement_timeout": "10s", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
 
 _KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null from api_keys"
@@ -46,7 +48,8 @@ class Database:
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
         self.dsn = postgres_dsn(dsn)
         self._pool: asyncpg.Pool | None = None  # for the followers: settings, catalogue, publication
-        self.reads = Reads(self._connect, settings.pool_size)
+        limit_s = max(settings.deadline_ms / 1000, _LEAST_LIMIT_S)
+        self.reads = Reads(self._connect, settings.pool_size, limit_s, settings.batch_deadline_ms / 1000)
         self.up = False
 
     async def open(self) -> None:
@@ -69,9 +72,9 @@ class Database:
 
     async def follow(self, former: Catalogue | None) -> Catalogue:
         """The catalogue as it is now: `former`, changed in place, or another one; DatabaseAwayError."""
-        async with self._transaction(_LOOK_S) as (connection, limit):
+        async with self._transaction(_LOOK_S) as (connection, extend):
             pulse = await catalogue_reader.pulse(connection, former.seen if former else None)
-            limit.reschedule(asyncio.get_running_loop().time() + _LOAD_S)
+            extend(_LOAD_S)
             return await catalogue_reader.follow(connection, former, pulse)
 
     async def pointer(self) -> Pointer:
@@ -95,25 +98,30 @@ class Database:
             return await config_versions.follow(connection, former)
 
     @asynccontextmanager
-    async def _connection(self, timeout_s: float) -> AsyncIterator[tuple[Connection, asyncio.Timeout]]:
-        """A connection, and the limit on the work with it."""
+    async def _connection(self, timeout_s: float) -> AsyncIterator[tuple[Connection, Callable[[float], None]]]:
+        """A connection, which is ended after a time, and what gives it so many seconds from now on instead."""
         assert self._pool is not None, "open() comes first"  # noqa: S101 - a mistake of ours
         try:
-            async with asyncio.timeout(timeout_s) as limit, self._pool.acquire() as connection:
-                yield connection, limit
+            async with asyncio.timeout(timeout_s):
+                connection = await self._pool.acquire()
+            try:
+                with ended_after(connection, timeout_s) as extend:
+                    yield connection, extend
+            finally:
+                await self._pool.release(connection)
         except AWAY as error:
             self.up = False
             raise DatabaseAwayError(in_words(error)) from error
         self.up = True
 
     @asynccontextmanager
-    async def _transaction(self, timeout_s: float) -> AsyncIterator[tuple[Connection, asyncio.Timeout]]:
+    async def _transaction(self, timeout_s: float) -> AsyncIterator[tuple[Connection, Callable[[float], None]]]:
         """The same, all of it at one moment of the database."""
         async with (
-            self._connection(timeout_s) as (connection, limit),
+            self._connection(timeout_s) as (connection, extend),
             connection.transaction(isolation="repeatable_read"),
         ):
-            yield connection, limit
+            yield connection, extend
 
 
 def postgres_dsn(url: str) -> str:

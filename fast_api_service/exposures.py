@@ -17,6 +17,7 @@ from starlette.types import Scope
 
 from fast_api_service.metrics import Metrics
 from fast_api_service.reads import AWAY
+from recsys.online.connections import ended_after
 from recsys.serving.cascade import Pick
 from recsys.serving.ids import ExternalId, digest_of
 from recsys.storage import locks
@@ -29,7 +30,10 @@ _EVERY_S: Final = 0.5
 _PATIENCE_S: Final = 5.0  # with one batch, and at the end with all that is left
 _SESSION = {"application_name": "recsys-api-exposures", "jit": "off"}
 _REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)  # the rows are wrong, and will be
-_ERASED_SQL = "select digest from erased_users where digest = any($1::bytea[])"
+_ERASED_SQL = """
+select array(select digest from erased_users where digest = any($1::bytea[])),
+       array(select digest from erased_sessions where digest = any($2::bytea[]))
+"""
 
 
 class Shown(NamedTuple):
@@ -130,8 +134,7 @@ class Exposures:
             while self._queue and len(self._batch) < BATCH and self._doubt is None:
                 self._batch.append(self._queue.popleft())
             try:
-                async with asyncio.timeout(_PATIENCE_S):
-                    await self._write_batch()
+                await self._write_batch()
             except asyncio.CancelledError:
                 self._drop_connection()
                 raise
@@ -146,6 +149,10 @@ class Exposures:
 
     async def _write_batch(self) -> None:
         connection = await self._connected()
+        with ended_after(connection, _PATIENCE_S):
+            await self._write_on(connection)
+
+    async def _write_on(self, connection: asyncpg.Connection) -> None:
         if self._doubt is not None and await self._was_committed(connection):
             self._settle("written")
             return
@@ -190,12 +197,19 @@ class Exposures:
 
 
 async def _of_the_living(connection: asyncpg.Connection, batch: Sequence[Shown]) -> list[Shown]:
-    """The answers of a batch but for those to users who were erased meanwhile."""
-    digests: dict[ExternalId | None, bytes] = {
-        shown.user_id: digest_of(str(shown.user_id)) for shown in batch if shown.user_id is not None
-    }
-    erased = {row["digest"] for row in await connection.fetch(_ERASED_SQL, list(digests.values()))}
-    return [shown for shown in batch if digests.get(shown.user_id) not in erased]
+    """The answers of a batch but for those to users, and in sessions of users, who were erased meanwhile."""
+    users, sessions = (
+        {str(owner): digest_of(str(owner)) for owner in owners if owner is not None}
+        for owners in ({shown.user_id for shown in batch}, {shown.session_id for shown in batch})
+    )
+    row = await connection.fetchrow(_ERASED_SQL, list(users.values()), list(sessions.values()))
+    gone_users, gone_sessions = map(set, row)
+    return [
+        shown
+        for shown in batch
+        if (shown.user_id is not None and users[str(shown.user_id)] not in gone_users)
+        or (shown.user_id is None and (shown.session_id is None or sessions[shown.session_id] not in gone_sessions))
+    ]
 
 
 def _row(shown: Shown) -> tuple[Any, ...]:

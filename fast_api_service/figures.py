@@ -23,9 +23,12 @@ from typing import Any, Final
 
 import asyncpg
 
+from recsys.online.connections import ended_after
+
 HIT: Final = dt.timedelta(minutes=30)
 FUTURE: Final = dt.timedelta(hours=24)
 STATEMENT_S: Final = 60.0
+_MORE_S: Final = 5.0  # then Postgres does not answer at all, or there were many statements
 
 _SESSION: Final = {
     "application_name": "recsys-api-dashboard",
@@ -127,15 +130,17 @@ async def compute(dsn: str, since: dt.datetime, until: dt.datetime, bought: Sequ
     """The figures of the answers shown from `since` until before `until`. `bought`: event types of a purchase.
 
     Takes some twenty seconds for a million answers, on a connection of its own. Raises asyncpg.QueryCanceledError
-    when a query takes longer than STATEMENT_S, and what asyncpg raises while Postgres is away.
+    when a query takes longer than STATEMENT_S, and what asyncpg raises while Postgres is away, some seconds after that
+    time at the latest.
     """
     connection = await asyncpg.connect(dsn, timeout=5, server_settings=_SESSION)
     try:
         # one snapshot for all: no figure knows of an answer that another does not
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            rows = await connection.fetch(_FIGURES_SQL, since, until, list(bought), k, HIT, FUTURE)
-            tiers = await connection.fetch(_TIERS_SQL, since, until)
-            covered, n_available = await _covered(connection, since, until)
+        with ended_after(connection, STATEMENT_S + _MORE_S):
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                rows = await connection.fetch(_FIGURES_SQL, since, until, list(bought), k, HIT, FUTURE)
+                tiers = await connection.fetch(_TIERS_SQL, since, until)
+                covered, n_available = await _covered(connection, since, until)
     finally:
         connection.terminate()
     by_level: dict[str, list[dict[str, Any]]] = {level: [] for level in _LEVELS.values()}

@@ -12,7 +12,14 @@ from typing import Any, Final
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
+from fast_api_service.limit import Limit
+
 MAX_STATEMENTS: Final = 16  # on a connection; each publication brings its own
+_PREPARE_S: Final = 5.0
+
+
+class NoneFreeError(TimeoutError):
+    """No connection became free in time: our own work has them all, and Postgres may be well."""
 
 
 class HeldConnections:
@@ -28,39 +35,57 @@ class HeldConnections:
     def n_idle(self) -> int:
         return len(self._idle)
 
-    async def fetch(self, sql: str, arguments: tuple[Any, ...], timeout_s: float) -> list[asyncpg.Record]:
-        """All rows of a query; TimeoutError when a connection and the rows take longer than `timeout_s`.
+    async def fetch(
+        self, sql: str, arguments: tuple[Any, ...], limit_s: float, wait_s: float | None = None
+    ) -> list[asyncpg.Record]:
+        """All rows of a query; TimeoutError when Postgres takes longer than `limit_s` for a connection and the rows,
+        NoneFreeError when none is free after `wait_s` (as long as the limit where it is not given).
 
         A connection on which anything went wrong is not used again.
         """
-        async with asyncio.timeout(timeout_s), self._slots:
-            self.n_in_use += 1
-            try:
-                connection, statements = await self._take()
+        await self._slot(limit_s if wait_s is None else wait_s)
+        self.n_in_use += 1
+        try:
+            async with Limit(limit_s) as limit:
+                limit.connection, statements = connection, _ = await self._take()
                 try:
                     statement = statements.get(sql) or await _prepare(connection, statements, sql)
                     rows: list[asyncpg.Record] = await statement.fetch(*arguments)
                 except BaseException:
                     connection.terminate()
                     raise
-                self._idle.append((connection, statements))
-                return rows
-            finally:
-                self.n_in_use -= 1
+            self._idle.append((connection, statements))
+            return rows
+        finally:
+            self.n_in_use -= 1
+            self._slots.release()
+
+    async def _slot(self, wait_s: float) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise NoneFreeError("all connections are in use") from None
 
     async def prepare(self, sql: str) -> None:
         """Prepare a statement on the connections that are idle now, so that the next requests need not."""
         for _ in range(len(self._idle)):
-            if not self._idle:
-                return
-            connection, statements = self._idle.pop(0)
-            try:
-                if sql not in statements:
-                    await _prepare(connection, statements, sql)
-            except BaseException:
-                connection.terminate()
-                raise
-            self._idle.append((connection, statements))
+            async with self._slots:
+                if not self._idle:
+                    return
+                connection, statements = self._idle.pop(0)
+                try:
+                    async with Limit(_PREPARE_S) as limit:
+                        limit.connection = connection
+                        if sql not in statements:
+                            await _prepare(connection, statements, sql)
+                except BaseException:
+                    connection.terminate()
+                    raise
+                self._idle.append((connection, statements))
 
     async def close(self) -> None:
         """End the connections that are idle; those in use end with their queries."""

@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 
 import asyncpg
 
+from recsys.online.connections import LOST, ended_after
+
 log = logging.getLogger(__name__)
 CHANNEL = "recsys_catalogue"  # the triggers of migration 0003 tell it
+_CONNECT_S = 5.0
 _RECONNECT_S = 1.0
 
 
@@ -24,7 +27,7 @@ async def listen(dsn: str, wakes: Mapping[str, Callable[[], None]]) -> None:
         try:
             await _listen_once(dsn, wakes)
             log.info("the connection that listens for changes was lost; connecting again")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (*LOST, asyncpg.PostgresError) as error:
             if not deaf:
                 log.warning("changes are looked for, not heard of: %s", type(error).__name__)
             deaf = True
@@ -36,12 +39,15 @@ async def listen(dsn: str, wakes: Mapping[str, Callable[[], None]]) -> None:
 async def _listen_once(dsn: str, wakes: Mapping[str, Callable[[], None]]) -> None:
     """Until the connection is lost."""
     lost = asyncio.Event()
-    connection = await asyncpg.connect(dsn, timeout=5, server_settings={"application_name": "recsys-api-listener"})
+    connection = await asyncpg.connect(
+        dsn, timeout=_CONNECT_S, server_settings={"application_name": "recsys-api-listener"}
+    )
     try:
         connection.add_termination_listener(lambda _: lost.set())
-        for channel, wake in wakes.items():
-            await connection.add_listener(channel, lambda *_, wake=wake: wake())
-            wake()  # what was told while nobody listened
+        with ended_after(connection, _CONNECT_S):
+            for channel, wake in wakes.items():
+                await connection.add_listener(channel, lambda *_, wake=wake: wake())
+                wake()  # what was told while nobody listened
         await lost.wait()
     finally:
         connection.terminate()

@@ -62,6 +62,9 @@ class Metrics:
         self.exposures_waiting = Gauge(
             "recsys_exposures_waiting", "Answers that are not in the exposure log yet", registry=registry
         )
+        self.task_restarts = Counter(
+            "recsys_task_restarts", "Background tasks that failed and were begun again", ["task"], registry=registry
+        )
         self.auth_failures = Counter(
             "recsys_auth_failures", "Requests refused for want of a key or a scope", ["reason"], registry=registry
         )

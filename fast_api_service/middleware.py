@@ -1,4 +1,4 @@
-"""Around every request: an id, a bound on the body, the time it took, and no stack trace in the answer."""
+"""Around every request: an id, the time it took, and no stack trace in the answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import time
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,7 +15,6 @@ from fast_api_service.metrics import Metrics
 from recsys.log import stack
 
 log = logging.getLogger(__name__)
-MAX_BODY_BYTES = 1 << 20
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -49,7 +47,7 @@ class Envelope:
             await send(message)
 
         try:
-            await self.app(scope, _bounded(scope, receive), send_with_id)
+            await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = 499  # nobody is there to be answered
         except Exception as error:
@@ -71,25 +69,3 @@ def _request_id(scope: Scope) -> bytes:
         if name == b"x-request-id" and _REQUEST_ID.match(value):
             return bytes(value)
     return os.urandom(8).hex().encode()
-
-
-def _too_large() -> HTTPException:
-    return HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer ids at a time")
-
-
-def _bounded(scope: Scope, receive: Receive) -> Receive:
-    """`receive`, but a body beyond MAX_BODY_BYTES (declared or real) is refused with 413."""
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    n_bytes = 0
-
-    async def receive_bounded() -> Message:
-        nonlocal n_bytes
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            raise _too_large()
-        message = await receive()
-        n_bytes += len(message.get("body", b""))
-        if n_bytes > MAX_BODY_BYTES:
-            raise _too_large()
-        return message
-
-    return receive_bounded

@@ -1,4 +1,8 @@
-"""A bound on the requests under way: more are turned away, with Retry-After, and at little cost."""
+"""A bound on the requests under way, kind by kind: more are turned away, with Retry-After, and at little cost.
+
+A request takes its place when all of it is here, and leaves it when its answer is made: who sends or reads slowly takes
+nobody's place.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +10,145 @@ import asyncio
 import time
 from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fast_api_service.errors import error_response
 from fast_api_service.metrics import Metrics
 
 ALWAYS_LET_IN: Final = ("/health", "/ready", "/metrics")  # those who watch must see an overloaded service
+MAX_BODY_BYTES: Final = 1 << 20
+MAX_UNFINISHED_BYTES: Final = 64 << 20  # of all bodies that are being received
 REFUSALS_PER_S: Final = 500.0  # more would take the time of those who are served
 MAX_WAIT_S: Final = 0.5  # of a refusal for its turn; beyond, it goes out at once
 
+RECOMMEND, BATCH, EVENTS, CATALOGUE, OPERATIONS = "recommend", "batch", "events", "catalogue", "operations"
+# Share of the limit that each kind has for itself. A batch is worked on like hundreds of requests.
+_SHARE: Final = {RECOMMEND: 1.0, BATCH: 1 / 16, EVENTS: 1.0, CATALOGUE: 1 / 4, OPERATIONS: 1 / 4}
+_BY_FIRST_WORD: Final = {
+    "recommend": RECOMMEND, "similar": RECOMMEND, "predict": RECOMMEND,
+    "items": CATALOGUE, "users": CATALOGUE, "categories": CATALOGUE,
+    "store_object": CATALOGUE, "store_objects": CATALOGUE,
+}  # fmt: skip
+
+
+class Places:
+    """The places of one kind of request."""
+
+    def __init__(self, kind: str, limit: int) -> None:
+        self.kind, self.limit = kind, limit
+        self.n_taken = 0
+
 
 class Pressure:
-    """Plain ASGI: at most `limit` requests are under way; what comes above is answered 503 `overloaded`.
+    """Plain ASGI: of each kind so many requests are under way; what comes above is answered 503 `overloaded`.
 
     Refusals go out one after the other at a bounded rate. Clients that try again at once thus wait a little, instead
-    of keeping the process busy with refusing them.
+    of keeping the process busy with refusing them. A body beyond MAX_BODY_BYTES, declared or real, is refused with 413.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, limit: int) -> None:
         self.app = app
         self.metrics = metrics
-        self.limit = limit
-        self.n_in_flight = 0
+        self.places = {kind: Places(kind, int(limit * share) or min(limit, 1)) for kind, share in _SHARE.items()}
+        self._n_unfinished = 0  # bytes
         self._next_refusal = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in ALWAYS_LET_IN:
             await self.app(scope, receive, send)
             return
-        if self.n_in_flight >= self.limit:
-            await self._refuse(scope, receive, send)
+        places = self.places[kind_of(scope["path"])]
+        message: Message | None = None
+        if scope["method"] != "GET" and places.n_taken < places.limit:
+            message = await receive()
+            if message.get("more_body") or len(message.get("body", b"")) > MAX_BODY_BYTES:
+                message, refusal = await self._rest(scope, message, receive)
+                if refusal is not None:
+                    await refusal(scope, receive, send)
+                    return
+        if places.n_taken >= places.limit:
+            await self._refuse(places, scope, receive, send)
             return
-        self.n_in_flight += 1
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.n_in_flight -= 1
+        places.n_taken += 1
+        has_place = True
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_whole() -> Message:
+            nonlocal message
+            if message is None:
+                return await receive()
+            whole, message = message, None
+            return whole
+
+        async def send_and_leave(message: Message) -> None:
+            nonlocal has_place
+            if has_place:
+                has_place = False
+                places.n_taken -= 1
+            await send(message)
+
+        try:
+            await self.app(scope, receive_whole, send_and_leave)
+        finally:
+            if has_place:
+                places.n_taken -= 1
+
+    async def _rest(self, scope: Scope, message: Message, receive: Receive) -> tuple[Message | None, Response | None]:
+        """The whole body in one message, or why it is not taken."""
+        if _declared(scope) > MAX_BODY_BYTES:
+            return None, _too_large()
+        body = bytearray(message.get("body", b""))
+        n_counted = 0
+        try:
+            while True:
+                self._n_unfinished += len(body) - n_counted
+                n_counted = len(body)
+                if n_counted > MAX_BODY_BYTES:
+                    return None, _too_large()
+                if self._n_unfinished > MAX_UNFINISHED_BYTES:
+                    self.metrics.shed.labels("queue").inc()
+                    text = (
+                        "too many large bodies are being received; wait for Retry-After seconds, or send less at once"
+                    )
+                    return None, error_response(503, "overloaded", text, {"Retry-After": "1"})
+                if not message.get("more_body"):
+                    return {"type": "http.request", "body": bytes(body), "more_body": False}, None
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect()
+                body += message.get("body", b"")
+        finally:
+            self._n_unfinished -= n_counted
+
+    async def _refuse(self, places: Places, scope: Scope, receive: Receive, send: Send) -> None:
         self.metrics.shed.labels("queue").inc()
         now = time.monotonic()
         turn = max(now, self._next_refusal)
         if turn - now <= MAX_WAIT_S:
             self._next_refusal = turn + 1 / REFUSALS_PER_S
             await asyncio.sleep(turn - now)
-        text = f"{self.limit} requests are under way already; wait for Retry-After seconds, or start more workers"
+        text = (
+            f"{places.limit} requests of this kind ({places.kind}) are under way already; wait for Retry-After seconds,"
+            " or start more workers"
+        )
         await error_response(503, "overloaded", text, {"Retry-After": "1"})(scope, receive, send)
+
+
+def kind_of(path: str) -> str:
+    """Whose places a request takes."""
+    if path == "/recommend/batch":
+        return BATCH
+    if path.startswith("/online/"):
+        return EVENTS if path == "/online/data/add" else CATALOGUE if path.startswith("/online/events/") else OPERATIONS
+    return _BY_FIRST_WORD.get(path[1:].partition("/")[0], OPERATIONS)
+
+
+def _declared(scope: Scope) -> int:
+    said = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return int(said) if said.isdigit() else 0
+
+
+def _too_large() -> Response:
+    text = f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer ids at a time"
+    return error_response(413, "body_too_large", text, {"Connection": "close"})

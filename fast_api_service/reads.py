@@ -6,24 +6,28 @@ Postgres need not look for them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
 from fast_api_service.breaker import Breaker
 from fast_api_service.coalesce import Coalescer
-from fast_api_service.held import HeldConnections
+from fast_api_service.held import HeldConnections, NoneFreeError
+from recsys.online.connections import LOST
 from recsys.serving.recent import Events, History, Recent, merged
 from recsys.serving.snapshot import Publication, StoredList
 from recsys.storage.list_format import partition_name
 
+Answer = TypeVar("Answer")
+
 USER_LISTS, ITEM_LISTS, EVENTS = SOURCES = ("user_lists", "item_lists", "events")  # each with a breaker of its own
 NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
+AWAY = (*LOST, asyncpg.PostgresError)
 
 
 class DatabaseAwayError(Exception):
@@ -56,10 +60,23 @@ class ItemLists(NamedTuple):
 
 
 class Reads:
-    """Connections that are held for requests, with a circuit breaker for each kind of statement."""
+    """Connections that are held for requests, with a circuit breaker for each kind of statement.
 
-    def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]], size: int) -> None:
+    A query may take `limit_s`, one of many users `large_limit_s`, whoever asks; only that counts for the breakers. The
+    `timeout_s` of a call ends that call's waiting, and nothing else.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        size: int,
+        limit_s: float = 1.0,
+        large_limit_s: float = 5.0,
+    ) -> None:
         self._held = HeldConnections(connect, size)
+        self._limit_s, self._large_limit_s = limit_s, large_limit_s
+        self._large = asyncio.Semaphore(min(_N_LARGE, size))
+        self._running: set[asyncio.Task[Any]] = set()
         self.breakers = {source: Breaker() for source in SOURCES}
         self._coalescers: dict[int, Coalescer] = {}  # by publication
         self._events_together = Coalescer(self._events)
@@ -71,6 +88,8 @@ class Reads:
 
     async def close(self) -> None:
         """End the idle connections; those in use end with their queries."""
+        for query in self._running:
+            query.cancel()
         await self._held.close()
 
     async def warm(self, publication: Publication) -> None:
@@ -94,10 +113,18 @@ class Reads:
         return lists
 
     async def users(self, user_ids: Sequence[str], publication: Publication, timeout_s: float) -> list[UserLists]:
-        """The same of many users, in their order; DatabaseAwayError."""
-        if not self.breakers[USER_LISTS].allows():
-            raise DatabaseAwayError(_A_MOMENT_AGO)
-        return await self._users([(user_id, None) for user_id in user_ids], publication, timeout_s)
+        """The same of many users, in their order; DatabaseAwayError.
+
+        They are read some at a time, so that neither a connection nor the event loop is held up for long.
+        """
+        until = asyncio.get_running_loop().time() + timeout_s
+        found: list[UserLists] = []
+        for start in range(0, len(user_ids), _LARGE):
+            some = [(user_id, None) for user_id in user_ids[start : start + _LARGE]]
+            if not self.breakers[USER_LISTS].allows():
+                raise DatabaseAwayError(_A_MOMENT_AGO)
+            found += await self._one_of_few(self._users(some, publication, self._large_limit_s), until)
+        return found
 
     def _together(self, publication: Publication) -> Coalescer:
         """What reads users of a publication together; those of former ones go when nothing is under way there."""
@@ -105,17 +132,17 @@ class Reads:
         if found is None:
             self._coalescers = {of: one for of, one in self._coalescers.items() if not one.is_idle}
 
-            async def fetch(asked: Sequence[tuple[str | None, str | None]], timeout_s: float) -> list[UserLists]:
-                return await self._users(asked, publication, timeout_s)
+            async def fetch(asked: Sequence[tuple[str | None, str | None]]) -> list[UserLists]:
+                return await self._users(asked, publication, self._limit_s)
 
             found = self._coalescers[publication.publication_id] = Coalescer(fetch)
         return found
 
     async def _users(
-        self, asked: Sequence[tuple[str | None, str | None]], publication: Publication, timeout_s: float
+        self, asked: Sequence[tuple[str | None, str | None]], publication: Publication, limit_s: float
     ) -> list[UserLists]:
         arguments = tuple(zip(*asked, strict=True))
-        rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), arguments, timeout_s)
+        rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), arguments, limit_s)
         return [_user_lists(row, publication) for row in rows]
 
     async def events(self, user_ids: Sequence[str], timeout_s: float) -> Sequence[UserEvents]:
@@ -126,7 +153,8 @@ class Reads:
         if not self.breakers[EVENTS].allows():
             raise DatabaseAwayError(_A_MOMENT_AGO)
         if len(user_ids) > _A_FEW:
-            [found] = await self._events([user_ids], timeout_s)
+            until = asyncio.get_running_loop().time() + timeout_s
+            [found] = await self._one_of_few(self._events([user_ids], self._large_limit_s), until)
             return found
         try:
             together: Sequence[UserEvents] = await self._events_together.get(user_ids, timeout_s)
@@ -134,9 +162,9 @@ class Reads:
             raise DatabaseAwayError("Postgres did not answer in time") from None
         return together
 
-    async def _events(self, asked: Sequence[Sequence[str]], timeout_s: float) -> list[list[UserEvents]]:
+    async def _events(self, asked: Sequence[Sequence[str]], limit_s: float | None = None) -> list[list[UserEvents]]:
         every_id = [user_id for user_ids in asked for user_id in user_ids]
-        rows = await self._rows(EVENTS, EVENTS_SQL, (every_id,), timeout_s)
+        rows = await self._rows(EVENTS, EVENTS_SQL, (every_id,), limit_s or self._limit_s)
         found = (UserEvents(row[0], _recent(row, 1)) for row in rows)
         return [list(islice(found, len(user_ids))) for user_ids in asked]
 
@@ -145,13 +173,48 @@ class Reads:
         sql = item_sql(publication.version_id("i2i"), publication.version_id("similar"))
         if not self.breakers[ITEM_LISTS].allows():
             raise DatabaseAwayError(_A_MOMENT_AGO)
-        [row] = await self._rows(ITEM_LISTS, sql, (item_key,), timeout_s)
+        query = self._rows(ITEM_LISTS, sql, (item_key,), self._limit_s, wait_s=timeout_s)
+        [row] = await self._waited_for(query, asyncio.get_running_loop().time() + timeout_s)
         return ItemLists(_stored(row, 0), _stored(row, 3))
 
-    async def _rows(self, source: str, sql: str, arguments: tuple[Any, ...], timeout_s: float) -> list[asyncpg.Record]:
+    async def _one_of_few(self, query: Coroutine[Any, Any, Answer], until: float) -> Answer:
+        """What a large query gives, of which a few run at a time; see _waited_for."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self._large.acquire()
+        except TimeoutError:
+            query.close()
+            raise DatabaseAwayError("others are reading many users; ask again soon") from None
+        return await self._waited_for(query, until, self._large.release)
+
+    async def _waited_for(
+        self, query: Coroutine[Any, Any, Answer], until: float, at_its_end: Callable[[], None] | None = None
+    ) -> Answer:
+        """What `query` gives; DatabaseAwayError at `until`, by the loop's clock, while the query goes on by itself."""
+
+        def ended(task: asyncio.Task[Answer]) -> None:
+            self._running.discard(task)
+            if at_its_end is not None:
+                at_its_end()
+            if not task.cancelled():
+                task.exception()  # is told to who waits, if anybody still does
+
+        task = asyncio.create_task(query)
+        self._running.add(task)
+        task.add_done_callback(ended)
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+        if not done:
+            raise DatabaseAwayError("Postgres did not answer in time")
+        return task.result()
+
+    async def _rows(
+        self, source: str, sql: str, arguments: tuple[Any, ...], limit_s: float, wait_s: float | None = None
+    ) -> list[asyncpg.Record]:
         breaker = self.breakers[source]
         try:
-            rows = await self._held.fetch(sql, arguments, timeout_s)
+            rows = await self._held.fetch(sql, arguments, limit_s, wait_s)
+        except NoneFreeError as error:
+            raise DatabaseAwayError(str(error)) from None
         except AWAY as error:
             breaker.failed()
             raise DatabaseAwayError(in_words(error)) from error
@@ -169,6 +232,8 @@ def _versions(publication: Publication) -> tuple[int | None, int | None, int | N
     return publication.version_id("ranked"), publication.version_id("personal"), publication.version_id("history")
 
 
+_N_LARGE: Final = 2  # queries of many users at a time; those of single ones have the other connections
+_LARGE: Final = 100  # users in one of them
 _A_FEW: Final = 50  # users of one request that are read together with those of others
 _A_MOMENT_AGO: Final = "Postgres failed a moment ago"
 _NO_LIST: Final = "null::int[], null::real[], null::smallint[]"

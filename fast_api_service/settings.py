@@ -22,7 +22,12 @@ class ApiSettings(BaseSettings):
         150.0, gt=0, le=60_000, description="for a recommendation: what is not there in time is left out"
     )
     batch_deadline_ms: float = Field(5000.0, gt=0, le=60_000, description="the same for a batch of users")
-    max_in_flight: int = Field(64, ge=1, le=10_000, description="requests at a time; more are turned away with 503")
+    max_in_flight: int = Field(
+        64, ge=1, le=10_000, description="requests of a kind at a time; more are turned away with 503"
+    )
+    request_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="for a client to send a whole request, and to read some of an answer"
+    )
     pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres that read for requests")
     poll_s: float = Field(1.0, gt=0, le=5, description="how often API keys and the publication pointer are looked at")
     model_wait_s: float = Field(

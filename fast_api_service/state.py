@@ -39,6 +39,7 @@ class State:
         self.database = database
         self.models = models
         self.writes = writes
+        self.lookups = Writable.for_lookups(writes.dsn)
         self.log: EventLog = open_log(load(), writes, "recsys-monitor")
         self.appends = AppendTogether(self.log)
         self.updates = Updates(database.dsn, self.log, models, metrics)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 
@@ -25,7 +25,7 @@ from recsys.serving.snapshot import Snapshot
 router = APIRouter(tags=["recommend"], route_class=HotRoute)
 
 _ROUTE = "/recommend/batch"
-_AT_ONCE = 10  # users, before other requests have their turn
+_AT_ONCE = 2  # users, before other requests have their turn; of all batches one goes on in a turn of the loop
 _EXAMPLES: dict[str, Any] = {
     "some users": {"summary": "For a newsletter", "value": {"user_ids": [1, 2], "top_k": 5}},
 }
@@ -63,10 +63,10 @@ async def recommend_batch(
     user_ids = [to_external(user_id, snapshot.user_id_type, "user") for user_id in body.user_ids]
     timeout_s = answers.time_left_s(request.scope, min(body.deadline_ms, state.settings.batch_deadline_ms))
     lists, degraded = await _lists(state, snapshot, user_ids, timeout_s)
-    results: list[dict[str, Any]] = []
+    results: list[orjson.Fragment] = []
     rescored_by: str | None = None
     lacking = dict.fromkeys(degraded)  # by any of the answers, in order
-    for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):
+    for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):  # each is encoded at once
         user_key = None if stored is None else stored.user_key
         feats, user = Feats({}, [], list(degraded), []), answers.user_state(stored)
         if now.lacks_factors(user, body.surface):
@@ -84,9 +84,10 @@ async def recommend_batch(
         rescored_by = rescored_by or origin["rescored_by"]
         state.exposures.note(request.scope, picks, origin, body.surface, user_id)
         shown = answers.entries(snapshot, picks, explain=body.explain)
-        results.append({"user_id": user_id, "user": status, "tier": tier, "recommendations": shown})
+        result = {"user_id": user_id, "user": status, "tier": tier, "recommendations": shown}
+        results.append(orjson.Fragment(answers.encoded(result)))
         if place % _AT_ONCE == 0:
-            await asyncio.sleep(0)
+            await state.appends.turn()
     provenance = answers.origin(request.scope, snapshot, cascade.NOTHING, list(lacking))
     for of_one_list in ("tier", "list_version", "list_age_s"):
         del provenance[of_one_list]

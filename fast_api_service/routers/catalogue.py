@@ -37,7 +37,7 @@ from fast_api_service.schemas_catalogue import (
     UserOut,
     UsersIn,
 )
-from fast_api_service.writable import Writable
+from fast_api_service.state import State
 
 router = APIRouter(tags=["catalogue"])
 
@@ -57,8 +57,8 @@ _IN_BULK = documented(413, 503) | {
 
 
 def _store(request: Request) -> CatalogueStore:
-    writes: Writable = request.app.state.service.writes
-    return CatalogueStore(writes)
+    state: State = request.app.state.service
+    return CatalogueStore(state.writes, state.lookups)
 
 
 Store = Annotated[CatalogueStore, Depends(_store)]

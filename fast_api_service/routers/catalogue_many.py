@@ -45,7 +45,7 @@ def _ids(field: str) -> dict[str, Any]:
 @router.get("/items", responses=documented(422, 503), summary="Items, page by page", operation_id="list_items")
 async def items(request: Request, after: After = None, limit: Limit = 100) -> ItemPage:
     """In the order in which they came into the catalogue."""
-    found = await catalogue_many.page(request.app.state.service.writes, "item", after, limit)
+    found = await catalogue_many.page(request.app.state.service.lookups, "item", after, limit)
     return ItemPage.model_validate({"items": found.objects, "next": found.next})
 
 
@@ -53,7 +53,7 @@ async def items(request: Request, after: After = None, limit: Limit = 100) -> It
 async def users(request: Request, after: After = None, limit: Limit = 100) -> UserPage:
     """In the order in which they came into the catalogue."""
     state: State = request.app.state.service
-    found = await catalogue_many.page(state.writes, "user", after, limit)
+    found = await catalogue_many.page(state.lookups, "user", after, limit)
     state.metrics.count_unreadable_users(found.unreadable)
     return UserPage.model_validate({"users": found.objects, "next": found.next})
 
@@ -63,7 +63,7 @@ async def users(request: Request, after: After = None, limit: Limit = 100) -> Us
 )
 async def categories(request: Request, after: After = None, limit: Limit = 100) -> CategoryPage:
     """In the order in which they came into the catalogue."""
-    found = await catalogue_many.page(request.app.state.service.writes, "category", after, limit)
+    found = await catalogue_many.page(request.app.state.service.lookups, "category", after, limit)
     return CategoryPage.model_validate({"categories": found.objects, "next": found.next})
 
 

@@ -108,4 +108,4 @@ async def _add(request: Request, config: ServingConfig, comment: str, replaces: 
 
 async def _fetch(request: Request, sql: str, *arguments: Any) -> list[Any]:
     state: State = request.app.state.service
-    return list(await state.writes.transaction(lambda connection: connection.fetch(sql, *arguments)))
+    return list(await state.lookups.transaction(lambda connection: connection.fetch(sql, *arguments)))

@@ -119,7 +119,7 @@ async def latest(
         asked = to_external(_storable(user_id), types["user"], "user")
     except InputError as error:
         raise ApiError(404, "unknown_user", str(error)) from None
-    rows = await state.writes.transaction(lambda connection: postgres_log.latest(connection, str(asked), limit))
+    rows = await state.lookups.transaction(lambda connection: postgres_log.latest(connection, str(asked), limit))
     events = [
         {
             "event_id": row["event_id"],

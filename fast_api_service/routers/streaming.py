@@ -37,10 +37,10 @@ async def status(request: Request) -> Response:
     """Asks the log itself, so it is 503 where that is away."""
     state: State = request.app.state.service
     end = await state.log.end()
-    rows = await state.writes.transaction(lambda connection: connection.fetch(_READERS_SQL))
+    rows = await state.lookups.transaction(lambda connection: connection.fetch(_READERS_SQL))
     readers = []
     for name, after, updated_at in rows:
-        log = PostgresLog(state.writes) if name == _RELAY else state.log
+        log = PostgresLog(state.lookups) if name == _RELAY else state.log
         readers.append({"name": name, "lag": await _lag(log, after), "updated_at": updated_at})
     return _answer({"success": True, "log": state.log.name, "end": end, "readers": readers})
 

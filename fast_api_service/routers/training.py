@@ -78,7 +78,7 @@ async def status(request: Request) -> TrainingStatus:
     async def read(connection: asyncpg.Connection) -> tuple[Any, UpdateRow | None]:
         return await connection.fetchrow(_STATE_SQL), await training_state.newest(connection)
 
-    row, last = await state.writes.transaction(read)
+    row, last = await state.lookups.transaction(read)
     own = {
         name: row[name]
         for name in ("wanted", "state", "reason", "holder", "fence", "heartbeat_age_s", "supervisor", "restarts")
@@ -109,7 +109,7 @@ async def logs(
 ) -> TrainingLogs:
     """The tail of the log of the updater, of its supervisor, or of both; the newest 10,000 lines are kept."""
     state: State = request.app.state.service
-    rows = await state.writes.transaction(lambda connection: connection.fetch(_LOGS_SQL, stream, limit))
+    rows = await state.lookups.transaction(lambda connection: connection.fetch(_LOGS_SQL, stream, limit))
     return TrainingLogs(lines=[LogLine(**{**dict(row), "line": row["line"][:_MAX_LINE]}) for row in reversed(rows)])
 
 
@@ -137,7 +137,7 @@ async def updates(
 ) -> UpdatesList:
     """What the updater has committed, the newest first; artifacts of old ones are deleted, their rows stay longer."""
     state: State = request.app.state.service
-    rows = await state.writes.transaction(lambda connection: training_state.latest_updates(connection, limit, before))
+    rows = await state.lookups.transaction(lambda connection: training_state.latest_updates(connection, limit, before))
     return UpdatesList(updates=[_info(row) for row in rows])
 
 

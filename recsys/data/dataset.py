@@ -74,11 +74,9 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             "properties": pa.string(),  # a JSON object
         },
     ),
-    # sorted by user_key
-    "users": _schema(
-        {col.USER_KEY: pa.int32(), col.USER_ID: pa.string(), col.FIRST_SEEN_AT: INSTANT},
-        {"properties": pa.string()},  # a JSON object
-    ),
+    # sorted by user_key. Who they are, their ids and properties, is in Postgres alone, so that somebody who is erased
+    # there is nowhere else.
+    "users": _schema({col.USER_KEY: pa.int32(), col.FIRST_SEEN_AT: INSTANT}),
     # sorted by category_key
     "categories": _schema(
         {col.CATEGORY_KEY: pa.int32(), col.CATEGORY_ID: pa.string()}, {col.PARENT_CATEGORY_KEY: pa.int32()}

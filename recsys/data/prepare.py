@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis
 import pyarrow as pa
@@ -50,6 +50,13 @@ _NUMBER = r"^n?-?[0-9]+(\.[0-9]+)?$"
 NO_ID = "of an id that is none: "  # and the entity follows
 
 
+class Prepared(NamedTuple):
+    """A data set, and what it is silent about."""
+
+    dataset: Dataset
+    users: pa.Table  # user_key, user_id, first_seen_at, properties (a JSON object): for Postgres alone
+
+
 def prepare(
     folder: Path,
     raw: RawTables,
@@ -61,7 +68,7 @@ def prepare(
     complete_until: int | None = None,
     threads: int | None = None,
     memory_limit: str | None = None,
-) -> Dataset:
+) -> Prepared:
     """Write the data set of everything strictly before `as_of` (microseconds) into an existing, empty folder.
 
     `known`: the keys given so far. `erased`: SHA-256 (hexadecimal) of the ids of users whose rows are left out.
@@ -124,9 +131,10 @@ def prepare(
             n_posted_left_out=left_out,
             n_left_out=no_ids,
         )
+        users_told = con.to_pyarrow(tables.pop("users"))
         arrow = {name: con.to_pyarrow(tables[name].select(SCHEMAS[name].names)) for name in tables}
         con.disconnect()
-        return write_dataset(folder, meta, arrow)
+        return Prepared(write_dataset(folder, meta, arrow | {"users": users_told}), users_told)
 
 
 def _without(con: Any, streams: dict[str, Table], erased: Set[str]) -> dict[str, Table]:

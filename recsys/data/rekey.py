@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Set
 from pathlib import Path
 
@@ -23,16 +22,15 @@ _ENTITY_BY_COLUMN = {
 }
 
 
-def rewrite(dataset: Dataset, folder: Path, moves: Moves, gone: Set[str]) -> Dataset:
-    """Write `dataset` with moved keys, and without the users whose SHA-256 (hexadecimal) is in `gone`, into a folder:
+def rewrite(dataset: Dataset, folder: Path, moves: Moves, gone: Set[int]) -> Dataset:
+    """Write `dataset` with moved keys, and without the users with the keys `gone` (as they are in it), into a folder:
     its own, or an empty one."""
     tables = {name: dataset.table(name) for name in SCHEMAS}
     if gone:
-        ids = tables["users"][col.USER_ID].to_pylist()
-        stays = pa.array([hashlib.sha256(id_.encode()).hexdigest() not in gone for id_ in ids], pa.bool_())
-        tables["users"] = tables["users"].filter(stays)
-        left = tables["users"][col.USER_KEY]
-        tables["events"] = tables["events"].filter(pc.is_in(tables["events"][col.USER_KEY], value_set=left))
+        keys = pa.array(sorted(gone), pa.int32())
+        for name in ("users", "events"):
+            is_gone = pc.is_in(tables[name][col.USER_KEY], value_set=keys)
+            tables[name] = tables[name].filter(pc.invert(is_gone))
     return write_dataset(folder, dataset.meta, {name: moved(table, moves) for name, table in tables.items()})
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import asyncpg
@@ -23,11 +25,33 @@ BUSY: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)  # 
 AWAY: Final = LOST + BUSY
 _CONNECT_S = 5.0
 _STATEMENT_MS = 30_000
+_WORK_S = 60.0  # a transaction; beyond, the server hangs, or the network swallows what it says
 _AFTER_SQL = """select "after" from log_offsets where reader = $1"""
 _KEEP_SQL = """
 insert into log_offsets (reader, "after") values ($1, $2)
 on conflict (reader) do update set "after" = excluded."after", updated_at = now()
 """
+
+
+@contextmanager
+def ended_after(connection: asyncpg.Connection, timeout_s: float) -> Iterator[Callable[[float], None]]:
+    """End the connection when what is done on it takes longer; one of LOST is raised there then.
+
+    What it gives sets another time, from now on. The server's own limits are not heard of while it hangs, and asyncpg's
+    wait for it to cancel the statement.
+    """
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(timeout_s, connection.terminate)
+
+    def extend(more_s: float) -> None:
+        nonlocal timer
+        timer.cancel()
+        timer = loop.call_later(more_s, connection.terminate)
+
+    try:
+        yield extend
+    finally:
+        timer.cancel()
 
 
 class Connections:
@@ -42,8 +66,9 @@ class Connections:
         """`work` in one transaction, whole or not at all; LogAwayError."""
         try:
             connection = await self._connected()
-            async with connection.transaction():
-                return await work(connection)
+            with ended_after(connection, _WORK_S):
+                async with connection.transaction():
+                    return await work(connection)
         except AWAY as error:
             await self.close()
             raise LogAwayError(f"Postgres is away: {type(error).__name__}: {error}") from error

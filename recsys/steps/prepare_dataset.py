@@ -13,16 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
+from recsys import columns as col
 from recsys.artifacts import split_ref, version_of
 from recsys.data import checks
 from recsys.data.dataset import Dataset, instant, microseconds
 from recsys.data.instants import LATEST_AHEAD
 from recsys.data.keys import KnownKeys
 from recsys.data.posted import AFTER_GAP, MIN_AFTER_GAP, NO_WEIGHT, end_of_posted
-from recsys.data.prepare import prepare
+from recsys.data.prepare import Prepared, prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.data.rekey import moved, rewrite
 from recsys.errors import ArtifactError, EmptyResultError, ImportUnderWayError, InputError, RecsysError
+from recsys.serving.ids import digest_of
 from recsys.settings import Settings
 from recsys.steps.context import Context, step
 from recsys.storage import keys, raw_tables
@@ -34,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 STEP = "prepare_dataset"
 KIND = "dataset"
-CODE_VERSION = 3  # raise it when the same raw tables come to mean another data set
+CODE_VERSION = 4  # raise it when the same raw tables come to mean another data set
 MEMORY_LIMIT = "2GB"  # DuckDB's; beyond it, it spills
 DAY_MS = 86_400_000
 FUTURE = "they lie in the future"
@@ -60,7 +62,7 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
         def make(folder: Path, meta: dict[str, Any]) -> None:
             if plan.raw is None:
                 raise ArtifactError(f"{ref} went away while it was looked at; prepare it again")
-            dataset = prepare(
+            prepared = prepare(
                 folder,
                 plan.raw,
                 plan.declared,
@@ -70,10 +72,9 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
                 complete_until=plan.complete_until,
                 memory_limit=MEMORY_LIMIT,
             )
-            _check(ctx, dataset, None if force else plan.former)
+            _check(ctx, prepared.dataset, None if force else plan.former)
             # Before the artifact is there: a run that is killed in between gives the same keys again.
-            dataset = _store(ctx, dataset, plan)
-            meta.update(_described(dataset))
+            meta.update(_described(_store(ctx, prepared, plan)))
 
         try:
             _, made = ctx.store.get_or_make(KIND, plan.version, make, made_by=STEP, force=force)
@@ -204,7 +205,7 @@ def _check(ctx: Context, dataset: Dataset, former: str | None) -> None:
     checks.require(found)
 
 
-def _store(ctx: Context, dataset: Dataset, plan: _Plan) -> Dataset:
+def _store(ctx: Context, prepared: Prepared, plan: _Plan) -> Dataset:
     """Give the keys; the rest of the catalogue follows unless a later data set has brought it further.
 
     The data set, written once more where its new ids have got other keys meanwhile, or users were erased.
@@ -216,6 +217,7 @@ def _store(ctx: Context, dataset: Dataset, plan: _Plan) -> Dataset:
         if not connection.execute(there).scalar_one():
             raise RecsysError("the raw tables were emptied meanwhile; prepare the data set again")
 
+    dataset, users = prepared
     with ctx.engine.begin() as connection:
         same_shop(connection)
         newest = not _is_older(connection, dataset.meta.as_of)
@@ -225,11 +227,13 @@ def _store(ctx: Context, dataset: Dataset, plan: _Plan) -> Dataset:
         known: pa.Table = getattr(plan.known, entity)
         top = pc.max(known["key"]).as_py() or 0
         # keys of another entity have moved before; its own do so here
-        rows = moved(dataset.table(entity), moves)
+        rows = moved(users if entity == "users" else dataset.table(entity), moves)
         stored = keys.store(ctx.engine, entity, rows, top=top, update=newest, before=same_shop)
         logger.info("%s: %d rows written", entity, stored.n_written)
         moves[entity] = stored.moved
-    gone = _erased(ctx) - plan.erased
+    erased = _erased(ctx) - plan.erased
+    ids = zip(users[col.USER_KEY].to_pylist(), users[col.USER_ID].to_pylist(), strict=True) if erased else ()
+    gone = {key for key, id_ in ids if digest_of(id_).hex() in erased}
     if gone or any(moves.values()):
         logger.info("others gave keys or erased users meanwhile: the data set is written once more")
         return rewrite(dataset, dataset.folder, moves, gone)
@@ -238,7 +242,9 @@ def _store(ctx: Context, dataset: Dataset, plan: _Plan) -> Dataset:
 
 def _forget_erased(ctx: Context, ref: str, known: frozenset[str]) -> None:
     """Leave out users who were erased while the data set was being published, until there are no more of them."""
-    while gone := (erased := _erased(ctx)) - known:
+    while (erased := _erased(ctx)) - known:
+        with ctx.engine.begin() as connection:
+            gone = keys.of_erased(connection)
         dataset = Dataset(ctx.store.open(ref)[0])
         with ctx.store.writing(KIND, split_ref(ref)[1], made_by=STEP) as (folder, meta):
             meta.update(_described(rewrite(dataset, folder, {}, gone)))

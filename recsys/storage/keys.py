@@ -61,6 +61,15 @@ def known_keys(connection: sa.Connection, entity: str) -> pa.Table:
     return read.select(["id", "key"])
 
 
+def of_erased(connection: sa.Connection) -> set[int]:
+    """Keys of users who have been erased, or are just being erased; looks at every user."""
+    dead = sa.text(
+        "select user_key from users where user_id is null"
+        " or sha256(convert_to(user_id, 'UTF8')) in (select digest from erased_users)"
+    )
+    return set(connection.scalars(dead))
+
+
 def erased(connection: sa.Connection) -> frozenset[str]:
     """SHA-256 (hexadecimal) of the ids of all users who have been erased."""
     return frozenset(digest.hex() for digest in connection.scalars(sa.select(erased_users.c.digest)))

@@ -15,16 +15,20 @@ from contextlib import closing
 from dataclasses import dataclass, fields
 from typing import Any, BinaryIO, Final
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from recsys.errors import NotFoundError, PublicationError, RecsysError
+from recsys.storage import list_checks
 from recsys.storage.list_checks import ListChecks
 from recsys.storage.list_format import COLUMNS, Decoder, encode, partition_name
 from recsys.storage.tables import LIST_KINDS, list_versions
 from recsys.types import Lists
 
 log = logging.getLogger(__name__)
+
+OF_USERS: Final = ("personal", "ranked", "history")  # kinds whose owners are users
 
 _ROWS_PER_COPY: Final = 10_000
 
@@ -99,6 +103,8 @@ def write(
             _hold(connection, list_version_id)
             _load(connection, list_version_id, file, sizes)
             _attach(connection, list_version_id)
+            if kind in OF_USERS:
+                counts = _without_erased(connection, list_version_id, counts)
             connection.execute(
                 sa.update(list_versions)
                 .where(list_versions.c.list_version_id == list_version_id)
@@ -228,3 +234,22 @@ def _attach(connection: sa.Connection, list_version_id: int) -> None:
     table = partition_name(list_version_id)
     connection.execute(sa.text(f"alter table {table} add primary key (list_version_id, owner_key)"))
     connection.execute(sa.text(f"alter table lists attach partition {table} for values in ({list_version_id})"))
+
+
+def _without_erased(connection: sa.Connection, list_version_id: int, counts: dict[str, Any]) -> dict[str, Any]:
+    """Remove the lists of users who were erased while they were made; what is counted without them.
+
+    The version is attached already: an erasure that begins later waits for that lock, and removes its user's lists.
+    """
+    rows = connection.execute(
+        sa.text(
+            f"delete from {partition_name(list_version_id)}"  # noqa: S608 - our own names
+            " where owner_key in (select user_key from users where user_id is null)"
+            f" returning {', '.join(COLUMNS[1:])}"
+        )
+    ).all()
+    for owner, *arrays in rows:
+        keys, scores, sources = (np.array([array]) for array in arrays)
+        gone = Lists(np.array([owner], np.int32), keys.astype(np.int32), scores.astype(np.float32), sources)
+        counts = list_checks.without(counts, gone)
+    return counts

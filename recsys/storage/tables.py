@@ -134,6 +134,15 @@ erased_users = sa.Table(
     sa.CheckConstraint("length(digest) = 32", name="digest"),
 )
 
+# Sessions that they had: what a guest was shown there, and is still in some worker's memory, is not written any more.
+erased_sessions = sa.Table(
+    "erased_sessions",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),  # SHA-256 of the id
+    sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
+    sa.CheckConstraint("length(digest) = 32", name="digest"),
+)
+
 # --- lists: one row per owner, one partition per version
 
 list_versions = sa.Table(

@@ -109,7 +109,7 @@ def prepare_ours(raw: Path, out: Path, at: int) -> None:
     files = {name: raw / f"{name}.parquet" for name in ("events", "item_properties", "category_tree")}
     ids = dict.fromkeys(("user", "item", "category"), "integer")
     declared = Declared("generated", WEIGHTS, ("transaction",), ("transaction",), ids)
-    dataset = prepare(out, RawTables(**files), declared, at, memory_limit="2GB")
+    dataset = prepare(out, RawTables(**files), declared, at, memory_limit="2GB").dataset
     con = dataset.connect()
     con.to_parquet(item_features(con, at).order_by("item_key"), out / "item_features.parquet")
     con.to_parquet(user_features(con, at, dataset.meta.event_types).order_by("user_key"), out / "user_features.parquet")

@@ -12,7 +12,10 @@ from sqlalchemy.engine import make_url
 
 
 class Proxy:
-    """Passes on what comes to `url`; `delay_s` holds back every answer of Postgres, `cut()` ends all connections."""
+    """Passes on what comes to `url`; `delay_s` holds back every answer of Postgres, `cut()` ends all connections.
+
+    `swallow()` loses all that is still said on the connections that are open, as a network may: nobody hears of it.
+    """
 
     def __init__(self, url: str) -> None:
         target = make_url(url)
@@ -22,6 +25,7 @@ class Proxy:
         self.delay_s = 0.0
         self.is_cut = False
         self._open: set[socket.socket] = set()
+        self._swallowed: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -30,6 +34,10 @@ class Proxy:
         for one in list(self._open):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def swallow(self) -> None:
+        """Nothing more comes through on what is connected now; new connections are well."""
+        self._swallowed |= self._open
 
     def mend(self) -> None:
         self.is_cut, self.delay_s = False, 0.0
@@ -59,6 +67,8 @@ class Proxy:
     def _pass_on(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
+                if source in self._swallowed:
+                    continue
                 if is_answer and self.delay_s:
                     time.sleep(self.delay_s)
                 sink.sendall(data)

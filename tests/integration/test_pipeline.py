@@ -150,9 +150,8 @@ def test_the_service_shows_nobody_again_what_he_bought(
     ctx: Context, first_night: dict[str, Any], database_url: str
 ) -> None:
     _, data = ctx.dataset()
-    id_of_user = dict(
-        zip(*(column.to_pylist() for column in data.table("users", ["user_key", "user_id"])), strict=True)
-    )
+    with ctx.engine.connect() as connection:
+        id_of_user = dict(tuple(row) for row in connection.execute(sa.text("select user_key, user_id from users")))
     id_of_item = dict(
         zip(*(column.to_pylist() for column in data.table("items", ["item_key", "item_id"])), strict=True)
     )

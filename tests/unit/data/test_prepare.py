@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from recsys.action import BY_PARAMETER, action_of
 from recsys.data.dataset import Dataset
 from recsys.data.flags import flag
 from recsys.data.keys import KnownKeys, no_keys
-from recsys.data.prepare import prepare
+from recsys.data.prepare import Prepared, prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.errors import EmptyResultError, InputError
 
@@ -43,6 +44,10 @@ def raw_properties(*rows: tuple[int, str, str, str | None]) -> pa.Table:
 
 
 def prepared(folder: Path, events: pa.Table, properties: pa.Table | None = None, **options: object) -> Dataset:
+    return all_prepared(folder, events, properties, **options).dataset
+
+
+def all_prepared(folder: Path, events: pa.Table, properties: pa.Table | None = None, **options: object) -> Prepared:
     folder.mkdir(exist_ok=True)
     as_of = options.pop("as_of", 10**12)
     raw = RawTables(events, properties, options.pop("people", None), options.pop("tree", None))
@@ -119,8 +124,23 @@ def test_people_have_their_latest_properties(tmp_path: Path) -> None:
     people = pa.table(
         {"timestamp": [1, 2], "visitorid": ["u", "u"], "property": ["country"] * 2, "value": ["UK", 'F"R']}
     )
-    users = prepared(tmp_path, raw_events((5, "u", "view", "a", None), (7, "v", "view", "a", None)), people=people)
-    assert [json.loads(row["properties"]) for row in users.table("users").to_pylist()] == [{"country": 'F"R'}, {}]
+    made = all_prepared(tmp_path, raw_events((5, "u", "view", "a", None), (7, "v", "view", "a", None)), people=people)
+    assert [json.loads(row["properties"]) for row in made.users.to_pylist()] == [{"country": 'F"R'}, {}]
+
+
+def test_a_data_set_does_not_hold_who_somebody_is(tmp_path: Path) -> None:
+    """Ids and properties of users go into Postgres alone, where an erasure finds them."""
+    name, id_ = "Somebody Somewhere", "user-with-an-id"
+    people = pa.table({"timestamp": [1], "visitorid": [id_], "property": ["name"], "value": [name]})
+    made = all_prepared(tmp_path / "made", raw_events((5, id_, "view", "a", "order-1")), people=people)
+    assert made.users["user_id"].to_pylist() == [id_]
+    assert made.dataset.table("users").column_names == ["user_key", "first_seen_at"]
+    files = sorted((tmp_path / "made").iterdir())
+    assert len(files) == 6
+    for file in files:
+        told = str(pq.read_table(file).to_pydict()) if file.suffix == ".parquet" else file.read_text()
+        assert id_ not in told
+        assert name not in told
 
 
 def test_erased_people_are_left_out_and_their_keys_are_not_given_again(tmp_path: Path) -> None:
@@ -129,8 +149,8 @@ def test_erased_people_are_left_out_and_their_keys_are_not_given_again(tmp_path:
     erased = {hashlib.sha256(id_.encode()).hexdigest() for id_ in ("ü", "x", "nobody")}
     known = pa.table({"id": pa.array(["u", None]), "key": pa.array([1, 2], pa.int32())})
     keys = KnownKeys(no_keys(), known, no_keys())
-    dataset = prepared(tmp_path, events, people=people, known=keys, erased=erased)
-    assert [(row["user_id"], row["user_key"]) for row in dataset.table("users").to_pylist()] == [("u", 1), ("w", 3)]
+    dataset, users = all_prepared(tmp_path, events, people=people, known=keys, erased=erased)
+    assert [(row["user_id"], row["user_key"]) for row in users.to_pylist()] == [("u", 1), ("w", 3)]
     assert dataset.table("events")["user_key"].to_pylist() == [1, 3]
     assert [row["item_id"] for row in dataset.table("items").to_pylist()] == ["a"]
 
@@ -178,7 +198,7 @@ def test_a_posted_event_means_by_night_what_it_means_by_day(tmp_path: Path) -> N
         }
     )
     raw = RawTables(raw_events((5, "u", "view", "a", "t")), posted_events=posted)
-    dataset = prepare(tmp_path, raw, DECLARED, 10**12, threads=1)
+    dataset = prepare(tmp_path, raw, DECLARED, 10**12, threads=1).dataset
     found = dataset.table("events").to_pylist()
     assert (found[0]["weight"], found[0]["label"]) == (1, 1), "what was imported says what its type does"
     for row, (event, told, label) in zip(found[1:], POSTED, strict=True):
@@ -194,7 +214,7 @@ def test_a_posted_event_means_by_night_what_it_means_by_day(tmp_path: Path) -> N
 def test_a_type_with_a_negative_weight_speaks_against(tmp_path: Path) -> None:
     declared = replace(DECLARED, event_weights={**DECLARED.event_weights, "report": -2.0})
     events = raw_events((5, "u", "view", "a", None), (6, "u", "report", "a", None))
-    dataset = prepare(tmp_path, RawTables(events), declared, 10**12, threads=1)
+    dataset = prepare(tmp_path, RawTables(events), declared, 10**12, threads=1).dataset
     assert dataset.interactions().against.weight.tolist() == [2.0]
     assert len(dataset.interactions().in_favour) == 1
 

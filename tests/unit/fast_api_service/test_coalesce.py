@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class Postgres:
         self.batches: list[list[int]] = []
         self.n_running = self.most_running = 0
 
-    async def fetch(self, asked: Sequence[int], timeout_s: float) -> list[int]:
+    async def fetch(self, asked: Sequence[int]) -> list[int]:
         self.batches.append(list(asked))
         self.n_running += 1
         self.most_running = max(self.most_running, self.n_running)
@@ -83,5 +84,40 @@ def test_who_cannot_wait_longer_leaves_the_others_alone() -> None:
         with pytest.raises(TimeoutError):
             await coalescer.get(2, 0.01)
         assert await patient == 10
+
+    asyncio.run(run())
+
+
+def test_a_read_goes_on_when_all_who_asked_for_it_have_left() -> None:
+    """Its own limit decides about the connection, not the patience of those who happen to ask."""
+    postgres = Postgres(pause_s=0.1)
+
+    async def run() -> None:
+        coalescer = Coalescer(postgres.fetch)
+        with pytest.raises(TimeoutError):
+            await coalescer.get(1, 0.001)
+        assert postgres.n_running == 1
+        assert await coalescer.get(2, 5) == 20
+        await asyncio.sleep(0.15)
+        assert (postgres.n_running, postgres.batches, coalescer.is_idle) == (0, [[1], [2]], True)
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_came_while_the_loop_stood_still_is_taken() -> None:
+    came: asyncio.Future[list[int]]
+
+    async def fetch(_: Sequence[int]) -> list[int]:
+        return await came
+
+    async def run() -> None:
+        nonlocal came
+        loop = asyncio.get_running_loop()
+        came = loop.create_future()
+        asking = asyncio.create_task(Coalescer(fetch).get(1, 0.05))
+        await asyncio.sleep(0.01)
+        loop.call_soon(came.set_result, [10])  # as the socket's reader would
+        time.sleep(0.2)
+        assert await asking == 10
 
     asyncio.run(run())

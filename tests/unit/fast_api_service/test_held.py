@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+import asyncpg
 import pytest
 
-from fast_api_service.held import MAX_STATEMENTS, HeldConnections
+from fast_api_service.held import MAX_STATEMENTS, HeldConnections, NoneFreeError
 
 
 class Connection:
@@ -16,6 +18,7 @@ class Connection:
     def __init__(self) -> None:
         self.n_prepared = 0
         self.closed = False
+        self._hung: asyncio.Future[None] | None = None
 
     async def prepare(self, sql: str) -> Connection:
         self.n_prepared += 1
@@ -23,7 +26,8 @@ class Connection:
 
     async def fetch(self, word: str) -> list[str]:
         if word == "slow":
-            await asyncio.sleep(60)
+            self._hung = asyncio.get_running_loop().create_future()
+            await self._hung
         if word == "broken":
             raise OSError(word)
         await asyncio.sleep(0)
@@ -34,6 +38,8 @@ class Connection:
 
     def terminate(self) -> None:
         self.closed = True
+        if self._hung is not None and not self._hung.done():
+            self._hung.set_exception(asyncpg.ConnectionDoesNotExistError())
 
 
 def pool(size: int) -> tuple[HeldConnections, list[Connection]]:
@@ -120,3 +126,65 @@ def test_a_statement_is_prepared_ahead_and_of_many_the_first_goes() -> None:
     asyncio.run(ask())
     assert [connection.n_prepared for connection in opened] == [1 + MAX_STATEMENTS + 1]
     assert held.n_idle == 1
+
+
+def test_who_finds_no_connection_free_is_told_so_and_not_that_postgres_is_slow() -> None:
+    held, opened = pool(1)
+
+    async def ask() -> None:
+        hanging = asyncio.create_task(held.fetch("select", ("slow",), 5))
+        await asyncio.sleep(0.01)
+        with pytest.raises(NoneFreeError):
+            await held.fetch("select", ("x",), 5, wait_s=0.02)
+        opened[0].terminate()
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+            await hanging
+        assert await held.fetch("select", ("x",), 1) == ["x"]
+
+    asyncio.run(ask())
+
+
+def test_statements_are_prepared_on_connections_of_the_same_number() -> None:
+    held, opened = pool(2)
+
+    async def ask() -> None:
+        await asyncio.gather(*(held.fetch("select", ("x",), 5) for _ in range(2)))
+        await asyncio.gather(held.prepare("another"), *(held.fetch("select", ("x",), 5) for _ in range(20)))
+
+    asyncio.run(ask())
+    assert len(opened) == 2
+    assert held.n_in_use == 0
+
+
+def test_the_time_for_which_the_loop_stands_still_does_not_count() -> None:
+    """What Postgres has answered meanwhile is in the socket, and is read first."""
+    held, opened = pool(1)
+
+    async def ask() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        await held.fetch("select", ("x",), 1)
+        asking = asyncio.create_task(held.fetch("select", ("slow",), 0.05))
+        await asyncio.sleep(0.01)
+        hung = opened[0]._hung
+        assert hung is not None
+        time.sleep(0.2)
+        loop.call_later(0.01, hung.set_result, None)
+        return await asking
+
+    assert asyncio.run(ask()) == ["slow"]
+    assert not opened[0].closed
+
+
+def test_a_caller_that_is_ended_is_not_taken_for_a_slow_postgres() -> None:
+    held, opened = pool(1)
+
+    async def ask() -> None:
+        asking = asyncio.create_task(held.fetch("select", ("slow",), 5))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert (held.n_in_use, opened[0].closed) == (0, True)
+        assert await held.fetch("select", ("x",), 1) == ["x"]
+
+    asyncio.run(ask())

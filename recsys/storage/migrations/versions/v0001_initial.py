@@ -361,6 +361,14 @@ STATEMENTS = (
     )
     """,
     """
+    CREATE TABLE erased_sessions (
+        digest BYTEA NOT NULL,
+        erased_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT pk_erased_sessions PRIMARY KEY (digest),
+        CONSTRAINT ck_erased_sessions_digest CHECK (length(digest) = 32)
+    )
+    """,
+    """
     CREATE FUNCTION stamp_change() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         NEW.changed_xid := pg_current_xact_id();

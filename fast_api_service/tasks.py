@@ -1,0 +1,58 @@
+"""Background work that has to go on: each task is watched, and begun again when it fails, whatever made it fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from fast_api_service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+FIRST_PAUSE_S: Final = 0.5
+MAX_PAUSE_S: Final = 30.0
+CALM_S: Final = 60.0  # who has worked for so long begins again after the first pause
+
+
+class Tasks:
+    """Starts tasks and keeps them going; how often each had to be begun again is counted."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Call `work`, which goes on until it is cancelled or has nothing to do, and again after it failed."""
+        self._metrics.task_restarts.labels(name)
+        self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
+
+    async def end(self) -> None:
+        """Cancel all and wait for their ends. None of them keeps another from its own."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        pause_s = FIRST_PAUSE_S
+        while True:
+            began = loop.time()
+            try:
+                await work()
+                return
+            except asyncio.CancelledError:
+                if task is None or task.cancelling():
+                    raise
+                log.exception("the task %s was ended from within; it is begun again", name)
+            except Exception:
+                if task is None or task.cancelling():
+                    log.exception("the task %s failed at its end", name)
+                    return
+                log.exception("the task %s failed; it is begun again", name)
+            self._metrics.task_restarts.labels(name).inc()
+            if loop.time() - began > CALM_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
