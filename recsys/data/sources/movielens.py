@@ -34,6 +34,7 @@ from recsys.data.sources.checking import Checked
 from recsys.data.sources.reading import CsvFormat, is_parquet, read_blocks, read_lines, require_columns
 from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
+from recsys.ids import is_id
 
 # u.item marks each genre in a column of its own, in this order
 GENRES_100K = (
@@ -259,7 +260,10 @@ def _read_films(path: Path) -> list[tuple[str, str, list[str]]]:
         rows = list(csv_module.reader(read_lines(path)))
         if rows[:1] != [["movieId", "title", "genres"]]:
             raise InputError(f"{path}: columns movieId, title, genres are expected, found {rows[:1]}")
-        films = [(row[0], row[1], row[2].split("|")) for row in rows[1:] if len(row) == 3]
+        films = [
+            (row[0], row[1], row[2].split("|"))
+            for row in _checked_rows(path, [row for row in rows[1:] if row], 3, first_line=2)
+        ]
     elif path.name.startswith("u.item"):
         split = _split(path, "|", 5 + len(GENRES_100K), "latin-1")
         films = [
@@ -282,9 +286,15 @@ def _tree(path: Path) -> Iterator[Chunk]:
 
 def _split(path: Path, separator: str, n_columns: int, encoding: str) -> list[list[str]]:
     rows = [line.split(separator) for line in read_lines(path, encoding) if line]
-    for line, row in enumerate(rows, 1):
-        if len(row) != n_columns or not row[0].isdigit():
+    return _checked_rows(path, rows, n_columns)
+
+
+def _checked_rows(path: Path, rows: list[list[str]], n_columns: int, first_line: int = 1) -> list[list[str]]:
+    """`rows`; InputError where one has other columns, or an id that is none."""
+    for line, row in enumerate(rows, first_line):
+        if len(row) != n_columns or not is_id(row[0], "integer"):
             raise InputError(
-                f"{path}: line {line} has {len(row)} columns; {n_columns}, the first a number, are expected"
+                f"{path}: line {line} has {len(row)} columns and begins with {row[0]!r}; {n_columns} columns, "
+                "the first a whole number, are expected"
             )
     return rows

@@ -133,3 +133,11 @@ def test_the_whole_1m_set():
     assert (both["timestamp"] <= both["timestamp_hi"].fillna(2e9).astype(float) * 1000).all()
     in_time = both.sort_values("place")  # the order in which events are loaded is each user's order
     assert (in_time.groupby("UserID")["pos_in_user"].diff().dropna() > 0).all()
+
+
+@pytest.mark.parametrize("line", ["01,Heat,Action", "x,Heat,Action", "9,Heat", '9,"Heat, 1995,Action'])
+def test_a_film_that_cannot_be_read_is_named_and_not_passed_over(tmp_path, line):
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n")
+    (tmp_path / "movies.csv").write_text(f"movieId,title,genres\n31,Minds,Drama\n{line}\n")
+    with pytest.raises(InputError, match=r"movies\.csv: line 3"):
+        [list(part.read()) for part in MovieLens(tmp_path, {}).parts()]
