@@ -63,13 +63,29 @@ def import_(
     """Load the files of a SOURCE at PATH into schema raw; resumes where a killed load stopped."""
     from recsys.steps import import_raw
 
-    options: dict[str, str] = {}
-    for pair in option or []:
-        name, found, value = pair.partition("=")
-        if not found or not name:
-            raise InputError(f"--option {pair!r} is not of the form NAME=VALUE")
-        options[name] = value
+    options = _options(option)
     _print(import_raw.run(source, str(path), options=options, replace=replace, complete_until=_instant(complete_until)))
+
+
+@app.command("inspect")
+def inspect_(
+    path: Path,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="NAME=VALUE that is known already, e.g. -o encoding=cp1252."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Look at a file or folder of events: its form, columns, span and types, and the command that imports it."""
+    from recsys.steps import inspect_file
+
+    report = inspect_file.run(path, options=_options(option))
+    if as_json:
+        _print(vars(report))
+    else:
+        typer.echo(inspect_file.text(report))
+    if report.command is None:
+        raise typer.Exit(2)
 
 
 @app.command("prepare-dataset")
@@ -276,6 +292,16 @@ def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that `recsys 
     from recsys.storage import api_keys
 
     _print(api_keys.revoke(_database(), key_id)._asdict())
+
+
+def _options(pairs: list[str] | None) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for pair in pairs or []:
+        name, found, value = pair.partition("=")
+        if not found or not name:
+            raise InputError(f"--option {pair!r} is not of the form NAME=VALUE")
+        options[name] = value
+    return options
 
 
 def _migrated() -> Settings:

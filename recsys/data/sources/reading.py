@@ -34,6 +34,7 @@ __all__ = [
     "columns_of",
     "decoded",
     "filled_files",
+    "has_rows",
     "is_parquet",
     "no_rows",
     "parquet_types",
@@ -108,7 +109,7 @@ def _check(shown: str, needed: Sequence[str], found: Sequence[str], form: TextFo
 
 def filled_files(files: Sequence[Path], csv: CsvFormat, notes: list[str], *, needed: bool = True) -> list[Path]:
     """The files that hold rows; the others are told in `notes`. InputError where none does although one is `needed`."""
-    filled = [path for path in files if _has_rows(path, csv)]
+    filled = [path for path in files if has_rows(path, csv)]
     if needed and not filled:
         if all(_is_empty(path, csv) for path in files):
             raise InputError(f"{files[0]}: the file is empty")
@@ -120,7 +121,8 @@ def filled_files(files: Sequence[Path], csv: CsvFormat, notes: list[str], *, nee
     return filled
 
 
-def _has_rows(path: Path, csv: CsvFormat) -> bool:
+def has_rows(path: Path, csv: CsvFormat) -> bool:
+    """Whether a file holds more than a header and blank lines; InputError where it cannot be read."""
     if path.is_file() and path.stat().st_size == 0:
         return False
     return parquet.n_rows(path) > 0 if is_parquet(path) else any(form.has_rows for form in forms_of(path, csv))
