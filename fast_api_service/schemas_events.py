@@ -64,7 +64,9 @@ class Sample(BaseModel):
     user_id: UserId | None = Field(None, description="may be missing for a guest, who has a session_id")
     session_id: TextId | None = Field(None, description="a later request with user_id and session_id joins the two")
     event_id: TextId | None = Field(
-        None, description="makes a retry free; without it one is derived from the content (and ten minutes)"
+        None,
+        description="makes a retry free; without it one is derived from the content and timestamp, else from the header"
+        " Idempotency-Key, else from ten minutes. A purchase with none of them counts each time it is sent",
     )
     event_type: EventType | None = Field(None, description="view where neither it nor action_type is given")
     action_type: EventType | None = Field(None, description="another name for event_type, which goes before it")
@@ -113,6 +115,10 @@ class AddAnswer(BaseModel):
     duplicates: int = Field(description="in the log since before; they count once")
     rejected: list[Rejected]
     position: int | None = Field(description="that the log had reached when it took them")
+    stored_as: dict[str, str] = Field(
+        {}, description="event types that are another word for one of this shop's data, and that one"
+    )
+    warnings: list[str] = Field([], description="what of the events could not be used, and what is counted each time")
 
 
 class StoredEvent(BaseModel):

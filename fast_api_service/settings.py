@@ -8,6 +8,7 @@ import re
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from recsys.online.event_names import SYNONYMS
 from recsys.settings import ROOT
 
 
@@ -36,6 +37,12 @@ class ApiSettings(BaseSettings):
     rate_per_s: float = Field(1000.0, gt=0, description="requests per second and worker of a key without its own rate")
     cors_origins: list[str] = Field(
         [], description='pages that may call from a browser, e.g. ["https://shop.example"]; none by default'
+    )
+
+    event_synonyms: dict[str, tuple[str, ...]] = Field(
+        dict(SYNONYMS),
+        description="names that clients give to one action; which is stored is what the data declare of a row, and"
+        " `bought` stands for what they declare as bought",
     )
 
     @field_validator("cors_origins")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
+from fast_api_service import event_warnings
 from fast_api_service.errors import ApiError, documented, in_words
 from fast_api_service.hot import HotRoute, JsonBytes
 from fast_api_service.plain_samples import plain, samples_of
@@ -19,7 +21,9 @@ from fast_api_service.state import State
 from recsys.errors import InputError
 from recsys.ids import MAX_ID_LENGTH
 from recsys.online import event, postgres_log
+from recsys.online.event_names import EventNames
 from recsys.serving.ids import ExternalId, JsonType, external_id, to_external
+from recsys.serving.recent import EventMeaning
 
 router = APIRouter(tags=["online"])
 
@@ -51,6 +55,15 @@ _EXAMPLES: dict[str, Any] = {
         },
     },
 }
+_KEY = re.compile(rb"[\x21-\x7e]{1,200}\Z")
+_KEY_PARAMETER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "of one action, the same in each retry of it, such as a UUID: makes events without `event_id` and"
+    " `timestamp` free to send again",
+    "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"},
+}
 
 
 @_hot.post(
@@ -59,6 +72,7 @@ _EXAMPLES: dict[str, Any] = {
     responses=documented(409, 413, 422, 503) | {207: {"model": AddAnswer, "description": "Some were rejected"}},
     summary="Add events",
     operation_id="add_events",
+    openapi_extra={"parameters": [_KEY_PARAMETER]},
 )
 async def add(request: Request, body: Annotated[AddRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     """The answer comes when the events are durable, and the next recommendation of any worker knows them.
@@ -67,13 +81,20 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     and `features`, are what was known before the user acted (device, page, campaign …): inputs of the model, as
     `user_feats` of a request are.
 
-    200: all are in the log; 207: some were rejected, each with its reason; 422: none could be taken.
+    200: all are in the log; 207: some were rejected, each with its reason; 422: none could be taken. `warnings` says
+    what was taken and cannot be used: types without weight, items that are not known, parameters that say nothing.
+    Usual names of an action (purchase, order, click …) are stored under the name that the shop's data have for it.
+
+    Without `event_id`, a retry is known by the `timestamp`, or by the header `Idempotency-Key`; with none of them,
+    equal views within ten minutes count once, and each purchase counts.
     """
     state: State = request.app.state.service
     samples = body.samples if isinstance(body, Samples) else [body.model_dump(exclude_unset=True)]
+    key = _idempotency_key(request)
     await state.appends.turn()
+    snapshot, names = state.snapshot, names_of(state)
     readable, rejected = _readable(samples, state)
-    events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC))
+    events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC), names, key)
     rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}
     appended = await state.appends.append([one for _, one in events])
     rejected |= {readable[events[place][0]][0]: (422, "this user was erased") for place in appended.erased}
@@ -87,6 +108,12 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
         "rejected": [{"index": i, "code": code, "reason": why} for i, (code, why) in sorted(rejected.items())],
         "position": appended.position,
     }
+    if renamed := event_warnings.stored_as((sample for _, sample in readable), names):
+        answer["stored_as"] = renamed
+    pairs = [(readable[place][1], one) for place, one in events]
+    n_apart = sum(event.is_counted_apart(sample, one, names, key) for sample, one in pairs)
+    if warnings := event_warnings.warnings_of(pairs, n_apart, names, snapshot, owners_of_fields(state)):
+        answer["warnings"] = warnings
     counts = {"accepted": appended.accepted, "duplicate": appended.duplicates, "rejected": rejected}
     for outcome, those in counts.items():
         state.metrics.events.labels(outcome).inc(len(those))
@@ -162,6 +189,29 @@ def _readable(
         except InputError as error:
             rejected[index] = (422, str(error))
     return readable, rejected
+
+
+def names_of(state: State) -> EventNames:
+    """What event types are called here; before anything is published, as where the data declare nothing."""
+    meaning = state.snapshot.meaning if state.snapshot else EventMeaning()
+    return event_warnings.names_of(meaning, state.config, state.settings.event_synonyms)
+
+
+def owners_of_fields(state: State) -> Sequence[str]:
+    """Parameters that own a field of the model in service (`recsys.features.context`)."""
+    loaded = state.models.loaded
+    return loaded.scorer.spec.context_names if loaded else ()
+
+
+def _idempotency_key(request: Request) -> str:
+    """The key of the request, empty without one; ApiError 422 for one that is no word of 1 to 200 characters."""
+    for name, value in request.scope["headers"]:
+        if name == b"idempotency-key":
+            if not _KEY.match(value):
+                text = "Idempotency-Key: use 1 to 200 printable characters of ASCII without spaces, such as a UUID"
+                raise ApiError(422, "invalid_request", text)
+            return str(value.decode())
+    return ""
 
 
 def types_of(state: State) -> dict[str, JsonType]:

@@ -80,6 +80,64 @@ def test_what_was_bought_stays_hidden_however_much_is_looked_at_after(
     assert answer["provenance"]["n_recent"] == 50
 
 
+@pytest.mark.parametrize(("user", "word"), [(791, "purchase"), (792, "buy"), (793, "Transaction"), (794, "ORDER")])
+def test_a_purchase_by_any_usual_name_is_one(
+    workers: tuple[httpx.Client, httpx.Client], stocked: sa.Engine, user: int, word: str
+) -> None:
+    first, second = workers
+    assert recommended(second, user_id=user)["recommendations"][0]["item_id"] == 1011
+    answer = add(first, {"event_id": f"p-{word}", "user_id": user, "item_id": 1011, "event_type": word})
+    assert (answer["accepted"], answer["stored_as"]) == (1, {word: "transaction"})
+    assert "warnings" not in answer
+    assert 1011 not in [entry["item_id"] for entry in recommended(second, user_id=user, top_k=100)["recommendations"]]
+    again = add(second, {"event_id": f"p-{word}", "user_id": user, "item_id": 1011, "event_type": word})
+    assert (again["accepted"], again["duplicates"]) == (0, 1)
+    with stocked.connect() as connection:
+        stored = connection.execute(sa.text("select event_type from events where user_id = :u"), {"u": str(user)})
+        assert stored.scalars().all() == ["transaction"]
+
+
+def test_what_cannot_be_used_is_taken_and_named(workers: tuple[httpx.Client, httpx.Client]) -> None:
+    answer = add(
+        workers[0],
+        {"user_id": 795, "item_id": 1001, "event_type": "gift"},
+        {"user_id": 795, "item_id": 424242, "parameters": {"price": "9,50"}},
+    )
+    assert (answer["success"], answer["accepted"]) == (True, 2)
+    about_type, about_item, about_price = answer["warnings"]
+    assert about_type.startswith("event_type: 1 of 2 have no weight here")
+    assert about_item.startswith("item_id: 1 of 2")
+    assert about_price.startswith("parameters: 'price' (1): should be a number")
+
+
+def test_a_second_purchase_is_counted_and_a_retry_with_the_key_of_its_request_is_not(
+    workers: tuple[httpx.Client, httpx.Client], stocked: sa.Engine
+) -> None:
+    def post(item: int, key: str | None = None, **more: Any) -> dict[str, Any]:
+        sample = {"user_id": 796, "item_id": item, "event_type": "transaction"} | more
+        headers = {} if key is None else {"Idempotency-Key": key}
+        response = workers[0].post("/online/data/add", json=sample, headers=headers)
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json()
+        return body
+
+    for _ in range(2):
+        answer = post(1001)
+        assert (answer["accepted"], answer["duplicates"]) == (1, 0)
+        assert answer["warnings"][0].startswith("event_id: 1 of 1 purchases have neither event_id nor timestamp")
+    for key, accepted in (("a", 1), ("a", 0), ("b", 1), ("b", 0)):
+        answer = post(1002, key)
+        assert (answer["accepted"], answer["duplicates"]) == (accepted, 1 - accepted)
+        assert "warnings" not in answer
+    for accepted in (1, 0):  # as before: the timestamp tells
+        assert post(1003, timestamp=str(NOW))["accepted"] == accepted
+    with stocked.connect() as connection:
+        n = connection.scalar(sa.text("select count(*) from events where user_id = '796'"))
+    assert n == 5
+    bad = workers[0].post("/online/data/add", json={"user_id": 1, "item_id": 1001}, headers={"Idempotency-Key": "a b"})
+    assert (bad.status_code, bad.json()["status"]) == (422, "invalid_request")
+
+
 def test_a_guest_has_events_and_a_user_takes_them_over(workers: tuple[httpx.Client, httpx.Client]) -> None:
     first, second = workers
     add(first, {"session_id": "guest-1", "item_id": 1001})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,8 @@ def test_user_and_item_are_enough() -> None:
         (PLAIN | {"parameters": {str(i): i for i in range(100)}}, "parameters may have"),
         (PLAIN | {"features": {"long": "x" * 10_000}}, "features may have"),
         (PLAIN | {"parameters": {"a": "\0"}}, "NUL"),
+        (PLAIN | {"parameters": {"a": "\\\0"}}, "NUL"),
+        (PLAIN | {"parameters": {"a": ["null", {"b": float("inf")}]}}, "too large"),
     ],
 )
 def test_what_cannot_be_an_event_is_refused_with_a_reason_and_keeps_nobody_out(
@@ -44,6 +47,11 @@ def test_what_cannot_be_an_event_is_refused_with_a_reason_and_keeps_nobody_out(
     events, rejected = parse([PLAIN, sample, PLAIN], NOW)
     assert [index for index, _ in events] == [0, 2]
     assert reason in rejected[1]
+
+
+@pytest.mark.parametrize("text", ["C:\\u0000", "\\\\u0000", "null", "u0000"])
+def test_text_that_only_looks_like_what_cannot_be_stored_is_taken(text: str) -> None:
+    assert orjson.loads(only(PLAIN | {"parameters": {"a": text, "b": None}}).parameters) == {"a": text, "b": None}
 
 
 def test_a_retry_of_a_body_gets_the_same_ids_and_equal_samples_count_apart() -> None:
