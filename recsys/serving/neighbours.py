@@ -75,9 +75,8 @@ class NeighbourIndex:
         seeds = np.array(list(seed_weights), dtype=np.int64)
         weights = np.array(list(seed_weights.values()), dtype=np.float32)
         at = self._row_by_key.take(seeds, mode="clip")
-        return Calls(
-            keys.take(at, 0), scores.take(at, 0) * weights[:, None], seeds, seeds[at < len(self._owners)], self._sums
-        )
+        has_callers = bool((at < len(self._owners)).any())
+        return Calls(keys.take(at, 0), scores.take(at, 0) * weights[:, None], seeds, has_callers, self._sums)
 
 
 @dataclass(slots=True)
@@ -87,19 +86,19 @@ class Calls:
     keys: NDArray[np.int32]
     parts: NDArray[np.float32]  # ≥ 0
     seeds: NDArray[np.int64]  # (n_seeds,)
-    callers: NDArray[np.int64]  # those of them that have neighbours
+    has_callers: bool  # whether one of them has neighbours
     _sums: NDArray[np.float32]  # room of the index to add up in
 
     def best(self, n: int) -> tuple[list[int], list[float]]:
         """The `n` items with the greatest sum of calls, best first (of equals the lesser key), and the sums.
 
-        The callers themselves are not among them.
+        The seeds themselves are not among them, whether they have neighbours or not.
         """
-        if not len(self.callers):
+        if not self.has_callers:
             return [], []
         sums, keys = self._sums, self.keys.ravel().astype(np.int64)
         np.add.at(sums, keys, self.parts.ravel())
-        sums[self.callers] = 0
+        sums[self.seeds[self.seeds < len(sums)]] = 0
         sums[NO_ITEM] = 0
         called = sums[keys]
         sums[keys] = 0
