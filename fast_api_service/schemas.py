@@ -165,6 +165,7 @@ class SimilarAnswer(BaseModel):
 class Health(BaseModel):
     success: Literal[True] = True
     status: Literal["alive"] = "alive"
+    version: str = Field(description="of this service")
 
 
 class Ready(BaseModel):

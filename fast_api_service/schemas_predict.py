@@ -176,7 +176,10 @@ class PredictAnswer(BaseModel):
     success: Literal[True] = True
     predictions: list[Prediction]
     unknown_users: list[UserId] = Field(
-        description="users without a row of their own in the model: known by their latest items alone, or not at all"
+        description="users of whom the model knows nothing: neither a row of their own nor any event"
+    )
+    users_known_by_events: list[UserId] = Field(
+        description="users with too few events for a row of their own in the model: known by the items of these"
     )
     unknown_items: list[ItemId] = Field(
         description="items without a row of their own in the model: known by their category alone, or not at all"
@@ -205,7 +208,7 @@ class PositionsAnswer(BaseModel):
     positions: list[Position]
     n_listed: int = Field(description="items that were ranked")
     n_available: int = Field(description="available items of the category; more than n_listed where the list was cut")
-    unknown_user: bool = Field(description="the user has no row of his own in the model")
+    unknown_user: bool = Field(description="the model knows nothing of the user: neither a row nor any event")
     warnings: list[str] = Field([], description="what of the request could not be used")
     provenance: ModelProvenance
 

@@ -14,11 +14,13 @@ MAX_SAMPLE = 100
 
 
 class Reader(BaseModel):
-    name: str
+    name: str = Field(description="updater, monitor, relay, sink, or archive: and its folder's name")
+    log: str = Field(description="which log it reads: postgres, or kafka: and the topic")
+    offset: str = Field(description="in that log, how far it is; empty: at the beginning")
     lag: int | None = Field(
-        description="events after its offset, at most 1,000,001; null: its offset is of another log"
+        description="events after its offset, at most 1,000,001; null: its offset is of another log than the one in use"
     )
-    updated_at: dt.datetime
+    updated_at: dt.datetime | None = Field(description="when the offset was last kept; null: never, or not needed")
 
 
 class StreamingStatus(BaseModel):
@@ -27,7 +29,9 @@ class StreamingStatus(BaseModel):
     success: Literal[True] = True
     log: str = Field(description="postgres, or kafka: and the topic")
     end: str = Field(description="the offset after all that can be read now")
-    readers: list[Reader] = Field(description="those that keep their offset in log_offsets")
+    readers: list[Reader] = Field(
+        description="all of them; the monitor, who answers /online/streaming/consume, always reads from the end"
+    )
 
 
 class StreamingConfig(BaseModel):

@@ -43,11 +43,12 @@ class Asked(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Probabilities of pairs, and who and what has no row of its own in the model."""
+    """Probabilities of pairs, and of whom and what the model knows little."""
 
     probabilities: list[float]
-    is_unknown_user: NDArray[np.bool_]  # by asker
-    is_unknown_item: NDArray[np.bool_]  # by pair
+    is_unknown_user: NDArray[np.bool_]  # by asker: no row of their own in the model, and no events
+    is_known_by_events: NDArray[np.bool_]  # by asker: events, and no row of their own
+    is_unknown_item: NDArray[np.bool_]  # by pair: no row of its own in the model
 
 
 def in_service(state: State) -> tuple[InService, LoadedModel]:
@@ -113,12 +114,25 @@ def _scored(scorer: Scorer, together: Sequence[Asked], category_of: CategoryOf, 
     of_pair = np.concatenate([one.asker_of_pair + first for one, first in zip(together, users, strict=False)])
     rows = scorer.state.item_rows(np.concatenate([one.item_keys for one in together]), category_of)
     found = shown(scorer.probabilities(askers, of_pair.astype(np.int32, copy=False), rows, moment))
-    is_unknown_user = scorer.state.user_rows([asker.user_key for asker in askers]) == 0
+    is_unknown_user, is_known_by_events = without_row(scorer, askers)
     is_unknown_item = rows[:, 0] == 0
     return [
-        Scored(found[pair:next_pair], is_unknown_user[user:next_user], is_unknown_item[pair:next_pair])
+        Scored(
+            found[pair:next_pair],
+            is_unknown_user[user:next_user],
+            is_known_by_events[user:next_user],
+            is_unknown_item[pair:next_pair],
+        )
         for (user, next_user), (pair, next_pair) in zip(pairwise(users), pairwise(pairs), strict=True)
     ]
+
+
+def without_row(scorer: Scorer, askers: Sequence[Asker]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which askers have no row of their own in the model: those without any event, and those with some."""
+    keys = [asker.user_key for asker in askers]
+    has_none = scorer.state.user_rows(keys) == 0
+    has_events = scorer.state.has_history(keys) | np.array([len(asker.recent) > 0 for asker in askers], dtype=bool)
+    return has_none & ~has_events, has_none & has_events
 
 
 def shown(probabilities: Floats) -> list[float]:

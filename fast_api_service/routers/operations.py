@@ -22,7 +22,7 @@ router = APIRouter(tags=["operations"])
 @router.get("/health", summary="Is the process alive?", operation_id="health")
 async def health() -> Health:
     """Alive means that it answers; see /ready for whether it can serve."""
-    return Health()
+    return Health(version=__version__)
 
 
 @router.get("/ready", responses=documented(503), summary="Can it serve?", operation_id="ready")

@@ -25,7 +25,17 @@ from fast_api_service.schemas_predict import (
     PredictPairs,
     PredictRequest,
 )
-from fast_api_service.scoring import MODEL_PART, Asked, Scored, askers, ids_of, in_service, read_users, score
+from fast_api_service.scoring import (
+    MODEL_PART,
+    Asked,
+    Scored,
+    askers,
+    ids_of,
+    in_service,
+    read_users,
+    score,
+    without_row,
+)
 from fast_api_service.state import State
 from recsys.serving.ids import ExternalId, to_external
 
@@ -61,7 +71,8 @@ _POSITION_EXAMPLES: dict[str, Any] = {
 )
 async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi_examples=_PAIR_EXAMPLES)]) -> Response:
     """By the model of the publication in service, with what the users did a moment ago. Users and items without a row
-    of their own in the model are scored by what is known of them, and named.
+    of their own in the model are scored by what is known of them, and named: users with a few events are known by
+    these, and only those without any are unknown.
 
     503 `model_unavailable` while no model is loaded. With Postgres away, users are strangers and
     `provenance.degraded` says so.
@@ -85,6 +96,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
             for user, item, probability in zip(users, items, found.probabilities, strict=True)
         ],
         "unknown_users": _distinct(list(place), found.is_unknown_user),
+        "users_known_by_events": _distinct(list(place), found.is_known_by_events),
         "unknown_items": _distinct(items, found.is_unknown_item),
         "warnings": warnings,
         "provenance": _provenance(request, state, now, model, degraded),
@@ -128,10 +140,10 @@ async def product_positions(
             f"category_id: it has {len(available)} available items; ranked are those asked for and the newest, "
             f"{len(listed)} together"
         )
-    asked_of = Asked(
-        askers(now.config, [user], features), np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64)
-    )
-    found = await score(now, model, asked_of) if listed else Scored([], np.array([True]), np.array([], dtype=bool))
+    who = askers(now.config, [user], features)
+    asked_of = Asked(who, np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64))
+    nothing = np.array([], dtype=bool)
+    found = await score(now, model, asked_of) if listed else Scored([], *without_row(model.scorer, who), nothing)
     positions = _positions(product_ids, asked, listed, found, warnings)
     answer = {
         "success": True,

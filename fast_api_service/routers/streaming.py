@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 from typing import Annotated, Any
 
+import asyncpg
 import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
@@ -12,14 +15,16 @@ from fast_api_service.errors import documented
 from fast_api_service.routers.events import in_type, types_of
 from fast_api_service.schemas_streaming import ConsumeAnswer, ConsumeRequest, StreamingConfig, StreamingStatus
 from fast_api_service.state import State
-from recsys.online.log import EventLog
+from recsys.online import training_state
+from recsys.online.log import START, EventLog
 from recsys.online.postgres_log import PostgresLog
+from recsys.online.training_state import UpdateRow
 from recsys.settings import load
 
 router = APIRouter(tags=["online"])
 
 _READERS_SQL = """select reader, "after", updated_at from log_offsets order by reader"""
-_RELAY = "relay"  # reads the tables, also where Kafka is the log
+_RELAY, _SINK = "relay", "sink"  # beside Kafka; the relay reads the tables
 _HARMLESS = frozenset({
     "batch.size", "client.id", "compression.type", "linger.ms", "message.timeout.ms", "queue.buffering.max.messages",
     "sasl.mechanism", "sasl.mechanisms", "security.protocol",
@@ -36,12 +41,27 @@ _HARMLESS = frozenset({
 async def status(request: Request) -> Response:
     """Asks the log itself, so it is 503 where that is away."""
     state: State = request.app.state.service
+
+    async def read(connection: asyncpg.Connection) -> tuple[list[asyncpg.Record], UpdateRow | None]:
+        return await connection.fetch(_READERS_SQL), await training_state.newest(connection)
+
     end = await state.log.end()
-    rows = await state.lookups.transaction(lambda connection: connection.fetch(_READERS_SQL))
-    readers = []
-    for name, after, updated_at in rows:
-        log = PostgresLog(state.lookups) if name == _RELAY else state.log
-        readers.append({"name": name, "lag": await _lag(log, after), "updated_at": updated_at})
+    rows, learned = await state.lookups.transaction(read)
+    kept = {name: (after, updated_at) for name, after, updated_at in rows}
+    settings = load()
+    if settings.kafka_bootstrap_servers:
+        for name in (_RELAY, _SINK) if settings.event_outbox else (_SINK,):
+            kept.setdefault(name, (START, None))
+    tables = PostgresLog(state.lookups)
+    updated_at = learned.created_at if learned else None
+    of_updater = state.log.name if learned is None else learned.log
+    readers = [
+        await _reader("updater", state.log, of_updater, learned.after if learned else START, updated_at),
+        {"name": "monitor", "log": state.log.name, "offset": end, "lag": 0, "updated_at": None},
+    ]
+    for name, (after, updated_at) in kept.items():
+        log = tables if name == _RELAY else state.log
+        readers.append(await _reader(name, log, log.name, after, updated_at))
     return _answer({"success": True, "log": state.log.name, "end": end, "readers": readers})
 
 
@@ -100,11 +120,15 @@ async def consume(
     return _answer({"success": True, "events": events})
 
 
-async def _lag(log: EventLog, after: str) -> int | None:
-    try:
-        return await log.lag(after)
-    except ValueError:  # kept while another log was the event log
-        return None
+async def _reader(
+    name: str, log: EventLog, name_of_log: str, after: str, updated_at: dt.datetime | None
+) -> dict[str, Any]:
+    """How far a reader is; `name_of_log`: of the log that its offset is of."""
+    lag = None
+    if name_of_log == log.name:
+        with contextlib.suppress(ValueError):  # kept while another log was the event log
+            lag = await log.lag(after)
+    return {"name": name, "log": name_of_log, "offset": after, "lag": lag, "updated_at": updated_at}
 
 
 def _answer(body: dict[str, Any]) -> Response:

@@ -92,6 +92,11 @@ async def replay(
     return counts
 
 
+def offset_of(folder: Path) -> Offset:
+    """How far an archive is in its log."""
+    return str(json.loads((folder / _STATE).read_text())["after"])
+
+
 async def _portion(log: EventLog, after: Offset, limit: int) -> tuple[list[Event], Offset]:
     """As many events as there are up to the limit: a log may give fewer at a time."""
     events: list[Event] = []

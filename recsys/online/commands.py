@@ -10,6 +10,7 @@ from typing import Any
 
 from recsys.errors import InputError
 from recsys.online.archive import archive as archive_log
+from recsys.online.archive import offset_of as offset_of_archive
 from recsys.online.archive import replay as replay_archive
 from recsys.online.archive import skip_gap as skip_gap_of_archive
 from recsys.online.connections import Connections, keep_offset, offset_of
@@ -37,9 +38,19 @@ def sink(settings: Settings, *, once: bool) -> int:
 
 
 def archive(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Bring an archive up to the end of the log."""
-    n = _with_log(settings, "recsys-archive", lambda log: archive_log(log, folder))
-    return {"events": n, "folder": str(folder)}
+    """Bring an archive up to the end of the log, and have Postgres know how far it is."""
+    name = f"archive:{folder.resolve().name}"
+
+    async def work(log: EventLog) -> int:
+        n = await archive_log(log, folder)
+        connections = Connections(database_url(settings), "recsys-archive")
+        try:
+            await connections.transaction(lambda connection: keep_offset(connection, name, offset_of_archive(folder)))
+        finally:
+            await connections.close()
+        return n
+
+    return {"events": _with_log(settings, "recsys-archive", work), "folder": str(folder)}
 
 
 def replay(

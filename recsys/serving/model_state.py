@@ -160,6 +160,11 @@ class ModelState:
         """Row of each user in the network, 0 for those without one of their own, (n,)."""
         return self.rows_of_users.rows(_keys(user_keys))
 
+    def has_history(self, user_keys: Sequence[int | None]) -> NDArray[np.bool_]:
+        """Of which users there were events at the cut, (n,)."""
+        found: NDArray[np.bool_] = self._users.rows(_keys(user_keys)) > 0
+        return found
+
     def item_rows(self, item_keys: Sequence[int | None] | NDArray[np.int64], category_of: CategoryOf) -> Rows:
         """Item, category, parent category, trends and age, (n, 6), as of the cut. An item that came later has its
         category, and its own row once it got one; None, in an array -1, is an item that nobody knows, all zeros."""

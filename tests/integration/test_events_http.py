@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from fast_api_service.schemas_events import AddAnswer, EventsAnswer
+from fast_api_service.schemas_streaming import StreamingStatus
+from recsys.online import commands
+from recsys.settings import Settings
 from tests.integration import serving_shop as shop
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -180,6 +184,38 @@ def test_the_answer_says_what_became_of_each_sample(workers: tuple[httpx.Client,
     assert events.json()["user_id"] == 502
     assert {json.dumps(event["parameters"]) for event in events.json()["events"]} == {'{"stars": 5}', "{}"}
     assert client.get("/online/events/4242").json()["events"] == []
+
+
+def test_the_status_lists_every_reader_and_how_far_it_is(
+    clean_database_url: str, clean_database: sa.Engine, tmp_path: Path
+) -> None:
+    shop.stock(clean_database)
+    with shop.running_service(clean_database_url) as client:
+        add(client, *({"event_id": f"s{number}", "user_id": 501, "item_id": 1001} for number in range(3)))
+
+        def readers() -> dict[str, dict[str, Any]]:
+            body = client.get("/online/streaming/status").json()
+            StreamingStatus.model_validate(body)
+            return {reader["name"]: reader for reader in body["readers"]}
+
+        first = readers()
+        assert {name: reader["lag"] for name, reader in first.items()} == {"updater": 3, "monitor": 0}
+        assert commands.archive(Settings(database_url=clean_database_url), tmp_path / "kept")["events"] == 3
+        with clean_database.begin() as connection:  # what an updater commits
+            connection.execute(
+                sa.text("""insert into model_updates (number, base, is_base, artifact, chain, log, "after", n_events,
+                           fence) values (1, 'b', true, 'a', 'c', 'postgres', :after, 3, 1)"""),
+                {"after": first["monitor"]["offset"]},
+            )
+        add(client, {"event_id": "s3", "user_id": 501, "item_id": 1001})
+        then = readers()
+        lags = {name: reader["lag"] for name, reader in then.items()}
+        assert lags == {"updater": 1, "monitor": 0, "archive:kept": 1}
+        assert then["updater"]["offset"] == first["monitor"]["offset"]
+        assert then["archive:kept"]["updated_at"] is not None
+        with clean_database.begin() as connection:  # an offset of a log that is not in use is told, without a lag
+            connection.execute(sa.text("update model_updates set log = 'kafka:old'"))
+        assert (readers()["updater"]["log"], readers()["updater"]["lag"]) == ("kafka:old", None)
 
 
 @pytest.mark.slow

@@ -104,9 +104,24 @@ def test_a_pair_two_lists_and_pairs_give_the_same(service: httpx.Client) -> None
 
 def test_who_and_what_is_unknown_is_scored_and_named(service: httpx.Client) -> None:
     body = predicted(service, user_ids=[501, 777, 503, 777], item_ids=[1001, 1060, 4242, 1001])
-    assert body["unknown_users"] == [777, 503]
+    assert (body["unknown_users"], body["users_known_by_events"]) == ([777], [503])
     assert body["unknown_items"] == [1060, 4242]
     assert all(0 <= row["probability"] <= 1 for row in body["predictions"])
+
+
+def test_a_user_with_events_and_no_row_of_their_own_is_not_unknown(service: httpx.Client) -> None:
+    """By night: fewer events than a row needs. By day: events alone. Only who has neither is unknown."""
+
+    def said() -> tuple[list[int], list[int]]:
+        body = predicted(service, user_ids=[501, 503, 7701, 7702], item_ids=[1001] * 4)
+        return body["unknown_users"], body["users_known_by_events"]
+
+    assert said() == ([7701, 7702], [503])
+    event = {"event_id": "7701", "user_id": 7701, "item_id": 1002}
+    assert service.post("/online/data/add", json=event).status_code == 200
+    assert said() == ([7702], [503, 7701])
+    listing = {"user_id": 503, "category_id": 902, "products": [PRODUCT]}
+    assert service.post("/predict/product_positions", json=listing).json()["unknown_user"] is False
 
 
 def test_features_of_the_request_and_those_that_nobody_knows(service: httpx.Client) -> None:
@@ -179,7 +194,7 @@ def test_products_stand_where_their_best_item_is_listed(service: httpx.Client) -
     assert len(body["warnings"]) == 2
     assert "2 of 3 have no item that is listed" in body["warnings"][1]
     empty = service.post("/predict/product_positions", json=request | {"category_id": 904}).json()
-    assert (empty["n_listed"], empty["positions"][0]["position"]) == (0, None)
+    assert (empty["n_listed"], empty["positions"][0]["position"], empty["unknown_user"]) == (0, None, False)
     unknown = service.post("/predict/product_positions", json=request | {"category_id": 4711})
     assert (unknown.status_code, unknown.json()["status"]) == (404, "unknown_category")
 

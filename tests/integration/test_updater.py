@@ -76,8 +76,8 @@ def test_a_user_whom_only_events_name_gets_a_row_and_loses_it_when_he_is_erased(
         pair = {"user_id": 590, "item_id": 1033}
 
         def unknown() -> list[int]:
-            found: list[int] = asked.post("/predict", json=pair).json()["unknown_users"]
-            return found
+            found = asked.post("/predict", json=pair).json()
+            return [*found["unknown_users"], *found["users_known_by_events"]]
 
         def known_as() -> str:
             answer = asked.post("/recommend", json={"user_id": 590}).json()

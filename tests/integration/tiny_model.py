@@ -2,7 +2,7 @@
 
 Its logit is the item's bias + the taste of the user's latest items · the item's taste + a bias of the part of the day.
 Items of even keys have taste 1, those of odd keys -1; the bias falls with the key, or rises with it (`rising`).
-Users 1 and 2 have rows of their own; items 1 to 55 have, and 56 to 60 came later.
+Users 1 and 2 have rows of their own, 3 had an event and has none; items 1 to 55 have, and 56 to 60 came later.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def write(root: Path, version: str, *, rising: bool = False) -> None:
             "parent_category_vocabulary": np.array([1], dtype=np.int32),
             "items": known,
             "item_rows": rows,
-            "users": np.array([1, 2], dtype=np.int32),
-            "n_events": np.array([3, 1], dtype=np.int32),
-            "history_start": np.array([0, 2, 2]),
+            "users": np.array([1, 2, 3], dtype=np.int32),
+            "n_events": np.array([3, 1, 1], dtype=np.int32),
+            "history_start": np.array([0, 2, 2, 2]),
             "history": np.array([1, 3], dtype=np.int32),  # user 1 looked at odd items
             "history_weight": np.array([0.8, 0.6], dtype=np.float32),
         }

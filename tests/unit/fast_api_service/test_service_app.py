@@ -19,6 +19,7 @@ from fast_api_service.middleware import Envelope
 from fast_api_service.pressure import MAX_BODY_BYTES
 from fast_api_service.schemas import RecommendAnswer
 from fast_api_service.settings import ApiSettings
+from recsys import __version__
 from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
@@ -217,7 +218,7 @@ def test_a_strange_request_id_is_replaced(client: Client) -> None:
 
 def test_nothing_published_is_not_ready_but_alive(client: Client) -> None:
     client.app.state.service.snapshot = None
-    assert client.get("/health").status_code == 200
+    assert client.get("/health").json() == {"success": True, "status": "alive", "version": __version__}
     for answer in (client.get("/ready"), client.post("/recommend", json={}), client.get("/model/info")):
         refused(answer, 503, "not_ready")
         assert int(answer.headers["retry-after"]) > 0

@@ -1,3 +1,6 @@
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from recsys.serving import rules
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.rules import NumberRange, Restriction
@@ -24,6 +27,28 @@ def test_what_is_shown_or_unwanted_already_does_not_use_up_what_fills_an_answer(
     assert shown(items, set(), Restriction(), 4, 2) == [6, 5, 2]
     assert shown(items, {5, 4, 3}, Restriction(), 2, 0) == [6, 2, 1]
     assert shown(items, {6}, Restriction(ranges=(NumberRange("price", 2, 4),)), None, 0) == [4, 3, 2]
+
+
+categories = st.lists(st.none() | st.integers(1, 3), min_size=1, max_size=25)
+
+
+@given(categories, st.integers(1, 4), st.randoms(use_true_random=False))
+@example([7, 7], 1, None)
+def test_a_quota_lets_exactly_so_many_of_each_category_through(
+    of: list[int | None], quota: int, chance: object
+) -> None:
+    """Whoever comes first, and not one more; those without a category all."""
+    items, keys = items_of(*of), list(range(1, len(of) + 1))
+    if chance is not None:
+        chance.shuffle(keys)  # type: ignore[attr-defined]
+    may = rules.within_quota(rules.allowed(items, set()), items, quota)
+    shown_keys = [key for key in keys if may(key)]
+    for category in set(of):
+        mine = [key for key in keys if of[key - 1] == category]
+        assert [key for key in shown_keys if of[key - 1] == category] == (mine if category is None else mine[:quota])
+    n = sum(min(of.count(one), quota) if one is not None else of.count(None) for one in set(of))
+    assert rules.n_possible(keys, rules.allowed(items, set()), items, quota) == len(shown_keys) == n
+    assert len(rules.newest(items, set(), Restriction(), quota)) == n
 
 
 def test_items_without_a_category_have_no_quota() -> None:
