@@ -97,7 +97,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     app.add_middleware(HotPath, app=app)
     app.add_middleware(Pressure, metrics=metrics, limit=settings.max_in_flight)  # who may not ask sends no body either
     # the last one is the outermost: refusals, too, get a request id, are counted, and can be read by allowed pages
-    app.add_middleware(Guard, keyring=state.keys)
+    app.add_middleware(Guard, keyring=state.keys, routes=app.routes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -36,7 +36,7 @@ _SESSION = {
 _LOOK_UP = {"statement_timeout": "10s", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
 
-_KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null from api_keys"
+_KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null, expires_at from api_keys"
 
 
 class Database:

@@ -16,7 +16,8 @@ from fastapi.staticfiles import StaticFiles
 
 from fast_api_service.errors import documented
 from fast_api_service.schemas_catalogue import ABSENT_ID, STORED_ID
-from fast_api_service.security import OPEN, needed_scope, page_headers
+from fast_api_service.scopes import OPEN, in_words, needed_scopes
+from fast_api_service.security import page_headers
 from fast_api_service.state import State
 from recsys.ids import ID_PATTERN, INTEGER_ID_PATTERN, MAX_ID_LENGTH
 from recsys.serving.ids import ExternalId, JsonType, to_external
@@ -40,7 +41,9 @@ def install(app: FastAPI, state: State) -> None:
         # without a validator, which is a site of others that would be told where the document is
         swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0, "validatorUrl": None},
     )
-    page = bytes(made.body).decode()
+    # a header that no form can send, so that operations without a body work where no key is needed
+    asking = "SwaggerUIBundle({requestInterceptor: r => { r.headers['X-Requested-With'] = 'docs'; return r },"
+    page = bytes(made.body).decode().replace("SwaggerUIBundle({", asking, 1)
     headers = page_headers(page)
 
     @app.get("/docs", include_in_schema=False)
@@ -86,11 +89,12 @@ def _tell_of_keys(document: dict[str, Any], *, needs_keys: bool) -> None:
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            scope = needed_scope(method.upper(), path)
-            if scope == OPEN:
+            scopes = needed_scopes(method.upper(), path)
+            if scopes == OPEN or scopes is None:
                 continue
             operation["responses"] = refusals | operation["responses"]
-            operation["description"] = f"{operation.get('description', '')}\n\nNeeds the scope `{scope}`.".strip()
+            needs = f"Needs the {in_words(scopes)}."
+            operation["description"] = f"{operation.get('description', '')}\n\n{needs}".strip()
             if needs_keys:
                 operation["security"] = [{"key": []}]
 

@@ -24,7 +24,7 @@ EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 SHED_REASONS = ("rate_limit", "queue")
 _MAX_KEYS = 100_000
 MODELS = ("deepfm", "als")
-AUTH_FAILURES = ("missing", "wrong", "scope")
+AUTH_FAILURES = ("missing", "wrong", "expired", "scope", "page")
 
 
 class Metrics:

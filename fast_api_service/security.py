@@ -1,58 +1,31 @@
-"""Who may call what: API keys, the scope that each route needs, limits per key; and the headers of pages."""
+"""Who may call: API keys, their scopes and limits; and the headers of pages."""
 
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import hmac
 import logging
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fast_api_service import local_only
 from fast_api_service.errors import error_response
 from fast_api_service.metrics import Metrics
+from fast_api_service.scopes import OPEN, in_words, needed_scopes
 from fast_api_service.settings import ApiSettings
 from recsys import api_key
 
 log = logging.getLogger(__name__)
 
-OPEN, ANY_KEY, READ, WRITE, ADMIN = "open", "any", "read", "write", "admin"
-
-# What a request needs, by method and path (that path, or anything below it). The first row that fits decides.
-RULES: Final = (
-    ("*", "/health", OPEN),
-    ("*", "/ready", OPEN),
-    ("*", "/docs", OPEN),
-    ("*", "/openapi.json", OPEN),
-    ("*", "/static", OPEN),
-    ("GET", "/dashboard/data", READ),
-    ("GET", "/dashboard", OPEN),  # the page and its files, which hold nothing; it asks for a key to get the data
-    ("POST", "/recommend", READ),
-    ("GET", "/similar", READ),
-    ("POST", "/predict", READ),
-    ("GET", "/metrics", READ),
-    ("GET", "/model/info", READ),
-    ("GET", "/items", READ),
-    ("GET", "/users", READ),
-    ("GET", "/categories", READ),
-    ("GET", "/config", READ),
-    ("GET", "/online", READ),
-    ("POST", "/online/data/add", WRITE),
-    ("*", "/items", WRITE),
-    ("*", "/users", WRITE),
-    ("*", "/categories", WRITE),
-    ("*", "/store_object", WRITE),
-    ("*", "/store_objects", WRITE),
-    ("*", "/config", ADMIN),
-    ("*", "/model/export", ADMIN),
-    ("*", "/online", ADMIN),
-)
 _BURST_S = 2.0  # a key may use what it left unused in this time at once
 _NOBODYS_DIGEST = bytes(32)
 _NOT_READ = "the API keys were not read from Postgres yet; the log of the service says why"
@@ -67,6 +40,7 @@ class StoredKey(NamedTuple):
     scopes: Sequence[str]
     rate_per_s: float | None
     revoked: bool
+    expires_at: dt.datetime | None = None
 
 
 class Keyring:
@@ -108,35 +82,60 @@ class Keyring:
         else:
             log.error("%s; API_HOST=%s is not for this machine alone", _NO_KEYS, self._settings.host)
 
-    def refusal(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Response | None:
-        """What to answer instead of the route, None where the request may go on. Takes from the key's limit.
+    def refusal(
+        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], routes: Iterable[BaseRoute] = ()
+    ) -> Response | str:
+        """What to answer instead of the route; or, where the request may go on, the id of its key, empty if it needs
+        none. Takes from the key's limit.
 
-        401 without a valid key, 403 where it lacks the scope, 429 where it is too fast; and 503 to all but
-        /health while there are no keys to check by.
+        401 without a valid key, 403 where it lacks a scope or no rule speaks of the route, 429 where it is too fast;
+        503 to all but /health while there are no keys to check by; and where no key is needed, 403 to pages of others.
         """
-        if not self.needed or path == "/health":
-            return None
+        if not self.needed:
+            return self._refusal_to_pages(method, path, headers)
+        if path == "/health":
+            return ""
         if not self._rows:
             text = _NOT_READ if self._rows is None else _NO_KEYS
             return error_response(503, "not_ready", text, {"Retry-After": "2"})
-        scope = needed_scope(method, path)
-        if scope == OPEN:
-            return None
+        scopes = needed_scopes(method, path)
+        if scopes == OPEN:
+            return ""
         presented = _presented(headers)
         if presented is None:
             return self._unauthorized("missing", "this needs an API key: send `Authorization: Bearer <key>`")
         key = self._verified(presented)
         if key is None:
             return self._unauthorized("wrong", "this API key is not known, or was revoked; `recsys keys list` tells")
+        if key.expires_at is not None and key.expires_at <= dt.datetime.now(dt.UTC):
+            text = f"key {key.key_id} expired at {key.expires_at.isoformat()}; make another by `recsys keys create`"
+            return self._unauthorized("expired", text)
         if wait_s := key.wait_s(self._clock()):
             self._metrics.shed.labels("rate_limit").inc()
             text = f"key {key.key_id} may make {key.rate_per_s:g} requests per second; wait for Retry-After seconds"
             return error_response(429, "rate_limited", text, {"Retry-After": str(math.ceil(wait_s))})
-        if scope not in key.scopes:
+        if scopes is None:
+            return self._without_rule(method, path, routes) or key.key_id
+        if missing := scopes - key.scopes:
             self._metrics.auth_failures.labels("scope").inc()
-            text = f"key {key.key_id} lacks the scope {scope}; it has {', '.join(sorted(key.scopes - {ANY_KEY}))}"
+            text = f"key {key.key_id} lacks the {in_words(missing)}; it has {', '.join(sorted(key.scopes))}"
             return error_response(403, "forbidden", text)
-        return None
+        return key.key_id
+
+    def _refusal_to_pages(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Response | str:
+        problem = local_only.problem(method, path, headers, self._settings.hosts, self._settings.cors_origins)
+        if not problem:
+            return ""
+        self._metrics.auth_failures.labels("page").inc()
+        return error_response(403, "forbidden", problem)
+
+    def _without_rule(self, method: str, path: str, routes: Iterable[BaseRoute]) -> Response | None:
+        """403 where something would answer; what nobody answers may go on, to be told so."""
+        asked = {"type": "http", "method": method, "path": path}
+        if all(route.matches(asked)[0] != Match.FULL for route in routes):
+            return None
+        self._metrics.auth_failures.labels("scope").inc()
+        return error_response(403, "forbidden", "no rule says who may call this, so nobody may")
 
     def _verified(self, text: str) -> _Key | None:
         """The key of this text. Compares in constant time, and for unknown ids as well."""
@@ -155,11 +154,12 @@ class Keyring:
 class _Key:
     """A key that may call, with its token bucket, which starts full."""
 
-    __slots__ = ("_filled_at", "_tokens", "digest", "key_id", "rate_per_s", "scopes")
+    __slots__ = ("_filled_at", "_tokens", "digest", "expires_at", "key_id", "rate_per_s", "scopes")
 
     def __init__(self, row: StoredKey, rate_per_s: float, now: float) -> None:
         self.key_id, self.digest, self.rate_per_s = row.key_id, row.digest, rate_per_s
-        self.scopes = frozenset((ANY_KEY, READ, WRITE, ADMIN) if ADMIN in row.scopes else (ANY_KEY, *row.scopes))
+        self.scopes = frozenset(api_key.SCOPES if api_key.ADMIN in row.scopes else row.scopes)
+        self.expires_at = row.expires_at
         self._tokens = self._burst
         self._filled_at = now
 
@@ -178,35 +178,30 @@ class _Key:
 
 
 class Guard:
-    """Plain ASGI: lets a request through to the routes, or answers that it may not be made."""
+    """Plain ASGI: lets a request through to the routes, or answers that it may not be made.
 
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+    `routes`: those of the application, which may still come.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, routes: Iterable[BaseRoute]) -> None:
         self.app = app
         self.keyring = keyring
+        self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            refusal = self.keyring.refusal(scope["method"], scope["path"], scope["headers"])
-            if refusal is not None:
-                await refusal(scope, receive, send)
+            found = self.keyring.refusal(scope["method"], scope["path"], scope["headers"], self.routes)
+            if not isinstance(found, str):
+                await found(scope, receive, send)
                 return
+            scope.setdefault("state", {})["key_id"] = found
         await self.app(scope, receive, send)
 
 
-def caller(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The public part of the key of a request that was let through; empty where none was needed."""
-    text = _presented(headers)
-    parts = api_key.read(text) if text else None
-    return parts.key_id if parts else ""
-
-
-def needed_scope(method: str, path: str) -> str:
-    """What a key must allow for this request: read, write, admin; `any` where no route is known; or `open`."""
-    method = "GET" if method == "HEAD" else method
-    for rule_method, start, scope in RULES:
-        if path.startswith(start) and rule_method in (method, "*") and path[len(start) : len(start) + 1] in ("", "/"):
-            return scope
-    return ANY_KEY
+def caller(scope: Scope) -> str:
+    """The public part of the key that a request was let through with; empty where none was needed."""
+    key_id: str = scope.get("state", {}).get("key_id", "")
+    return key_id
 
 
 def page_headers(html: str) -> dict[str, str]:

@@ -39,6 +39,9 @@ class ApiSettings(BaseSettings):
         [], description='pages that may call from a browser, e.g. ["https://shop.example"]; none by default'
     )
 
+    hosts: list[str] = Field(
+        [], description="names of this service in the Host header, beside localhost, while no API key is needed"
+    )
     event_synonyms: dict[str, tuple[str, ...]] = Field(
         dict(SYNONYMS),
         description="names that clients give to one action; which is stored is what the data declare of a row, and"

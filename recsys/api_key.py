@@ -6,7 +6,17 @@ import hashlib
 import secrets
 from typing import Final, NamedTuple
 
-SCOPES: Final = ("read", "write", "admin")
+RECOMMEND, EVENTS, CATALOGUE, USERS, METRICS, ADMIN = SCOPES = (
+    *("recommend", "events", "catalogue", "users", "metrics", "admin"),
+)
+MEANING: Final = {
+    RECOMMEND: "recommendations, neighbours, predictions",
+    EVENTS: "adding events",
+    CATALOGUE: "items and categories: reading, changing, deleting",
+    USERS: "users and their events: reading, changing, erasing",
+    METRICS: "what the service says of itself: metrics, state, configuration, figures",
+    ADMIN: "all of it, and changing the configuration and the updater",
+}
 _PREFIX = "rk"
 
 

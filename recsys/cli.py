@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -261,18 +262,25 @@ def migrate_() -> None:
 @keys.command("create")
 def keys_create(
     name: Annotated[str, typer.Option(help="Who uses the key.")],
-    scope: Annotated[list[str], typer.Option(help="read, write or admin (which allows all); may be given repeatedly.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="recommend, events, catalogue, users, metrics or admin (which allows all); repeatedly."),
+    ],
     rate: Annotated[
         float | None, typer.Option(help="Requests per second and worker; API_RATE_PER_S of the service by default.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends: in 90d, 12h, or at an instant, ISO 8601, UTC. Never by default.")
     ] = None,
 ) -> None:
     """Make a key and print it, alone on standard output."""
     from recsys.storage import api_keys
 
-    text, key = api_keys.create(_database(), name, scope, rate)
+    text, key = api_keys.create(_database(), name, scope, rate, _end(expires))
+    ends = f" until {key.expires_at.isoformat()}" if key.expires_at else ""
     typer.echo(text)
     typer.echo(
-        f"Key {key.key_id} of {key.name!r} may {', '.join(key.scopes)}. Keep it now: it will not be shown again. "
+        f"Key {key.key_id} of {key.name!r} may {', '.join(key.scopes)}{ends}. Keep it now: it will not be shown again. "
         "Running services know it within seconds; send it as `Authorization: Bearer <key>`.",
         err=True,
     )
@@ -321,6 +329,14 @@ def _instant(text: str | None) -> dt.datetime | None:
     except ValueError:
         raise InputError(f"{text!r} is no instant; expected ISO 8601, as 2026-03-01T12:00:00Z") from None
     return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
+
+
+def _end(text: str | None) -> dt.datetime | None:
+    """An instant, or so many days or hours from now; InputError."""
+    found = re.fullmatch(r"([0-9]{1,5})([dh])", text or "")
+    if found is None:
+        return _instant(text)
+    return dt.datetime.now(dt.UTC) + dt.timedelta(**{"days" if found[2] == "d" else "hours": int(found[1])})
 
 
 def _database() -> Any:

@@ -86,7 +86,7 @@ async def put_items(
 
 
 @router.put(
-    "/items/{item_id:path}", responses=documented(413, 422, 503), summary="Store an item", operation_id="put_item"
+    "/items/{item_id:id}", responses=documented(413, 422, 503), summary="Store an item", operation_id="put_item"
 )
 async def put_item(
     request: Request,
@@ -99,14 +99,14 @@ async def put_item(
     return await _put_one(request, store, Told("item", item_id, _given(body)))
 
 
-@router.get("/items/{item_id:path}", responses=documented(404, 422, 503), summary="An item", operation_id="get_item")
+@router.get("/items/{item_id:id}", responses=documented(404, 422, 503), summary="An item", operation_id="get_item")
 async def get_item(store: Store, item_id: ItemPath) -> ItemOut:
     """What is known of an item."""
     return ItemOut.model_validate(_known("item", item_id, await store.item(item_id)))
 
 
 @router.delete(
-    "/items/{item_id:path}", responses=documented(422, 503), summary="Delete an item", operation_id="delete_item"
+    "/items/{item_id:id}", responses=documented(422, 503), summary="Delete an item", operation_id="delete_item"
 )
 async def delete_item(request: Request, store: Store, item_id: ItemPath) -> Deleted:
     """For ever: the item is recommended to nobody, and its id is not used again. To take it away for a while, store
@@ -127,9 +127,7 @@ async def put_users(
     return await _put_many(request, store, _all_told("user", body.users))
 
 
-@router.put(
-    "/users/{user_id:path}", responses=documented(413, 422, 503), summary="Store a user", operation_id="put_user"
-)
+@router.put("/users/{user_id:id}", responses=documented(413, 422, 503), summary="Store a user", operation_id="put_user")
 async def put_user(
     request: Request,
     store: Store,
@@ -140,14 +138,14 @@ async def put_user(
     return await _put_one(request, store, Told("user", user_id, _given(body)))
 
 
-@router.get("/users/{user_id:path}", responses=documented(404, 422, 503), summary="A user", operation_id="get_user")
+@router.get("/users/{user_id:id}", responses=documented(404, 422, 503), summary="A user", operation_id="get_user")
 async def get_user(store: Store, user_id: UserPath) -> UserOut:
     """What the catalogue knows of a user."""
     return UserOut.model_validate(_known("user", user_id, await store.user(user_id)))
 
 
 @router.delete(
-    "/users/{user_id:path}", responses=documented(422, 503), summary="Erase a user", operation_id="delete_user"
+    "/users/{user_id:id}", responses=documented(422, 503), summary="Erase a user", operation_id="delete_user"
 )
 async def delete_user(request: Request, user_id: UserPath) -> Receipt:
     """Everywhere in Postgres, for ever, known or not; the receipt says how many rows went from where.
@@ -176,7 +174,7 @@ async def put_categories(
 
 
 @router.put(
-    "/categories/{category_id:path}",
+    "/categories/{category_id:id}",
     responses=documented(413, 422, 503),
     summary="Store a category",
     operation_id="put_category",
@@ -192,7 +190,7 @@ async def put_category(
 
 
 @router.get(
-    "/categories/{category_id:path}",
+    "/categories/{category_id:id}",
     responses=documented(404, 422, 503),
     summary="A category",
     operation_id="get_category",
@@ -203,7 +201,7 @@ async def get_category(store: Store, category_id: CategoryPath) -> CategoryOut:
 
 
 @router.delete(
-    "/categories/{category_id:path}",
+    "/categories/{category_id:id}",
     responses=documented(409, 422, 503),
     summary="Delete a category",
     operation_id="delete_category",

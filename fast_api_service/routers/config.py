@@ -99,7 +99,7 @@ async def _add(request: Request, config: ServingConfig, comment: str, replaces: 
         in_force = (await config_versions.in_force(connection)).config_id
         if replaces is not None and replaces != in_force:
             raise ApiError(409, "conflict", f"version {in_force} is in force, not {replaces}; read it first")
-        return await connection.fetchrow(_INSERT_SQL, text, comment, caller(request.scope["headers"]))
+        return await connection.fetchrow(_INSERT_SQL, text, comment, caller(request.scope))
 
     row = await state.writes.transaction(write)
     state.wake()

@@ -128,7 +128,7 @@ router.include_router(_hot)
 
 
 @router.get(
-    "/online/events/{user_id:path}",
+    "/online/events/{user_id:id}",
     response_model=EventsAnswer,
     responses=documented(404, 422, 503),
     summary="What a user did of late",

@@ -116,7 +116,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
 
 
 @router.get(
-    "/similar/{item_id:path}",
+    "/similar/{item_id:id}",
     response_model=SimilarAnswer,
     responses=documented(404, 422, 503),
     summary="Neighbours of an item",

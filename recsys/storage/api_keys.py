@@ -24,13 +24,18 @@ class ApiKey(NamedTuple):
     rate_per_s: float | None  # None: the service's default
     created_at: dt.datetime
     revoked_at: dt.datetime | None
+    expires_at: dt.datetime | None  # None: never
 
 
 _SHOWN = [api_keys.c[name] for name in ApiKey._fields]
 
 
 def create(
-    engine: sa.Engine, name: str, scopes: Collection[str], rate_per_s: float | None = None
+    engine: sa.Engine,
+    name: str,
+    scopes: Collection[str],
+    rate_per_s: float | None = None,
+    expires_at: dt.datetime | None = None,
 ) -> tuple[str, ApiKey]:
     """A new key: its text, which cannot be had again, and its row. Raises InputError for what cannot be used."""
     if not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable():
@@ -41,6 +46,8 @@ def create(
         raise InputError(f"a key needs a scope: {', '.join(api_key.SCOPES)}")
     if rate_per_s is not None and not 0.001 <= rate_per_s <= 1e6:
         raise InputError(f"the rate is {rate_per_s} requests per second; it should be from 0.001 to 1000000")
+    if expires_at is not None and expires_at <= dt.datetime.now(dt.UTC):
+        raise InputError(f"a key that expired at {expires_at.isoformat()} is of no use; give an instant to come")
     text, stored = api_key.make()
     row = {
         "key_id": stored.key_id,
@@ -48,6 +55,7 @@ def create(
         "name": name,
         "scopes": [scope for scope in api_key.SCOPES if scope in scopes],
         "rate_per_s": rate_per_s,
+        "expires_at": expires_at,
     }
     with engine.begin() as connection:
         made = connection.execute(sa.insert(api_keys).values(row).returning(*_SHOWN)).one()

@@ -416,7 +416,11 @@ api_keys = sa.Table(
     sa.Column("rate_per_s", sa.REAL),  # requests; null: the service's default
     _created_at(),
     sa.Column("revoked_at", sa.DateTime(timezone=True)),
-    sa.CheckConstraint("scopes <@ array['read', 'write', 'admin'] and cardinality(scopes) > 0", name="scopes"),
+    sa.Column("expires_at", sa.DateTime(timezone=True)),  # null: never
+    sa.CheckConstraint(
+        "scopes <@ array['recommend', 'events', 'catalogue', 'users', 'metrics', 'admin'] and cardinality(scopes) > 0",
+        name="scopes",
+    ),
     sa.CheckConstraint("rate_per_s > 0", name="rate_per_s"),
 )
 

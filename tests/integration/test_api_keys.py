@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import re
@@ -24,62 +25,66 @@ from tests.integration import tiny_model
 ANYWHERE = "0.0.0.0"  # noqa: S104 - the service must refuse to serve there without keys
 OPEN, ANY_KEY = "open", "any"
 
-# What each route must ask for; a route that is not here yet goes here before the tests pass.
+# What each route must ask for, all of several scopes; a route that is not here yet goes here before the tests pass.
 SCOPE_BY_ROUTE = {
     ("GET", "/health"): OPEN,
     ("GET", "/ready"): OPEN,
     ("GET", "/docs"): OPEN,
     ("GET", "/openapi.json"): OPEN,
     ("GET", "/static/swagger-ui.css"): OPEN,
-    ("POST", "/recommend"): "read",
-    ("POST", "/recommend/batch"): "read",
-    ("GET", "/similar/{item_id}"): "read",
-    ("POST", "/predict"): "read",
-    ("POST", "/predict/product_positions"): "read",
-    ("GET", "/metrics"): "read",
-    ("GET", "/model/info"): "read",
+    ("POST", "/recommend"): "recommend",
+    ("POST", "/recommend/batch"): "recommend",
+    ("GET", "/similar/{item_id}"): "recommend",
+    ("POST", "/predict"): "recommend",
+    ("POST", "/predict/product_positions"): "recommend",
+    ("GET", "/metrics"): "metrics",
+    ("GET", "/model/info"): "metrics",
     ("POST", "/model/export"): "admin",
-    ("POST", "/online/data/add"): "write",
-    ("GET", "/online/events/{user_id}"): "read",
+    ("POST", "/online/data/add"): "events",
+    ("GET", "/online/events/{user_id}"): "users",
     ("POST", "/online/training/start"): "admin",
     ("POST", "/online/training/stop"): "admin",
-    ("GET", "/online/training/status"): "read",
-    ("GET", "/online/training/logs"): "read",
+    ("GET", "/online/training/status"): "metrics",
+    ("GET", "/online/training/logs"): "metrics",
     ("PATCH", "/online/training/restart-policy"): "admin",
-    ("GET", "/online/updates/list"): "read",
-    ("GET", "/online/streaming/status"): "read",
-    ("GET", "/online/streaming/config"): "read",
+    ("GET", "/online/updates/list"): "metrics",
+    ("GET", "/online/streaming/status"): "metrics",
+    ("GET", "/online/streaming/config"): "metrics",
     ("POST", "/online/streaming/consume"): "admin",
-    ("GET", "/items"): "read",
-    ("PUT", "/items"): "write",
-    ("DELETE", "/items"): "write",
-    ("GET", "/items/{item_id}"): "read",
-    ("PUT", "/items/{item_id}"): "write",
-    ("DELETE", "/items/{item_id}"): "write",
-    ("GET", "/users"): "read",
-    ("PUT", "/users"): "write",
-    ("DELETE", "/users"): "write",
-    ("GET", "/categories"): "read",
-    ("PUT", "/categories"): "write",
-    ("DELETE", "/categories"): "write",
-    ("GET", "/users/{user_id}"): "read",
-    ("PUT", "/users/{user_id}"): "write",
-    ("DELETE", "/users/{user_id}"): "write",
-    ("GET", "/categories/{category_id}"): "read",
-    ("PUT", "/categories/{category_id}"): "write",
-    ("DELETE", "/categories/{category_id}"): "write",
-    ("POST", "/store_object"): "write",
-    ("POST", "/store_objects"): "write",
-    ("GET", "/config"): "read",
-    ("GET", "/config/history"): "read",
+    ("GET", "/items"): "catalogue",
+    ("PUT", "/items"): "catalogue",
+    ("DELETE", "/items"): "catalogue",
+    ("GET", "/items/{item_id}"): "catalogue",
+    ("PUT", "/items/{item_id}"): "catalogue",
+    ("DELETE", "/items/{item_id}"): "catalogue",
+    ("GET", "/users"): "users",
+    ("PUT", "/users"): "users",
+    ("DELETE", "/users"): "users",
+    ("GET", "/categories"): "catalogue",
+    ("PUT", "/categories"): "catalogue",
+    ("DELETE", "/categories"): "catalogue",
+    ("GET", "/users/{user_id}"): "users",
+    ("PUT", "/users/{user_id}"): "users",
+    ("DELETE", "/users/{user_id}"): "users",
+    ("GET", "/categories/{category_id}"): "catalogue",
+    ("PUT", "/categories/{category_id}"): "catalogue",
+    ("DELETE", "/categories/{category_id}"): "catalogue",
+    ("POST", "/store_object"): "catalogue users",
+    ("POST", "/store_objects"): "catalogue users",
+    ("GET", "/config"): "metrics",
+    ("GET", "/config/history"): "metrics",
     ("PUT", "/config"): "admin",
     ("POST", "/config/revert/{config_id}"): "admin",
     ("GET", "/dashboard"): OPEN,
     ("GET", "/dashboard/static/dashboard.js"): OPEN,
-    ("GET", "/dashboard/data"): "read",
+    ("GET", "/dashboard/data"): "metrics",
     ("GET", "/nowhere"): ANY_KEY,
 }
-SCOPES_BY_KEY = {"read": {ANY_KEY, "read"}, "write": {ANY_KEY, "write"}, "admin": {ANY_KEY, "read", "write", "admin"}}
+# One key for each scope, and one that has all but admin.
+SCOPES_BY_KEY = {scope: {scope} for scope in api_key.SCOPES} | {
+    "admin": set(api_key.SCOPES),
+    "many": set(api_key.SCOPES) - {"admin"},
+}
 
 
 class Guarded(NamedTuple):
@@ -101,7 +106,10 @@ def guarded(database_url: str, database: sa.Engine, tmp_path_factory: pytest.Tem
     artifacts = tmp_path_factory.mktemp("artifacts")
     tiny_model.write(artifacts, "v1")
     shop.publish(database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
-    texts = {scope: api_keys.create(database, f"tests, {scope}", [scope])[0] for scope in api_key.SCOPES}
+    texts = {
+        name: api_keys.create(database, f"tests, {name}", ["admin"] if name == "admin" else sorted(scopes))[0]
+        for name, scopes in SCOPES_BY_KEY.items()
+    }
     log_file = tmp_path_factory.mktemp("service") / "log.jsonl"
     url = sa.make_url(database_url).set(password="pass-4711")  # noqa: S106 - the test's server asks for none
     text = url.render_as_string(hide_password=False)
@@ -139,11 +147,12 @@ def test_every_route_answers_every_kind_of_key_as_it_should(guarded: Guarded) ->
             assert (answer.status_code, answer.json()["status"]) == (401, "unauthorized"), (method, path)
             assert answer.headers["www-authenticate"] == "Bearer"
             assert answer.headers["x-request-id"]
+        needs = set() if needed in (OPEN, ANY_KEY) else set(needed.split())
         for scope, key in guarded.text_by_scope.items():
             answer = guarded.call(method, key=key, **request)
-            if needed not in SCOPES_BY_KEY[scope] | {OPEN}:
+            if missing := needs - SCOPES_BY_KEY[scope]:
                 assert (answer.status_code, answer.json()["status"]) == (403, "forbidden"), (method, path, scope)
-                assert f"scope {needed}" in answer.json()["error"]
+                assert all(one in answer.json()["error"].partition(";")[0] for one in missing)
             elif (method, path) not in built and needed != OPEN:
                 assert answer.status_code in {404, 405}, (method, path, scope)
             else:
@@ -151,7 +160,7 @@ def test_every_route_answers_every_kind_of_key_as_it_should(guarded: Guarded) ->
 
 
 def test_a_key_gets_what_it_is_for(guarded: Guarded) -> None:
-    body = guarded.call("POST", "/recommend", guarded.text_by_scope["read"], json={"user_id": 501}).json()
+    body = guarded.call("POST", "/recommend", guarded.text_by_scope["recommend"], json={"user_id": 501}).json()
     assert body["recommendations"][0]["item_id"] == 1001
     assert guarded.call("GET", "/metrics", guarded.text_by_scope["admin"]).status_code == 200
     # who may not read the metrics is not told an id of a user by the open document
@@ -178,13 +187,13 @@ def test_no_secret_and_nobody_is_in_the_log(guarded: Guarded) -> None:
 
 
 def test_new_and_revoked_keys_and_their_limits_are_known_within_seconds(guarded: Guarded, database: sa.Engine) -> None:
-    text, key = api_keys.create(database, "slow", ["read"], rate_per_s=0.01)  # so one at once
+    text, key = api_keys.create(database, "slow", ["recommend"], rate_per_s=0.01)  # so one at once
     shop.wait_until(lambda: guarded.call("GET", "/nowhere", text).status_code == 404, 5)
     answer = guarded.call("POST", "/recommend", text, json={})
     assert (answer.status_code, answer.json()["status"]) == (429, "rate_limited")
     assert 1 <= int(answer.headers["retry-after"]) <= 100
-    assert guarded.call("POST", "/recommend", guarded.text_by_scope["read"], json={}).status_code == 200
-    metrics = guarded.call("GET", "/metrics", guarded.text_by_scope["read"]).text
+    assert guarded.call("POST", "/recommend", guarded.text_by_scope["recommend"], json={}).status_code == 200
+    metrics = guarded.call("GET", "/metrics", guarded.text_by_scope["metrics"]).text
     assert re.search(r'recsys_shed_total\{reason="rate_limit"\} [1-9]', metrics)
     assert re.search(r'recsys_auth_failures_total\{reason="wrong"\} [1-9]', metrics)
     api_keys.revoke(database, key.key_id)
@@ -204,7 +213,7 @@ def test_without_keys_other_machines_are_refused_until_there_is_one(
                 answer = client.request(method, path.format(item_id=1001, user_id=501, category_id=902, config_id=0))
                 assert (answer.status_code, answer.json()["status"]) == (503, "not_ready"), path
         assert "recsys keys create" in log_file.read_text()
-        text = recsys(clean_database_url, "create", "--name", "shop", "--scope", "read").stdout.strip()
+        text = recsys(clean_database_url, "create", "--name", "shop", "--scope", "recommend").stdout.strip()
         shop.wait_until(lambda: shop.is_ready(client), 5)
         assert client.post("/recommend", json={}).status_code == 401
         answer = client.post("/recommend", json={"user_id": 501}, headers={"x-api-key": text})
@@ -218,7 +227,9 @@ def recsys(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_line_shows_a_key_once(clean_database_url: str, clean_database: sa.Engine) -> None:
-    made = recsys(clean_database_url, "create", "--name", "shop", "--scope", "write", "--scope", "read", "--rate", "5")
+    made = recsys(
+        clean_database_url, "create", "--name", "shop", "--scope", "events", "--scope", "recommend", "--rate", "5"
+    )
     assert made.returncode == 0, made.stderr
     text = made.stdout.strip()
     presented = api_key.read(text)
@@ -228,7 +239,7 @@ def test_the_command_line_shows_a_key_once(clean_database_url: str, clean_databa
     shown = recsys(clean_database_url, "list").stdout
     assert text.split("_", 2)[2] not in shown
     (entry,) = json.loads(shown)
-    assert (entry["key_id"], entry["name"], entry["scopes"]) == (presented.key_id, "shop", ["read", "write"])
+    assert (entry["key_id"], entry["name"], entry["scopes"]) == (presented.key_id, "shop", ["recommend", "events"])
     assert (entry["rate_per_s"], entry["revoked_at"]) == (5, None)
     with clean_database.connect() as connection:
         stored = str(connection.execute(sa.select(tables.api_keys)).all())
@@ -241,20 +252,20 @@ def test_the_command_line_shows_a_key_once(clean_database_url: str, clean_databa
     assert unknown.stderr.splitlines()[-1] == "error: there is no key of this id; `recsys keys list` shows the ids"
     bad = recsys(clean_database_url, "create", "--name", "shop", "--scope", "god")
     assert bad.returncode == 2
-    assert "scopes are read, write, admin" in bad.stderr
+    assert "scopes are recommend, events, catalogue, users, metrics, admin" in bad.stderr
 
 
 @pytest.mark.parametrize(
     ("name", "scopes", "rate_per_s", "problem"),
     [
-        ("", ["read"], None, "name"),
-        ("x" * 101, ["read"], None, "name"),
-        ("a\nb", ["read"], None, "name"),
+        ("", ["recommend"], None, "name"),
+        ("x" * 101, ["recommend"], None, "name"),
+        ("a\nb", ["recommend"], None, "name"),
         ("shop", [], None, "needs a scope"),
-        ("shop", ["read", "Admin"], None, "'Admin'"),
-        ("shop", ["read"], 0.0, "rate"),
-        ("shop", ["read"], float("nan"), "rate"),
-        ("shop", ["read"], float("inf"), "rate"),
+        ("shop", ["recommend", "Admin"], None, "'Admin'"),
+        ("shop", ["recommend"], 0.0, "rate"),
+        ("shop", ["recommend"], float("nan"), "rate"),
+        ("shop", ["recommend"], float("inf"), "rate"),
     ],
 )
 def test_what_no_key_can_have_is_refused(
@@ -266,8 +277,43 @@ def test_what_no_key_can_have_is_refused(
     assert len(api_keys.every(database)) == before
 
 
+def test_a_key_expires_and_the_list_says_when(
+    clean_database_url: str, clean_database: sa.Engine, guarded: Guarded, database: sa.Engine
+) -> None:
+    for given, days in (("90d", 90), ("12h", 0.5), ("2999-01-01T00:00:00+02:00", None)):
+        made = recsys(clean_database_url, "create", "--name", given, "--scope", "metrics", "--expires", given)
+        assert made.returncode == 0, made.stderr
+        key = api_keys.every(clean_database)[-1]
+        assert key.expires_at is not None
+        assert f"until {key.expires_at.astimezone(dt.UTC).isoformat()[:10]}" in made.stderr
+        if days is not None:
+            assert abs(key.expires_at - key.created_at - dt.timedelta(days=days)) < dt.timedelta(minutes=5)
+    shown = json.loads(recsys(clean_database_url, "list").stdout)
+    assert dt.datetime.fromisoformat(shown[-1]["expires_at"]) == dt.datetime(2998, 12, 31, 22, tzinfo=dt.UTC)
+    for given, problem in (("2020-01-01", "of no use"), ("soon", "no instant"), ("0d", "of no use")):
+        refused = recsys(clean_database_url, "create", "--name", "x", "--scope", "metrics", "--expires", given)
+        assert (refused.returncode, problem in refused.stderr) == (2, True), refused.stderr
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=4)
+    text, key = api_keys.create(database, "short", ["metrics"], None, soon)
+    shop.wait_until(lambda: guarded.call("GET", "/metrics", text).status_code == 200, 3.5)
+    shop.wait_until(lambda: guarded.call("GET", "/metrics", text).status_code == 401, 10)
+    assert f"{key.key_id} expired" in guarded.call("GET", "/metrics", text).json()["error"]
+
+
+def test_who_changed_the_configuration_is_a_key_that_was_checked(
+    guarded: Guarded, clean_database_url: str, clean_database: sa.Engine
+) -> None:
+    text = guarded.text_by_scope["admin"]
+    put = guarded.call("PUT", "/config", text, json={"config": {}, "comment": "by a key"})
+    assert put.json()["author"] == text.split("_")[1]
+    shop.stock(clean_database)
+    with shop.running_service(clean_database_url) as client:  # no key is needed, so nobody is known
+        answer = client.put("/config", json={"config": {}, "comment": "x"}, headers={"x-api-key": text})
+        assert (answer.status_code, answer.json()["author"]) == (200, "")
+
+
 def test_revoking_again_keeps_the_first_instant(database: sa.Engine) -> None:
-    _, key = api_keys.create(database, "shop", ["read"])
+    _, key = api_keys.create(database, "shop", ["recommend"])
     first = api_keys.revoke(database, key.key_id)
     assert first.revoked_at is not None
     assert api_keys.revoke(database, key.key_id) == first
@@ -276,7 +322,7 @@ def test_revoking_again_keeps_the_first_instant(database: sa.Engine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scope", [None, "read", "admin"])
+@pytest.mark.parametrize("scope", [None, "many", "admin"])
 def test_the_contract_holds_under_fuzz_with_and_without_a_key(guarded: Guarded, scope: str | None) -> None:
     config = str(Path(__file__).with_name("schemathesis.toml"))
     document = str(guarded.client.base_url.join("/openapi.json"))

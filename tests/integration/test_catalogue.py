@@ -44,6 +44,18 @@ def offered(client: httpx.Client) -> list[int]:
     return [item["item_id"] - 1000 for item in response.json()["recommendations"]]
 
 
+def test_an_id_in_a_path_keeps_its_line_end(client: httpx.Client) -> None:
+    """`/users/503%0A` is not user 503."""
+    assert client.get("/users/503").status_code == 200
+    for path in ("/users/503%0A", "/items/1059%0A", "/similar/1001%0A", "/users/5%0A03"):
+        answer = client.get(path)
+        assert answer.status_code in {404, 422}, path
+        assert "integer" in answer.json()["error"], path
+    assert client.delete("/users/503%0A").status_code == 422
+    assert client.delete("/items/1059%0A").status_code == 422
+    assert client.get("/users/503").status_code == client.get("/items/1059").status_code == 200
+
+
 def test_an_item_is_what_was_told_of_it_last(client: httpx.Client, database: sa.Engine) -> None:
     told = {"category_id": "903", "title": "A thing", "price": 2.5, "properties": {"colour": "blue", "sizes": [1, 2]}}
     assert client.get("/items/2001").status_code == 404

@@ -153,7 +153,7 @@ def test_the_page_shows_the_figures_and_asks_for_a_key_where_one_is_needed(
             page.locator("#status", has_text="ask for 92 at most").wait_for()
             assert [text for text in complaints if "422" not in text] == []
 
-            key, _ = api_keys.create(database, "the page", ["read"])
+            key, _ = api_keys.create(database, "the page", ["metrics"])
             shop.wait_until(lambda: service.get("/dashboard/data").status_code == 401, 10)
             page.goto(address)
             page.wait_for_selector("#ask_key:visible")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route
 
 from fast_api_service.app import create_app
+from fast_api_service.local_only import WITHOUT_BODY
 from fast_api_service.metrics import Metrics
-from fast_api_service.security import ANY_KEY, OPEN, RULES, Keyring, StoredKey, needed_scope
+from fast_api_service.scopes import OPEN, RULES, needed_scopes
+from fast_api_service.security import Keyring, StoredKey
 from fast_api_service.settings import ApiSettings
 from recsys import api_key
 from tests.unit.fast_api_service.test_service_app import Client, refused, snapshot
@@ -56,43 +61,54 @@ def test_every_route_has_a_rule() -> None:
     documented = client.get("/openapi.json").json()["paths"]
     assert found >= {(method.upper(), path) for path, operations in documented.items() for method in operations}
     assert len(found) >= 10
-    missing = sorted(f"{method} {path}" for method, path in found if needed_scope(method, path) == ANY_KEY)
-    assert missing == [], "say in security.RULES which scope these need"
+    missing = sorted(f"{method} {path}" for method, path in found if needed_scopes(method, path) is None)
+    assert missing == [], "say in scopes.RULES which scope these need"
 
 
 def test_every_rule_can_be_reached() -> None:
-    for method, path, scope in RULES:
-        assert needed_scope("DELETE" if method == "*" else method, path) == scope
+    for method, path, scopes in RULES:
+        assert needed_scopes("DELETE" if method == "*" else method, path) == scopes
+
+
+def test_a_route_without_a_rule_is_refused_to_every_key() -> None:
+    text, row = key("admin")
+    client = service([row])
+    client.app.add_api_route("/forgotten/{name}", lambda name: name)
+    assert "no rule" in refused(client.get("/forgotten/x", headers=bearer(text)), 403, "forbidden")
+    refused(client.get("/forgotten/x"), 401, "unauthorized")
+    refused(client.get("/nowhere", headers=bearer(text)), 404, "not_found")
+    refused(client.post("/similar/1", headers=bearer(text)), 405, "method_not_allowed")
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "scope"),
+    ("method", "path", "scopes"),
     [
-        ("HEAD", "/docs", OPEN),
-        ("POST", "/health", OPEN),
-        ("GET", "/healthy", ANY_KEY),
-        ("POST", "/recommend/batch", "read"),
-        ("POST", "/predict/product_positions", "read"),
-        ("GET", "/similar/a/b", "read"),
-        ("POST", "/online/data/add", "write"),
-        ("POST", "/online/data/addition", "admin"),
-        ("GET", "/online/events/501", "read"),
-        ("POST", "/online/training/start", "admin"),
-        ("GET", "/online/training/status", "read"),
-        ("PATCH", "/online/training/restart-policy", "admin"),
-        ("GET", "/items/1", "read"),
-        ("DELETE", "/users/1", "write"),
-        ("POST", "/store_objects", "write"),
-        ("GET", "/config/history", "read"),
-        ("PUT", "/config", "admin"),
-        ("POST", "/model/export", "admin"),
-        ("POST", "/model/info", ANY_KEY),
-        ("GET", "//recommend", ANY_KEY),
-        ("GET", "", ANY_KEY),
+        ("HEAD", "/docs", set()),
+        ("POST", "/health", set()),
+        ("GET", "/healthy", None),
+        ("POST", "/recommend/batch", {"recommend"}),
+        ("POST", "/predict/product_positions", {"recommend"}),
+        ("GET", "/similar/a/b", {"recommend"}),
+        ("POST", "/online/data/add", {"events"}),
+        ("POST", "/online/data/addition", {"admin"}),
+        ("GET", "/online/events/501", {"users"}),
+        ("POST", "/online/training/start", {"admin"}),
+        ("GET", "/online/training/status", {"metrics"}),
+        ("PATCH", "/online/training/restart-policy", {"admin"}),
+        ("GET", "/items/1", {"catalogue"}),
+        ("GET", "/users", {"users"}),
+        ("DELETE", "/users/1", {"users"}),
+        ("POST", "/store_objects", {"catalogue", "users"}),
+        ("GET", "/config/history", {"metrics"}),
+        ("PUT", "/config", {"admin"}),
+        ("POST", "/model/export", {"admin"}),
+        ("POST", "/model/info", None),
+        ("GET", "//recommend", None),
+        ("GET", "", None),
     ],
 )
-def test_a_request_needs_the_scope_of_its_route(method: str, path: str, scope: str) -> None:
-    assert needed_scope(method, path) == scope
+def test_a_request_needs_the_scope_of_its_route(method: str, path: str, scopes: set[str] | None) -> None:
+    assert needed_scopes(method, path) == scopes
 
 
 def test_without_keys_this_machine_may_do_everything(caplog: pytest.LogCaptureFixture) -> None:
@@ -120,7 +136,7 @@ def test_nothing_is_served_before_the_keys_are_read(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", ANYWHERE])
 def test_with_keys_a_key_is_needed_everywhere(host: str) -> None:
-    text, row = key("read")
+    text, row = key("recommend")
     client = service([row], host=host)
     answer = client.post("/recommend", json={})
     assert "Authorization: Bearer" in refused(answer, 401, "unauthorized")
@@ -134,8 +150,8 @@ def test_with_keys_a_key_is_needed_everywhere(host: str) -> None:
 
 
 def test_a_key_is_wrong_when_any_part_of_it_is() -> None:
-    text, row = key("read")
-    other, _ = key("read")
+    text, row = key("recommend")
+    other, _ = key("recommend")
     revoked, revoked_row = key("admin", revoked=True)
     client = service([row, revoked_row])
     secret = text.split("_", 2)[2]
@@ -144,7 +160,9 @@ def test_a_key_is_wrong_when_any_part_of_it_is() -> None:
         refused(client.post("/recommend", json={}, headers=bearer(wrong)), 401, "unauthorized")
     refused(client.get("/metrics", headers={"authorization": f"Basic {text}"}), 401, "unauthorized")
     refused(client.get("/metrics", headers={b"x-api-key": b"rk_\xff_\x80"}), 401, "unauthorized")
-    metrics = client.get("/metrics", headers=bearer(text)).text
+    watching, watching_row = key("metrics")
+    client.app.state.service.keys.take([row, revoked_row, watching_row])
+    metrics = client.get("/metrics", headers=bearer(watching)).text
     assert 'recsys_auth_failures_total{reason="wrong"} 10.0' in metrics
     assert 'recsys_auth_failures_total{reason="missing"} 1.0' in metrics
 
@@ -154,37 +172,131 @@ def test_revoking_the_last_key_opens_nothing() -> None:
     refused(service([row]).post("/recommend", json={}), 401, "unauthorized")
 
 
-@pytest.mark.parametrize(
-    ("scopes", "allowed"),
-    [
-        (["read"], {"read"}),
-        (["write"], {"write"}),
-        (["read", "write"], {"read", "write"}),
-        (["admin"], {"read", "write", "admin"}),
-    ],
-)
-def test_admin_may_all_and_write_does_not_read(scopes: list[str], allowed: set[str]) -> None:
+TRIES = {
+    "recommend": ("POST", "/recommend"),
+    "events": ("POST", "/online/data/add"),
+    "catalogue": ("PUT", "/items/1"),
+    "users": ("DELETE", "/users/1"),
+    "metrics": ("GET", "/metrics"),
+    "admin": ("PUT", "/config"),
+}
+
+
+@pytest.mark.parametrize("scopes", [*((scope,) for scope in api_key.SCOPES), ("recommend", "events")])
+def test_a_key_may_do_what_its_scopes_are_for_and_no_more(scopes: tuple[str, ...]) -> None:
     text, row = key(*scopes)
     client = service([row])
-    tries = {"read": ("GET", "/metrics"), "write": ("PUT", "/items/1"), "admin": ("PUT", "/config")}
-    for scope, (method, path) in tries.items():
+    assert TRIES.keys() == set(api_key.SCOPES)
+    for scope, (method, path) in TRIES.items():
         answer = client.call(method, path, headers=bearer(text))
-        if scope in allowed:
+        if scope in scopes or "admin" in scopes:
             assert answer.status_code not in {401, 403}
         else:
             assert f"scope {scope}" in refused(answer, 403, "forbidden")
 
 
+def test_what_stores_users_and_items_alike_needs_both_scopes() -> None:
+    for scopes, missing in ((("users",), "scope catalogue"), (("events",), "scopes catalogue and users")):
+        text, row = key(*scopes)
+        assert missing in refused(service([row]).post("/store_object", headers=bearer(text)), 403, "forbidden")
+    text, row = key("users", "catalogue")
+    assert service([row]).post("/store_object", headers=bearer(text)).status_code == 422
+
+
+def test_a_key_ends_when_it_expires() -> None:
+    text, row = key("recommend")
+    now = dt.datetime.now(dt.UTC)
+    for expires_at, code in ((now + dt.timedelta(hours=1), 200), (now, 401), (None, 200)):
+        answer = service([row._replace(expires_at=expires_at)]).post("/recommend", json={}, headers=bearer(text))
+        assert answer.status_code == code
+        if code == 401:
+            assert f"expired at {now.isoformat()}" in refused(answer, 401, "unauthorized")
+    near = bearer(text[:-1] + ("A" if text[-1] != "A" else "B"))  # who only guesses is told nothing of it
+    expired = service([row._replace(expires_at=now)]).post("/recommend", json={}, headers=near)
+    assert "expired" not in refused(expired, 401, "unauthorized")
+
+
+EVIL = "http://evil.example"
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        ({"host": "evil.example"}, "API_HOSTS"),
+        ({"host": "localhost.evil.example:8000"}, "API_HOSTS"),
+        ({"host": "192.168.0.7:8000"}, "API_HOSTS"),
+        ({"host": "[2001:db8::1]:8000"}, "API_HOSTS"),
+        ({"origin": EVIL}, "API_CORS_ORIGINS"),
+        ({"origin": "null"}, "API_CORS_ORIGINS"),
+        ({"host": "localhost:8000", "origin": "http://localhost:3000"}, "API_CORS_ORIGINS"),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, "API_CORS_ORIGINS"),
+    ],
+)
+def test_where_no_key_is_needed_pages_of_others_may_do_nothing(headers: dict[str, str], problem: str) -> None:
+    client = service([])
+    for method, path in (("GET", "/users"), ("DELETE", "/users/1"), ("POST", "/recommend"), ("GET", "/docs")):
+        assert problem in refused(client.call(method, path, headers=headers), 403, "forbidden")
+    text, row = key("recommend")  # with a key, whoever has it may call by any name
+    answer = service([row]).post("/recommend", json={}, headers=headers | bearer(text))
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        *({"host": host} for host in ("localhost", "localhost:8000", "LOCALHOST:8000", "127.0.0.1:8000", "127.0.0.2")),
+        *({"host": host} for host in ("[::1]:8000", "[::1]", "shop.internal:80")),
+        {"host": "localhost:8000", "origin": "http://localhost:8000"},
+        {"origin": "https://shop.example", "sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-origin"},
+        {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
+    ],
+)
+def test_where_no_key_is_needed_this_machine_and_the_pages_named_may_call(headers: dict[str, str]) -> None:
+    client = service([], hosts=["shop.internal"], cors_origins=["https://shop.example"])
+    assert client.post("/recommend", json={}, headers=headers).status_code == 200
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}  # somebody follows a link to the page
+    assert client.get("/docs", headers=link).status_code == 200
+
+
+def test_what_needs_no_body_needs_a_header_that_no_form_can_send() -> None:
+    client = service([])
+    bodyless = {
+        route.path_format
+        for route in client.app.routes
+        if isinstance(route, APIRoute) and "POST" in route.methods and route.body_field is None
+    }
+    assert len(bodyless) >= 4
+    for path in bodyless:
+        assert path.startswith(WITHOUT_BODY), path
+        filled = path.replace("{config_id}", "0")
+        for form in ({}, {"content-type": "application/x-www-form-urlencoded"}, {"content-type": "text/plain"}):
+            text = refused(client.post(filled, headers=form), 403, "forbidden")
+            assert "Content-Type: application/json" in text
+        for fitting in ({"content-type": "application/json; charset=utf-8"}, {"x-requested-with": "curl"}):
+            assert client.post(filled, headers=fitting).status_code != 403
+    assert "X-Requested-With" in client.get("/docs").text  # so its button works
+
+
+@pytest.mark.parametrize("path", ["/recommend/", "/config/", "/dashboard/", "/health/"])
+def test_no_answer_leads_to_where_the_host_header_says(path: str) -> None:
+    text, row = key("admin")
+    answer = service([row]).get(path, headers={"host": "evil.example"} | bearer(text))
+    assert "location" not in answer.headers
+    refused(answer, 404, "not_found")
+
+
 def test_a_fast_key_is_slowed_down_and_no_other() -> None:
     now = 100.0
     ring = Keyring(ApiSettings(rate_per_s=10), Metrics(), clock=lambda: now)
-    slow, slow_row = key("read", rate_per_s=0.25)
-    usual, usual_row = key("read")
+    slow, slow_row = key("metrics", rate_per_s=0.25)
+    usual, usual_row = key("metrics")
     ring.take([slow_row, usual_row])
 
     def code(text: str) -> int:
         answer = ring.refusal("GET", "/metrics", [(b"authorization", b"Bearer " + text.encode())])
-        if answer is None:
+        if isinstance(answer, str):
             return 200
         if answer.status_code == 429:
             assert answer.headers["retry-after"] == ("4" if text == slow else "1")
@@ -192,7 +304,7 @@ def test_a_fast_key_is_slowed_down_and_no_other() -> None:
 
     assert [code(slow) for _ in range(2)] == [200, 429]
     assert [code(usual) for _ in range(21)] == [200] * 20 + [429]  # two seconds' worth
-    ring.take([slow_row, usual_row, key("read")[1]])  # another key changes nothing for them
+    ring.take([slow_row, usual_row, key("metrics")[1]])  # another key changes nothing for them
     assert (code(slow), code(usual)) == (429, 429)
     now += 4.0
     assert [code(slow) for _ in range(2)] == [200, 429]
@@ -201,7 +313,7 @@ def test_a_fast_key_is_slowed_down_and_no_other() -> None:
 
 
 def test_pages_of_others_may_not_call_unless_named() -> None:
-    text, row = key("read")
+    text, row = key("recommend")
     preflight = {"origin": "https://shop.example", "access-control-request-method": "POST"}
     closed = service([row]).call("OPTIONS", "/recommend", headers=preflight)
     assert "access-control-allow-origin" not in closed.headers
@@ -243,7 +355,7 @@ def test_no_answer_is_taken_for_another_type() -> None:
 
 
 def test_the_document_asks_for_a_key_where_the_service_does() -> None:
-    _, row = key("read")
+    _, row = key("recommend")
     client = service([])
     operation = client.get("/openapi.json").json()["paths"]["/recommend"]["post"]
     assert "security" not in operation
@@ -252,8 +364,23 @@ def test_the_document_asks_for_a_key_where_the_service_does() -> None:
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            scope = needed_scope(method.upper(), path)
-            assert operation.get("security") == (None if scope == OPEN else [{"key": []}]), path
-            if scope != OPEN:
+            scopes = needed_scopes(method.upper(), path)
+            assert scopes is not None
+            assert operation.get("security") == (None if scopes == OPEN else [{"key": []}]), path
+            if scopes != OPEN:
                 assert operation["responses"].keys() >= {"200", "401", "403", "429", "503"}
-                assert f"`{scope}`" in operation["description"]
+                assert all(scope in operation["description"].rpartition("Needs the scope")[2] for scope in scopes)
+
+
+def test_the_readme_says_what_each_scope_allows() -> None:
+    text = (Path(__file__).parents[3] / "fast_api_service" / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", text.partition("each for one purpose:")[2], re.MULTILINE)
+    allowed = {scope: re.findall(r"/[a-z_/.]+", told) for scope, told in rows}
+    assert list(allowed) == list(api_key.SCOPES)
+    for _, start, scopes in RULES:
+        for scope in scopes if len(scopes) == 1 else ():
+            assert any(path == start or path.startswith(f"{start}/") for path in allowed[scope]), (scope, start)
+    for scope, paths in allowed.items():
+        for path in paths:
+            needed = {frozenset(needed_scopes(method, path) or ()) for method in ("GET", "POST", "PUT")}
+            assert frozenset({scope}) in needed, (scope, path)

@@ -344,8 +344,11 @@ STATEMENTS = (
         rate_per_s REAL,
         created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         revoked_at TIMESTAMP WITH TIME ZONE,
+        expires_at TIMESTAMP WITH TIME ZONE,
         CONSTRAINT pk_api_keys PRIMARY KEY (key_id),
-        CONSTRAINT ck_api_keys_scopes CHECK (scopes <@ array['read', 'write', 'admin'] and cardinality(scopes) > 0),
+        CONSTRAINT ck_api_keys_scopes CHECK (
+            scopes <@ array['recommend', 'events', 'catalogue', 'users', 'metrics', 'admin'] and cardinality(scopes) > 0
+        ),
         CONSTRAINT ck_api_keys_rate_per_s CHECK (rate_per_s > 0)
     )
     """,

@@ -1,0 +1,54 @@
+"""While no key is needed, everything is open to this machine; that does not mean to the web pages open in its browser.
+
+A page of another site can have a browser send requests here: by a form or a fetch without an answer to read (CSRF), or
+as a site of its own whose name it lets point to 127.0.0.1 (DNS rebinding), which also reads the answers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Sequence
+from typing import Final
+
+# Requests that change something and need no body, so that a form could make them.
+WITHOUT_BODY: Final = ("/online/training/start", "/online/training/stop", "/config/revert", "/model/export")
+
+
+def problem(
+    method: str, path: str, headers: Sequence[tuple[bytes, bytes]], hosts: Collection[str], origins: Collection[str]
+) -> str:
+    """Why a request may come from a page of another site, empty where it does not.
+
+    `hosts`: names of this service beside those of this machine; `origins`: pages that may call it.
+    """
+    given = {name: value.decode("latin-1").strip().lower() for name, value in headers}
+    host = given.get(b"host", "localhost")
+    if not _is_here(_name_of(host)) and _name_of(host) not in hosts:
+        return f"the Host header says {host[:100]!r}, which is not this machine: name it in API_HOSTS"
+    origin = given.get(b"origin")
+    if origin in origins:
+        return ""
+    if origin is not None and origin.partition("://")[2] != host:
+        return f"a page of {origin[:100]!r} may not call this service: name it in API_CORS_ORIGINS"
+    follows_link = method in ("GET", "HEAD") and given.get(b"sec-fetch-mode") == "navigate"
+    if given.get(b"sec-fetch-site") == "cross-site" and not follows_link:
+        return "a page of another site may not call this service: name it in API_CORS_ORIGINS"
+    if method == "POST" and path.startswith(WITHOUT_BODY) and b"x-requested-with" not in given:
+        media_type = given.get(b"content-type", "").partition(";")[0].strip()
+        if media_type != "application/json":
+            return "without a body, send the header Content-Type: application/json, or X-Requested-With, as no form can"
+    return ""
+
+
+def _name_of(host: str) -> str:
+    """Without the port, and without the brackets of an IPv6 address."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] or host if host.count(":") == 1 else host
+
+
+def _is_here(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
