@@ -90,6 +90,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
         description=_DESCRIPTION,
         lifespan=lifespan,
         docs_url=None,
+        openapi_url=None,  # see documents
         redoc_url=None,
         redirect_slashes=False,  # the framework would name whatever host the client names
     )

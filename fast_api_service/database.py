@@ -82,10 +82,10 @@ class Database:
         async with self._transaction(_LOOK_S) as (connection, _):
             return await publication_reader.pointer(connection)
 
-    async def publication(self, former: Published | None, *, with_example_user: bool) -> Published:
+    async def publication(self, former: Published | None) -> Published:
         """The publication that the pointer names, see `publication_reader.read`; DatabaseAwayError."""
         async with self._transaction(_LOAD_S) as (connection, _):
-            return await publication_reader.read(connection, former, with_example_user=with_example_user)
+            return await publication_reader.read(connection, former)
 
     async def api_keys(self) -> list[StoredKey]:
         """All keys, revoked ones too; DatabaseAwayError."""

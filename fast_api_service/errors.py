@@ -10,7 +10,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
@@ -26,13 +26,6 @@ _FORMS = ("one", "many")  # pydantic's names for the two forms of a body
 class ErrorAnswer(BaseModel):
     """The body of every answer that is not 2xx."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"success": False, "status": "invalid_request", "error": "top_k: should be at most 1000, not 5000"}
-            ]
-        }
-    )
     success: bool = Field(False, json_schema_extra={"const": False})
     status: str = Field(description="a machine word, stable between versions")
     error: str = Field(description="what was wrong and how to mend it")
@@ -96,7 +89,7 @@ async def _log_away(_: Request, error: LogAwayError) -> Response:
 
 
 async def _validation_error(_: Request, error: RequestValidationError) -> Response:
-    problems = [in_words(problem) for problem in error.errors()]
+    problems = list(dict.fromkeys(in_words(problem) for problem in error.errors()))
     more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
     return error_response(422, "invalid_request", "; ".join(problems[:_MAX_PROBLEMS]) + more + ". See /docs")
 
@@ -137,7 +130,8 @@ def in_words(problem: dict[str, Any]) -> str:
     if problem["type"] == "json_invalid":
         where = f"character {where}" if where.isdigit() else where
         return f"the body is not JSON ({problem['ctx']['error']} at {where})"
-    if problem["loc"] == ("body",):
+    is_of_forms = problem["type"] == "model_attributes_type" and len(problem["loc"]) == 2  # a body of several forms
+    if is_of_forms or (not where and problem["loc"][0] == "body"):
         return "the body should be a JSON object, sent with the header Content-Type: application/json"
     if problem["type"] == "extra_forbidden":
         return f"{where}: no such field"

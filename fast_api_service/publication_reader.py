@@ -12,11 +12,9 @@ from asyncpg.pool import PoolConnectionProxy as Connection
 
 from fast_api_service import catalogue_reader, item_rows
 from fast_api_service.catalogue_reader import Epoch
-from recsys.ids import is_id
-from recsys.serving.ids import JsonType
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
 from recsys.serving.recent import EventMeaning
-from recsys.serving.snapshot import ALL_ITEMS, NOT_PUBLISHED, ListVersion, Publication, StoredList
+from recsys.serving.snapshot import NOT_PUBLISHED, ListVersion, Publication, StoredList
 
 _POINTER_SQL: Final = """
 select p.publication_id, p.moved_at from (select) one left join publication_pointer p on true
@@ -36,13 +34,6 @@ _MEANING_SQL: Final = """
 select event_weights, bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
 """
 _DEFAULT_SQL: Final = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
-_EXAMPLE_USER_SQL: Final = """
-select u.user_id from lists l join users u on u.user_key = l.owner_key where l.list_version_id = $1 limit 1
-"""
-_EXAMPLE_ITEM_SQL: Final = """
-select i.item_id from lists l join items i on i.item_key = l.owner_key and i.available
-where l.list_version_id = $1 order by i.item_key = any($2) desc limit 1
-"""
 
 
 class Pointer(NamedTuple):
@@ -62,8 +53,6 @@ class Published:
     default_lists: Mapping[int, StoredList]
     neighbours: Mapping[str, NeighbourIndex]
     meaning: EventMeaning
-    example_user_id: str | None
-    example_item_id: str | None
 
 
 async def pointer(connection: Connection) -> Pointer:
@@ -71,28 +60,21 @@ async def pointer(connection: Connection) -> Pointer:
     return Pointer(await catalogue_reader.epoch(connection), *await connection.fetchrow(_POINTER_SQL))
 
 
-async def read(connection: Connection, former: Published | None, *, with_example_user: bool) -> Published:
+async def read(connection: Connection, former: Published | None) -> Published:
     """The publication that the pointer names in the caller's transaction. Neighbours of list versions that stay are
-    taken from the `former` one.
-
-    `with_example_user`: also the id of one user who has a list, for the documentation page.
-    """
+    taken from the `former` one."""
     at = await pointer(connection)
     publication = await _publication(connection, at.publication_id) or NOT_PUBLISHED
     defaults = await connection.fetch(_DEFAULT_SQL, publication.version_id("default"))
     default_lists = {row["owner_key"]: StoredList(*list(row)[1:]) for row in defaults}
     if former is not None and former.pointer.epoch != at.epoch:
         former = None  # the same numbers may be of other lists
-    example_user = await _example_user(connection, publication) if with_example_user else None
-    example_item = await _example_item(connection, publication, default_lists.get(ALL_ITEMS))
     return Published(
         at,
         publication,
         default_lists,
         await _neighbours(connection, publication, former),
         await _meaning(connection),
-        _if_id(example_user, at.epoch.user_type),
-        _if_id(example_item, at.epoch.item_type),
     )
 
 
@@ -139,20 +121,3 @@ async def _neighbours(
 async def _meaning(connection: Connection) -> EventMeaning:
     row = await connection.fetchrow(_MEANING_SQL)
     return EventMeaning(orjson.loads(row["event_weights"]), tuple(row["bought_event_types"])) if row else EventMeaning()
-
-
-def _if_id(text: str | None, json_type: JsonType) -> str | None:
-    return text if text is not None and is_id(text, json_type) else None
-
-
-async def _example_user(connection: Connection, publication: Publication) -> str | None:
-    """Somebody who has a list."""
-    kind = "ranked" if "ranked" in publication.lists else "personal"
-    return await connection.fetchval(_EXAMPLE_USER_SQL, publication.version_id(kind))
-
-
-async def _example_item(connection: Connection, publication: Publication, popular: StoredList | None) -> str | None:
-    """An item that has neighbours, a popular one if there is one."""
-    kind = "i2i" if "i2i" in publication.lists else "similar"
-    popular_keys = list(popular.item_keys) if popular else []
-    return await connection.fetchval(_EXAMPLE_ITEM_SQL, publication.version_id(kind), popular_keys)

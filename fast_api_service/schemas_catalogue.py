@@ -191,7 +191,7 @@ class StoredObject(BaseModel):
     id: AnyId
 
 
-class Rejected(BaseModel):
+class RejectedObject(BaseModel):
     index: int = Field(description="place in the list that was sent, from 0")
     reason: str
 
@@ -203,13 +203,13 @@ class StoredMany(BaseModel):
     created: list[StoredObject]
     updated: list[StoredObject]
     unchanged: list[StoredObject]
-    rejected: list[Rejected]
+    rejected: list[RejectedObject]
 
 
 class AllRejected(ErrorAnswer):
     """Nothing was stored: the request cannot be used, or none of its objects (then `rejected` says why)."""
 
-    rejected: list[Rejected] = Field([])
+    rejected: list[RejectedObject] = Field([])
 
 
 class Deleted(BaseModel):
@@ -266,7 +266,7 @@ class DeletedMany(BaseModel):
     success: Literal[True] = True
     deleted: list[AnyId]
     absent: list[AnyId] = Field(description="there was none, and nothing changed")
-    rejected: list[Rejected]
+    rejected: list[RejectedObject]
 
 
 class Receipts(BaseModel):

@@ -99,7 +99,7 @@ def _form(body: Any) -> str:
 AddRequest = Annotated[Annotated[Samples, Tag("many")] | Annotated[Sample, Tag("one")], Discriminator(_form)]
 
 
-class Rejected(BaseModel):
+class RejectedEvent(BaseModel):
     index: int = Field(description="position in samples")
     code: Literal[409, 422] = Field(description="409: the event_id is taken by another event; 422: not an event")
     reason: str
@@ -113,7 +113,7 @@ class AddAnswer(BaseModel):
     success: bool
     accepted: int = Field(description="new in the log, and durable")
     duplicates: int = Field(description="in the log since before; they count once")
-    rejected: list[Rejected]
+    rejected: list[RejectedEvent]
     position: int | None = Field(description="that the log had reached when it took them")
     stored_as: dict[str, str] = Field(
         {}, description="event types that are another word for one of this shop's data, and that one"

@@ -144,7 +144,7 @@ class State:
         newest = self._coming or self._published
         pointer = await self.database.pointer()
         if newest is None or newest.pointer != pointer:
-            self._coming = await self.database.publication(self._published, with_example_user=not self.keys.needed)
+            self._coming = await self.database.publication(self._published)
             await self.database.reads.warm(self._coming.publication)
             self.models.want(self._coming.publication)
             self._wait_until = time.monotonic() + self.settings.model_wait_s
@@ -199,6 +199,4 @@ def _snapshot(catalogue: Catalogue, published: Published, factors: Factors | Non
         meaning=published.meaning,
         factors=factors.of_items if factors else None,
         fold_in=factors.fold_in if factors else None,
-        example_user_id=published.example_user_id,
-        example_item_id=published.example_item_id,
     )

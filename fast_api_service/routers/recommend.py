@@ -36,14 +36,17 @@ _READING_SHARE = 0.8  # of the time that is left; the rest is for putting the an
 _EXAMPLES: dict[str, Any] = {
     "a user": {"summary": "For one user", "value": {"user_id": 1, "top_k": 10}},
     "nobody": {"summary": "For nobody in particular: what is popular", "value": {"top_k": 5}},
-    "a category": {"summary": "Within a category", "value": {"user_id": 1, "surface": "category_list", "top_k": 5}},
+    "a category": {
+        "summary": "Within a category",
+        "value": {"user_id": 1, "category_id": 1, "surface": "category_list", "top_k": 5},
+    },
     "a product page": {
         "summary": "Beside a product, with what led to each item",
-        "value": {"user_id": 1, "surface": "product_detail", "item_ids": [], "explain": True, "top_k": 5},
+        "value": {"user_id": 1, "surface": "product_detail", "item_ids": [1], "explain": True, "top_k": 5},
     },
     "a guest": {
         "summary": "For a guest who looked at some items",
-        "value": {"session_id": "example-session", "seq": [], "top_k": 5},
+        "value": {"session_id": "example-session", "seq": [1, 2], "top_k": 5},
     },
     "candidates": {
         "summary": "Rank these items",
@@ -53,7 +56,10 @@ _EXAMPLES: dict[str, Any] = {
         "summary": "Within a price range, in some categories",
         "value": {"filters": {"categories": [1], "properties": {"price": {"min": 1, "max": 50}}}, "top_k": 5},
     },
-    "without": {"summary": "Without some items", "value": {"user_id": 1, "exclude": [], "surface": "cart", "top_k": 3}},
+    "without": {
+        "summary": "Without some items",
+        "value": {"user_id": 1, "exclude": [1, 2], "surface": "cart", "top_k": 3},
+    },
 }
 
 

@@ -54,23 +54,23 @@ _POLICY_EXAMPLES: dict[str, Any] = {
 }
 
 
-@router.post(
-    "/training/start", responses=documented(503), summary="Let the updater learn", operation_id="start_training"
-)
+@router.post("/training/start", responses=documented(503), summary="Start the updater", operation_id="start_training")
 async def start(request: Request) -> TrainingStatus:
     """Some `recsys updater` begins within seconds, if one runs anywhere; its count of restarts begins anew."""
     await _execute(request, _START_SQL)
     return await status(request)
 
 
-@router.post("/training/stop", responses=documented(503), summary="Let it stop", operation_id="stop_training")
+@router.post("/training/stop", responses=documented(503), summary="Stop the updater", operation_id="stop_training")
 async def stop(request: Request) -> TrainingStatus:
     """It commits what it has read and ends. The model in service stays as it is, and events stay in the log."""
     await _execute(request, _STOP_SQL)
     return await status(request)
 
 
-@router.get("/training/status", responses=documented(503), summary="How it goes", operation_id="training_status")
+@router.get(
+    "/training/status", responses=documented(503), summary="Status of the updater", operation_id="training_status"
+)
 async def status(request: Request) -> TrainingStatus:
     """State, offset, lag, heartbeat, restarts, and how well it foretells beside the frozen nightly model."""
     state: State = request.app.state.service
@@ -103,7 +103,9 @@ async def status(request: Request) -> TrainingStatus:
     )
 
 
-@router.get("/training/logs", responses=documented(422, 503), summary="What it has said", operation_id="training_logs")
+@router.get(
+    "/training/logs", responses=documented(422, 503), summary="The log of the updater", operation_id="training_logs"
+)
 async def logs(
     request: Request, stream: LogStream | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> TrainingLogs:
@@ -116,7 +118,7 @@ async def logs(
 @router.patch(
     "/training/restart-policy",
     responses=documented(413, 422, 503),
-    summary="How it is started again",
+    summary="Change how the updater is started again",
     operation_id="restart_policy",
 )
 async def restart_policy(

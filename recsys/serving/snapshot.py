@@ -78,8 +78,6 @@ class Snapshot:
     factors: ItemFactors | None = None  # of the ALS model behind the lists, for diversity
     fold_in: FoldIn | None = None  # of the same model, for users without a list
     # for the documentation page: somebody who has a list, an item that has neighbours
-    example_user_id: str | None = field(default=None, repr=False)
-    example_item_id: str | None = None
 
     @property
     def is_published(self) -> bool:

@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import sqlalchemy as sa
 
+from fast_api_service.document_examples import ENTITY_BY_FIELD
 from recsys.storage import lists, tables
 from recsys.types import Lists
 
@@ -198,6 +199,16 @@ def _answers(client: httpx.Client) -> bool:
         return client.get("/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def with_ids(value: Any, field: str = "") -> Any:
+    """A value of an example of the document, whose ids stand for any, with ids of this shop in their place."""
+    first = {"user": 500, "item": 1000, "category": 901}.get(ENTITY_BY_FIELD.get(field, ""), 0)
+    if isinstance(value, dict):
+        return {name: with_ids(one, name) for name, one in value.items()}
+    if isinstance(value, list):
+        return [with_ids(one, field) for one in value]
+    return first + value if first and isinstance(value, int) and value < 100 else value
 
 
 def put(client: httpx.Client, path: str, expected: int = 200, /, **body: Any) -> dict[str, Any]:

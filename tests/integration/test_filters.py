@@ -204,7 +204,7 @@ def test_bad_filters_are_refused(service: httpx.Client) -> None:
 def test_examples_ask_for_what_there_is(service: httpx.Client) -> None:
     document = service.get("/openapi.json").json()
     body = document["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]
-    answer = ask(service, **body["examples"]["filtered"]["value"])
+    answer = ask(service, **shop.with_ids(body["examples"]["filtered"]["value"]))
     assert answer["recommendations"]
     assert "warnings" not in answer
 
