@@ -107,7 +107,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Envelope, metrics=metrics)
+    app.add_middleware(Envelope, metrics=metrics, routes=app.routes)
     errors.install(app)
     app.include_router(recommend.hot)
     app.include_router(batch.router)

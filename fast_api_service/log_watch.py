@@ -37,6 +37,7 @@ async def watch_log(dsn: str, event_log: EventLog, metrics: Metrics) -> None:
     if isinstance(event_log, postgres_log.PostgresLog):
         return
     kafka_log = cast("KafkaLog", event_log)  # its module is imported only where it is used
+    metrics.dead_letters.set(float("nan"))  # not known yet
     connections = Connections(dsn, "recsys-api-log-watch")
     try:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
@@ -11,16 +12,20 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
+from fast_api_service.watched import Watched
 from recsys.serving.cascade import Pick, tier
 from recsys.serving.config import Surface
 from recsys.serving.snapshot import Snapshot
 
+_DATASET = re.compile(r"dataset/([0-9]{8}T[0-9]{6})-")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
-SIMILAR = "similar"  # what GET /similar counts its answers under, where /recommend has the surface
+SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
+LISTING_ROUTES = ("/recommend", "/recommend/batch", "/similar/{item_id}")
 _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication", "users", "model", "fold_in")
 EXPOSURE_OUTCOMES = ("written", "dropped")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
+MODEL_TIER = "model"  # of an answer of /predict, which comes from no list
 SHED_REASONS = ("rate_limit", "queue")
 _MAX_KEYS = 100_000
 MODELS = ("deepfm", "als")
@@ -39,7 +44,7 @@ class Metrics:
             "recsys_request_duration_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=registry
         )
         self.answers = Counter(
-            "recsys_answers", "Recommendation answers by the source that came first", ["surface", "tier"],
+            "recsys_answers", "Answers by the source that came first", ["surface", "tier"],
             registry=registry,
         )  # fmt: skip
         self.items = Counter("recsys_items_served", "Items in answers by their source", ["source"], registry=registry)
@@ -87,6 +92,9 @@ class Metrics:
         self.publication_age = Gauge(
             "recsys_publication_age_seconds", "Time since the publication in service was made", registry=registry
         )
+        self.data_age = Gauge(
+            "recsys_data_age_seconds", "Since the last event of the data set behind the publication", registry=registry
+        )
         self.model_info = Gauge(
             "recsys_model_info", "1 for each model behind the publication in service", ["model", "artifact"],
             registry=registry,
@@ -121,6 +129,19 @@ class Metrics:
         self.updater_heartbeat_age = Gauge(
             "recsys_updater_heartbeat_age_seconds", "Since the updater gave a sign of life", registry=registry
         )
+        self.updater_wanted = Gauge("recsys_updater_wanted", "1 while the updater is asked to learn", registry=registry)
+        self.updater_given_up = Gauge(
+            "recsys_updater_given_up", "1 while nobody tries to start the updater again", registry=registry
+        )
+        self.quarantined = Gauge(
+            "recsys_quarantined_events", "Posted events that contradict others and are kept apart", registry=registry
+        )
+        self.connections = Gauge(
+            "recsys_postgres_connections", "Connections that Postgres has from anybody", registry=registry
+        )
+        self.max_connections = Gauge(
+            "recsys_postgres_max_connections", "Connections that Postgres allows", registry=registry
+        )
         self.outbox_events = Gauge(
             "recsys_outbox_events", "Events in the outbox that Kafka does not have yet", registry=registry
         )
@@ -150,8 +171,11 @@ class Metrics:
         self.show_progress(0, {})
         for entity in ("item", "user", "category"):
             self.unreadable_rows.labels(entity)
+        for gauge in (self.quarantined, self.connections, self.max_connections):
+            gauge.set(float("nan"))  # not known yet: 0 would be a leap to the first number
         for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
             self.answers.labels(surface, of)
+        self.answers.labels(PREDICT, MODEL_TIER)
         for source in get_args(ItemSource):
             self.items.labels(source)
         for user in set(get_args(UserStatus)) - {"known"}:
@@ -163,6 +187,7 @@ class Metrics:
             (self.shed, SHED_REASONS),
             (self.auth_failures, AUTH_FAILURES),
             (self.model_failures, MODELS),
+            (self.short, LISTING_ROUTES),
         ):
             for value in values:
                 counter.labels(value)
@@ -177,15 +202,21 @@ class Metrics:
         found[0].inc()
         found[1].observe(duration_s)
 
-    def count_answer(self, route: str, surface: str, picks: Sequence[Pick], top_k: int, degraded: list[str]) -> None:
-        """One answer with items: where they came from, how many they are, what was missing."""
+    def count_prediction(self, degraded: list[str]) -> None:
+        """One answer of /predict or /predict/product_positions, and what was missing."""
+        self._series(self.answers, PREDICT, MODEL_TIER).inc()
+        for part in degraded:
+            self._series(self.degraded, part).inc()
+
+    def count_answer(self, route: str, surface: str, picks: Sequence[Pick], n_asked: int, degraded: list[str]) -> None:
+        """One answer with items: where they came from, how many they are of those asked for, what was missing."""
         series = self._series
         series(self.answers, surface, tier(picks)).inc()
         sources = [pick[2] for pick in picks]
         for source in set(sources):
             series(self.items, source).inc(sources.count(source))
         series(self.list_length, route).observe(len(picks))
-        if len(picks) < top_k:
+        if len(picks) < n_asked:
             series(self.short, route).inc()
         for part in degraded:
             series(self.degraded, part).inc()
@@ -196,6 +227,7 @@ class Metrics:
         if snapshot is None:
             self.publication_id.set(0)
             self.publication_age.set_function(lambda: float("nan"))
+            self.data_age.set_function(lambda: float("nan"))
             self.catalogue_items.clear()
             return
         for model, artifact in snapshot.publication.models.items():
@@ -204,6 +236,10 @@ class Metrics:
         self.publication_id.set(snapshot.publication.publication_id)
         self.publication_age.set_function(
             lambda: (dt.datetime.now(dt.UTC) - created_at).total_seconds() if created_at else float("nan")
+        )
+        data_until = data_until_of(snapshot.publication.dataset)
+        self.data_age.set_function(
+            lambda: (dt.datetime.now(dt.UTC) - data_until).total_seconds() if data_until else float("nan")
         )
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
@@ -222,8 +258,14 @@ class Metrics:
         for model, name in (("updated", "auc"), ("frozen", "frozen_auc")):
             self.progressive_auc.labels(model).set(window.get(name, float("nan")))
 
-    def show_updater(self, heartbeat_at: dt.datetime | None) -> None:
-        """Set when the updater last gave a sign of life, by Postgres' clock; None: never."""
+    def show_watched(self, watched: Watched) -> None:
+        """Set what Postgres says of the updater, of the quarantine and of its connections."""
+        heartbeat_at = watched.heartbeat_at
+        self.updater_wanted.set(watched.is_wanted)
+        self.updater_given_up.set(watched.has_given_up)
+        self.quarantined.set(watched.n_quarantined)
+        self.connections.set(watched.n_connections)
+        self.max_connections.set(watched.max_connections)
         self.updater_heartbeat_age.set_function(
             lambda: (dt.datetime.now(dt.UTC) - heartbeat_at).total_seconds() if heartbeat_at else float("nan")
         )
@@ -239,6 +281,12 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+def data_until_of(dataset: str) -> dt.datetime | None:
+    """When the last event of a data set occurred, as its name says; None where it does not."""
+    found = _DATASET.match(dataset)
+    return dt.datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=dt.UTC) if found else None
 
 
 def _series(metric: Any, *labels: str) -> Any:

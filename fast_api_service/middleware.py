@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fast_api_service.errors import error_response
@@ -22,9 +24,10 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Envelope:
     """Plain ASGI, because Starlette's own middleware base class costs a task per request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[BaseRoute] = ()) -> None:
         self.app = app
         self.metrics = metrics
+        self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,9 +61,13 @@ class Envelope:
             text = f"an error of ours, not of yours; its log entry is request {known_as}"
             await error_response(500, "internal_error", text)(scope, receive, send_with_id)
         finally:
-            route = getattr(scope.get("route"), "path_format", None) or "other"
+            route = getattr(scope.get("route") or self._route(scope), "path_format", None) or "other"
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self.metrics.count_request(route, method, status, time.perf_counter() - started)
+
+    def _route(self, scope: Scope) -> BaseRoute | None:
+        """Whose request it was that was refused before anybody looked for its route."""
+        return next((route for route in self.routes if route.matches(scope)[0] == Match.FULL), None)
 
 
 def _request_id(scope: Scope) -> bytes:

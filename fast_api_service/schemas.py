@@ -130,7 +130,7 @@ class Provenance(_Origin):
         " unread: Postgres was away"
     )
     config_id: int = Field(description="the serving configuration; 0: the defaults")
-    n_recent: int = Field(description="latest events that the answer takes into account")
+    n_recent: int = Field(description="latest events that the answer takes into account, beside what was bought")
     surface: Surface
     rescored_by: str | None = Field(
         None, description="artifact of the model that put the lists in order, where one did"

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
+from fast_api_service import watched
 from fast_api_service.errors import ApiError
 from fast_api_service.metrics import Metrics
 from fast_api_service.models import LoadedModel, Models
@@ -93,8 +94,8 @@ class Updates:
         """Tell the metrics how the updater is, wherever it runs, until cancelled."""
         while True:
             try:
-                heartbeat_at, last = await self._for_watching.transaction(_how_it_is)
-                self._metrics.show_updater(heartbeat_at)
+                now, last = await self._for_watching.transaction(_how_it_is)
+                self._metrics.show_watched(now)
                 is_ours = last is None or last.log == self._log.name
                 after = last.after if last else START
                 lag = await asyncio.wait_for(self._log.lag(after), _WATCH_S) if is_ours else float("nan")
@@ -245,6 +246,5 @@ def _what(row: UpdateRow) -> tuple[int, str]:
     return row.number, row.chain
 
 
-async def _how_it_is(connection: asyncpg.Connection) -> tuple[dt.datetime | None, UpdateRow | None]:
-    heartbeat_at = await connection.fetchval("select heartbeat_at from training_state")
-    return heartbeat_at, await training_state.newest(connection)
+async def _how_it_is(connection: asyncpg.Connection) -> tuple[watched.Watched, UpdateRow | None]:
+    return await watched.look(connection), await training_state.newest(connection)

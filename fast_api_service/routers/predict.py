@@ -210,8 +210,7 @@ def _provenance(
 ) -> dict[str, Any]:
     if not now.is_own_model:
         degraded = [*degraded, MODEL_PART]
-    for part in degraded:
-        state.metrics.degraded.labels(part).inc()
+    state.metrics.count_prediction(degraded)
     return {
         "model": model.artifact,
         "publication_id": now.snapshot.publication.publication_id,

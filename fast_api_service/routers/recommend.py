@@ -101,12 +101,13 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     status = answers.user_status(user_id, body.session_id, lists)
     provenance = answers.origin(request.scope, snapshot, cascade.tier(picks), degraded)
     provenance["user"] = status
-    provenance["n_recent"] = len(user.followed)
+    provenance["n_recent"] = cascade.n_recent(snapshot, user, query, state.config)
     provenance["surface"] = body.surface
     provenance["config_id"] = now.config_id
     if feats.rescored_by:
         provenance["rescored_by"] = feats.rescored_by[0]
-    state.metrics.count_answer("/recommend", body.surface, picks, body.top_k, degraded)
+    n_asked = body.top_k if query.candidate_keys is None else min(body.top_k, len(set(query.candidate_keys)))
+    state.metrics.count_answer("/recommend", body.surface, picks, n_asked, degraded)
     if status != "known":
         state.metrics.cold_starts.labels(status).inc()
     state.exposures.note(request.scope, picks, provenance, body.surface, user_id, body.session_id)

@@ -315,6 +315,20 @@ def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig
     return _Called(snapshot, I2I, index.of(recent.seeds(followed, meaning, config.recent_half_life_hours)))
 
 
+def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig) -> int:
+    """How many of the latest events an answer takes into account: by neighbours, by a list made of them, or by the
+    model. What was bought is hidden in any case."""
+    surface = config.surface(query.surface)
+    if not config.use_latest_events or "lists" not in surface.sources:
+        return 0
+    has_list = user.ranked is not None or user.personal is not None
+    is_folded_in = not has_list and snapshot.fold_in is not None and _may_fold_in(config, surface)
+    is_ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
+    calls = not is_ignored and snapshot.neighbours.get(I2I) is not None
+    n = N_FOLLOWED if user.score is not None or is_folded_in else recent.N_SEEDS if calls else 0
+    return recent.n_counted(user.followed, snapshot.meaning.under(config), n)
+
+
 def _fused(listed: _Listed | _FoldedIn, called: _Called, recent_weight: float) -> Iterator[Pick]:
     """Both by the sum of their points, lazily: only what is in both lists stands out of its own list's order."""
     if recent_weight <= 0:

@@ -132,5 +132,19 @@ def seeds(
     return found
 
 
+def n_counted(events: Sequence[Recent], meaning: EventMeaning, n: int) -> int:
+    """How many events `seeds` would count for `n` items."""
+    found: set[int] = set()
+    worth: dict[str, float] = {}
+    count = 0
+    for key, event_type, _ in _rows(events):
+        if event_type not in worth:
+            worth[event_type] = interest_of(event_type, meaning.weights)
+        if worth[event_type] > 0 and (key in found or len(found) < n):
+            found.add(key)
+            count += 1
+    return count
+
+
 def _rows(events: Iterable[Recent]) -> Iterable[tuple[int, str, int]]:
     return events.rows() if isinstance(events, Events) else events

@@ -142,6 +142,24 @@ def test_a_second_purchase_is_counted_and_a_retry_with_the_key_of_its_request_is
     assert (bad.status_code, bad.json()["status"]) == (422, "invalid_request")
 
 
+def test_the_answer_says_how_many_events_it_takes_into_account(workers: tuple[httpx.Client, httpx.Client]) -> None:
+    first, second = workers
+    times = [str(NOW - dt.timedelta(minutes=i)) for i in range(30)]
+    add(first, *({"user_id": 797, "item_id": 1020 + i, "timestamp": time} for i, time in enumerate(times)))
+    dislikes = ({"user_id": 797, "item_id": 1002, "event_type": "dislike", "timestamp": str(NOW)} for _ in range(1))
+    add(first, *dislikes)
+    assert recommended(second, user_id=797)["provenance"]["n_recent"] == 20  # that many items call their neighbours
+    surfaces = {"cart": {"recent_weight": 0}, "product_detail": {"sources": ["popular", "available"]}}
+    for config, expected in (({"surfaces": surfaces}, (20, 0, 0)), ({"use_latest_events": False}, (0, 0, 0))):
+        version = first.put("/config", json={"config": config}).json()["config_id"]
+        shop.wait_until(lambda version=version: recommended(second)["provenance"]["config_id"] == version, 10)
+        for surface, n in zip(("homepage", "cart", "product_detail"), expected, strict=True):
+            assert recommended(second, user_id=797, surface=surface)["provenance"]["n_recent"] == n
+    version = first.put("/config", json={"config": {}}).json()["config_id"]
+    for client in workers:
+        shop.wait_until(lambda client=client: recommended(client)["provenance"]["config_id"] == version, 10)
+
+
 def test_a_guest_has_events_and_a_user_takes_them_over(workers: tuple[httpx.Client, httpx.Client]) -> None:
     first, second = workers
     add(first, {"session_id": "guest-1", "item_id": 1001})

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 import yaml
 
 from fast_api_service.metrics import DEGRADED_PARTS
+from fast_api_service.settings import ApiSettings
 from recsys.artifacts import ArtifactStore
 from recsys.online import training_state
 from recsys.online.connections import Connections
@@ -65,6 +67,11 @@ def test_each_alert_says_what_to_do_and_is_tried() -> None:
             assert panel in {panel["title"] for panel in PANELS}, f"{name} names a panel that is not there"
 
 
+def test_the_readme_lists_the_alerts_that_there_are() -> None:
+    rows = re.findall(r"^\| `(Recsys\w+)` \|", (MONITORING / "README.md").read_text(), re.MULTILINE)
+    assert rows == [alert["alert"] for alert in ALERTS]
+
+
 def test_containers_scrape_what_they_start() -> None:
     services = yaml.safe_load((MONITORING.parent / "fast_api_service" / "compose.yaml").read_text())["services"]
     for group in yaml.safe_load((MONITORING / "targets.compose.yml").read_text()):
@@ -76,6 +83,40 @@ def test_containers_scrape_what_they_start() -> None:
     assert source["datasources"][0]["uid"] == "prometheus"
     for panel in PANELS:
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {"prometheus"}
+
+
+def test_a_worker_opens_no_more_connections_than_the_alert_says(
+    clean_database_url: str, clean_database: sa.Engine
+) -> None:
+    """API_POOL_SIZE that read for requests, and so many others as the text names."""
+    [text] = [alert["annotations"]["description"] for alert in ALERTS if alert["alert"] == "RecsysConnectionsScarce"]
+    [(n_others, n_all)] = re.findall(r"API_POOL_SIZE \+ (\d+) \((\d+) by default\)", text)
+    pool_size = ApiSettings.model_fields["pool_size"].default
+    assert int(n_all) == pool_size + int(n_others)
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    query = sa.text("select count(*) from pg_stat_activity where application_name like 'recsys-api%'")
+    most = 0
+    with shop.running_service(clean_database_url) as client, ThreadPoolExecutor(48) as threads:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        for number in range(10):
+            asked = [
+                *(threads.submit(client.post, "/recommend", json={"user_id": 501}) for _ in range(16)),
+                *(threads.submit(client.get, "/similar/1001") for _ in range(8)),
+                *(
+                    threads.submit(client.post, "/online/data/add", json={"user_id": user, "item_id": 1001})
+                    for user in range(16)
+                ),
+                *(threads.submit(client.put, f"/items/{1001 + n}", json={"price": number}) for n in range(7)),
+                threads.submit(client.get, "/dashboard/data"),
+            ]
+            with clean_database.connect() as connection:
+                while not all(one.done() for one in asked):
+                    most = max(most, connection.scalar(query) or 0)
+        shown = client.get("/metrics").text
+        told = float(re.findall(r"^recsys_postgres_connections ([0-9.]+)$", shown, re.MULTILINE)[0])
+        assert told >= 1
+    assert pool_size <= most <= int(n_all)
 
 
 class Prometheus:
@@ -177,6 +218,8 @@ async def commit_update(database_url: str, root: Path) -> None:
     )
     connections = Connections(database_url, "tests")
     assert await connections.transaction(lambda connection: training_state.commit(connection, row))
+    beat = "update training_state set heartbeat_at = now()"
+    await connections.transaction(lambda connection: connection.execute(beat))
     await connections.close()
 
 
@@ -186,7 +229,7 @@ def prometheus(
 ) -> Iterator[Prometheus]:
     """A Prometheus that has scraped the service under traffic for some seconds, and misses another worker."""
     shop.stock(database)
-    shop.publish(database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
+    shop.publish(database, "20260101T000000-1a2b3c4d5e", shop.FIRST, {"deepfm": "deepfm/v1"})
     artifacts = tmp_path_factory.mktemp("artifacts")
     tiny_model.write(artifacts, "v1")
     asyncio.run(commit_update(database_url, artifacts))
@@ -241,7 +284,7 @@ def test_the_alerts_look_at_series_that_exist(prometheus: Prometheus, nobody: st
     groups = prometheus.get("rules")["groups"]
     assert [rule["name"] for group in groups for rule in group["rules"]] == [alert["alert"] for alert in ALERTS]
     for alert in ALERTS:
-        value = re.sub(r"\s(>|==) [\d.* ]+$", "", alert["expr"])
+        value = re.sub(r"\s(>=?|==) [\d.]+( \* [\d.]+)*(?=\)|\s|$)", "", alert["expr"])
         assert value != alert["expr"], f"{alert['alert']} has no bound"
         # nothing fails here, so what succeeds has to stand for it
         assert prometheus.values(value.replace('status=~"5.."', 'status=~"2.."')), alert["alert"]

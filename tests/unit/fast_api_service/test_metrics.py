@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fast_api_service.metrics import Metrics
+from fast_api_service.metrics import LISTING_ROUTES, Metrics
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.snapshot import Publication, Snapshot
 
@@ -37,6 +39,32 @@ def test_counters_begin_at_zero(name: str, label: str, values: list[str]) -> Non
     metrics = Metrics()
     assert [value(metrics, name, **{label: word}) for word in values] == [0.0] * len(values)
     assert value(metrics, name, **{label: "another"}) is None
+
+
+def test_every_degraded_answer_is_an_answer() -> None:
+    """The share of degraded answers is at most 1, whichever routes are asked."""
+    metrics = Metrics()
+    for _ in range(3):
+        metrics.count_prediction(["users", "recent_events"])
+    metrics.count_prediction([])
+    assert value(metrics, "recsys_degraded_answers_total", part="users") == 3.0
+    assert value(metrics, "recsys_answers_total", surface="predict", tier="model") == 4.0
+
+
+def test_short_answers_begin_at_zero_for_every_route_that_lists() -> None:
+    for route in LISTING_ROUTES:
+        assert value(Metrics(), "recsys_short_answers_total", route=route) == 0.0
+
+
+def test_the_age_of_the_data_is_what_the_name_of_the_data_set_says() -> None:
+    metrics = Metrics()
+    day = dt.datetime.now(dt.UTC) - dt.timedelta(days=2)
+    named = replace(snapshot().publication, dataset=f"dataset/{day:%Y%m%dT%H%M%S}-1a2b3c4d5e")
+    metrics.show(replace(snapshot(), publication=named))
+    assert value(metrics, "recsys_data_age_seconds") == pytest.approx(2 * 86400, abs=60)
+    for nameless in (snapshot(), None):  # dataset/1
+        metrics.show(nameless)
+        assert math.isnan(value(metrics, "recsys_data_age_seconds") or 0)
 
 
 def test_answers_begin_at_zero_for_every_surface_and_list() -> None:

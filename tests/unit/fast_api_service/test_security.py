@@ -167,6 +167,25 @@ def test_a_key_is_wrong_when_any_part_of_it_is() -> None:
     assert 'recsys_auth_failures_total{reason="missing"} 1.0' in metrics
 
 
+def test_what_is_refused_counts_under_its_route() -> None:
+    text, row = key("recommend", rate_per_s=0.5)
+    watching, watching_row = key("metrics")
+    client = service([row, watching_row], max_in_flight=1)
+    for headers in ({}, bearer(text), bearer(text), bearer(watching)):
+        client.post("/recommend", json={}, headers=headers)
+    client.get("/users/1")
+    client.get("/nowhere")
+    client.app.state.service.keys._rows = None  # as before they were read
+    client.post("/predict", json={})
+    client.app.state.service.keys.take([row, watching_row])
+    metrics = client.get("/metrics", headers=bearer(watching)).text
+    for route, method, status in (
+        *(("/recommend", "POST", status) for status in (401, 200, 429, 403)),
+        *(("/users/{user_id}", "GET", 401), ("other", "GET", 401), ("/predict", "POST", 503)),
+    ):
+        assert f'recsys_requests_total{{method="{method}",route="{route}",status="{status}"}} 1.0' in metrics
+
+
 def test_revoking_the_last_key_opens_nothing() -> None:
     _, row = key("admin", revoked=True)
     refused(service([row]).post("/recommend", json={}), 401, "unauthorized")

@@ -247,6 +247,16 @@ def test_metrics_count_by_route_and_not_by_address(client: Client) -> None:
     assert "secret-address" not in text
 
 
+def test_an_answer_is_short_of_what_could_be_asked(client: Client) -> None:
+    candidates = [101, 102, 103, 103, 999999]
+    for top_k, short in ((3, 0), (10, 0), (4, 0)):
+        client.post("/recommend", json={"top_k": top_k, "candidate_items": candidates})
+        text = client.get("/metrics").text
+        assert f'recsys_short_answers_total{{route="/recommend"}} {short}.0' in text
+    client.post("/recommend", json={"candidate_items": [101, 120]})  # one is not available
+    assert 'recsys_short_answers_total{route="/recommend"} 1.0' in client.get("/metrics").text
+
+
 def test_the_service_is_for_this_machine_alone_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("API_HOST", raising=False)
     assert ApiSettings().is_loopback

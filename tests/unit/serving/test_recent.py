@@ -7,10 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.serving.config import BoughtRule, ServingConfig
-from recsys.serving.recent import N_SEEDS, EventMeaning, Events, History, Recent, bought, merged, seeds
+from recsys.serving.recent import N_SEEDS, EventMeaning, Events, History, Recent, bought, merged, n_counted, seeds
 
 MEANING = EventMeaning({"view": 1.0, "transaction": 5.0}, ("transaction",))
 DAY_MS = 86_400_000
+
+
+@given(
+    st.lists(st.builds(Recent, st.integers(1, 40), st.sampled_from(["view", "gift", "dislike"]), st.integers(0, 99))),
+    st.integers(0, 25),
+)
+def test_events_are_counted_as_seeds_take_them(events: list[Recent], n: int) -> None:
+    newest_first = merged(events)
+    meaning = EventMeaning({"view": 1.0})
+    found = seeds(newest_first, meaning, n=n)
+    counted = [event for event in newest_first if event.item_key in found and event.event_type == "view"]
+    assert n_counted(newest_first, meaning, n) == len(counted)
 
 
 def test_a_seed_is_worth_its_events_by_type_and_age_from_the_newest() -> None:
