@@ -61,7 +61,7 @@ def warnings_of(
     types = Counter([event.event_type for event in events])
     if strange := {name: n for name, n in types.items() if not names.has_meaning(name)}:
         known = ", ".join(names.declared[:20])
-        text = f"have no weight here, so the night leaves them out: {_named(strange)}; this shop's are {known}"
+        text = f"have no weight here, so they count nothing: {_named(strange)}; this shop's are {known}"
         warnings.append(f"event_type: {sum(strange.values())} of {len(events)} {text}")
     if snapshot is not None and (unknown := _unknown(events, snapshot.items)):
         text = "are of items that the catalogue does not have; they count once it has them"

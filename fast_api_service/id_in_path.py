@@ -1,6 +1,7 @@
-"""`{user_id:id}` in a path: the rest of it, whatever characters it holds.
+"""`{user_id:id}` in a path: the rest of it, whatever characters it holds, but no line end behind it.
 
-Starlette's `path` ends before a line end, so that `/users/3925%0A` would be user 3925.
+Starlette's `path` stops at a line end, so that `/users/3925%0A` would be user 3925, and an id with one inside could not
+be reached.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 
 class _Id(Convertor[str]):
-    regex = "(?s:.*)"
+    regex = r"(?s:.*)(?<![\r\n])(?!\n)"
 
     def convert(self, value: str) -> str:
         return value

@@ -171,7 +171,9 @@ def running_service(
     with log_file.open("ab") if log_file else nullcontext() as output:
         process = subprocess.Popen(call, env=os.environ | settings, stderr=output)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        # POSTs without a body need a header that forms cannot send
+        headers = {"x-requested-with": "tests"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, headers=headers) as client:
             wait_until(lambda: _answers(client) or process.poll() is not None, 60)
             assert process.poll() is None, "the service ended by itself"
             client.process = process  # type: ignore[attr-defined]

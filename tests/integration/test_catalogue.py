@@ -50,9 +50,8 @@ def test_an_id_in_a_path_keeps_its_line_end(client: httpx.Client) -> None:
     for path in ("/users/503%0A", "/items/1059%0A", "/similar/1001%0A", "/users/5%0A03"):
         answer = client.get(path)
         assert answer.status_code in {404, 422}, path
-        assert "integer" in answer.json()["error"], path
-    assert client.delete("/users/503%0A").status_code == 422
-    assert client.delete("/items/1059%0A").status_code == 422
+    for path in ("/users/503%0A", "/items/1059%0A", "/items/1059%0D%0A"):
+        assert client.delete(path).status_code == 404
     assert client.get("/users/503").status_code == client.get("/items/1059").status_code == 200
 
 
