@@ -35,8 +35,11 @@ class ConfigVersion(BaseModel):
         description="null: this version of the service cannot read it, and passes it over"
     )
     comment: str
-    author: str = Field(description="the public part of the key that put it")
+    author: str = Field(description="the public part of the key that put it; empty where no key was needed")
     created_at: dt.datetime | None = None
+    warnings: list[str] = Field(
+        [], description="to who puts it: rules that leave a surface empty, and names that nothing here has"
+    )
 
 
 class ConfigInForce(ConfigVersion):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Path, Query, Request
 
 from fast_api_service import config_versions
 from fast_api_service.config_versions import COLUMNS, version_of
+from fast_api_service.config_warnings import warnings_of
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.schemas_config import ConfigHistory, ConfigInForce, ConfigVersion, NewConfig
 from fast_api_service.security import caller
@@ -65,7 +66,7 @@ async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] =
 )
 async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples=_EXAMPLES)]) -> ConfigVersion:
     """Adds a version, which every worker follows within five seconds. With `replaces`, only if that one is in force:
-    409 where somebody else was faster."""
+    409 where somebody else was faster. `warnings` names rules that leave a surface empty and names that nothing has."""
     return await _add(request, body.config, body.comment, body.replaces)
 
 
@@ -103,7 +104,10 @@ async def _add(request: Request, config: ServingConfig, comment: str, replaces: 
 
     row = await state.writes.transaction(write)
     state.wake()
-    return version_of(row)
+    version = version_of(row)
+    if state.snapshot is not None:
+        version.warnings = warnings_of(config, state.snapshot)
+    return version
 
 
 async def _fetch(request: Request, sql: str, *arguments: Any) -> list[Any]:

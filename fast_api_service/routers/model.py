@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from fastapi import APIRouter, Request
 
@@ -13,6 +14,8 @@ from fast_api_service.scoring import in_service
 from fast_api_service.state import State
 from recsys.errors import RecsysError
 
+log = logging.getLogger(__name__)
+_LONGEST = 300  # characters of a reason; where many files fail, its text names each
 router = APIRouter(tags=["operations"])
 
 
@@ -26,5 +29,17 @@ async def export_model(request: Request) -> ExportAnswer:
     try:
         manifest, path, created = await asyncio.to_thread(export, capture(model), state.models.store)
     except (OSError, RecsysError) as error:
-        raise ApiError(503, "export_failed", f"the model cannot be exported to ARTIFACT_ROOT: {error}", 60) from None
+        why = _in_short(error)
+        log.error("the model cannot be exported: %s", error)
+        raise ApiError(503, "export_failed", f"the model cannot be exported to ARTIFACT_ROOT: {why}", 60) from None
     return ExportAnswer(artifact=manifest.ref, path=path, created=created, model=model.artifact, files=manifest.files)
+
+
+def _in_short(error: Exception) -> str:
+    """Why, in one line: of shutil's list of files that could not be copied, how many and the first."""
+    given = error.args[0] if error.args else None
+    if isinstance(given, list) and given:
+        first = given[0][-1] if isinstance(given[0], tuple) else given[0]
+        return f"{len(given)} files could not be copied, the first because {str(first)[:_LONGEST]}"
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"

@@ -185,8 +185,12 @@ def _sync(path: Path) -> None:
 def _held(folder: Path, *, must_exist: bool = False) -> Iterator[None]:
     if must_exist and not (folder / _STATE).exists():
         raise InputError(f"{folder} is no archive: {_STATE} is missing; `recsys archive` makes one")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / "lock").open("w")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be an archive: {error.strerror or error}; give another folder") from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

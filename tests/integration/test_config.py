@@ -78,6 +78,31 @@ def test_a_bad_version_is_refused_and_the_former_one_stays(
     assert client.get("/config").json() == before
 
 
+def test_who_puts_a_rule_that_nothing_fits_is_told(workers: tuple[httpx.Client, httpx.Client]) -> None:
+    client, _ = workers
+    good = {"surfaces": {"cart": {"filters": {"categories": [902]}}}, "bought": [{"event_type": "transaction"}]}
+    assert put(client, good)["warnings"] == []
+    config = {
+        "surfaces": {
+            "cart": {"filters": {"properties": {"prize": {"max": 50}}}},
+            "homepage": {"filters": {"categories": [902, 4711]}},
+            "product_detail": {"filters": {"categories": [904]}},
+        },
+        "bought": [{"event_type": "purchse"}],
+        "event_weights": {"view": 1, "gift": 2},
+    }
+    told = put(client, config)["warnings"]
+    assert told[0].startswith("surfaces.cart.filters.properties: no item is known to have a number 'prize'")
+    assert told[1] == "surfaces.cart.filters: no available item is as they ask, so cart shows nothing"
+    assert told[2] == "surfaces.homepage.filters.categories: there is no category '4711'"
+    assert (
+        told[3] == "surfaces.product_detail.filters: no available item is as they ask, so product_detail shows nothing"
+    )
+    assert told[4].startswith("bought: no event of type 'purchse' is known here; there are")
+    assert told[5:] == ["event_weights: no event of type 'gift' is known here"]
+    client.post("/config/revert/0").raise_for_status()
+
+
 def test_two_editors_do_not_overwrite_each_other(workers: tuple[httpx.Client, httpx.Client]) -> None:
     first, second = workers
     seen = first.get("/config").json()["config_id"]

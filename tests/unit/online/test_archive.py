@@ -35,6 +35,14 @@ def events_of(*numbers: int) -> list[Event]:
     return [event for _, event in parse(raw, NOW)[0]]
 
 
+def test_where_no_folder_can_be_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(InputError, match="cannot be an archive") as refused:
+            asyncio.run(archive(filled(1), folder))
+        assert "\n" not in str(refused.value)
+
+
 def filled(*numbers: int) -> MemoryLog:
     log = MemoryLog()
     asyncio.run(log.append(events_of(*numbers)))
