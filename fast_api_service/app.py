@@ -104,7 +104,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "Idempotency-Key"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
     app.add_middleware(Envelope, metrics=metrics, routes=app.routes)

@@ -12,6 +12,9 @@ from typing import Final
 
 # Requests that change something and need no body, so that a form could make them.
 WITHOUT_BODY: Final = ("/online/training/start", "/online/training/stop", "/config/revert", "/model/export")
+_LOOKED_AT: Final = frozenset(
+    {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"content-type", b"x-requested-with"}
+)
 
 
 def problem(
@@ -21,7 +24,7 @@ def problem(
 
     `hosts`: names of this service beside those of this machine; `origins`: pages that may call it.
     """
-    given = {name: value.decode("latin-1").strip().lower() for name, value in headers}
+    given = {name: value.decode("latin-1").strip().lower() for name, value in headers if name in _LOOKED_AT}
     host = given.get(b"host", "localhost")
     if not _is_here(_name_of(host)) and _name_of(host) not in hosts:
         return f"the Host header says {host[:100]!r}, which is not this machine: name it in API_HOSTS"

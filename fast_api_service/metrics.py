@@ -176,6 +176,8 @@ class Metrics:
         for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
             self.answers.labels(surface, of)
         self.answers.labels(PREDICT, MODEL_TIER)
+        for route in LISTING_ROUTES:
+            self.list_length.labels(route)
         for source in get_args(ItemSource):
             self.items.labels(source)
         for user in set(get_args(UserStatus)) - {"known"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import re
 from importlib import import_module
@@ -347,14 +348,24 @@ def _database() -> Any:
     return database
 
 
+# Where files are to be written: full, read-only, not ours, not a folder.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+
+
 def main() -> None:
-    """Entry point of the command `recsys`: errors made on purpose are one line, not a stack trace."""
+    """Entry point of the command `recsys`: errors made on purpose, and those of the disk, are one line, not a stack
+    trace."""
     log.setup()
     try:
         app()
     except RecsysError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        typer.secho(f"error: {error.strerror}: {error.filename or 'no file is named'}", fg=typer.colors.RED, err=True)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

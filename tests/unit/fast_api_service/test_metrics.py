@@ -54,6 +54,7 @@ def test_every_degraded_answer_is_an_answer() -> None:
 def test_short_answers_begin_at_zero_for_every_route_that_lists() -> None:
     for route in LISTING_ROUTES:
         assert value(Metrics(), "recsys_short_answers_total", route=route) == 0.0
+        assert value(Metrics(), "recsys_list_length_count", route=route) == 0.0
 
 
 def test_the_age_of_the_data_is_what_the_name_of_the_data_set_says() -> None:
