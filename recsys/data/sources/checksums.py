@@ -1,0 +1,44 @@
+"""Checksums that know a file again, whatever its name and however it is packed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from recsys.data.sources.base import Part
+from recsys.errors import InputError
+
+_GZIP = b"\x1f\x8b"
+_PIECE = 1 << 20
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 (hexadecimal) of a file's content, unpacked where it is gzip; InputError where it cannot be unpacked."""
+    digest = hashlib.sha256()
+    with path.open("rb") as raw:
+        is_packed = raw.read(2) == _GZIP
+        raw.seek(0)
+        try:
+            with gzip.open(raw) if is_packed else raw as file:
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def checksums_of(parts: Iterable[Part]) -> Mapping[tuple[str, str], str]:
+    """(stream, name) → checksum; parts of one stream that share a file are told apart by their names."""
+    parts = list(parts)
+    by_path = {path: content_sha256(path) for path in {part.path for part in parts}}
+    shared = Counter((part.stream, part.path) for part in parts)
+    return {
+        (part.stream, part.name): by_path[part.path]
+        if shared[part.stream, part.path] == 1
+        else hashlib.sha256(f"{by_path[part.path]} {part.name}".encode()).hexdigest()
+        for part in parts
+    }
