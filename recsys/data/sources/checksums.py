@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from recsys.data.sources.base import Part
+from recsys.data.sources.opening import READ_ERRORS, Member, is_parquet, members
 from recsys.errors import InputError
 
-_GZIP = b"\x1f\x8b"
 _PIECE = 1 << 20
 
 
 def content_sha256(path: Path) -> str:
-    """SHA-256 (hexadecimal) of a file's content, unpacked where it is gzip; InputError where it cannot be unpacked."""
+    """SHA-256 (hexadecimal) of a file's content, unpacked; InputError where it cannot be unpacked."""
     digest = hashlib.sha256()
-    with path.open("rb") as raw:
-        is_packed = raw.read(2) == _GZIP
-        raw.seek(0)
+    plain = is_parquet(path) or not path.stat().st_size
+    for member in [Member(path, "")] if plain else members(path):
         try:
-            with gzip.open(raw) if is_packed else raw as file:
+            with member.open() as file:
                 while piece := file.read(_PIECE):
                     digest.update(piece)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
+        except READ_ERRORS as error:
+            raise InputError(f"{member.shown}: cannot be read: {error}") from error
     return digest.hexdigest()
 
 
