@@ -33,10 +33,17 @@ class Task:
 
 @dataclass
 class Plan:
-    """`current`: the files that are loaded already; `take_back`: half-loaded ones that nobody goes on with."""
+    """What to load, and how that stands to what is there.
+
+    `current`: files that are loaded already; `before`: these and all that their names brought before; `aliases`:
+    further names of loaded files, with their content's checksum; `take_back`: half-loaded files that nobody goes on
+    with.
+    """
 
     tasks: list[Task] = field(default_factory=list)
     current: list[FileProgress] = field(default_factory=list)
+    before: list[FileProgress] = field(default_factory=list)
+    aliases: list[tuple[Part, str]] = field(default_factory=list)
     take_back: list[FileProgress] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -117,6 +124,7 @@ def plan(
         sha256 = checksums[part.stream, part.name]
         if other := seen.get((part.stream, sha256)):
             made.notes.append(f"{part.name} holds what {other} holds; not loaded again")
+            made.aliases += [(part, sha256)] * ((part.stream, part.name, sha256) not in there)
             continue
         seen[part.stream, sha256] = part.name
         of_stream = [file for file in known if file.stream == part.stream]
@@ -125,12 +133,14 @@ def plan(
         same = _same(part, sha256, complete)
         if same is not None and (not same.n_rejected or as_then(same)):
             made.current.append(same)
+            made.before += [same] if part.is_state else _states(same.file, complete)
             if same.file != part.name:
                 made.notes.append(f"{part.name} holds what {same.file} held; not loaded again")
+                made.aliases += [(part, sha256)] * ((part.stream, part.name, sha256) not in there)
             continue
         if same is not None:
             made.notes.append(f"{part.name} is read again: rows of it were rejected, and options or weights changed")
-        former = tuple(complete if part.is_state else _states(part, same, complete))
+        former = tuple(complete if part.is_state else _states(same.file if same else part.name, complete))
         if not former or part.stream == "category_tree":
             how: How = "rows"
         else:
@@ -152,9 +162,20 @@ def _same(part: Part, sha256: str, complete: Sequence[FileProgress]) -> FileProg
     return next((file for file in reversed(complete) if file.sha256 == sha256), None)
 
 
-def _states(part: Part, same: FileProgress | None, complete: Sequence[FileProgress]) -> Iterator[FileProgress]:
-    names = {part.name, same.file if same else part.name}
-    return (file for file in complete if file.file in names)
+def _states(name: str, complete: Sequence[FileProgress]) -> list[FileProgress]:
+    """The files that brought what a name stood for so far: those of that name, and what they were other names of."""
+    found: dict[int, FileProgress] = {}
+
+    def add(name: str, until: int) -> None:
+        for file in complete:
+            if file.file == name and file.file_id <= until and file.file_id not in found:
+                found[file.file_id] = file
+                for earlier in complete:
+                    if earlier.sha256 == file.sha256 and earlier.file_id < file.file_id:
+                        add(earlier.file, earlier.file_id)
+
+    add(name, max((file.file_id for file in complete), default=0))
+    return list(found.values())
 
 
 def _left_half(made: Plan, parts: Sequence[Part]) -> Iterator[str]:

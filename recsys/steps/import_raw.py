@@ -179,12 +179,16 @@ class _Loading:
             for task in planned.tasks
             if task.begun is None
         ]
+        aliases = [
+            {"stream": part.stream, "file": part.name, "sha256": sha256, "complete": True}
+            for part, sha256 in planned.aliases
+        ]
         added: list[FileProgress] = []
-        if new or said:
+        if new or aliases or said:
             values = {"source": self.source.name, "path": str(self.path), "options": options, **declaration}
             status = "loading" if new else "complete"
             added = raw_imports.add_import(
-                connection, values | {"complete_until": self.complete_until, "status": status}, new
+                connection, values | {"complete_until": self.complete_until, "status": status}, [*new, *aliases]
             )
         elif self.complete_until is not None:
             raw_imports.say_complete(connection, self.complete_until)
@@ -200,7 +204,7 @@ class _Loading:
                 else:
                     loaded.append(self._load_difference(connection, task, file, bar))
         former = [file for task in planned.tasks for file in task.former if task.how != "state"]
-        files = {file.file_id: file for file in [*planned.current, *former, *loaded]}.values()
+        files = {file.file_id: file for file in [*planned.before, *former, *loaded]}.values()
         with self._transaction(connection):
             if not sum(file.n_loaded for file in files if file.stream == EVENTS):
                 raise EmptyResultError(f"{self.path}: not one event was left to load; see the counts above")

@@ -19,6 +19,7 @@ import recsys
 from recsys.artifacts import version_of
 from recsys.candidates import registry
 from recsys.data.dataset import Dataset, instant
+from recsys.errors import NothingToDoError
 from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import Labels, accuracy, novelty, user_coverage
 from recsys.evaluation.protocol import Window, labels_of
@@ -59,6 +60,8 @@ def train_generator(ctx: Context, name: str, dataset: str | None, *, force: bool
     step = f"train_{name}"
     ref, data = ctx.dataset(dataset)
     interactions = data.interactions()
+    if (interactions.item_key == interactions.item_key[0]).all():
+        raise NothingToDoError("there are events on one item alone: no model can say what else people may like")
     windows = training_windows(interactions, n=ctx.settings.n_label_windows, days=ctx.settings.label_window_days)
     _labels(data, interactions, windows[-1])  # without any, nothing can be judged, and nothing need be fitted
     plan = _plan(ctx, name, ref, [w.cut_at for w in windows], data.meta.as_of)

@@ -61,7 +61,7 @@ def files(connection: sa.Connection) -> list[FileProgress]:
 
 
 def add_import(
-    connection: sa.Connection, values: Mapping[str, Any], parts: Sequence[Mapping[str, str]]
+    connection: sa.Connection, values: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]
 ) -> list[FileProgress]:
     """Note a new import and its files (`stream`, `file`, `sha256`), nothing of them loaded yet; gives these."""
     insert = sa.insert(raw.imports).values({"status": "loading", **values}).returning(raw.imports.c.import_id)

@@ -83,6 +83,15 @@ def test_of_a_grown_export_the_new_rows_are_loaded(load, clean_database, folder)
     assert events(clean_database)[4:] == [("u4", "d")]
 
 
+def test_an_export_that_was_renamed_and_has_grown_is_known_as_well(load, clean_database, folder):
+    load("table", folder, options=MAP)
+    (folder / "events.csv").rename(folder / "log.csv")
+    load("table", folder, options=MAP)
+    write(folder / "log.csv", "u1,a,2024-05-01", "u2,b,2024-05-02", "u0,c,2024-05-01")
+    assert load("table", folder, options=MAP)["left_out"] == {"loaded before": 2}
+    assert events(clean_database) == [("u1", "a"), ("u2", "b"), ("u0", "c")]
+
+
 def test_an_export_of_later_events_alone_under_the_old_name_is_a_further_one(load, clean_database, folder):
     load("table", folder, options=MAP)
     write(folder / "events.csv", "u3,c,2024-05-03")
