@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from recsys.storage.raw_imports import FileProgress
 
 MEND = "give --replace to empty the database and start over (raw tables, keys, lists, publications and posted events)"
 _ID_TYPES = ("user_id_type", "item_id_type", "category_id_type")
+_FILES = ("items", "categories")  # options that name further files
 _MAY_CHANGE = ("weights", "labels", "bought")  # of the lasting options: they say what is learned from rows
 
 How = Literal["rows", "new rows", "state"]
@@ -112,11 +113,12 @@ def plan(
     """`known`: all files, oldest first; `imports`: by id. A file is known by its content, whatever its name."""
     made = Plan()
     seen: dict[tuple[str, str], str] = {}
-    says = {"options": dict(options), "event_weights": asdict(declaration)["event_weights"]}
 
     def as_then(file: FileProgress) -> bool:
+        """Whether it was read by the options and weights of now; which other files there were makes no difference."""
         row = imports[file.import_id]
-        return row.options == says["options"] and row.event_weights == says["event_weights"]
+        then, now = ({n: v for n, v in said.items() if n not in _FILES} for said in (row.options, options))
+        return then == now and row.event_weights == declaration.event_weights
 
     there = {(file.stream, file.file, file.sha256) for file in known}
     by_name_first = sorted(parts, key=lambda p: (p.stream, p.name, checksums[p.stream, p.name]) not in there)

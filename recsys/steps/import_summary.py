@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from recsys.storage.raw_imports import FileProgress
 
@@ -55,34 +56,43 @@ def of_database(connection: sa.Connection) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print the table to standard error."""
-    table = Table(title=f"import of {result['source']}", show_header=False, title_justify="left")
+    table = Table(title=Text(f"import of {result['source']}"), show_header=False, title_justify="left")
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
+
+    def add(name: str, value: str) -> None:
+        table.add_row(Text(name), Text(value))  # what stands in files and names is no markup
+
     for file in result["files"]:
         counts = [f"{file['n_loaded']:,} loaded", f"{file['n_rejected']:,} rejected"]
         counts += [f"{n:,} {reason}" for reason, n in file["left_out"].items()]
-        table.add_row(f"{file['stream']} of {file['file']}", ", ".join(counts))
+        add(f"{file['stream']} of {file['file']}", ", ".join(counts))
+    if result["lines"]["read"]:
+        fates = [f"{n:,} {fate}" for fate, n in result["lines"].items() if n and fate != "read"]
+        add("lines", f"{result['lines']['read']:,} = {', '.join(fates)}")
     for reason, n in list(result["rejected"].items())[:10]:
-        table.add_row("rejected", f"{n:,} {reason}")
+        add("rejected", f"{n:,} {reason}")
+    for reason, n in list(result["emptied"].items())[:10]:
+        add("cells left empty", f"{n:,} {reason}")
     table.add_section()
     totals = result["totals"]
     first, last = result["span"]
-    table.add_row("events in all", f"{totals['events']:,} of {totals['users']:,} users, {first} to {last} (UTC)")
+    add("events in all", f"{totals['events']:,} of {totals['users']:,} users, {first} to {last} (UTC)")
     if result["n_duplicates"]:
-        table.add_row("exact duplicates", f"{result['n_duplicates']:,}")
+        add("exact duplicates", f"{result['n_duplicates']:,}")
     for name, said in result["event_types"].items():
         weight = "no weight" if said["weight"] is None else f"weight {said['weight']:g}"
-        table.add_row(f"type {name}", f"{said['n']:,} events, {weight}")
-    table.add_row(
+        add(f"type {name}", f"{said['n']:,} events, {weight}")
+    add(
         "items of events",
         f"{totals['items_with_events']:,}, of which {totals['items_with_events_described']:,} described",
     )
-    table.add_row(
+    add(
         "items described",
         f"{totals['items_described']:,}, of which {totals['items_with_events_described']:,} have events",
     )
     for note in result["notes"]:
-        table.add_row("note", note)
+        add("note", note)
     Console(stderr=True).print(table)
 
 

@@ -218,6 +218,52 @@ def test_exact_duplicates_are_counted_and_left_out_on_demand(load, clean_databas
     assert (len(events(clean_database)), result["n_duplicates"]) == (2, 0)
 
 
+def test_one_table_says_what_became_of_everything(load, tmp_path, capsys):
+    header = "user_id,item_id,ts,event"
+    lines = [
+        "u1,a,2024-05-01,view",
+        "u1,a,2024-05-01,view",
+        "u2,b,2024-05-03,addtocart",
+        "u3,b,2024-05-03,wishlist",
+        "",
+    ]
+    log = write(tmp_path / "in" / "[b]log.csv", *lines, header=header)
+    write(tmp_path / "items.csv", "a,Lamp", "z,Sofa", "y,Bed", header="item_id,title")
+    result = load("table", log.parent, options=TYPED | {"items": str(tmp_path / "items.csv")})
+    assert result["totals"] == {
+        "events": 3,
+        "users": 2,
+        "items_with_events": 2,
+        "items_described": 3,
+        "items_with_events_described": 1,
+    }
+    assert result["span"] == ["2024-05-01 00:00", "2024-05-03 00:00"]
+    assert result["event_types"]["transaction"] == {"n": 0, "weight": 5}
+    assert (result["n_duplicates"], result["lines"]["blank"]) == (1, 1)
+    assert result["lines"]["read"] == sum(n for fate, n in result["lines"].items() if fate != "read")
+    table = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    for part in (
+        "events of [b]log.csv 3 loaded, 1 rejected",
+        "1 event 'wishlist' has no weight",
+        "3 of 2 users, 2024-05-01 00:00 to 2024-05-03 00:00",
+        "type addtocart 1 events, weight 3",
+        "items of events 2, of which 1 described",
+        "items described 3, of which 1 have events",
+        "exact duplicates 1",
+    ):
+        assert part in table
+
+
+def test_bad_rows_are_read_again_only_when_what_makes_them_bad_may_have_changed(load, tmp_path):
+    header = "user_id,item_id,ts,event"
+    write(tmp_path / "in" / "log.csv", "u1,a,2024-05-01,view", ",a,2024-05-01,view", header=header)
+    for day in (1, 2):
+        write(tmp_path / f"items{day}.csv", f"a,{day}", header="item_id,title")
+    load("table", tmp_path / "in", options=TYPED | {"items": str(tmp_path / "items1.csv")})
+    result = load("table", tmp_path / "in", options=TYPED | {"items": str(tmp_path / "items2.csv")})
+    assert [file["stream"] for file in result["files"]] == ["item_properties"]
+
+
 RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
 536365,85123A,WHITE HANGING HEART,6,12/1/2010 8:26,2.55,{0},United Kingdom
 536366,22633,HAND WARMER,6,12/1/2010 8:28,1.85,,United Kingdom
