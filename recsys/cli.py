@@ -52,7 +52,11 @@ def import_(
         list[str] | None, typer.Option("--option", "-o", help="NAME=VALUE for the source, e.g. -o user=customer_id.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Empty the database first: raw tables, keys, lists, publications, events.")
+        bool,
+        typer.Option("--replace", help="In place of all that is there: raw tables, keys, lists, publications, events."),
+    ] = False,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out events that equal another one in every column.")
     ] = False,
     complete_until: Annotated[
         str | None,
@@ -65,8 +69,15 @@ def import_(
     """Load the files of a SOURCE at PATH into schema raw; resumes where a killed load stopped."""
     from recsys.steps import import_raw
 
-    options = _options(option)
-    _print(import_raw.run(source, str(path), options=options, replace=replace, complete_until=_instant(complete_until)))
+    result = import_raw.run(
+        source,
+        str(path),
+        options=_options(option),
+        replace=replace,
+        drop_duplicates=drop_duplicates,
+        complete_until=_instant(complete_until),
+    )
+    _print(result)
 
 
 @app.command("inspect")

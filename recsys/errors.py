@@ -21,7 +21,11 @@ class ImportUnderWayError(InputError):
     transient = True
 
 
-class TooFewLabelsError(InputError):
+class NothingToDoError(RecsysError):
+    """A step has nothing to make of this data set; the message says why. It ends as skipped and holds nothing up."""
+
+
+class TooFewLabelsError(InputError, NothingToDoError):
     """The label windows hold too little to learn or to judge by; the message says what to load or to change."""
 
 

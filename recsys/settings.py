@@ -84,6 +84,10 @@ class Settings(BaseSettings):
         description="all: lists hold what people buy again, too, and nothing that was bought is hidden",
     )
 
+    max_user_share: float = Field(
+        0.1, gt=0, le=1, description="share of all events from which on a single user is pointed out, as bots have it"
+    )
+
     # --- training
     label_window_days: float = Field(14.0, gt=0, description="length of the ranker's label windows")
     n_label_windows: int = Field(4, ge=1, le=12, description="how many windows the ranker trains on")

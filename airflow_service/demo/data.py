@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from recsys.errors import InputError
 
 GENERATED = "generated"
+_YES, _NO = ("1", "true", "yes", "y", "on"), ("", "0", "false", "no", "n", "off")
 _RECSYS = (sys.executable, "-m", "recsys.cli")
 
 
@@ -28,7 +30,8 @@ class Input:
 
     @classmethod
     def of(cls, variables: Mapping[str, str], state: Path) -> Input:
-        """What the variables say: SOURCE, INPUT, OPTIONS ("name=value name=value"), REPLACE, USERS, ITEMS, EVENTS.
+        """What the variables say: SOURCE, INPUT, OPTIONS ("name=value name='a value'"), REPLACE (1 or 0), and the size
+        of a generated shop: USERS, ITEMS, EVENTS.
 
         InputError when they do not fit together.
         """
@@ -47,7 +50,7 @@ class Input:
             path = Path(variables["INPUT"]).expanduser().resolve()
             if not path.exists():
                 raise InputError(f"INPUT={variables['INPUT']} does not exist")
-        return cls(state, source, path, tuple(variables.get("OPTIONS", "").split()), size, "REPLACE" in variables)
+        return cls(state, source, path, _options(variables.get("OPTIONS", "")), size, _replace(variables))
 
     def command_to_generate(self) -> tuple[str, ...] | None:
         """The command that writes the generated shop; None when it is there, or is not wanted."""
@@ -91,6 +94,28 @@ class Input:
     @property
     def _identity(self) -> dict[str, Any]:
         return {"source": self.source, "of": dict(self.size) if self.source == GENERATED else str(self.path)}
+
+
+def _options(text: str) -> tuple[str, ...]:
+    """Words as a shell splits them; InputError for one that is not NAME=VALUE."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"OPTIONS={text}: {error}; put values with blanks into quotes, as name='a value'") from None
+    for word in words:
+        name, found, _ = word.partition("=")
+        if not found or not name:
+            raise InputError(
+                f"OPTIONS={text}: {word!r} is not of the form NAME=VALUE; put values with blanks into quotes"
+            )
+    return tuple(words)
+
+
+def _replace(variables: Mapping[str, str]) -> bool:
+    text = variables.get("REPLACE", "")
+    if text.strip().lower() not in (*_YES, *_NO):
+        raise InputError(f"REPLACE={text} is neither yes nor no; REPLACE=1 replaces what the database holds")
+    return text.strip().lower() in _YES
 
 
 def remarks(log: str) -> list[str]:

@@ -194,14 +194,15 @@ def run_epoch(
 
 
 def judge(scorer: DeepFmScorer, inputs: dict[str, Any], log_q: Floats) -> tuple[float, float]:
-    """Sampled softmax loss, and AUC (share of the sampled negatives that score below the observed item)."""
+    """Sampled softmax loss, and AUC (share of the sampled negatives that score below the observed item;
+    a half where there is no negative, as where everybody has everything)."""
     logits = logits_of(scorer, inputs)
     corrected = logits.astype(np.float64) - log_q
     corrected -= corrected.max(axis=1, keepdims=True)
     loss = np.log(np.exp(corrected).sum(axis=1)) - corrected[:, 0]
     real = log_q[:, 1:] < EXCLUDED
     below = (logits[:, 1:] < logits[:, :1]) + 0.5 * (logits[:, 1:] == logits[:, :1])
-    return float(loss.mean()), float(below[real].mean())
+    return float(loss.mean()), float(below[real].mean()) if real.any() else 0.5
 
 
 def logits_of(scorer: DeepFmScorer, inputs: dict[str, Any]) -> Floats:

@@ -23,7 +23,7 @@ from recsys.candidates.base import (
     usable_history,
 )
 from recsys.errors import InputError
-from recsys.types import NO_ITEM, Candidates, Catalogue, Interactions, Keys, Scores
+from recsys.types import MICROSECONDS_PER_DAY, NO_ITEM, Candidates, Catalogue, Interactions, Keys, Scores
 
 
 @dataclass
@@ -33,8 +33,9 @@ class Popular:
         score(i) = recent(i) / Σ recent + all_time_share · total(i) / Σ total
 
     where `recent` sums weight · 2^(-age / half_life_days) over the events of item i and `total` sums the bare
-    weights. The first part follows the last days; the second, small, orders items that have not moved lately, so
-    that small categories get full lists. An item without any event is never proposed.
+    weights, and of one user's events on an item in a day (UTC) the heaviest alone counts: reloading a page, or a bot,
+    makes nothing popular. The first part follows the last days; the second, small, orders items that have not moved
+    lately, so that small categories get full lists. An item without any event is never proposed.
     """
 
     half_life_days: float = 5.0
@@ -42,7 +43,7 @@ class Popular:
     name: ClassVar[str] = "popular"
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
-        history = usable_history(interactions, catalogue)
+        history = heaviest_of_a_day(usable_history(interactions, catalogue))
         at = KeyIndex(catalogue.item_key).positions(history.item_key)
         recent = np.bincount(at, decayed_weight(history, self.half_life_days), minlength=len(catalogue))
         total = np.bincount(at, history.weight, minlength=len(catalogue))
@@ -140,6 +141,16 @@ class Popular:
         )
         model._set(cut_at, keys, arrays["score"], catalogue)
         return model
+
+
+def heaviest_of_a_day(history: Interactions) -> Interactions:
+    """Of each user's events on an item in a day (UTC) the heaviest, of equal ones the last."""
+    day = history.occurred_at // MICROSECONDS_PER_DAY
+    pair = (history.user_key.astype(np.int64) << 32) | history.item_key
+    order = np.lexsort((history.weight, day, pair))  # stable: the later of equal weights comes last
+    is_last = np.ones(len(order), dtype=np.bool_)
+    is_last[:-1] = (pair[order][1:] != pair[order][:-1]) | (day[order][1:] != day[order][:-1])
+    return history if is_last.all() else history.take(np.sort(order[is_last]))
 
 
 def _first_free(free: NDArray[np.bool_], pool: Positions, score: Scores, n: int) -> Best:

@@ -48,6 +48,7 @@ SESSION_GAP_MS = 30 * 60 * 1000
 PRICE_NAMES = ("price", "790")
 _NUMBER = r"^n?-?[0-9]+(\.[0-9]+)?$"
 NO_ID = "of an id that is none: "  # and the entity follows
+EMPTIED = ""  # is no category, no price, and not "unavailable"
 
 
 class Prepared(NamedTuple):
@@ -253,25 +254,28 @@ def _sessions(events: Table) -> Table:
 def _history(con: Any, properties: Table, items: Table, category_id_type: IdType) -> Table:
     """Categories, availability, titles and prices over time; of values at one instant the later row's.
 
-    Availability that is no word for yes is no; a category whose id is none is not told.
+    Availability that is no word for yes is no; a category whose id is none is not told. What a later state of the
+    catalogue emptied has the value EMPTIED from then on.
     """
     price = _price_name(con, properties)
     names = [CATEGORY, AVAILABLE, TITLE, *([price] if price else [])]
-    told = properties.filter(properties.property.isin(names) & properties.value.notnull())
-    told = told.filter((told.property != AVAILABLE) | (told.value.strip() != ""))
-    told = told.filter((told.property != CATEGORY) | is_id(told.value, category_id_type))
+    told = properties.filter(properties.property.isin(names))
+    emptied = told.value.isnull()
+    told = told.filter(emptied | (told.property != AVAILABLE) | (told.value.strip() != ""))
+    told = told.filter(told.value.isnull() | (told.property != CATEGORY) | is_id(told.value, category_id_type))
     told = told.select(
         ROW,
         "timestamp",
         "itemid",
         property=told.property.cases((price, PRICE), else_=told.property) if price else told.property,
         value=ibis.cases(
+            (told.value.isnull(), EMPTIED),
             (told.property == AVAILABLE, ibis.ifelse(_says_yes(told.value), "1", "0")),
             (told.property.isin([CATEGORY, TITLE]), told.value),
             else_=told.value.re_replace("^n", ""),
         ),
     )
-    told = told.filter((told.property != PRICE) | told.value.re_search(_NUMBER))
+    told = told.filter((told.property != PRICE) | (told.value == EMPTIED) | told.value.re_search(_NUMBER))
     told = told.inner_join(items.select(item_key="key", itemid="id"), "itemid")
     once = told.group_by([col.ITEM_KEY, "timestamp", "property"]).agg(value=latest(told.value, told[ROW]))
     return once.select(col.ITEM_KEY, "property", "value", occurred_at=_instant(once.timestamp))
@@ -297,13 +301,15 @@ def _price_name(con: Any, properties: Table) -> str | None:
 
 def _categories(con: Any, tree: Table, given: KnownKeys, id_type: IdType) -> Table:
     """Every category of the tree or of an item, with its key and its parent's, in the order of ids."""
-    told = con.table("item_properties").filter(lambda t: t.property == CATEGORY)
+    told = con.table("item_properties").filter(lambda t: (t.property == CATEGORY) & (t.value != EMPTIED))
     parents_named = tree.filter(tree.parentid.notnull()).select(id="parentid")
     ids = ibis.union(tree.select(id="categoryid"), parents_named, told.select(id="value"))
     ids = ids.distinct()
     ids = ids.filter(is_id(ids.id, id_type))
     keys = give_keys(con, "category", ids.mutate(length=ids.id.length()), given.categories, ["length", "id"])
-    parents = tree.group_by(id=tree.categoryid).agg(parent_id=tree.parentid.min())
+    # The later row counts, a root's too, whose parent is null: states of the tree follow each other.
+    said = tree.group_by(id=tree.categoryid).agg(parent_id=latest(tree.parentid.fill_null(""), tree[ROW]))
+    parents = said.mutate(parent_id=said.parent_id.nullif(""))
     placed = keys.left_join(parents, "id").drop("id_right")
     up = keys.select(parent_id="id", parent_category_key="key")
     placed = placed.left_join(up, "parent_id")
@@ -320,7 +326,7 @@ def _items(con: Any, properties: Table, items: Table, as_of: int) -> Table:
     objects = values.group_by(item_key=values.key).agg(properties=json_group_object(values.property, values.value))
     history = con.table("item_properties")
     history = history.filter(history.property == TITLE)
-    titles = history.group_by(col.ITEM_KEY).agg(title=latest(history.value, history.occurred_at))
+    titles = history.group_by(col.ITEM_KEY).agg(title=latest(history.value, history.occurred_at).nullif(EMPTIED))
     joined = joined.left_join(objects, col.ITEM_KEY).drop("item_key_right")
     joined = joined.left_join(titles, col.ITEM_KEY).drop("item_key_right")
     return joined.mutate(properties=joined.properties.fill_null("{}")).order_by(col.ITEM_KEY)
@@ -339,11 +345,12 @@ def _users(con: Any, properties: Table, users: Table) -> Table:
 
 
 def _latest_values(con: Any, name: str, properties: Table, owner: str, keys: Table) -> Table:
-    """key, property, value: the value of the newest row of each, of rows at one instant the later in the source.
+    """key, property, value: the value of the newest row of each, of rows at one instant the later in the source; none
+    where that row is empty.
 
     Millions of groups: one sort by integers keeps the rows of an owner together, which the JSON objects need next.
     """
-    told = properties.filter(properties.value.notnull())
+    told = properties
     names = told.select("property").distinct()
     names = _keep(con, f"{name}_property_names", names.mutate(code=ibis.row_number().over(order_by="property")))
     placed = told.inner_join(keys.select("key", **{owner: "id"}), owner).inner_join(names, "property")
@@ -352,7 +359,7 @@ def _latest_values(con: Any, name: str, properties: Table, owner: str, keys: Tab
     )
     placed = placed.mutate(next_code=placed.code.lead().over(group_by="key", order_by=["code", "newness"]))
     newest = placed.filter(placed.next_code.isnull() | (placed.next_code != placed.code))
-    return newest.select("key", "property", "value")
+    return newest.filter(newest.value.notnull()).select("key", "property", "value")
 
 
 def _newness(con: Any, told: Table, placed: Table) -> ibis.Value:

@@ -11,6 +11,7 @@ Labels on items that appear only inside the window stay: no system can find them
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,11 +55,31 @@ def labels_of(
         bought = history.of_types(bought_event_types)
         keep &= ~np.isin(_pairs(events), _pairs(bought))
     if not keep.any():
-        raise TooFewLabelsError(
-            f"no {task} labels of known users between {window.cut_at} and {window.end_at} (microseconds);"
-            " use fewer cuts, longer windows or a longer data set"
-        )
+        raise TooFewLabelsError(_why_none(interactions, window, task, label_event_types))
     return Labels.from_pairs(events.user_key[keep], events.item_key[keep])
+
+
+def _why_none(interactions: Interactions, window: Window, task: Task, label_event_types: Sequence[str]) -> str:
+    counts = np.bincount(interactions.event_type, minlength=len(interactions.event_types))
+    occurring = [name for name, n in zip(interactions.event_types, counts, strict=True) if n]
+    labels = ", ".join(label_event_types)
+    if not set(occurring) & set(label_event_types):
+        return (
+            f"no event is of a type to learn to bring about ({labels}); there are {', '.join(occurring)}. Name others, "
+            f"as RECSYS_LABEL_EVENT_TYPES='[\"{occurring[-1]}\"]', or at the import of a table as "
+            f"--option labels={occurring[-1]}"
+        )
+    new = "items new to them" if task is Task.DISCOVERY else "items"
+    return (
+        f"between {date(window.cut_at)} and {date(window.end_at)} no user who was there before has an event of "
+        f"{labels} on {new}; load a longer history, or use fewer (RECSYS_N_LABEL_WINDOWS) or longer windows "
+        "(RECSYS_LABEL_WINDOW_DAYS)"
+    )
+
+
+def date(at: int) -> str:
+    """An instant in microseconds as people write it, UTC."""
+    return dt.datetime.fromtimestamp(at / 1_000_000, dt.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def seen_items(history: Interactions, user_keys: Keys, n_item_keys: int) -> csr_array:

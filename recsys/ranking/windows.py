@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InputError
-from recsys.evaluation.protocol import Window, windows
-from recsys.types import Interactions
+from recsys.errors import TooFewLabelsError
+from recsys.evaluation.protocol import Window, date, windows
+from recsys.types import MICROSECONDS_PER_DAY, Interactions
 
 HELD_OUT_SHARE = 0.1  # of the users: they never train the ranker, the gate compares models on them
 VALIDATION_SHARE = 0.15  # of the users: they stop the training early and choose the loss
@@ -17,16 +17,17 @@ _MULTIPLIER, _MODULUS = 2_654_435_761, 2**32  # Knuth's multiplicative hash
 def training_windows(interactions: Interactions, *, n: int, days: float) -> list[Window]:
     """The last `n` windows of `days` before `interactions.cut_at`, oldest first, the last one ending there.
 
-    Left out are windows that begin before the first event. Raises InputError when none is left: the data must be
-    longer than one window.
+    Left out are windows that begin before the first event. Raises TooFewLabelsError when none is left: the data must
+    be longer than one window.
     """
     found = windows(interactions.cut_at, n=n, days=days)
     first_at = int(interactions.occurred_at[0]) if len(interactions) else interactions.cut_at
     usable = [window for window in found if window.cut_at > first_at]
     if not usable:
-        raise InputError(
-            f"the events span less than one label window of {days:g} days; load a longer history"
-            " or shorten RECSYS_LABEL_WINDOW_DAYS"
+        span = (interactions.cut_at - first_at) / MICROSECONDS_PER_DAY
+        raise TooFewLabelsError(
+            f"the events span {span:.1f} days, from {date(first_at)} to {date(interactions.cut_at)}, less than one "
+            f"label window of {days:g} days; load a longer history or shorten RECSYS_LABEL_WINDOW_DAYS"
         )
     return usable
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
@@ -19,7 +19,7 @@ from recsys import log
 from recsys import settings as settings_module
 from recsys.artifacts import ArtifactStore, Manifest, split_ref
 from recsys.data.dataset import Dataset, instant, microseconds
-from recsys.errors import ModelError, NotFoundError
+from recsys.errors import ModelError, NotFoundError, NothingToDoError
 from recsys.evaluation.gate import GateDecision
 from recsys.settings import Settings
 from recsys.storage.engine import engine, with_patience
@@ -106,6 +106,18 @@ class Context:
             return None
         return found.status == "succeeded", found.reason or ""
 
+    def refusal(self, step: str, dataset: str) -> str | None:
+        """Why the newest run of a step for a data set made nothing that serves, None when there was none."""
+        query = (
+            sa.select(training_runs.c.reason)
+            .where(training_runs.c.step == step, training_runs.c.dataset == dataset)
+            .where(training_runs.c.status == "refused")
+            .order_by(training_runs.c.run_id.desc())
+            .limit(1)
+        )
+        with self.engine.connect() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
     def champion(self, model: str) -> str | None:
         """The model that serves: the accepted one of the newest data whose artifact is there; None when there is none.
 
@@ -128,9 +140,11 @@ class Context:
     def serving_model(self, model: str, dataset: str) -> str:
         """The artifact that serves for a data set: the one trained on it, or else the champion.
 
-        NotFoundError says which step to run.
+        NothingToDoError when none was accepted; NotFoundError, which says which step to run, when it was not run.
         """
         ref = self.newest(f"train_{model}", dataset) or self.champion(model)
+        if ref is None and (reason := self.refusal(f"train_{model}", dataset)):
+            raise NothingToDoError(f"there is no {model} model: {reason}")
         if ref is None:
             raise NotFoundError(
                 f"no {model} model has been accepted yet; run train_{model}, or read what its gate said"
@@ -200,6 +214,27 @@ def require_purpose(manifest: Manifest, purpose: str) -> None:
             f"it must not serve. Use the artifact with purpose {SERVING!r} of the same run"
         )
     raise ModelError(f"{manifest.ref} was fitted for {found!r}; its use for {purpose!r} would leak the labels' window")
+
+
+def may_skip(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A step that may have nothing to make of a data set: then its result says why under "skipped", the record of runs
+    does so, too, and other steps go on without it."""
+    name = run.__module__.rsplit(".", 1)[-1]
+
+    @functools.wraps(run)
+    def wrapped(
+        dataset: str | None = None, force: bool = False, *, ctx: Context | None = None, **others: Any
+    ) -> dict[str, Any]:
+        ctx = ctx or Context.open()
+        ref, data = ctx.dataset(dataset)
+        try:
+            return run(ref, force, ctx=ctx, **others)
+        except NothingToDoError as error:
+            logger.warning("%s is skipped: %s", name, error)
+            ctx.record(name, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error))
+            return {"dataset": ref, "skipped": str(error)}
+
+    return wrapped
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from recsys import log
 from recsys import settings as settings_module
-from recsys.artifacts import sha256_of
-from recsys.data.sources import open_source
-from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Rejected, Source
+from recsys.data.sources import open_source, source_of
+from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source
+from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
+from recsys.steps import import_summary
+from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inherited, plan, spelt_out
+from recsys.steps.import_progress import Bar, Quarantine, progress_bar
 from recsys.storage import raw_imports
 from recsys.storage.engine import engine as open_engine
 from recsys.storage.engine import migrate, with_patience
+from recsys.storage.raw_differences import Staged, n_duplicates
 from recsys.storage.raw_imports import FileProgress
 
 logger = logging.getLogger(__name__)
 
 LOCK_PATIENCE_S = 15.0  # a killed import's last transaction may still be ending
-MEND = "give --replace to empty the database and start over (raw tables, keys, lists, publications and posted events)"
+LOADED_BEFORE = "loaded before"
+DUPLICATE = "exact duplicates"
+AS_BEFORE = "said before"  # of a catalogue
 
 
 def run(
@@ -40,42 +43,42 @@ def run(
     *,
     options: Mapping[str, str] | None = None,
     replace: bool = False,
+    drop_duplicates: bool = False,
     complete_until: dt.datetime | None = None,
     quarantine_dir: str | Path | None = None,
     engine: sa.Engine | None = None,
 ) -> dict[str, Any]:
     """Load the files of `source` at `path`; says what was loaded, refused and left out.
 
-    A killed run goes on where it stopped when it is called again. A file that is loaded already (told by its
-    checksum) is not loaded again; new files of the same source and options are added. Bad rows go to CSV files
+    A killed run goes on where it stopped when it is called again. A file is known by its content: what is loaded
+    already is not loaded again, whatever its name; of a changed file the new rows are loaded. Options that say what
+    rows mean last from one import to the next; they may add, not contradict. Bad rows go to CSV files
     (file, line, reason, row) in `quarantine_dir`, by default `quarantine` in the settings' local folder.
+    `replace`: in place of all that the database holds, in one transaction.
+    `drop_duplicates`: leave out events that equal, in every column, one that is there.
     `complete_until` (aware): before it, what is imported holds all events of the types that occur in it, so that data
     sets leave out posted events of that time and those types; it can be said of files that are loaded already.
 
-    Raises InputError for a file that cannot be used, for another source than the one that the database holds,
-    or for a file that changed since it was loaded; then nothing of the new import is written.
+    Raises InputError for a file that cannot be used, for another source than the one that the database holds, and for
+    a file of events that lost rows since it was loaded; EmptyResultError where no event is left. Then the database
+    is as it was before.
     """
     log.setup()
     if complete_until is not None and complete_until > dt.datetime.now(dt.UTC):
         raise InputError(
             f"--complete-until {complete_until.isoformat()} lies in the future; no export is complete then"
         )
+    source_of(source, Path(path))  # before a database is started
     settings = settings_module.load()
-    opened = open_source(source, path, options)
-    parts = opened.parts()
-    _check_readable(opened, parts)
-    for note in opened.notes:
-        logger.info("%s: %s", source, note)
-    checksums = {part.path: sha256_of(part.path) for part in parts}
     engine = engine or open_engine(settings)
     loading = _Loading(
-        source=opened,
-        path=str(path),
+        source=source,
+        path=Path(path),
         options=dict(options or {}),
-        parts=parts,
-        checksums=checksums,
+        weights=settings.event_weights or {},
         quarantine=Path(quarantine_dir or settings.local_dir / "quarantine"),
         replace=replace,
+        drop_duplicates=drop_duplicates,
         complete_until=complete_until,
     )
     migrate(engine)
@@ -85,173 +88,283 @@ def run(
 class _Loading:
     """One call of `run`; started again from the database's own record when the connection is lost."""
 
+    source: Source
+    notes: list[str]
+
     def __init__(
         self,
-        source: Source,
-        path: str,
+        source: str,
+        path: Path,
         options: dict[str, str],
-        parts: list[Part],
-        checksums: dict[Path, str],
+        weights: Mapping[str, float],
         quarantine: Path,
         replace: bool,
+        drop_duplicates: bool,
         complete_until: dt.datetime | None,
     ) -> None:
-        self.source = source
+        self.source_name = source
         self.path = path
         self.options = options
-        self.parts = parts
-        self.checksums = checksums
+        self.weights = weights
         self.quarantine = quarantine
         self.replace = replace
+        self.drop_duplicates = drop_duplicates
         self.complete_until = complete_until
         self.emptied: dict[tuple[str, str], Counter[str]] = {}  # (stream, file) → reason → cells left empty
-        self.lines: Counter[str] = Counter()  # of the files read by this run, by what became of them
+        self.lines: dict[tuple[str, str], LineCount] = {}  # (stream, file) → what became of its lines
 
     def run(self, engine: sa.Engine) -> dict[str, Any]:
         with engine.connect() as connection:
             connection.detach()  # the lock lasts as long as the connection: it must not go back to a pool
             _lock(connection)
             started = time.monotonic()
-            with connection.begin():
-                if self.replace:
-                    raw_imports.start_over(connection)
-                self._register(connection)
-            self.replace = False  # after a lost connection the load goes on, it does not start over
-            progress = raw_imports.files(connection)
-            connection.commit()
-            pending = [part for part in self.parts if not progress[part.stream, part.name].complete]
-            with _bar() as bar:
-                for part in pending:
-                    self._load_part(connection, part, progress[part.stream, part.name], bar)
-            return self._finish(connection, n_pending=len(pending), seconds=time.monotonic() - started)
+            if not self.replace:
+                result = self._load(connection)
+            else:
+                with connection.begin():
+                    raw_imports.empty_raw(connection)
+                    result = self._load(connection)
+                    raw_imports.start_over(connection)  # last: readers of lists wait from here to the commit
+                self.replace = False  # after a lost connection a load goes on, it does not start over
+            return {"seconds": round(time.monotonic() - started, 1), **result}
 
-    def _register(self, connection: sa.Connection) -> None:
-        """Note what is new in this import; InputError where it does not fit what the database holds."""
-        former = raw_imports.imports(connection)
-        known = raw_imports.files(connection)
-        for row in former:
-            if row.source != self.source.name or row.options != self.options:
-                raise InputError(
-                    f"the database holds source {row.source} {_shown(row.options)}from {row.path}; a database has "
-                    f"one source. To load {self.source.name} {_shown(self.options)}instead, {MEND}"
-                )
-        new = []
-        for part in self.parts:
-            there = known.get((part.stream, part.name))
-            if there is None:
-                new.append({"stream": part.stream, "file": part.name, "sha256": self.checksums[part.path]})
-            elif there.sha256 != self.checksums[part.path]:
-                raise InputError(
-                    f"{part.path}: another file of this name is loaded already, and this one differs from it. "
-                    f"Put new rows into a file of a new name, or {MEND}"
-                )
-        ours = {(part.stream, part.name) for part in self.parts}
-        for row in former:
-            if row.status == "loading" and not any(
-                key in ours for key, file in known.items() if file.import_id == row.import_id
-            ):
-                raise InputError(
-                    f"the import of {row.path} is not finished; run `recsys import {row.source} {row.path}` "
-                    f"again to finish it, or {MEND}"
-                )
-        if new:
-            declaration = {name: _json(value) for name, value in asdict(self.source.declaration).items()}
-            values = {"source": self.source.name, "path": self.path, "options": self.options, **declaration}
-            raw_imports.add_import(connection, values | {"complete_until": self.complete_until}, new)
+    def _transaction(self, connection: sa.Connection) -> AbstractContextManager[Any]:
+        """Each step is one, unless all is to take the place of what is there."""
+        return nullcontext() if self.replace else connection.begin()
+
+    def _load(self, connection: sa.Connection) -> dict[str, Any]:
+        with self._transaction(connection):
+            former = raw_imports.imports(connection)
+        newest = former[-1] if former else None
+        options = inherited(newest, source_of(self.source_name, self.path), self.options)
+        weights = {**(newest.event_weights if newest is not None else {}), **self.weights}
+        self.source = open_source(self.source_name, self.path, options, weights)
+        parts = self.source.parts()
+        self.notes = []
+        self._note(self.source.notes)
+        if newest is not None:
+            check_fits(newest, self.source, options)
+        options = spelt_out(self.source, options)
+        checksums = checksums_of(parts)
+        with self._transaction(connection):
+            known = raw_imports.files(connection)
+        planned = plan(
+            parts, checksums, known, {row.import_id: row for row in former}, options, self.source.declaration
+        )
+        _check_readable(self.source, [task.part for task in planned.tasks])
+        with self._transaction(connection):
+            begun = self._register(connection, planned, options, newest)
+        try:
+            return self._load_files(connection, planned, begun)
+        except RecsysError:
+            if not self.replace:
+                with connection.begin():
+                    touched = {file.import_id for file in begun}
+                    files = raw_imports.files(connection)
+                    raw_imports.take_back(connection, [file for file in files if file.import_id in touched])
+            raise
+
+    def _register(
+        self, connection: sa.Connection, planned: Plan, options: dict[str, str], newest: Any
+    ) -> list[FileProgress]:
+        """Note what is new in this import; gives the file of each task."""
+        if planned.take_back:
+            raw_imports.take_back(connection, planned.take_back)
+        self._note(planned.notes)
+        declaration = {name: _json(value) for name, value in asdict(self.source.declaration).items()}
+        said = changes(newest, self.source.declaration) if newest is not None else []
+        self._note(said)
+        new = [
+            {"stream": task.part.stream, "file": task.part.name, "sha256": task.sha256}
+            for task in planned.tasks
+            if task.begun is None
+        ]
+        aliases = [
+            {"stream": part.stream, "file": part.name, "sha256": sha256, "complete": True}
+            for part, sha256 in planned.aliases
+        ]
+        added: list[FileProgress] = []
+        if new or aliases or said:
+            values = {"source": self.source.name, "path": str(self.path), "options": options, **declaration}
+            status = "loading" if new else "complete"
+            added = raw_imports.add_import(
+                connection, values | {"complete_until": self.complete_until, "status": status}, [*new, *aliases]
+            )
         elif self.complete_until is not None:
             raw_imports.say_complete(connection, self.complete_until)
+        waiting = iter(added)
+        return [task.begun or next(waiting) for task in planned.tasks]
 
-    def _load_part(self, connection: sa.Connection, part: Part, progress: FileProgress, bar: Progress) -> None:
-        task = bar.add_task(f"{part.stream} {part.name}", total=None, rows=f"{progress.n_loaded:,}")
+    def _load_files(self, connection: sa.Connection, planned: Plan, begun: list[FileProgress]) -> dict[str, Any]:
+        loaded = []
+        with progress_bar() as bar:
+            for task, file in zip(planned.tasks, begun, strict=True):
+                if task.how == "rows" and not (self.drop_duplicates and task.part.stream == EVENTS):
+                    loaded.append(self._load_rows(connection, task.part, file, bar))
+                else:
+                    loaded.append(self._load_difference(connection, task, file, bar))
+        former = [file for task in planned.tasks for file in task.former if task.how != "state"]
+        files = {file.file_id: file for file in [*planned.before, *former, *loaded]}.values()
+        with self._transaction(connection):
+            if not sum(file.n_loaded for file in files if file.stream == EVENTS):
+                raise EmptyResultError(f"{self.path}: not one event was left to load; see the counts above")
+            new_events = [file.file_id for file in loaded if file.stream == EVENTS]
+            n_twice = n_duplicates(connection, new_events) if new_events else 0
+            for import_id in {file.import_id for file in loaded}:
+                raw_imports.mark_complete(connection, import_id)
+            whole = import_summary.of_database(connection) if loaded else {}
+        if n_twice:
+            self._note(
+                [f"{n_twice:,} of the events equal another one in every column; --drop-duplicates leaves such out"]
+            )
+        return self._result([*planned.current, *loaded], list(files), loaded, n_twice, whole)
+
+    def _load_rows(self, connection: sa.Connection, part: Part, progress: FileProgress, bar: Bar) -> FileProgress:
+        """Chunk by chunk, each with the note of how far the file is dealt with; goes on where that note stands."""
         resume_at, read_to = progress.position, 0
-        emptied = self.emptied[part.stream, part.name] = Counter()
-        count = LineCount()
-        with _Quarantine(self._quarantine_file(progress), part.name) as quarantine:
-            for chunk in part.read():
-                count.add(part, chunk)
+        with Quarantine(self._quarantine_file(progress), part.name) as quarantine, bar.file(part) as say:
+            for chunk in self._read(part):
                 quarantine.write(chunk.rejected)
-                emptied.update(chunk.emptied)
                 starts_at, read_to = read_to, chunk.end
                 if read_to <= resume_at:
                     continue  # loaded before the last interruption
-                if starts_at != progress.position:
-                    raise RecsysError(f"{part.path}: it is read in other pieces than when its load began; {MEND}")
-                with connection.begin():
+                if starts_at != progress.position:  # a release that reads in other pieces: from the file's start
+                    with self._transaction(connection):
+                        progress = raw_imports.begin_again(connection, progress)
+                    return self._load_rows(connection, part, progress, bar)
+                with self._transaction(connection):
                     progress = raw_imports.append(
                         connection,
                         progress,
                         chunk.rows,
                         end=chunk.end,
-                        n_rejected=len(chunk.rejected),
+                        reasons=_reasons(chunk),
                         left_out=chunk.left_out,
                     )
-                bar.update(task, rows=f"{progress.n_loaded:,}")
-        with connection.begin():
-            raw_imports.mark_file_complete(connection, progress)
-        self.lines.update(count.by_fate())
-        logger.info("%s%s", _told(progress, self._quarantine_file(progress), emptied), _lines_told(count))
+                say(progress.n_loaded)
+        return self._complete(connection, part, progress)
+
+    def _load_difference(self, connection: sa.Connection, task: Task, file: FileProgress, bar: Bar) -> FileProgress:
+        """What the file says beyond what is there, in one transaction."""
+        part = task.part
+        reasons: Counter[str] = Counter()
+        left_out: Counter[str] = Counter()
+        end = 0
+        with (
+            self._transaction(connection),
+            Quarantine(self._quarantine_file(file), part.name) as quarantine,
+            bar.file(part) as say,
+        ):
+            staged = Staged(connection, part.stream)
+            for chunk in self._read(part):
+                quarantine.write(chunk.rejected)
+                staged.add(chunk.rows)
+                reasons.update(_reasons(chunk))
+                left_out.update(chunk.left_out)
+                end = chunk.end
+                say(staged.n_rows)
+            n_new, why = self._insert(staged, task, file)
+            if staged.n_rows > n_new:
+                left_out[why] += staged.n_rows - n_new
+            file = raw_imports.note(connection, file, end=end, n_loaded=n_new, reasons=reasons, left_out=left_out)
+        return self._complete(connection, part, file)
+
+    def _insert(self, staged: Staged, task: Task, file: FileProgress) -> tuple[int, str]:
+        """The number of rows that were new, and why the others were left out."""
+        part = task.part
+        if task.how == "state":
+            state = staged.insert_state(file, int(dt.datetime.now(dt.UTC).timestamp() * 1000))
+            said = f"{part.name} is a later state: {state.n_told:,} properties are new or changed"
+            said += f", {state.n_emptied:,} emptied" if state.n_emptied else ""
+            if state.n_missing:
+                said += f"; {state.n_missing:,} that were described before are not in it and stay as they were"
+            self._note([said])
+            return state.n_told, AS_BEFORE
+        why = LOADED_BEFORE
+        if task.former and part.stream == EVENTS:
+            against = staged.against([former.file_id for former in task.former])
+            if against.is_later:
+                self._note([f"{part.name} is another file than before, and all later: taken as a further one"])
+            elif against.n_missing:
+                raise InputError(
+                    f"{part.path}: another file of this name is loaded already, and this one differs from it: "
+                    f"{against.n_missing:,} of the {against.n_former:,} rows that it brought are not in it any more. "
+                    f"If it holds new rows alone, give it a name of its own; if rows were withdrawn, {MEND}"
+                )
+            else:
+                self._note([f"{part.name} has grown: its new rows alone are loaded"])
+        elif task.former:
+            staged.against([former.file_id for former in task.former])
+            self._note([f"{part.name} has changed: its new rows are loaded, what it said before stays"])
+        if self.drop_duplicates and part.stream == EVENTS:
+            return staged.insert_distinct(file), DUPLICATE if not task.former else f"{LOADED_BEFORE} or {DUPLICATE}"
+        return staged.insert_new(file), why
+
+    def _read(self, part: Part) -> Iterator[Chunk]:
+        """The chunks of a part; every line of it must be accounted for."""
+        emptied = self.emptied[part.stream, part.name] = Counter()
+        count = self.lines[part.stream, part.name] = LineCount()
+        for chunk in part.read():
+            count.add(part, chunk)
+            emptied.update(chunk.emptied)
+            yield chunk
+
+    def _complete(self, connection: sa.Connection, part: Part, file: FileProgress) -> FileProgress:
+        with self._transaction(connection):
+            raw_imports.mark_file_complete(connection, file)
+        key = part.stream, part.name
+        told = _told(file, self._quarantine_file(file), self.emptied[key])
+        logger.info("%s%s", told, _lines_told(self.lines[key]))
+        return file
+
+    def _note(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            logger.info("%s: %s", self.source.name, note)
+        self.notes += notes
 
     def _quarantine_file(self, progress: FileProgress) -> Path:
         folder = self.quarantine / f"{self.source.name}-{progress.import_id}"
         return folder / f"{progress.stream}-{progress.file.replace('/', '_')}.csv"
 
-    def _finish(self, connection: sa.Connection, *, n_pending: int, seconds: float) -> dict[str, Any]:
-        with connection.begin():
-            files = [
-                f for key, f in raw_imports.files(connection).items() if key in {(p.stream, p.name) for p in self.parts}
-            ]
-            if not sum(file.n_loaded for file in files if file.stream == EVENTS):
-                raise EmptyResultError(f"{self.path}: not one event was left to load; see the counts above")
-            for import_id in {file.import_id for file in files}:
-                raw_imports.mark_complete(connection, import_id)
+    def _result(
+        self,
+        current: list[FileProgress],
+        all_states: list[FileProgress],
+        loaded: list[FileProgress],
+        n_duplicates: int,
+        whole: dict[str, Any],
+    ) -> dict[str, Any]:
         n_loaded: Counter[str] = Counter()
         left_out: Counter[str] = Counter()
-        for file in files:
+        reasons: Counter[str] = Counter()
+        lines: Counter[str] = Counter()
+        for count in self.lines.values():
+            lines.update(count.by_fate())
+        for file in all_states:
             n_loaded[file.stream] += file.n_loaded
+        for file in current:
             left_out.update(file.left_out)
-        refused = [file for file in files if file.n_rejected]
+            reasons.update(file.reasons)
         result = {
             "source": self.source.name,
-            "status": "loaded" if n_pending else "already loaded",
-            "seconds": round(seconds, 1),
+            "status": "loaded" if loaded else "already loaded",
             "n_loaded": dict(n_loaded),
-            "n_rejected": sum(file.n_rejected for file in files),
+            "n_rejected": sum(file.n_rejected for file in current),
+            "rejected": dict(reasons.most_common()),
             "left_out": dict(left_out),
             "emptied": dict(sum(self.emptied.values(), Counter())),
-            "lines": {"read": self.lines.total(), **self.lines},
-            "quarantine": [str(self._quarantine_file(file)) for file in refused],
-            "notes": self.source.notes,
+            "lines": {"read": lines.total(), **lines},
+            "n_duplicates": n_duplicates,
+            "quarantine": [str(self._quarantine_file(file)) for file in current if file.n_rejected],
+            "files": [import_summary.of_file(file) for file in loaded],
+            **whole,
+            "notes": self.notes,
         }
-        if not n_pending:
+        if loaded:
+            import_summary.show(result)
+        else:
             logger.info("%s: all files of %s are loaded already; nothing to do", self.source.name, self.path)
         return result
-
-
-class _Quarantine:
-    """The file of one part's bad rows; written anew from the part's start at each run, so that none is there twice."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self._path = path
-        self._name = name
-        self._file: Any = None
-
-    def __enter__(self) -> _Quarantine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, rejected: list[Rejected]) -> None:
-        """Add rows and hand them to the system before their chunk is committed."""
-        if not rejected:
-            return
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("w", newline="", encoding="utf-8")
-            csv.writer(self._file).writerow(["file", "line", "reason", "row"])
-        csv.writer(self._file).writerows([self._name, row.line, row.reason, row.text] for row in rejected)
-        self._file.flush()
 
 
 def _check_readable(source: Source, parts: list[Part]) -> None:
@@ -266,6 +379,10 @@ def _check_readable(source: Source, parts: list[Part]) -> None:
             )
 
 
+def _reasons(chunk: Chunk) -> Counter[str]:
+    return Counter(row.reason for row in chunk.rejected)
+
+
 def _lock(connection: sa.Connection) -> None:
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while not raw_imports.try_lock(connection):
@@ -274,14 +391,6 @@ def _lock(connection: sa.Connection) -> None:
         connection.commit()
         time.sleep(0.25)
     connection.commit()
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[rows]} rows"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
-        yield bar
 
 
 def _told(progress: FileProgress, quarantine: Path, emptied: Mapping[str, int]) -> str:
@@ -300,10 +409,6 @@ def _lines_told(count: LineCount) -> str:
         return ""
     fates = ", ".join(f"{n:,} {fate}" for fate, n in count.by_fate().items() if n)
     return f"; {count.lines.total:,} lines = {fates}"
-
-
-def _shown(options: Mapping[str, str]) -> str:
-    return f"({', '.join(f'{name}={value}' for name, value in options.items())}) " if options else ""
 
 
 def _json(value: Any) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from recsys.steps.context import SERVING, Context, step
+from recsys.steps.context import SERVING, Context, may_skip, step
 from recsys.steps.train_generator import load_generator
 from recsys.steps.write_lists import blocks, bought, recent_users, to_lists, write_lists
 from recsys.types import Lists
 
 
 @step
+@may_skip
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Lists for the most recently active users, up to `max_personal_users`; `dataset`: the newest when None."""
     ctx = ctx or Context.open()
@@ -28,5 +29,14 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
 
     inputs = {"model": model, "length": length, "max_users": most}
     return write_lists(
-        ctx, "personal", "personal_recommendations", ref, data, make, sources=["als"], inputs=inputs, force=force
+        ctx,
+        "personal",
+        "personal_recommendations",
+        ref,
+        data,
+        make,
+        sources=["als"],
+        inputs=inputs,
+        force=force,
+        why_none="no user has an item on offer left that they did not buy",
     )

@@ -93,6 +93,9 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
     _tell(left_out)
     for reason, n in n_left_out.items():
         logger.warning("events left out, %s: %d", reason, n)
+    notes = checks.notices(ctx.dataset(ref)[1], max_user_share=ctx.settings.max_user_share)
+    for note in notes:
+        logger.warning("%s", note)
     return {
         "dataset": ref,
         "as_of": instant(cut_at).isoformat(),
@@ -101,6 +104,7 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
         "n_events_from": dict(told.n_events_from),
         "n_posted_left_out": left_out,
         "n_left_out": n_left_out,
+        "notes": notes,
     }
 
 

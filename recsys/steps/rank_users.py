@@ -7,7 +7,7 @@ from typing import Any
 
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.two_stage import rank
-from recsys.steps.context import SERVING, Context, step
+from recsys.steps.context import SERVING, Context, may_skip, step
 from recsys.steps.stages import serving_artifacts, stage_at, task_of
 from recsys.steps.train_generator import generator_params
 from recsys.steps.write_lists import blocks, offered, recent_users, write_lists
@@ -15,6 +15,7 @@ from recsys.types import Lists
 
 
 @step
+@may_skip
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Ranked lists for the most recently active users, up to `max_ranked_users`; `dataset`: the newest when None.
 
@@ -50,4 +51,15 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
         "length": length,
         "max_users": most,
     }
-    return write_lists(ctx, "ranked", "rank_users", ref, data, make, sources=names, inputs=inputs, force=force)
+    return write_lists(
+        ctx,
+        "ranked",
+        "rank_users",
+        ref,
+        data,
+        make,
+        sources=names,
+        inputs=inputs,
+        force=force,
+        why_none="no user has an item on offer left to be ranked",
+    )

@@ -20,6 +20,7 @@ from recsys.steps import (
     train_ranker,
     user_history,
 )
+from recsys.steps.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,10 @@ def run(
     force: bool = False,
     *,
     on_step: Callable[[str, float, dict[str, Any]], None] | None = None,
+    ctx: Context | None = None,
 ) -> dict[str, Any]:
-    """Prepare, train, rank and publish; the result of each step by its name.
+    """Prepare, train, rank and publish; the result of each step by its name, and under `left_out` step → why what it
+    makes is missing: too little data, or a model that the gate refused. What the data are enough for is published.
 
     `on_step` is told the name, the seconds and the result of each step as it ends. A step that fails ends the
     run; run again, it goes on where it stopped, because every step finds its own results.
@@ -57,8 +60,18 @@ def run(
             on_step(name, time.monotonic() - started, results[name])
         return results[name]
 
-    dataset = do("prepare_dataset", lambda: prepare_dataset.run(as_of=as_of, force=force))["dataset"]
+    dataset = do("prepare_dataset", lambda: prepare_dataset.run(as_of=as_of, force=force, ctx=ctx))["dataset"]
     for name, step in STEPS:
-        do(name, lambda step=step: step(dataset=dataset, force=force))  # type: ignore[misc]
-    do("publish", lambda: publish.run(dataset=dataset))
-    return results
+        do(name, lambda step=step: step(dataset=dataset, force=force, ctx=ctx))  # type: ignore[misc]
+    do("publish", lambda: publish.run(dataset=dataset, ctx=ctx))
+    left_out = {name: why for name, result in results.items() if (why := _why_left_out(result))}
+    for name, why in left_out.items():
+        logger.warning("left out, %s: %s", name, why)
+    logger.info("published: %s", ", ".join(results["publish"].get("lists", {})) or "nothing new")
+    return {**results, "left_out": left_out}
+
+
+def _why_left_out(result: dict[str, Any]) -> str | None:
+    if result.get("accepted") is False:
+        return str(result["reason"])
+    return result.get("skipped")

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import ModelError
-from recsys.steps.context import SERVING, Context, step
+from recsys.steps.context import SERVING, Context, may_skip, step
 from recsys.steps.train_generator import load_generator
 from recsys.steps.write_lists import blocks, to_lists, write_lists
 from recsys.types import Lists, SimilarItems
 
 
 @step
+@may_skip
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Neighbours of every item that ALS knows; `dataset`: the newest when None."""
     ctx = ctx or Context.open()
@@ -31,4 +32,15 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
             yield to_lists(als.similar(items, length), catalogue)
 
     inputs = {"model": model, "length": length}
-    return write_lists(ctx, "similar", "similar_items", ref, data, make, sources=["als"], inputs=inputs, force=force)
+    return write_lists(
+        ctx,
+        "similar",
+        "similar_items",
+        ref,
+        data,
+        make,
+        sources=["als"],
+        inputs=inputs,
+        force=force,
+        why_none="no item has another one on offer that is like it",
+    )

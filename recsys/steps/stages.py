@@ -11,7 +11,7 @@ import numpy as np
 from recsys.artifacts import Manifest
 from recsys.candidates import registry
 from recsys.data.dataset import Dataset
-from recsys.errors import InputError, NotFoundError
+from recsys.errors import InputError, NotFoundError, NothingToDoError
 from recsys.features.frame import CATEGORICAL, Features
 from recsys.ranking.two_stage import Stage
 from recsys.steps.context import Context
@@ -76,10 +76,13 @@ def task_of(ranker: Manifest) -> Task:
 
 
 def history_artifacts(ctx: Context, dataset: str, names: list[str], cut_at: int) -> dict[str, str]:
-    """The models fitted on what lies before `cut_at`, by generator; NotFoundError says which step to run."""
+    """The models fitted on what lies before `cut_at`, by generator; NotFoundError says which step to run,
+    NothingToDoError why there is none."""
     found = {}
     for name in set(names) & set(TRAINED):
         ref = ctx.history(f"train_{name}", dataset).get(cut_at)
+        if ref is None and (reason := ctx.refusal(f"train_{name}", dataset)):
+            raise NothingToDoError(f"there is no {name} model: {reason}")
         if ref is None:
             raise NotFoundError(f"train_{name} has not fitted {dataset} for this label window; run it first")
         found[name] = ref

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from recsys.steps.context import Context, step
+from recsys.steps.context import Context, may_skip, step
 from recsys.steps.train_generator import train_generator
 
 
 @step
+@may_skip
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Train and register; see `train_generator`. `dataset`: a reference, the newest data set when None."""
     return train_generator(ctx or Context.open(), "als", dataset, force=force)

@@ -14,7 +14,7 @@ from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.errors import ModelError
 from recsys.serving.model_state import Asker, Moment
 from recsys.serving.scorer import Scorer
-from recsys.steps.context import Context, step
+from recsys.steps.context import Context, may_skip, step
 from recsys.steps.train_generator import train_generator
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ _N_USERS, _N_ITEMS = 50, 40  # that are compared
 
 
 @step
+@may_skip
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Train and register; see `train_generator`. `dataset`: a reference, the newest data set when None.
 

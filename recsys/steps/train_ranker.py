@@ -24,7 +24,7 @@ from recsys.evaluation.protocol import Window, labels_of
 from recsys.ranking.ranker import Ranker, RankerParams
 from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
 from recsys.ranking.windows import is_held_out, training_windows
-from recsys.steps.context import HISTORY, Context, step
+from recsys.steps.context import HISTORY, Context, may_skip, step
 from recsys.steps.stages import history_artifacts, stage_at, task_of, usable_generators
 from recsys.steps.train_generator import generator_params
 from recsys.tracking import Run
@@ -50,6 +50,7 @@ class Plan:
 
 
 @step
+@may_skip
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Train, judge and register the ranker; `dataset`: a reference, the newest when None.
 

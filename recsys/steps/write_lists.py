@@ -11,6 +11,7 @@ import numpy as np
 import recsys
 from recsys.artifacts import version_of
 from recsys.data.dataset import Dataset
+from recsys.errors import EmptyResultError, NothingToDoError
 from recsys.evaluation.protocol import seen_items
 from recsys.steps.context import Context
 from recsys.storage import lists as list_store
@@ -30,24 +31,31 @@ def write_lists(
     sources: Sequence[str],
     inputs: Mapping[str, Any],
     force: bool,
+    why_none: str | None = None,
 ) -> dict[str, Any]:
     """Write a list version named after what goes in; a version that is complete is found, unless `force`.
 
-    Raises EmptyResultError when no list came out: a green run means that lists are there.
+    Raises EmptyResultError when no list came out: a green run means that lists are there. Where data can be so thin
+    that this is no fault, `why_none` says why, and it is a NothingToDoError.
     """
     ingredients = {"kind": kind, "dataset": dataset, "code": recsys.__version__, **inputs}
     if force:
         ingredients["made_at"] = dt.datetime.now(dt.UTC).isoformat()
-    written = list_store.write(
-        ctx.engine,
-        kind,
-        version_of(data.meta.as_of_at, ingredients),
-        make,
-        dataset=dataset,
-        made_by=step,
-        sources=sources,
-        meta=dict(inputs),
-    )
+    try:
+        written = list_store.write(
+            ctx.engine,
+            kind,
+            version_of(data.meta.as_of_at, ingredients),
+            make,
+            dataset=dataset,
+            made_by=step,
+            sources=sources,
+            meta=dict(inputs),
+        )
+    except EmptyResultError as error:
+        if why_none is None:
+            raise
+        raise NothingToDoError(why_none) from error
     ctx.record(step, dataset, f"{kind}/{written.version}", as_of=data.meta.as_of, metrics={"n_rows": written.n_rows})
     return {"dataset": dataset, "list_version": written.list_version_id, "n_rows": written.n_rows}
 

@@ -175,6 +175,8 @@ def _connected(engine: sa.Engine) -> Iterator[RawSnapshot]:
     with closing(dbapi.connect(url)) as connection:
         with closing(connection.cursor()) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
+            # Before the snapshot is taken: a table that is truncated after it would look empty.
+            cursor.execute(f"lock table {', '.join(f'raw.{name}' for name in STREAMS)} in access share mode")
             cursor.execute("set synchronize_seqscans = off")  # rows in the order in which they were loaded
         yield RawSnapshot(connection)
 

@@ -42,13 +42,21 @@ import_files = sa.Table(
     sa.Column("import_id", sa.BigInteger, sa.ForeignKey(imports.c.import_id, ondelete="CASCADE"), primary_key=True),
     sa.Column("stream", sa.Text, primary_key=True),  # events, item_properties, user_properties, category_tree
     sa.Column("file", sa.Text, primary_key=True),  # name relative to the imported path
-    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),  # of its content, unpacked
     sa.Column("position", sa.BigInteger, nullable=False, server_default="0"),  # records of the file that are dealt with
     sa.Column("n_loaded", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("n_rejected", sa.BigInteger, nullable=False, server_default="0"),  # in the quarantine file
+    sa.Column("reasons", JSONB, nullable=False, server_default="{}"),  # reason → count of rejected rows
     sa.Column("left_out", JSONB, nullable=False, server_default="{}"),  # reason → count of rows left out on purpose
     sa.Column("complete", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("file_id", sa.BigInteger, sa.Identity(always=True), nullable=False),  # ascending as files were begun
 )
+
+
+def _file() -> sa.Column[int]:
+    """The file in `import_files` that a row is from; null for rows that no import brought."""
+    return sa.Column("file_id", sa.BigInteger)
+
 
 events = sa.Table(
     "events",
@@ -60,7 +68,7 @@ events = sa.Table(
     sa.Column("itemid", sa.Text, nullable=False),
     sa.Column("transactionid", sa.Text),
     sa.Column("value", sa.Double),  # price paid, rating given
-    sa.Column("import_id", sa.BigInteger, nullable=False),
+    _file(),
 )
 
 item_properties = sa.Table(
@@ -70,6 +78,7 @@ item_properties = sa.Table(
     sa.Column("itemid", sa.Text, nullable=False),
     sa.Column("property", sa.Text, nullable=False),
     sa.Column("value", sa.Text),
+    _file(),
 )
 
 user_properties = sa.Table(
@@ -79,6 +88,7 @@ user_properties = sa.Table(
     sa.Column("visitorid", sa.Text, nullable=False),
     sa.Column("property", sa.Text, nullable=False),
     sa.Column("value", sa.Text),
+    _file(),
 )
 
 category_tree = sa.Table(
@@ -86,4 +96,5 @@ category_tree = sa.Table(
     metadata,
     sa.Column("categoryid", sa.Text, nullable=False),
     sa.Column("parentid", sa.Text),  # null: a root
+    _file(),
 )

@@ -211,8 +211,6 @@ def run_postgres(raw: Path) -> None:
     with dbapi.connect(url) as connection, connection.cursor() as cursor:
         for name in ("events", "item_properties", "category_tree"):
             table = pq.read_table(raw / f"{name}.parquet")
-            if name == "events":
-                table = table.append_column("import_id", pa.array([1] * len(table), pa.int64()))
             cursor.adbc_ingest(name, table, mode="append", db_schema_name="raw")
         connection.commit()
     with tempfile.TemporaryDirectory() as folder, raw_snapshot(ctx.engine) as snapshot:

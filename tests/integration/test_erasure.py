@@ -33,8 +33,8 @@ def test_a_user_is_erased_everywhere_and_does_not_come_back(clean_database_url: 
             insert into user_recent (owner, item_keys, event_types, occurred_ms) values
                 ('user:501', '{1}', '{view}', '{1}'), ('session:s1', '{1}', '{view}', '{1}'),
                 ('user:502', '{1}', '{view}', '{1}'), ('session:501', '{1}', '{view}', '{1}');
-            insert into raw.events (timestamp, visitorid, event, itemid, import_id) values
-                (1, '501', 'view', '1', 1), (2, '501', 'view', '1', 1), (3, '502', 'view', '1', 1);
+            insert into raw.events (timestamp, visitorid, event, itemid) values
+                (1, '501', 'view', '1'), (2, '501', 'view', '1'), (3, '502', 'view', '1');
             insert into raw.user_properties (timestamp, visitorid, property, value) values
                 (1, '501', 'a', 'b'), (1, '502', 'a', 'b');
             update users set properties = '{"name": "somebody"}' where user_id = '501';

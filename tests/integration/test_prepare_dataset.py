@@ -143,7 +143,7 @@ def test_half_a_catalogue_is_refused_with_the_reason_unless_forced(ctx, load, tm
     with ctx.engine.begin() as connection:
         rows = [{"timestamp": gone, "itemid": str(i), "property": "available", "value": "0"} for i in range(12)]
         connection.execute(raw_tables.item_properties.insert(), rows)
-        event = {"timestamp": gone + 1, "visitorid": "100", "event": "view", "itemid": "15", "import_id": 1}
+        event = {"timestamp": gone + 1, "visitorid": "100", "event": "view", "itemid": "15"}
         connection.execute(raw_tables.events.insert(), event)
     with pytest.raises(EmptyResultError, match="available items fell from 20 to 8"):
         prepare_dataset.run(ctx=ctx)
@@ -192,7 +192,7 @@ def test_the_night_leaves_alone_what_the_shop_said_by_api(ctx, load, tmp_path: P
     load(write_shop(tmp_path / "shop", n_items=9, first_day=5, part=2))
     with ctx.engine.begin() as connection:
         event = {"timestamp": START_MS + 9 * DAY_MS, "visitorid": "900", "event": "view", "itemid": "77"}
-        connection.execute(raw_tables.events.insert(), event | {"import_id": 1})
+        connection.execute(raw_tables.events.insert(), event)
     ref = prepare_dataset.run(ctx=ctx)["dataset"]
     with ctx.engine.connect() as connection:
         now = connection.execute(sa.select(*columns).where(tables.items.c.told_at.is_not(None))).all()

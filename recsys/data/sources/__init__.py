@@ -18,11 +18,24 @@ SOURCES: Final[dict[str, type[Source]]] = {
 }
 
 
-def open_source(name: str, path: str | Path, options: Mapping[str, str] | None = None) -> Source:
-    """The source of a name over a file or folder; InputError when there is no such source, file or option."""
+def open_source(
+    name: str,
+    path: str | Path,
+    options: Mapping[str, str] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Source:
+    """The source of a name over a file or folder; InputError when there is no such source, file or option.
+
+    `weights`: of event types that have one beside those that the source or an option names.
+    """
+    path = Path(path)
+    return source_of(name, path)(path, dict(options or {}), weights)
+
+
+def source_of(name: str, path: Path) -> type[Source]:
+    """The class of a source; InputError when there is no such source or file."""
     if name not in SOURCES:
         raise InputError(f"unknown source {name!r}; known are {', '.join(SOURCES)}")
-    path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    return SOURCES[name](path, dict(options or {}))
+    return SOURCES[name]

@@ -7,7 +7,7 @@ read in chunks, always the same ones for the same file, so that an import can go
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
@@ -66,6 +66,10 @@ class Declaration:
     event_weights: dict[str, float]  # every event type that occurs → its weight
     label_event_types: tuple[str, ...]  # what the ranker learns to bring about
     bought_event_types: tuple[str, ...]  # after these an item is not recommended again
+
+    def weighed(self, weights: Mapping[str, float]) -> Declaration:
+        """With weights for further event types, or others for the known ones."""
+        return replace(self, event_weights={**self.event_weights, **weights})
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ class Part:
     path: Path
     name: str  # the file as people know it: its path relative to what was imported
     read: Callable[[], Iterator[Chunk]]
+    # The file tells how things stand, without times: laid at the first event, and a later one at its import.
+    is_state: bool = False
 
 
 class Source(Protocol):
@@ -166,9 +172,14 @@ class Source(Protocol):
     option_names: ClassVar[tuple[str, ...]]
     declaration: Declaration
     notes: list[str]  # what people should know: a missing optional file, a guessed format
+    # Options that say what rows mean: a later import keeps them, and may add those that were not given.
+    lasting_options: ClassVar[tuple[str, ...]]
 
-    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
-        """Look at what is at `path` (file or folder); raises InputError when it cannot be this source."""
+    def __init__(self, path: Path, options: Mapping[str, str], weights: Mapping[str, float] | None = None) -> None:
+        """Look at what is at `path` (file or folder); raises InputError when it cannot be this source.
+
+        `weights`: of event types that have one beside those that the source or an option names.
+        """
         ...
 
     def parts(self) -> list[Part]:

@@ -24,6 +24,7 @@ from recsys.data.sources.times import DAY_MS, SINCE_MS, TimeFormat, as_numbers, 
 from recsys.data.sources.words import NOTHING
 from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_DIGITS, MAX_ID_LENGTH, IdType
 
+MAX_UNKNOWN_TYPES: Final = 20  # of a block, that are named
 _EXACT: Final = 2**53  # whole numbers below are exact as floats
 _FRACTION: Final = "(?:[.,]0{0,2})?$"  # of a whole number; three digits may be thousands
 _WHOLE: Final = f"^-?[0-9]+{_FRACTION}"
@@ -281,6 +282,14 @@ _NOTHING = pa.array(sorted(NOTHING))
 def is_nothing(texts: pa.Array) -> pa.Array:
     """Which texts are words that stand for nothing."""
     return pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
+
+
+def reject_unweighed(checked: Checked, event: pa.Array, weights: Mapping[str, float], mend: str) -> None:
+    """Send rows of event types without a weight to quarantine; the reason names the type, and what gives it one."""
+    strays = pc.and_(pc.is_valid(event), pc.invert(pc.is_in(event, value_set=pa.array(list(weights), pa.string()))))
+    for name in pc.unique(event.filter(strays)).to_pylist()[:MAX_UNKNOWN_TYPES]:
+        checked.reject(pc.equal(event, name), f"event {name[:100]!r} has no weight ({mend})")
+    checked.reject(strays, f"event has no weight ({mend})")
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -53,8 +53,9 @@ class MovieLens:
 
     name: ClassVar[str] = "movielens"
     option_names: ClassVar[tuple[str, ...]] = ()
+    lasting_options: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, options: Mapping[str, str], weights: Mapping[str, float] | None = None) -> None:
         check_options(self.name, options, self.option_names)
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; give the one that holds the ratings")
@@ -65,7 +66,7 @@ class MovieLens:
             event_weights={"disliked": 0.5, "rated": 1.0, "liked": 2.0},
             label_event_types=("liked",),
             bought_event_types=("disliked", "rated", "liked"),
-        )
+        ).weighed(weights or {})
         ratings = _first(path, "ratings.dat", "ratings.parquet", "ratings.csv", "u.data")
         if ratings is None:
             raise InputError(f"{path}: no ratings.dat, ratings.csv, ratings.parquet or u.data (nor packed as .gz)")
@@ -85,11 +86,13 @@ class MovieLens:
         ratings = self._ratings
         parts = [Part(EVENTS, ratings.path, ratings.path.name, ratings.events)]
         if films := self._films:
-            parts.append(Part(ITEM_PROPERTIES, films, films.name, partial(self._item_properties, films)))
+            parts.append(Part(ITEM_PROPERTIES, films, films.name, partial(self._item_properties, films), is_state=True))
         if people := self._people:
-            parts.append(Part(USER_PROPERTIES, people, people.name, partial(self._user_properties, people)))
+            parts.append(
+                Part(USER_PROPERTIES, people, people.name, partial(self._user_properties, people), is_state=True)
+            )
         if films := self._films:
-            parts.append(Part(CATEGORY_TREE, films, films.name, partial(_tree, films)))
+            parts.append(Part(CATEGORY_TREE, films, films.name, partial(_tree, films), is_state=True))
         return parts
 
     def _item_properties(self, path: Path) -> Iterator[Chunk]:

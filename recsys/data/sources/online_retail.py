@@ -58,8 +58,9 @@ class OnlineRetail:
 
     name: ClassVar[str] = "online-retail"
     option_names: ClassVar[tuple[str, ...]] = ("timestamp_format",)
+    lasting_options: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, options: Mapping[str, str], weights: Mapping[str, float] | None = None) -> None:
         check_options(self.name, options, self.option_names)
         self._given = TimeFormat.of(options["timestamp_format"], None) if "timestamp_format" in options else None
         self._files = find_files(path, "*", CSV_SUFFIXES) if path.is_dir() else [path]
@@ -72,7 +73,7 @@ class OnlineRetail:
             event_weights={"transaction": 1.0},
             label_event_types=("transaction",),
             bought_event_types=("transaction",),
-        )
+        ).weighed(weights or {})
         self.notes = ["a cancelled invoice is left out; the purchase that it cancels stays"]
         self._root = path
         self._filled = filled_files(self._files, _CSV, self.notes)

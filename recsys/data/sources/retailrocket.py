@@ -26,13 +26,12 @@ from recsys.data.sources.base import (
     find_files,
     name_in,
 )
-from recsys.data.sources.checking import Checked
+from recsys.data.sources.checking import Checked, reject_unweighed
 from recsys.data.sources.reading import TOLD, filled_files, no_rows, read_blocks, require_columns
 from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
 
 CATEGORY, AVAILABLE = "categoryid", "available"  # the two properties whose names are not hashed
-EVENT_TYPES = ("view", "addtocart", "transaction")
 
 
 class RetailRocket:
@@ -40,8 +39,9 @@ class RetailRocket:
 
     name: ClassVar[str] = "retailrocket"
     option_names: ClassVar[tuple[str, ...]] = ()
+    lasting_options: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, options: Mapping[str, str], weights: Mapping[str, float] | None = None) -> None:
         check_options(self.name, options, self.option_names)
         if not path.is_dir():
             raise InputError(f"{path}: no such folder; give the one that holds events.csv")
@@ -52,7 +52,7 @@ class RetailRocket:
             event_weights={"view": 1.0, "addtocart": 3.0, "transaction": 5.0},
             label_event_types=("addtocart", "transaction"),
             bought_event_types=("transaction",),
-        )
+        ).weighed(weights or {})
         self.notes: list[str] = []
         self._folder = path
         self._events = find_files(path, "events*", CSV_SUFFIXES)
@@ -90,36 +90,34 @@ class RetailRocket:
                 partial(read, file) if file in self._filled else partial(no_rows, stream, file, TOLD),
             )
             for stream, files, read in (
-                (EVENTS, self._events, _events),
+                (EVENTS, self._events, self._read_events),
                 (ITEM_PROPERTIES, self._properties, _properties),
                 (CATEGORY_TREE, self._tree, _tree),
             )
             for file in files
         ]
 
+    def _read_events(self, path: Path) -> Iterator[Chunk]:
+        for block in read_blocks(path, ("timestamp", "visitorid", "event", "itemid"), ("transactionid",)):
+            checked = Checked(block)
+            event = checked.text("event")
+            reject_unweighed(checked, event, self.declaration.event_weights, "RECSYS_EVENT_WEIGHTS")
+            yield checked.chunk(
+                EVENTS,
+                {
+                    "timestamp": checked.timestamp("timestamp", TimeFormat("ms")),
+                    "visitorid": checked.identifier("visitorid", "integer"),
+                    "event": event,
+                    "itemid": checked.identifier("itemid", "integer"),
+                    "transactionid": checked.text("transactionid", required=False),
+                },
+            )
+
 
 class GeneratedShop(RetailRocket):
     """What `recsys generate` wrote (see `generated`): the same files, by a name that says where from."""
 
     name: ClassVar[str] = "generated"
-
-
-def _events(path: Path) -> Iterator[Chunk]:
-    for block in read_blocks(path, ("timestamp", "visitorid", "event", "itemid"), ("transactionid",)):
-        checked = Checked(block)
-        event = checked.text("event")
-        known = pc.is_in(event, value_set=pa.array(EVENT_TYPES))
-        checked.reject(pc.invert(known), f"event is none of {', '.join(EVENT_TYPES)}")
-        yield checked.chunk(
-            EVENTS,
-            {
-                "timestamp": checked.timestamp("timestamp", TimeFormat("ms")),
-                "visitorid": checked.identifier("visitorid", "integer"),
-                "event": event,
-                "itemid": checked.identifier("itemid", "integer"),
-                "transactionid": checked.text("transactionid", required=False),
-            },
-        )
 
 
 def _properties(path: Path) -> Iterator[Chunk]:

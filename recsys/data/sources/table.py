@@ -29,7 +29,7 @@ from recsys.data.sources.base import (
     find_files,
     name_in,
 )
-from recsys.data.sources.checking import Checked
+from recsys.data.sources.checking import Checked, reject_unweighed
 from recsys.data.sources.formats import DELIMITER_WORDS
 from recsys.data.sources.numbers import Decimal, plain_numbers
 from recsys.data.sources.reading import (
@@ -75,8 +75,18 @@ class Table:
         "categories",
         *FORMAT_OPTIONS,
     )
+    lasting_options: ClassVar[tuple[str, ...]] = (
+        "user",
+        "item",
+        "event",
+        "value",
+        "transaction",
+        "weights",
+        "labels",
+        "bought",
+    )
 
-    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, options: Mapping[str, str], weights: Mapping[str, float] | None = None) -> None:
         check_options(self.name, options, self.option_names)
         needed = [name for name in ("user", "item", "timestamp") if not options.get(name)]
         if needed:
@@ -105,7 +115,7 @@ class Table:
         self.notes += [*shown_formats(self._filled, self._csv), *shown_formats(extra, self._csv_beside)]
         self._items = _beside(path, options["items"]) if "items" in options else None
         self._categories = _beside(path, options["categories"]) if "categories" in options else None
-        self.declaration = self._declaration(options)
+        self.declaration = self._declaration(options, weights or {})
         self._written, self._decimal = self._look_over(options)
         self._price_decimal = self._look_over_items(options)
 
@@ -121,11 +131,12 @@ class Table:
             for file in self._files
         ]
         if items := self._items:
-            require_columns(items, [self._columns["item"]], self._csv_beside)
-            parts.append(Part(ITEM_PROPERTIES, items, items.name, partial(self._item_properties, items)))
+            found = require_columns(items, [self._columns["item"]], self._csv_beside)
+            is_state = self._columns["timestamp"] not in found
+            parts.append(Part(ITEM_PROPERTIES, items, items.name, partial(self._item_properties, items), is_state))
         if tree := self._categories:
             require_columns(tree, ["categoryid", "parentid"], self._csv_beside)
-            parts.append(Part(CATEGORY_TREE, tree, tree.name, partial(self._tree, tree)))
+            parts.append(Part(CATEGORY_TREE, tree, tree.name, partial(self._tree, tree), is_state=True))
         return parts
 
     def _events(self, path: Path) -> Iterator[Chunk]:
@@ -134,10 +145,7 @@ class Table:
             checked = Checked(block, self._columns, self._null_values)
             if "event" in self._columns:
                 event = checked.text("event")
-                known = pc.is_in(event, value_set=pa.array(list(weights)))
-                checked.reject(
-                    pc.invert(known), f"event has no weight; known are {', '.join(weights)} (option weights)"
-                )
+                reject_unweighed(checked, event, weights, f"option weights; known are {', '.join(weights)}")
             else:
                 event = pa.array([next(iter(weights))] * checked.n, pa.string())
             columns = {
@@ -267,13 +275,15 @@ class Table:
         prices = survey.decimals.get("price")
         return _decimal(options.get("decimal")) or (prices.sign if prices else None)
 
-    def _declaration(self, options: Mapping[str, str]) -> Declaration:
+    def _declaration(self, options: Mapping[str, str], others: Mapping[str, float]) -> Declaration:
         if "weights" in options:
             weights = _weights(options["weights"])
         else:
             weights = DEFAULT_WEIGHTS if "event" in self._columns else {SINGLE_EVENT: 1.0}
         if "event" not in self._columns and len(weights) != 1:
             raise InputError("option weights names several event types, but no column tells them apart: give event=…")
+        if "event" in self._columns:
+            weights = weights | {name: weight for name, weight in others.items() if name not in weights}
         lowest, highest = min(weights.values()), max(weights.values())
         labels = tuple(t for t, weight in weights.items() if weight > lowest or lowest == highest)
         bought = tuple(t for t, weight in weights.items() if weight == highest)

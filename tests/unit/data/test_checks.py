@@ -51,8 +51,6 @@ def test_a_sound_data_set_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("world", "reason"),
     [
-        ({"n_events": 9, "n_items": 5}, "only 9 events"),
-        ({"n_items": 1}, "only 1 items"),
         ({"n_available": 0}, "not one item is available"),
         ({"as_of": microseconds(NOW + dt.timedelta(days=2))}, "events lie in the future"),
     ],
@@ -73,3 +71,17 @@ def test_a_later_or_another_shop_is_no_measure(tmp_path: Path) -> None:
     small = shop(tmp_path / "now", n_items=2)
     assert checks.losses(small, shop(tmp_path / "later", as_of=META.as_of + 1)) == []
     assert checks.losses(small, shop(tmp_path / "other", source="elsewhere")) == []
+
+
+def test_what_makes_for_poor_lists_is_noticed(tmp_path: Path) -> None:
+    assert checks.notices(shop(tmp_path / "a"), max_user_share=0.1) == [], "in so few events anybody has a large share"
+    single = shop(tmp_path / "b", n_items=1)
+    assert checks.problems(single, now=NOW) == []
+    assert any("only one item" in notice for notice in checks.notices(single, max_user_share=0.1))
+    (notice,) = checks.notices(shop(tmp_path / "c", n_events=1_501), max_user_share=0.1)
+    assert "user 'u' has 33% of the events (501 of 1,501)" in notice
+    assert checks.notices(shop(tmp_path / "d", n_events=1_501), max_user_share=0.5) == []
+    weights = {"event_weights": {"buy": 1.0, "view": 0.5}, "event_types": ("view", "buy")}
+    unlabelled = shop(tmp_path / "e", **weights, label_event_types=("view",))
+    (notice,) = checks.notices(unlabelled, max_user_share=0.1)
+    assert "no event is of the type view" in notice

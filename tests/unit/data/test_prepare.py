@@ -294,3 +294,31 @@ def test_what_is_no_word_for_yes_does_not_make_an_item_available(tmp_path: Path)
     available = {words[int(row["item_id"])]: row["available"] for row in items}
     assert available == dict.fromkeys(yes, True) | dict.fromkeys(no, False) | dict.fromkeys(nothing, True)
     assert {word: flag(word) or False for word in (*yes, *no)} == {word: available[word] for word in (*yes, *no)}
+
+
+def test_what_a_later_state_of_the_catalogue_emptied_is_empty(tmp_path: Path) -> None:
+    events = raw_events((1000, "u", "view", "a", None), (9000, "u", "view", "b", None))
+    full = {"categoryid": "7", "title": "A thing", "price": "5", "available": "0", "colour": "red"}
+    properties = raw_properties(
+        *((1000, "a", name, value) for name, value in full.items()), *((9000, "a", name, None) for name in full)
+    )
+    item = prepared(tmp_path / "now", events, properties).table("items").to_pylist()[0]
+    assert (item["item_id"], item["category_key"], item["title"], item["price"]) == ("a", None, None, None)
+    assert item["available"], "nothing is said of it"
+    assert json.loads(item["properties"]) == {}
+    before = prepared(tmp_path / "before", events, properties, as_of=8_000_000).table("items").to_pylist()[0]
+    assert (before["title"], before["price"], before["available"]) == ("A thing", 5.0, False)
+    assert before["category_key"] is not None
+
+
+def test_of_two_states_of_the_category_tree_the_later_counts(tmp_path: Path) -> None:
+    events = raw_events((1000, "u", "view", "a", None))
+    parents = {"categoryid": ["b", "c", "b", "c"], "parentid": ["a", "a", None, "b"]}
+    tree = pa.table({name: pa.array(values, pa.string()) for name, values in parents.items()})
+    rows = prepared(tmp_path, events, tree=tree).table("categories").to_pylist()
+    by_key = {row["category_key"]: row["category_id"] for row in rows}
+    assert {row["category_id"]: by_key.get(row["parent_category_key"]) for row in rows} == {
+        "a": None,
+        "b": None,
+        "c": "b",
+    }

@@ -15,7 +15,8 @@ STATEMENTS = (
     """
     CREATE TABLE raw.category_tree (
         categoryid TEXT NOT NULL,
-        parentid TEXT
+        parentid TEXT,
+        file_id BIGINT
     )
     """,
     """
@@ -27,7 +28,7 @@ STATEMENTS = (
         itemid TEXT NOT NULL,
         transactionid TEXT,
         value DOUBLE PRECISION,
-        import_id BIGINT NOT NULL,
+        file_id BIGINT,
         PRIMARY KEY (seq)
     )
     """,
@@ -59,7 +60,8 @@ STATEMENTS = (
         timestamp BIGINT NOT NULL,
         itemid TEXT NOT NULL,
         property TEXT NOT NULL,
-        value TEXT
+        value TEXT,
+        file_id BIGINT
     )
     """,
     """
@@ -67,7 +69,8 @@ STATEMENTS = (
         timestamp BIGINT NOT NULL,
         visitorid TEXT NOT NULL,
         property TEXT NOT NULL,
-        value TEXT
+        value TEXT,
+        file_id BIGINT
     )
     """,
     """
@@ -79,8 +82,10 @@ STATEMENTS = (
         position BIGINT DEFAULT '0' NOT NULL,
         n_loaded BIGINT DEFAULT '0' NOT NULL,
         n_rejected BIGINT DEFAULT '0' NOT NULL,
+        reasons JSONB DEFAULT '{}' NOT NULL,
         left_out JSONB DEFAULT '{}' NOT NULL,
         complete BOOLEAN DEFAULT false NOT NULL,
+        file_id BIGINT GENERATED ALWAYS AS IDENTITY,
         PRIMARY KEY (import_id, stream, file),
         FOREIGN KEY(import_id) REFERENCES raw.imports (import_id) ON DELETE CASCADE
     )

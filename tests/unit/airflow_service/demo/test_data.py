@@ -63,3 +63,22 @@ def test_a_missing_file_and_bad_rows_are_told() -> None:
     log = "2026 INFO something {\n odd }\n" + json.dumps(result, indent=1) + "\n"
     assert remarks(log) == ["no tree file", "1,200 bad rows were left out; they are in /q/events.csv"]
     assert remarks("\n" + json.dumps(result | {"n_rejected": 0, "notes": []}, indent=1)) == []
+
+
+@pytest.mark.parametrize("word", ["0", "no", "false", "No", ""])
+def test_replace_may_be_said_to_be_no(tmp_path: Path, word: str) -> None:
+    assert "--replace" not in Input.of({"REPLACE": word}, tmp_path).command_to_load()
+    assert "--replace" in Input.of({"REPLACE": "yes"}, tmp_path).command_to_load()
+    with pytest.raises(InputError, match="REPLACE=maybe is neither yes nor no"):
+        Input.of({"REPLACE": "maybe"}, tmp_path)
+
+
+def test_options_are_split_as_by_a_shell(tmp_path: Path) -> None:
+    command = Input.of({"OPTIONS": "user='customer id' item=sku"}, tmp_path).command_to_load()
+    assert command[-4:] == ("-o", "user=customer id", "-o", "item=sku")
+    for text, message in (
+        ("user='customer id", "No closing quotation"),
+        ("user=customer id", "'id' is not of the form"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Input.of({"OPTIONS": text}, tmp_path)

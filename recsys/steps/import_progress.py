@@ -1,0 +1,78 @@
+"""What an import shows while it runs, and where it puts bad rows."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from recsys.data.sources.base import Part, Rejected
+
+logger = logging.getLogger(__name__)
+
+SAY_EVERY_S = 20.0  # how far a long file is, where no terminal shows it
+
+
+class Quarantine:
+    """The file of one part's bad rows; written anew from the part's start at each run, so that none is there twice."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._file: Any = None
+
+    def __enter__(self) -> Quarantine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, rejected: list[Rejected]) -> None:
+        """Add rows and hand them to the system before their chunk is committed."""
+        if not rejected:
+            return
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("w", newline="", encoding="utf-8")
+            csv.writer(self._file).writerow(["file", "line", "reason", "row"])
+        csv.writer(self._file).writerows([self._name, row.line, row.reason, row.text] for row in rejected)
+        self._file.flush()
+
+
+class Bar:
+    """Says how far each file is: as a bar on a terminal, else as a line in the log now and then."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+
+    @contextmanager
+    def file(self, part: Part) -> Iterator[Any]:
+        """A function that is told the number of rows so far."""
+        task = self._bar.add_task(f"{part.stream} {part.name}", total=None, rows="0")
+        said_at = time.monotonic()
+
+        def say(n_rows: int) -> None:
+            nonlocal said_at
+            self._bar.update(task, rows=f"{n_rows:,}")
+            if self._bar.disable and time.monotonic() - said_at > SAY_EVERY_S:
+                said_at = time.monotonic()
+                logger.info("%s of %s: %s rows so far", part.stream, part.name, f"{n_rows:,}")
+
+        yield say
+
+
+@contextmanager
+def progress_bar() -> Iterator[Bar]:
+    """On standard error."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TextColumn("{task.fields[rows]} rows"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
+        yield Bar(bar)

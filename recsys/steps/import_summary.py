@@ -1,0 +1,102 @@
+"""What an import brought and what the database holds after it, in one table."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recsys.storage.raw_imports import FileProgress
+
+_EVENTS = 'select count(*), count(distinct visitorid), min("timestamp"), max("timestamp") from raw.events'
+_TYPES = "select event, count(*) as n from raw.events group by event order by n desc, event"
+_ITEMS = """
+with acted as (select distinct itemid from raw.events), described as (select distinct itemid from raw.item_properties)
+select (select count(*) from acted), (select count(*) from described),
+       (select count(*) from acted join described using (itemid))
+"""
+_WEIGHTS = "select event_weights from raw.imports order by import_id desc limit 1"
+
+
+def of_file(file: FileProgress) -> dict[str, Any]:
+    """What became of the rows of one file."""
+    return {
+        "file": file.file,
+        "stream": file.stream,
+        "n_loaded": file.n_loaded,
+        "n_rejected": file.n_rejected,
+        "left_out": file.left_out,
+    }
+
+
+def of_database(connection: sa.Connection) -> dict[str, Any]:
+    """Span, event types, users and items of all that is loaded."""
+    n_events, n_users, first, last = connection.execute(sa.text(_EVENTS)).one()
+    n_acted, n_described, n_both = connection.execute(sa.text(_ITEMS)).one()
+    weights = connection.execute(sa.text(_WEIGHTS)).scalar_one_or_none() or {}
+    types = {row.event: {"n": row.n, "weight": weights.get(row.event)} for row in connection.execute(sa.text(_TYPES))}
+    for name in weights:
+        types.setdefault(name, {"n": 0, "weight": weights[name]})
+    return {
+        "span": [_date(first), _date(last)],
+        "event_types": types,
+        "totals": {
+            "events": n_events,
+            "users": n_users,
+            "items_with_events": n_acted,
+            "items_described": n_described,
+            "items_with_events_described": n_both,
+        },
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table to standard error."""
+    table = Table(title=Text(f"import of {result['source']}"), show_header=False, title_justify="left")
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+
+    def add(name: str, value: str) -> None:
+        table.add_row(Text(name), Text(value))  # what stands in files and names is no markup
+
+    for file in result["files"]:
+        counts = [f"{file['n_loaded']:,} loaded", f"{file['n_rejected']:,} rejected"]
+        counts += [f"{n:,} {reason}" for reason, n in file["left_out"].items()]
+        add(f"{file['stream']} of {file['file']}", ", ".join(counts))
+    if result["lines"]["read"]:
+        fates = [f"{n:,} {fate}" for fate, n in result["lines"].items() if n and fate != "read"]
+        add("lines", f"{result['lines']['read']:,} = {', '.join(fates)}")
+    for reason, n in list(result["rejected"].items())[:10]:
+        add("rejected", f"{n:,} {reason}")
+    for reason, n in list(result["emptied"].items())[:10]:
+        add("cells left empty", f"{n:,} {reason}")
+    table.add_section()
+    totals = result["totals"]
+    first, last = result["span"]
+    add("events in all", f"{totals['events']:,} of {totals['users']:,} users, {first} to {last} (UTC)")
+    if result["n_duplicates"]:
+        add("exact duplicates", f"{result['n_duplicates']:,}")
+    for name, said in result["event_types"].items():
+        weight = "no weight" if said["weight"] is None else f"weight {said['weight']:g}"
+        add(f"type {name}", f"{said['n']:,} events, {weight}")
+    add(
+        "items of events",
+        f"{totals['items_with_events']:,}, of which {totals['items_with_events_described']:,} described",
+    )
+    add(
+        "items described",
+        f"{totals['items_described']:,}, of which {totals['items_with_events_described']:,} have events",
+    )
+    for note in result["notes"]:
+        add("note", note)
+    Console(stderr=True).print(table)
+
+
+def _date(ms: int | None) -> str | None:
+    if ms is None:
+        return None
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
