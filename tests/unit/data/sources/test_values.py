@@ -149,6 +149,12 @@ def test_words_for_nothing_and_twins_are_told_with_their_share(tmp_path):
     assert set(read.rejected.values()) == {"user is empty", "item is empty"}
 
 
+def test_words_for_nothing_are_no_integers_and_called_what_they_are(tmp_path):
+    read = Read(table(tmp_path, "user,item,at\nNULL,1,2024-05-01\n1,1,2024-05-01\n", user_id_type="integer"))
+    assert read.rejected == {2: "user is a word for nothing"}
+    assert len(read.rows) == 1
+
+
 # Categories
 
 
