@@ -352,6 +352,12 @@ def test_day_and_month_are_never_mixed(tmp_path):
     assert [at.month for at in times(tmp_path, "01.02.2010").at] == [2]
 
 
+@pytest.mark.parametrize(("last", "month"), [("13/02/2024", 2), ("02/13/2024", 1)])
+def test_one_date_of_a_long_file_tells_the_day_from_the_month(tmp_path, last, month):
+    read = times(tmp_path, *["01/02/2024"] * 20_000, last)
+    assert ({at.month for at in read.at[:-1]}, read.at[-1].day) == ({month}, 13)
+
+
 @pytest.mark.parametrize("day_first", [True, False])
 def test_online_retail_reads_the_day_where_it_stands(tmp_path, day_first):
     lines = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n" + "".join(
