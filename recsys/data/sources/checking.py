@@ -134,6 +134,7 @@ class Checked:
     def _whole(self, ids: pa.Array, name: str, option: str, required: bool) -> pa.Array:
         if pc.all(pc.match_substring_regex(ids, INTEGER_ID_PATTERN)).as_py() is not False:
             return ids
+        ids = self._without(ids, is_nothing(ids), f"{name} is a word for nothing", required)
         for pattern, is_bad, reason in (
             (_SCIENTIFIC, True, "is written with an exponent, so that digits may be lost"),
             (_WHOLE, False, "is no whole number"),

@@ -41,7 +41,7 @@ MAX_CELLS: Final = 50_000  # and of its ids and numbers
 MIN_SHARE: Final = 0.5  # of the times that one way of reading must make sense of
 _DAY_FIRST: Final = r"^\s*(?:1[3-9]|2[0-9]|3[01])[-/.](?:0?[1-9]|1[0-2])[-/.][0-9]"
 _MONTH_FIRST: Final = r"^\s*(?:0?[1-9]|1[0-2])[-/.](?:1[3-9]|2[0-9]|3[01])[-/.][0-9]"
-_DOTTED: Final = r"^-?[0-9]+[.]0+$"
+_DOTTED: Final = "^-?[0-9]+[.,]0{1,2}$"
 _DIGITS: Final = r"^-?[0-9]+$"
 
 
@@ -227,7 +227,7 @@ class Ids:
             )
         dotted, whole = (pc.unique(_together(arrays)) for arrays in (self.dotted, self.whole))
         if len(dotted):
-            twins = pc.sum(pc.is_in(pc.replace_substring_regex(dotted, "[.]0+$", ""), value_set=whole)).as_py()
+            twins = pc.sum(pc.is_in(pc.replace_substring_regex(dotted, "[.,]0+$", ""), value_set=whole)).as_py()
             notes.append(
                 f"{column}: {len(dotted):,} different ids end in .0, like {dotted[0].as_py()!r}; "
                 f"{_share(twins, len(dotted))} of them have a twin without it, which is another {entity}; where all "

@@ -149,6 +149,12 @@ def test_words_for_nothing_and_twins_are_told_with_their_share(tmp_path):
     assert set(read.rejected.values()) == {"user is empty", "item is empty"}
 
 
+def test_words_for_nothing_are_no_integers_and_called_what_they_are(tmp_path):
+    read = Read(table(tmp_path, "user,item,at\nNULL,1,2024-05-01\n1,1,2024-05-01\n", user_id_type="integer"))
+    assert read.rejected == {2: "user is a word for nothing"}
+    assert len(read.rows) == 1
+
+
 # Categories
 
 
@@ -344,6 +350,12 @@ def test_day_and_month_are_never_mixed(tmp_path):
     assert [at.month for at in times(tmp_path, "01/02/2010", timestamp_format="day-first").at] == [2]
     assert [at.month for at in times(tmp_path, "01/02/2010", timestamp_format="month-first").at] == [1]
     assert [at.month for at in times(tmp_path, "01.02.2010").at] == [2]
+
+
+@pytest.mark.parametrize(("last", "month"), [("13/02/2024", 2), ("02/13/2024", 1)])
+def test_one_date_of_a_long_file_tells_the_day_from_the_month(tmp_path, last, month):
+    read = times(tmp_path, *["01/02/2024"] * 20_000, last)
+    assert ({at.month for at in read.at[:-1]}, read.at[-1].day) == ({month}, 13)
 
 
 @pytest.mark.parametrize("day_first", [True, False])
