@@ -212,15 +212,15 @@ def properties_chunks(stream: str, per_property: Iterable[tuple[object, object, 
     yield from chunks_of(stream, {name: table[name].combine_chunks() for name in table.column_names})
 
 
-_PACKINGS = ("", ".gz", ".bz2", ".zst", ".zip")
+PACKINGS = ("", ".gz", ".bz2", ".zst", ".zip")
 # What CSV and Parquet files are called, and what any file of data may be called; in any case.
-CSV_SUFFIXES: Final = (*(kind + packing for kind in (".csv", ".tsv") for packing in _PACKINGS), ".parquet", ".pq")
+CSV_SUFFIXES: Final = (*(kind + packing for kind in (".csv", ".tsv") for packing in PACKINGS), ".parquet", ".pq")
 DATA_SUFFIXES: Final = (
     *CSV_SUFFIXES,
     *(
         kind + packing
         for kind in (".txt", ".dat", ".data", ".psv", ".jsonl", ".ndjson", ".json")
-        for packing in _PACKINGS
+        for packing in PACKINGS
     ),
     ".zip",
     ".gz",

@@ -266,26 +266,33 @@ def _text_blocks(path: Path, needed: Sequence[str], optional: Sequence[str], csv
 def _csv_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
     n_before = form.n_blank + form.n_header
     splitter = Splitter(max(len(form.columns), 1), form.delimiter, form.quoting, first_line=n_before + 1)
+    yield replace(_NOTHING, lines=Lines(n_before, blank=form.n_blank, header=form.n_header)), _no_cells(wanted)
     for split in _splits(form, splitter):
         yield split, _parsed(form, splitter, split, wanted)
 
 
 def _splits(form: TextForm, splitter: Splitter) -> Iterator[Split]:
+    waiting = b""  # a piece is split once it is known whether another follows
+    for data, is_too_long in _after_header(form):
+        if is_too_long:
+            yield from splitter.split(waiting, last=True)
+            waiting = b""
+            yield splitter.reject(data[: 4 * MAX_TEXT], f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+        else:
+            if waiting:
+                yield from splitter.split(waiting, last=False)
+            waiting = data
+    yield from splitter.split(waiting, last=True)
+
+
+def _after_header(form: TextForm) -> Iterator[tuple[bytes, bool]]:
+    """Lines, and whether it is one that is too long."""
     skip = form.n_blank + form.n_header
-    n_header = form.n_header
     for piece in pieces(form.member, form.encoding, BLOCK_BYTES):
-        data = piece.data
-        if skip:
-            data, skipped = _without_lines(data, skip)
-            skip -= skipped
-            if not skip:
-                yield replace(_NOTHING, lines=Lines(form.n_blank + n_header, blank=form.n_blank, header=n_header))
-        if piece.is_too_long:
-            yield from splitter.split(b"", last=True)
-            yield splitter.reject(piece.data[: 4 * MAX_TEXT], f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-        elif data:
-            yield from splitter.split(data, last=False)
-    yield from splitter.split(b"", last=True)
+        data, skipped = _without_lines(piece.data, skip)
+        skip -= skipped
+        if data:
+            yield data, piece.is_too_long
 
 
 _NOTHING = Split(b"", np.empty(0, np.int64))

@@ -84,7 +84,7 @@ class Table:
                 f"source table needs to know the column of {', '.join(needed)}: "
                 f"give --option {needed[0]}=<name of the column> and so on"
             )
-        self._columns = {name: options[name] for name in COLUMN_OPTIONS if options.get(name)}
+        self._columns = {name: options[name].strip() for name in COLUMN_OPTIONS if options.get(name)}
         self._null_values = frozenset(word for word in options.get("null_values", "").split(",") if word)
         self._root = path
         self._csv = csv_format(options)
