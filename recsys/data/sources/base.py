@@ -6,6 +6,7 @@ read in chunks, always the same ones for the same file, so that an import can go
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -234,7 +235,7 @@ def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
     Hidden files, what Spark and others write beside the data (`_SUCCESS`, `_temporary`) and READMEs are none.
     """
     found = []
-    for path in folder.rglob("*"):
+    for path in _files_below(folder):
         parts = path.relative_to(folder).parts
         if (
             path.name.lower().endswith(tuple(suffixes))
@@ -245,6 +246,17 @@ def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
         ):
             found.append(path)
     return sorted(found)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Also through links to folders, each once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in names)
 
 
 def name_in(root: Path, path: Path) -> str:

@@ -246,7 +246,7 @@ def _text_blocks(path: Path, needed: Sequence[str], optional: Sequence[str], csv
             found = ()
         wanted = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
         line = 0
-        for split, cells in _json_splits(form, wanted) if form.is_json else _csv_splits(form, wanted):
+        for split, cells in _json_splits(form, wanted, needed) if form.is_json else _csv_splits(form, wanted):
             line += split.lines.total
             end += len(split.first_lines) + len(split.rejected)
             n_good, n_rejected = n_good + len(split.first_lines), n_rejected + len(split.rejected)
@@ -341,7 +341,9 @@ def _parsed(form: TextForm, splitter: Splitter, split: Split, wanted: Sequence[s
     return cells
 
 
-def _json_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
+def _json_splits(
+    form: TextForm, wanted: Sequence[str], needed: Sequence[str]
+) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
     number = 0
     for piece in pieces(form.member, form.encoding, BLOCK_BYTES // _JSON_GROWS):
         good: list[dict[str, Any]] = []
@@ -355,7 +357,10 @@ def _json_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split,
                 n_blank += 1
                 continue
             record, reason = _object(text, piece)
-            if record is None:
+            nested = next((name for name in needed if isinstance((record or {}).get(name), dict | list)), None)
+            if nested is not None:
+                reason = f"{nested} holds several values, where one is needed"
+            if record is None or nested is not None:
                 rejected.append(Rejected(number, reason, text[: 4 * MAX_TEXT].decode(errors="replace")[:MAX_TEXT]))
             else:
                 good.append(record)

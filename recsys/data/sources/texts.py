@@ -52,7 +52,7 @@ def is_encoding(name: str) -> bool:
 def encoding_of(member: Member) -> str:
     """The encoding of a text, told from its mark (BOM), from zeros between letters, or from whether all of it is UTF-8.
 
-    What is neither counts as Windows-1252 (which holds ISO-8859-1), unless most of its letters beyond ASCII are UTF-8.
+    What is neither counts as Windows-1252 (which holds ISO-8859-1), unless half of its letters beyond ASCII are UTF-8.
     """
     with member.open() as file:
         head = file.read(_SCAN_BYTES)
@@ -88,7 +88,7 @@ def _utf16_without_bom(head: bytes) -> str | None:
 def _by_letters(window: bytes) -> str:
     sequences = _SEQUENCE.findall(window)
     n_bad = len(_HIGH.findall(window)) - sum(map(len, sequences))
-    return "utf-8" if len(sequences) > n_bad else "cp1252"
+    return "utf-8" if len(sequences) >= n_bad else "cp1252"
 
 
 def pieces(member: Member, encoding: str, piece_bytes: int) -> Iterator[Piece]:
