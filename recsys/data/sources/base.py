@@ -6,6 +6,7 @@ read in chunks, always the same ones for the same file, so that an import can go
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -223,15 +224,15 @@ def properties_chunks(stream: str, per_property: Iterable[tuple[object, object, 
     yield from chunks_of(stream, {name: table[name].combine_chunks() for name in table.column_names})
 
 
-_PACKINGS = ("", ".gz", ".bz2", ".zst", ".zip")
+PACKINGS = ("", ".gz", ".bz2", ".zst", ".zip")
 # What CSV and Parquet files are called, and what any file of data may be called; in any case.
-CSV_SUFFIXES: Final = (*(kind + packing for kind in (".csv", ".tsv") for packing in _PACKINGS), ".parquet", ".pq")
+CSV_SUFFIXES: Final = (*(kind + packing for kind in (".csv", ".tsv") for packing in PACKINGS), ".parquet", ".pq")
 DATA_SUFFIXES: Final = (
     *CSV_SUFFIXES,
     *(
         kind + packing
         for kind in (".txt", ".dat", ".data", ".psv", ".jsonl", ".ndjson", ".json")
-        for packing in _PACKINGS
+        for packing in PACKINGS
     ),
     ".zip",
     ".gz",
@@ -245,7 +246,7 @@ def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
     Hidden files, what Spark and others write beside the data (`_SUCCESS`, `_temporary`) and READMEs are none.
     """
     found = []
-    for path in folder.rglob("*"):
+    for path in _files_below(folder):
         parts = path.relative_to(folder).parts
         if (
             path.name.lower().endswith(tuple(suffixes))
@@ -256,6 +257,17 @@ def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
         ):
             found.append(path)
     return sorted(found)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Also through links to folders, each once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in names)
 
 
 def name_in(root: Path, path: Path) -> str:

@@ -21,6 +21,7 @@ from recsys.data.sources.base import (
     CATEGORY_TREE,
     EVENTS,
     ITEM_PROPERTIES,
+    PACKINGS,
     STREAMS,
     USER_PROPERTIES,
     Chunk,
@@ -28,6 +29,7 @@ from recsys.data.sources.base import (
     Part,
     check_options,
     chunks_of,
+    find_files,
     properties_chunks,
 )
 from recsys.data.sources.checking import Checked
@@ -253,8 +255,11 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 
 def _first(folder: Path, *names: str) -> Path | None:
-    candidates = (folder / (name + packed) for name in names for packed in ("", ".gz"))
-    return next((path for path in candidates if path.is_file()), None)
+    """The first of the files that is there, packed or not, in the folder or below it."""
+    for name in names:
+        if found := find_files(folder, f"{name}*", tuple(name + end for end in PACKINGS)):
+            return min(found, key=lambda path: len(path.parts))
+    return None
 
 
 def _read_films(path: Path) -> list[tuple[str, str, list[str]]]:

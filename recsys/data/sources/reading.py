@@ -246,7 +246,7 @@ def _text_blocks(path: Path, needed: Sequence[str], optional: Sequence[str], csv
             found = ()
         wanted = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
         line = 0
-        for split, cells in _json_splits(form, wanted) if form.is_json else _csv_splits(form, wanted):
+        for split, cells in _json_splits(form, wanted, needed) if form.is_json else _csv_splits(form, wanted):
             line += split.lines.total
             end += len(split.first_lines) + len(split.rejected)
             n_good, n_rejected = n_good + len(split.first_lines), n_rejected + len(split.rejected)
@@ -266,26 +266,33 @@ def _text_blocks(path: Path, needed: Sequence[str], optional: Sequence[str], csv
 def _csv_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
     n_before = form.n_blank + form.n_header
     splitter = Splitter(max(len(form.columns), 1), form.delimiter, form.quoting, first_line=n_before + 1)
+    yield replace(_NOTHING, lines=Lines(n_before, blank=form.n_blank, header=form.n_header)), _no_cells(wanted)
     for split in _splits(form, splitter):
         yield split, _parsed(form, splitter, split, wanted)
 
 
 def _splits(form: TextForm, splitter: Splitter) -> Iterator[Split]:
+    waiting = b""  # a piece is split once it is known whether another follows
+    for data, is_too_long in _after_header(form):
+        if is_too_long:
+            yield from splitter.split(waiting, last=True)
+            waiting = b""
+            yield splitter.reject(data[: 4 * MAX_TEXT], f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+        else:
+            if waiting:
+                yield from splitter.split(waiting, last=False)
+            waiting = data
+    yield from splitter.split(waiting, last=True)
+
+
+def _after_header(form: TextForm) -> Iterator[tuple[bytes, bool]]:
+    """Lines, and whether it is one that is too long."""
     skip = form.n_blank + form.n_header
-    n_header = form.n_header
     for piece in pieces(form.member, form.encoding, BLOCK_BYTES):
-        data = piece.data
-        if skip:
-            data, skipped = _without_lines(data, skip)
-            skip -= skipped
-            if not skip:
-                yield replace(_NOTHING, lines=Lines(form.n_blank + n_header, blank=form.n_blank, header=n_header))
-        if piece.is_too_long:
-            yield from splitter.split(b"", last=True)
-            yield splitter.reject(piece.data[: 4 * MAX_TEXT], f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-        elif data:
-            yield from splitter.split(data, last=False)
-    yield from splitter.split(b"", last=True)
+        data, skipped = _without_lines(piece.data, skip)
+        skip -= skipped
+        if data:
+            yield data, piece.is_too_long
 
 
 _NOTHING = Split(b"", np.empty(0, np.int64))
@@ -334,7 +341,9 @@ def _parsed(form: TextForm, splitter: Splitter, split: Split, wanted: Sequence[s
     return cells
 
 
-def _json_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
+def _json_splits(
+    form: TextForm, wanted: Sequence[str], needed: Sequence[str]
+) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
     number = 0
     for piece in pieces(form.member, form.encoding, BLOCK_BYTES // _JSON_GROWS):
         good: list[dict[str, Any]] = []
@@ -348,7 +357,10 @@ def _json_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split,
                 n_blank += 1
                 continue
             record, reason = _object(text, piece)
-            if record is None:
+            nested = next((name for name in needed if isinstance((record or {}).get(name), dict | list)), None)
+            if nested is not None:
+                reason = f"{nested} holds several values, where one is needed"
+            if record is None or nested is not None:
                 rejected.append(Rejected(number, reason, text[: 4 * MAX_TEXT].decode(errors="replace")[:MAX_TEXT]))
             else:
                 good.append(record)

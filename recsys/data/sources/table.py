@@ -94,7 +94,7 @@ class Table:
                 f"source table needs to know the column of {', '.join(needed)}: "
                 f"give --option {needed[0]}=<name of the column> and so on"
             )
-        self._columns = {name: options[name] for name in COLUMN_OPTIONS if options.get(name)}
+        self._columns = {name: options[name].strip() for name in COLUMN_OPTIONS if options.get(name)}
         self._null_values = frozenset(word for word in options.get("null_values", "").split(",") if word)
         self._root = path
         self._csv = csv_format(options)
@@ -111,13 +111,23 @@ class Table:
         if plus and self._columns["timestamp"] not in columns_of(self._filled[0], self._csv):
             self._columns |= {"timestamp": day, "time": time}  # the day in one column, the time of the day in another
         for file in self._filled:
-            require_columns(file, list(self._columns.values()), self._csv)
+            self._require(file)
         self.notes += [*shown_formats(self._filled, self._csv), *shown_formats(extra, self._csv_beside)]
         self._items = _beside(path, options["items"]) if "items" in options else None
         self._categories = _beside(path, options["categories"]) if "categories" in options else None
         self.declaration = self._declaration(options, weights or {})
         self._written, self._decimal = self._look_over(options)
         self._price_decimal = self._look_over_items(options)
+
+    def _require(self, file: Path) -> None:
+        try:
+            require_columns(file, list(self._columns.values()), self._csv)
+        except InputError as error:
+            if len(self._filled) == 1:
+                raise
+            raise InputError(
+                f"{error}. All files of a folder hold events, but those that options items and categories name"
+            ) from None
 
     def parts(self) -> list[Part]:
         """The events of each file, then the items' properties and the categories where they are given."""

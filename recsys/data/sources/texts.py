@@ -52,7 +52,7 @@ def is_encoding(name: str) -> bool:
 def encoding_of(member: Member) -> str:
     """The encoding of a text, told from its mark (BOM), from zeros between letters, or from whether all of it is UTF-8.
 
-    What is neither counts as Windows-1252 (which holds ISO-8859-1), unless most of its letters beyond ASCII are UTF-8.
+    What is neither counts as Windows-1252 (which holds ISO-8859-1), unless half of its letters beyond ASCII are UTF-8.
     """
     with member.open() as file:
         head = file.read(_SCAN_BYTES)
@@ -88,12 +88,12 @@ def _utf16_without_bom(head: bytes) -> str | None:
 def _by_letters(window: bytes) -> str:
     sequences = _SEQUENCE.findall(window)
     n_bad = len(_HIGH.findall(window)) - sum(map(len, sequences))
-    return "utf-8" if len(sequences) > n_bad else "cp1252"
+    return "utf-8" if len(sequences) >= n_bad else "cp1252"
 
 
 def pieces(member: Member, encoding: str, piece_bytes: int) -> Iterator[Piece]:
     """The lines of a text from the start, the same pieces at each reading."""
-    kept = b""
+    whole = kept = b""  # a piece waits for the next one, so that a last line without an end is part of it
     too_long = False
     with member.open() as file:
         for data in _with_line_feeds(_as_utf8(file, encoding, piece_bytes)):
@@ -104,14 +104,19 @@ def pieces(member: Member, encoding: str, piece_bytes: int) -> Iterator[Piece]:
                 data, too_long = data[end + 1 :], False
             kept += data
             end = kept.rfind(b"\n") + 1
-            whole, kept = (kept, b"") if end == len(kept) else (kept[:end], kept[end:])
-            if whole:
-                yield Piece(whole)
+            if end:
+                if whole:
+                    yield Piece(whole)
+                whole, kept = (kept, b"") if end == len(kept) else (kept[:end], kept[end:])
             if len(kept) > MAX_LINE_BYTES:
+                if whole:
+                    yield Piece(whole)
                 yield Piece(kept[:MAX_LINE_BYTES], is_too_long=True)
-                kept, too_long = b"", True
+                whole, kept, too_long = b"", b"", True
         if kept:
-            yield Piece(kept + b"\n")
+            whole += kept + b"\n"
+        if whole:
+            yield Piece(whole)
 
 
 def _as_utf8(file: IO[bytes], encoding: str, n_bytes: int) -> Iterator[bytes]:

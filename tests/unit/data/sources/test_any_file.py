@@ -179,13 +179,15 @@ def test_json_lines_are_read_with_nested_values_as_json(tmp_path):
         "[1]",
         '{"ts": 1714557601, "item_id": 9007199254740993, "user_id": "u\\u00e9", "more": null}',
         '{"user_id": null, "item_id": "a", "ts": 1714557602}',
+        '{"user_id": {"id": 1}, "item_id": "a", "ts": 1714557602}',
     ]
     path = given(tmp_path, "events.jsonl", gzip.compress("\n".join(lines).encode()))
     source = Table(path, MAP)
     rows, rejected, count = read(source)
     assert [(row["visitorid"], row["itemid"]) for row in rows] == [("u1", "7"), ("ué", "9007199254740993")]
-    assert [row.line for row in rejected] == [3, 4, 6]
-    assert (count.lines.total, count.lines.blank) == (6, 1)
+    assert [row.line for row in rejected] == [3, 4, 6, 7]
+    assert rejected[-1].reason == "user_id holds several values, where one is needed"
+    assert (count.lines.total, count.lines.blank) == (7, 1)
     items = [
         {"item_id": "7", "title": "Lamp", "size": {"w": 2}},
         {"item_id": "8", "tags": ["a", "b"], "available": True},
@@ -271,6 +273,22 @@ def test_folders_are_read_recursively_and_empty_parts_count_as_loaded(tmp_path):
             path.unlink()
     with pytest.raises(InputError, match="holds no rows"):
         Table(tmp_path / "hive", MAP)
+
+
+def test_folders_that_are_links_are_read_once(tmp_path):
+    given(tmp_path, "days/a.csv", PLAIN)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "days").symlink_to(tmp_path / "days")
+    (tmp_path / "days" / "loop").symlink_to(tmp_path / "in")
+    assert [part.name for part in Table(tmp_path / "in", MAP).parts()] == ["days/a.csv"]
+
+
+def test_a_file_of_items_in_a_folder_of_events_is_told_its_option(tmp_path):
+    given(tmp_path, "a.csv", PLAIN)
+    given(tmp_path, "items.csv", "item_id,title\na,Lamp\n")
+    message = r"items\.csv: column 'user_id', 'ts' is missing.*options items and categories"
+    with pytest.raises(InputError, match=message):
+        Table(tmp_path, MAP)
 
 
 def test_retailrocket_takes_folders_of_parts_and_a_day_without_events(tmp_path):

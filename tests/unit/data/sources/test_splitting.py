@@ -213,8 +213,8 @@ def read_small(path: Path, block_bytes: int) -> list[reading.Block]:
 
 def test_reasons_name_the_column_and_the_quote(tmp_path):
     (tmp_path / "log.csv").write_text('who,what,at\na,"5 inch,c\na,"x" y,c\na,b\n')
-    blocks = reading.read_blocks(tmp_path / "log.csv", ["who", "what", "at"])
-    assert [row.reason for block in blocks for row in block.rejected] == [
+    (block,) = reading.read_blocks(tmp_path / "log.csv", ["who", "what", "at"])
+    assert [row.reason for row in block.rejected] == [
         "a quote opens and is not closed in column 2",
         "text follows the closing quote in column 2",
         "2 columns where 3 are expected",
@@ -256,3 +256,9 @@ def test_what_is_kept_back_is_bounded(monkeypatch):
     kept = [split for piece in pieces for split in splitter.split(piece, last=False)]
     assert sum(split.lines.total for split in kept) > 25
     assert [row.line for split in kept for row in split.rejected] == [1, *range(2, 51)]
+
+
+def test_a_small_file_is_one_block_whatever_its_last_lines_leave_open(tmp_path):
+    (tmp_path / "log.csv").write_text('who,what,at\nbad\nu1,a,"x\ny"\nu2,b,2024-05-01\nu3,"c')
+    (block,) = reading.read_blocks(tmp_path / "log.csv", ["who", "what", "at"])
+    assert (len(block.lines), [row.line for row in block.rejected]) == (2, [2, 6])
