@@ -18,6 +18,7 @@ from fast_api_service.publication_reader import Pointer, Published
 from fast_api_service.reads import AWAY, DatabaseAwayError, Reads, in_words
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
+from fast_api_service.writable import CLOSE_S
 from recsys.errors import InputError
 from recsys.online.connections import ended_after
 
@@ -66,7 +67,7 @@ class Database:
         await self.reads.close()
         if self._pool is not None:
             try:
-                await asyncio.wait_for(self._pool.close(), 5)
+                await asyncio.wait_for(self._pool.close(), CLOSE_S)
             except TimeoutError:
                 self._pool.terminate()
 

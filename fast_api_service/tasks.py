@@ -12,6 +12,7 @@ from fast_api_service.metrics import Metrics
 log = logging.getLogger(__name__)
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 30.0
+END_S: Final = 3.0
 CALM_S: Final = 60.0  # who has worked for so long begins again after the first pause
 
 
@@ -28,10 +29,13 @@ class Tasks:
         self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
 
     async def end(self) -> None:
-        """Cancel all and wait for their ends. None of them keeps another from its own."""
+        """Cancel all and wait for their ends, but not for long: what hangs ends with its connection."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            _, hanging = await asyncio.wait(self._tasks, timeout=END_S)
+            for task in hanging:
+                log.warning("the task %s does not end; it is left", task.get_name())
         self._tasks.clear()
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:

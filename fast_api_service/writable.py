@@ -19,6 +19,7 @@ Answer = TypeVar("Answer")
 _N_CONNECTIONS = 4
 _CONNECT_S = 5.0
 _LOOKUP_S = 2.0
+CLOSE_S = 2.0  # of a pool at the end, when requests have ended
 _STATEMENT_S = 10.0
 _WORK_S = 12.0  # a transaction, with what the server's own limits say if it can; beyond, it hangs
 _LOCK_MS = 500  # less than Postgres' deadlock_timeout: we give way before it ends somebody else's transaction
@@ -64,7 +65,7 @@ class Writable:
         """End all connections, after the transactions in flight."""
         if self._pool is not None:
             try:
-                await asyncio.wait_for(self._pool.close(), 5)
+                await asyncio.wait_for(self._pool.close(), CLOSE_S)
             except TimeoutError:
                 self._pool.terminate()
 

@@ -129,6 +129,20 @@ def test_recommendations_go_on_while_many_post_and_all_is_back_afterwards(
         assert len(stored) == len(set(stored))
 
 
+def test_a_worker_that_is_told_to_end_does_while_postgres_hangs(server: tuple[Path, str, sa.Engine]) -> None:
+    folder, url, engine = server
+    shop.publish(engine, "v0", shop.FIRST)
+    with shop.running_service(url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 20)
+        assert client.post("/online/data/add", json={"user_id": 503, "item_id": 1001}).status_code == 200
+        assert client.get("/items/1001").status_code == 200
+        with frozen(folder):
+            assert client.post("/recommend", json={"user_id": 501}).status_code == 200
+            time.sleep(1.5)  # followers and the exposure log are at it
+            client.process.terminate()  # type: ignore[attr-defined]
+            assert client.process.wait(30) in (0, -15)  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_WORK_S", 0.5)

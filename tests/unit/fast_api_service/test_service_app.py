@@ -266,3 +266,31 @@ def test_the_service_is_for_this_machine_alone_by_default(monkeypatch: pytest.Mo
 def test_a_url_of_another_database_is_refused_at_once() -> None:
     with pytest.raises(InputError, match="expected postgresql://"):
         create_app("mysql://root@localhost/shop", ApiSettings())
+
+
+def test_batches_leave_turns_of_the_loop_to_all_else(client: Client) -> None:
+    """Counted in turns: of all batches together one goes on in a turn, by a few users."""
+    n_users, n_turns = 200, 0
+
+    async def run() -> list[httpx.Response]:
+        loop = asyncio.get_running_loop()
+        is_over = False
+
+        def tick() -> None:
+            nonlocal n_turns
+            n_turns += 1
+            if not is_over:
+                loop.call_soon(tick)
+
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as caller:
+            loop.call_soon(tick)
+            body = {"user_ids": list(range(n_users)), "top_k": 4}
+            found = await asyncio.gather(*(caller.post("/recommend/batch", json=body) for _ in range(3)))
+            is_over = True
+            return list(found)
+
+    answers = asyncio.run(run())
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [len(answer.json()["results"]) for answer in answers] == [n_users] * 3
+    assert n_turns >= 3 * n_users / 2
