@@ -19,6 +19,7 @@ from fast_api_service.breaker import Breaker
 from fast_api_service.coalesce import Coalescer
 from fast_api_service.held import HeldConnections, NoneFreeError
 from recsys.online.connections import LOST
+from recsys.online.recent_rows import N_BOUGHT
 from recsys.serving.recent import Events, History, Recent, merged
 from recsys.serving.snapshot import Publication, StoredList
 from recsys.storage.list_format import partition_name
@@ -242,11 +243,12 @@ _NO_LIST: Final = "null::int[], null::real[], null::smallint[]"
 @lru_cache(maxsize=16)
 def users_sql(ranked: int | None, personal: int | None, history: int | None) -> str:
     """A row for each of the users $1 and the sessions $2, two arrays of ids of equal length, in their order:
-    user_key, then three columns each of the ranked list, the personal list, the history, the user's latest events and
-    the session's."""
+    user_key, then three columns each of the ranked list, the personal list, the history, the user's latest events, the
+    session's, and what either bought of items that were in no catalogue when it was posted: their rows in user_recent
+    cannot know of those, so they are read from the log, for who has any."""
     return f"""
         select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_columns("h", history)},
-               {_events("a")}, {_events("b")}
+               {_events("a")}, {_events("b")}, {_late("a", "user_id")}, {_late("b", "session_id")}
         from unnest($1::text[], $2::text[]) with ordinality as asked (user_id, session_id, place)
         left join users u on u.user_id = asked.user_id
         {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")} {_join("h", history, "u.user_key")}
@@ -289,6 +291,19 @@ def _events(name: str) -> str:
     return f"{name}.item_keys, {name}.event_types, {name}.occurred_ms"
 
 
+def _late(of: str, column: str) -> str:
+    """Three columns of what was bought, from the log; a row that knows all of its items does not look there."""
+    columns = ("i.item_key", "e.event_type", "floor(extract(epoch from e.occurred_at) * 1000)::bigint")
+    return ", ".join(
+        f"""case when {of}.has_unknown then array(
+            select {value} from events e join items i on i.item_id = e.item_id
+            where e.{column} = asked.{column} and e.event_type = any({of}.bought_types)
+            order by e.occurred_at desc, e.event_id limit {N_BOUGHT}
+        ) end"""  # noqa: S608 - our own words
+        for value in columns
+    )
+
+
 def _user_lists(row: asyncpg.Record, publication: Publication) -> UserLists:
     latest, history = _latest(row), _history(row, publication)
     return UserLists(row[0] is not None, _stored(row, 1), _stored(row, 4), latest, history, row[0])
@@ -305,8 +320,8 @@ def _stored(row: asyncpg.Record, at: int) -> StoredList | None:
 
 
 def _latest(row: asyncpg.Record) -> Sequence[Recent]:
-    of_user, of_session = _recent(row, 10), _recent(row, 13)
-    return merged(of_user, of_session) if of_user and of_session else of_user or of_session
+    found = [events for at in (10, 13, 16, 19) if (events := _recent(row, at))]
+    return merged(*found) if len(found) > 1 else found[0] if found else ()
 
 
 def _recent(row: asyncpg.Record, at: int) -> Sequence[Recent]:

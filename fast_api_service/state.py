@@ -85,7 +85,8 @@ class State:
     @property
     def problem(self) -> str:
         """Why there is no snapshot, or why it may be old; empty where all is well."""
-        return self._catalogue_follower.problem or self._publication_follower.problem or self._settings_follower.problem
+        problems = (follower.problem for follower in (self._catalogue_follower, self._publication_follower))
+        return next(filter(None, problems), "" if self.now else "catalogue and publication are being read")
 
     def wake(self) -> None:
         """Have all of it looked at now: somebody has heard of a change."""
@@ -144,10 +145,17 @@ class State:
         newest = self._coming or self._published
         pointer = await self.database.pointer()
         if newest is None or newest.pointer != pointer:
+<<<<<<< HEAD
             self._coming = await self.database.publication(self._published)
             await self.database.reads.warm(self._coming.publication)
             self.models.want(self._coming.publication)
             self._wait_until = time.monotonic() + self.settings.model_wait_s
+=======
+            coming = await self.database.publication(self._published)
+            await self.database.reads.warm(coming.publication)
+            self.models.want(coming.publication)
+            self._coming, self._wait_until = coming, time.monotonic() + self.settings.model_wait_s
+>>>>>>> p-switch
         self._switch()
         if self._catalogue is not None and self._catalogue.epoch != pointer.epoch:
             self._catalogue_follower.wake()
@@ -159,11 +167,11 @@ class State:
         self._serve()
 
     def _switch(self) -> None:
-        """Take the publication that is to come, when its models are there or have been waited for long enough; the
-        first one at once, because until then nobody is answered at all."""
+        """Take the publication that is to come, when its models are there or have been waited for long enough; at once
+        where nothing of its epoch is in service: nobody is answered, or with another shop's items."""
         if self._coming is None:
             return
-        is_first = self.snapshot is None or not self.snapshot.is_published
+        is_first = self.snapshot is None or not self.snapshot.is_published or self._epoch != self._coming.pointer.epoch
         if is_first or not self.models.are_waited_for or time.monotonic() >= self._wait_until:
             self._published, self._coming = self._coming, None
             self._serve()

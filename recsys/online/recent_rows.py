@@ -4,7 +4,8 @@ A row is a function of the set of its owner's events of known items, so any orde
 the newest N_RECENT by (milliseconds, item, type), then of what was bought before those the newest of each item and
 type, among the N_BOUGHT newest of such. That of a union is that of the union of two such rows, so new events are merged
 into the stored row. From the log it is computed only where the row cannot know: other types count as bought than when
-it was written, or there were events of items that were in no catalogue.
+it was written, or there were events of items that were in no catalogue. Such a row says so (`has_unknown`), and whoever
+reads it looks for what was bought in the log, because the item may have come since.
 """
 
 from __future__ import annotations
@@ -152,7 +153,10 @@ set item_keys = m.item_keys, event_types = m.event_types, occurred_ms = m.occurr
 from (
     select r.owner, r.bought, kept.*, exists (
         select from (
-            select item_id from events where {column} = r.id order by occurred_at desc limit {n_recent}
+            (select item_id from events where {column} = r.id order by occurred_at desc limit {n_recent})
+            union all
+            (select item_id from events where {column} = r.id and event_type = any(r.bought) and event_type <> 'view'
+             order by occurred_at desc limit {n_bought})
         ) latest where not exists (select from items where items.item_id = latest.item_id)
     ) as has_unknown
     from (
@@ -168,6 +172,7 @@ _RECOMPUTE_BY_COLUMN = {
     column: _RECOMPUTE_SQL.format(
         column=column,
         n_recent=N_RECENT,
+        n_bought=N_BOUGHT,
         prefix=len(prefix) + 1,
         kept=_KEPT_SQL.format(seen=_LOGGED_SQL.format(column=column, last=N_RECENT - 1)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import asyncpg
 import httpx
@@ -17,23 +18,32 @@ from recsys.storage import raw_imports, tables
 from recsys.storage.engine import engine_of
 from tests.conftest import database_named, execute, sibling
 from tests.integration import serving_shop as shop
+from tests.integration import tiny_model
+from tests.integration.test_switching import held_back
 
 
 @contextmanager
-def served(database_url: str) -> Iterator[httpx.Client]:
-    with shop.running_service(database_url) as client:
+def served(database_url: str, **environment: str) -> Iterator[httpx.Client]:
+    with shop.running_service(database_url, **environment) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         yield client
 
 
-def stock_another(engine: sa.Engine, json_type: str) -> None:
+def stock_another(connection: sa.Connection, json_type: str) -> None:
     """A shop of five items, under keys that the first one had given to others."""
-    with engine.begin() as connection:
-        connection.execute(sa.insert(tables.categories), [{"category_key": 1, "category_id": "77"}])
-        ids = [{"item_key": key, "item_id": new_id(key, json_type)} for key in range(1, 6)]
-        connection.execute(sa.insert(tables.items), [one | {"category_key": 1, "available": True} for one in ids])
-        types = [{"entity": entity, "json_type": json_type} for entity in ("user", "item")]
-        connection.execute(sa.insert(tables.id_types), [*types, {"entity": "category", "json_type": "integer"}])
+    connection.execute(sa.insert(tables.categories), [{"category_key": 1, "category_id": "77"}])
+    ids = [{"item_key": key, "item_id": new_id(key, json_type)} for key in range(1, 6)]
+    connection.execute(sa.insert(tables.items), [one | {"category_key": 1, "available": True} for one in ids])
+    types = [{"entity": entity, "json_type": json_type} for entity in ("user", "item")]
+    connection.execute(sa.insert(tables.id_types), [*types, {"entity": "category", "json_type": "integer"}])
+
+
+def publish_nothing_but(connection: sa.Connection, models: dict[str, str]) -> None:
+    """A publication without lists, in the caller's transaction."""
+    fence = connection.execute(sa.text("select fence + 1 from publication_pointer")).scalar_one()
+    values = {"status": "published", "dataset": "dataset/v2", "manifest": {}, "models": models, "fence": fence}
+    insert = sa.insert(tables.publications).values(values).returning(tables.publications.c.publication_id)
+    shop.point_at(connection, connection.execute(insert).scalar_one(), fence)
 
 
 def new_id(key: int, json_type: str) -> str:
@@ -60,7 +70,8 @@ def test_another_shop(clean_database_url: str, clean_database: sa.Engine, json_t
         for client in (first, second):
             shop.wait_until(lambda client=client: shown(client) == [], 5)
             assert client.get("/ready").status_code == 503
-        stock_another(clean_database, json_type)
+        with clean_database.begin() as connection:
+            stock_another(connection, json_type)
         own = [int(new_id(key, json_type)) if json_type == "integer" else new_id(key, json_type) for key in range(1, 6)]
         for client in (first, second):
             shop.wait_until(lambda client=client: sorted(shown(client)) == own, 5)
@@ -101,6 +112,28 @@ def test_a_worker_that_saw_nothing_of_the_change_serves_no_mixture(
         shop.wait_until(is_new, 5)
         assert {(publication, ids == ("new-1",)) for publication, ids in seen} == {(1, False), (0, True)}
         assert not [ids for _, ids in seen if "new-1" in ids and len(ids) > 1]
+
+
+def test_another_shop_does_not_wait_for_its_models(
+    clean_database_url: str, clean_database: sa.Engine, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        tiny_model.write(tmp_path, f"v{number}")
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
+    with served(clean_database_url, ARTIFACT_ROOT=str(tmp_path), API_MODEL_WAIT_S="600") as client:
+        shop.wait_until(lambda: tiny_model.in_service(client) == "deepfm/v1", 20)
+        with held_back(tmp_path / "deepfm_serving" / "v2"):
+            with clean_database.begin() as holder:  # a worker sees nothing of what is between
+                holder.execute(sa.text("lock table items, publication_pointer in access exclusive mode"))
+                raw_imports.start_over(holder)
+                stock_another(holder, "integer")
+                publish_nothing_but(holder, {"deepfm": "deepfm/v2"})
+            shop.wait_until(lambda: sorted(shown(client)) == [71, 72, 73, 74, 75], 5)
+            shop.wait_until(lambda: shop.is_ready(client), 5)
+            away = client.post("/predict", json={"user_id": 1, "item_id": 71})
+            assert away.json()["status"] == "model_unavailable"  # the former shop's does not know these items
+        shop.wait_until(lambda: tiny_model.in_service(client) == "deepfm/v2", 20)
 
 
 def test_rows_that_are_deleted_by_hand(clean_database_url: str, clean_database: sa.Engine) -> None:
@@ -149,7 +182,8 @@ def test_another_server_in_the_same_place(
     name = sa.make_url(clean_database_url).database
     with database_named(postgres_server, template_database, "restored") as restored_url:
         restored = engine_of(restored_url)
-        stock_another(restored, "integer")
+        with restored.begin() as connection:
+            stock_another(connection, "integer")
         shop.publish(restored, "v1", {"default": {0: [1, 2, 3]}, "i2i": {1: [2]}})  # has the number of the other one
         with restored.begin() as connection:
             for table in ("items", "categories"):
