@@ -145,17 +145,10 @@ class State:
         newest = self._coming or self._published
         pointer = await self.database.pointer()
         if newest is None or newest.pointer != pointer:
-<<<<<<< HEAD
-            self._coming = await self.database.publication(self._published)
-            await self.database.reads.warm(self._coming.publication)
-            self.models.want(self._coming.publication)
-            self._wait_until = time.monotonic() + self.settings.model_wait_s
-=======
             coming = await self.database.publication(self._published)
             await self.database.reads.warm(coming.publication)
             self.models.want(coming.publication)
             self._coming, self._wait_until = coming, time.monotonic() + self.settings.model_wait_s
->>>>>>> p-switch
         self._switch()
         if self._catalogue is not None and self._catalogue.epoch != pointer.epoch:
             self._catalogue_follower.wake()

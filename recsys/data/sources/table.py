@@ -45,8 +45,6 @@ from recsys.data.sources.reading import (
 )
 from recsys.data.sources.survey import Decimals, Ids, Survey, Times
 from recsys.data.sources.texts import is_encoding
-from recsys.data.sources.texts import is_encoding
-from recsys.data.sources.texts import is_encoding
 from recsys.data.sources.times import TimeFormat, as_numbers, checked_zone
 from recsys.errors import InputError
 from recsys.ids import IdType
