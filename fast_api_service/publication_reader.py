@@ -30,9 +30,7 @@ from list_versions where list_version_id = any($1)
 _NEIGHBOURS_SQL: Final = f"""
 select owner_key, item_keys[1:{N_NEIGHBOURS}], scores[1:{N_NEIGHBOURS}] from lists where list_version_id = $1
 """  # noqa: S608 - a number of ours
-_MEANING_SQL: Final = """
-select event_weights, bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
-"""
+_MEANING_SQL: Final = "select event_weights, bought_event_types, hides_bought from event_meaning"
 _DEFAULT_SQL: Final = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
 
 
@@ -120,4 +118,6 @@ async def _neighbours(
 
 async def _meaning(connection: Connection) -> EventMeaning:
     row = await connection.fetchrow(_MEANING_SQL)
-    return EventMeaning(orjson.loads(row["event_weights"]), tuple(row["bought_event_types"])) if row else EventMeaning()
+    if row is None:
+        return EventMeaning()
+    return EventMeaning(orjson.loads(row["event_weights"]), tuple(row["bought_event_types"]), row["hides_bought"])

@@ -20,13 +20,11 @@ from recsys.online.event import Event
 N_RECENT: Final = 50  # events kept in user_recent
 N_BOUGHT: Final = 1_000  # items by type of event that are kept beside those because they were bought
 
-# What counts as bought, by the data's source ($2 where there is none) and by the configuration in force, in order.
-# Views are kept no longer than others.
+# What counts as bought, by settings and the data's source ($2 where there is none), and by the configuration in force,
+# in order. Views are kept no longer than others.
 BOUGHT_SQL: Final = """
 select coalesce(array_agg(event_type order by event_type), '{}') as types from (
-    select unnest(coalesce((
-        select bought_event_types from raw.imports where status = 'complete' order by import_id desc limit 1
-    ), $2::text[])) as event_type
+    select unnest(coalesce((select bought_event_types from event_meaning), $2::text[])) as event_type
     union
     select jsonb_path_query(config, '$.bought[*].event_type') #>> '{}'
     from (select config from config_versions order by config_id desc limit 1) newest

@@ -166,13 +166,12 @@ async def wanted_model(connection: asyncpg.Connection) -> str | None:
 
 
 async def event_weights(connection: asyncpg.Connection) -> dict[str, float]:
-    """What types of events are worth, as the service has it: by the configuration, else by the data's source."""
+    """What types of events are worth, as the service has it: by the configuration, else by the pipeline's settings and
+    the data's source."""
     config = await connection.fetchval("select config from config_versions order by config_id desc limit 1")
     weights = orjson.loads(config).get("event_weights") if config else None
-    if weights is None and await connection.fetchval("select to_regclass('raw.imports') is not null"):
-        text = await connection.fetchval(
-            "select event_weights from raw.imports where status = 'complete' order by import_id desc limit 1"
-        )
+    if weights is None:
+        text = await connection.fetchval("select event_weights from event_meaning")
         weights = orjson.loads(text) if text else None
     return dict(DEFAULT_WEIGHTS if weights is None else weights)
 

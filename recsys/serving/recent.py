@@ -64,10 +64,11 @@ class History(NamedTuple):
 
 @dataclass(frozen=True)
 class EventMeaning:
-    """What types of events are worth, as the data's source declares it."""
+    """What types of events are worth, as the pipeline's settings and the data's source declare it."""
 
     weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
     bought: Sequence[str] = DEFAULT_BOUGHT
+    hides_bought: bool = True  # False: the task is to find what people buy again, too
 
     def under(self, config: ServingConfig) -> EventMeaning:
         """The same with what the configuration puts in its place."""
@@ -108,6 +109,8 @@ def bought(
 def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> dict[str, float]:
     """Type of event → from when on an event of it keeps its item from being shown."""
     if config.bought is None:
+        if not meaning.hides_bought:
+            return {}
         return dict.fromkeys(meaning.bought, -_NEVER)
     return {rule.event_type: -_NEVER if rule.days is None else now_ms - rule.days * DAY_MS for rule in config.bought}
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from recsys import columns as col
 from recsys.artifacts import split_ref, version_of
@@ -29,7 +30,7 @@ from recsys.settings import Settings
 from recsys.steps.context import Context, step
 from recsys.storage import keys, raw_tables
 from recsys.storage.raw_snapshot import RawSnapshot, raw_snapshot
-from recsys.storage.tables import training_runs
+from recsys.storage.tables import event_settings, training_runs
 from recsys.types import Task
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def run(as_of: str | None = None, force: bool = False, *, ctx: Context | None = 
         except EmptyResultError as error:
             ctx.record(STEP, ref, None, as_of=cut_at, status="refused", reason=str(error))
             raise
+    _say_meaning(ctx, plan)
     if made:
         _forget_erased(ctx, ref, plan.erased)
     posted = plan.posted
@@ -253,6 +255,19 @@ def _forget_erased(ctx: Context, ref: str, known: frozenset[str]) -> None:
         with ctx.store.writing(KIND, split_ref(ref)[1], made_by=STEP) as (folder, meta):
             meta.update(_described(rewrite(dataset, folder, {}, gone)))
         known = erased
+
+
+def _say_meaning(ctx: Context, plan: _Plan) -> None:
+    """Tell the service what the settings of the newest night say of events, in the place of the data's source."""
+    row = {
+        "event_weights": ctx.settings.event_weights or None,
+        "bought_event_types": ctx.settings.bought_event_types,
+        "hides_bought": plan.declared.task is Task.DISCOVERY,
+    }
+    said = insert(event_settings).values(row)
+    with ctx.engine.begin() as connection:
+        if not _is_older(connection, plan.cut_at):
+            connection.execute(said.on_conflict_do_update(index_elements=["singleton"], set_=row))
 
 
 def _erased(ctx: Context) -> frozenset[str]:

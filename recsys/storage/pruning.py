@@ -11,7 +11,7 @@ import tenacity
 from recsys.storage import lists as list_store
 from recsys.storage.expiry import is_lock_timeout
 from recsys.storage.list_format import partition_name
-from recsys.storage.tables import list_versions, predictions, publication_pointer, publications
+from recsys.storage.tables import event_settings, list_versions, predictions, publication_pointer, publications
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ def erase(connection: sa.Connection) -> None:
     data are shut out.
     """
     connection.execute(sa.delete(predictions))
+    connection.execute(sa.delete(event_settings))
     connection.execute(
         sa.update(publication_pointer).values(
             publication_id=None, moved_at=sa.func.now(), fence=publication_pointer.c.fence + 1

@@ -424,6 +424,29 @@ api_keys = sa.Table(
     sa.CheckConstraint("rate_per_s > 0", name="rate_per_s"),
 )
 
+# What the settings of the newest night say of events, null where they leave it to the source; `event_meaning` is what
+# holds: theirs over the source's.
+event_settings = sa.Table(
+    "event_settings",
+    metadata,
+    sa.Column("singleton", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("event_weights", JSONB(none_as_null=True)),  # those that the settings name
+    sa.Column("bought_event_types", ARRAY(sa.Text)),
+    sa.Column("hides_bought", sa.Boolean, nullable=False, server_default=sa.true()),  # the task is discovery
+    sa.CheckConstraint("singleton", name="singleton"),
+)
+EVENT_MEANING = """
+CREATE VIEW event_meaning AS
+    SELECT i.event_weights || coalesce(s.event_weights, '{}') AS event_weights,
+           coalesce(s.bought_event_types, i.bought_event_types) AS bought_event_types,
+           coalesce(s.hides_bought, true) AS hides_bought
+    FROM (
+        SELECT event_weights, bought_event_types FROM raw.imports
+        WHERE status = 'complete' ORDER BY import_id DESC LIMIT 1
+    ) i LEFT JOIN event_settings s ON true
+"""
+sa.event.listen(event_settings, "after_create", sa.DDL(EVENT_MEANING))
+
 # --- how the service answers: rows are added and never changed, the newest one holds
 
 config_versions = sa.Table(

@@ -74,6 +74,10 @@ def ranked(database: sa.Engine, url: str, folder: Path, **changed: object) -> tu
         tables.lists.c.list_version_id == version
     )
     with database.connect() as connection:
+        meaning = connection.execute(sa.text("select * from event_meaning")).one()
+        assert meaning.hides_bought is (data.meta.task is Task.DISCOVERY), "the service does as the night does"
+        assert meaning.bought_event_types == list(data.meta.bought_event_types)
+        assert meaning.event_weights == {"interaction": 1.0}
         top = [(user, item) for user, items in connection.execute(query) for item in items[:3]]
     assert len(top) > 3 * N_USERS * 0.9
     return data.meta.task, sum(pair in own for pair in top) / len(top)

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from recsys.errors import PublicationError
-from recsys.storage import publications
+from recsys.storage import publications, tables
 from tests.integration import serving_shop as shop
 from tests.integration.serving_shop import LIGHT, PERSONAL, RANKED
 
@@ -102,6 +102,19 @@ def test_a_publication_without_histories_serves(service: httpx.Client, database:
     newer = shop.publish(database, "v2", shop.SECOND)
     shop.wait_until(lambda: shown(service, user_id=503)[1]["publication_id"] == newer, 5)
     assert shown(service, user_id=503)[0] == ALL
+    back = shop.publish(database, "v1", shop.FIRST, history=HISTORY)
+    shop.wait_until(lambda: shown(service, user_id=503)[1]["publication_id"] == back, 5)
+    assert shown(service, user_id=503)[0] == ALL - BOUGHT
+
+
+def test_where_the_night_lets_people_buy_again_so_does_the_service(service: httpx.Client, database: sa.Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(sa.insert(tables.event_settings).values(hides_bought=False))
+    newer = shop.publish(database, "v3", shop.SECOND, history=HISTORY)
+    shop.wait_until(lambda: shown(service, user_id=503)[1]["publication_id"] == newer, 5)
+    assert shown(service, user_id=503)[0] == ALL
+    with database.begin() as connection:
+        connection.execute(sa.delete(tables.event_settings))
     back = shop.publish(database, "v1", shop.FIRST, history=HISTORY)
     shop.wait_until(lambda: shown(service, user_id=503)[1]["publication_id"] == back, 5)
     assert shown(service, user_id=503)[0] == ALL - BOUGHT

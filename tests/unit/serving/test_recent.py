@@ -59,7 +59,11 @@ def test_events_in_columns_are_the_same_events(made: list[Recent], part: slice) 
 
 
 def test_what_was_bought() -> None:
-    assert bought([Recent(1, "view", 1), Recent(2, "transaction", 2)], MEANING) == {2}
+    events = [Recent(1, "view", 1), Recent(2, "transaction", 2)]
+    assert bought(events, MEANING) == {2}
+    again = EventMeaning(hides_bought=False)
+    assert bought(events, again) == set(), "what is bought again and again is shown"
+    assert bought(events, again, ServingConfig(bought=(BoughtRule(event_type="view"),))) == {1}, "a rule wins"
 
 
 def test_configuration_says_what_counts_as_bought_and_for_how_long() -> None:

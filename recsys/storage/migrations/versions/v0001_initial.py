@@ -453,6 +453,26 @@ STATEMENTS = (
     """,
     # ---- configuration and exposures
     """
+    CREATE TABLE event_settings (
+        singleton BOOLEAN DEFAULT true NOT NULL,
+        event_weights JSONB,
+        bought_event_types TEXT[],
+        hides_bought BOOLEAN DEFAULT true NOT NULL,
+        CONSTRAINT pk_event_settings PRIMARY KEY (singleton),
+        CONSTRAINT ck_event_settings_singleton CHECK (singleton)
+    )
+    """,
+    """
+    CREATE VIEW event_meaning AS
+    SELECT i.event_weights || coalesce(s.event_weights, '{}') AS event_weights,
+           coalesce(s.bought_event_types, i.bought_event_types) AS bought_event_types,
+           coalesce(s.hides_bought, true) AS hides_bought
+    FROM (
+        SELECT event_weights, bought_event_types FROM raw.imports
+        WHERE status = 'complete' ORDER BY import_id DESC LIMIT 1
+    ) i LEFT JOIN event_settings s ON true
+    """,
+    """
     CREATE TABLE config_versions (
         config_id BIGINT GENERATED ALWAYS AS IDENTITY,
         config JSONB NOT NULL,
