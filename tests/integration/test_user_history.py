@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from recsys.errors import PublicationError
-from recsys.storage import publications, tables
+from recsys.storage import publications, raw_tables, tables
 from tests.integration import serving_shop as shop
 from tests.integration.serving_shop import LIGHT, PERSONAL, RANKED
 
@@ -19,6 +19,17 @@ CARTS = {14: 1.0, 16: 30.0}  # days ago
 DONE = [(14, "addtocart", 1.0)] + [(key, "transaction", 20.0) for key in sorted(BOUGHT)]
 DONE += [(16, "addtocart", 30.0), (12, "view", 40.0)]
 HISTORY = {RANKED: DONE, LIGHT: DONE, PERSONAL: [(11, "view", 3.0)]}
+
+IMPORT = {
+    "source": "tests",
+    "path": "shop",
+    "options": {},
+    **{f"{entity}_id_type": "integer" for entity in ("user", "item", "category")},
+    "event_weights": {"view": 1.0, "addtocart": 3.0, "transaction": 5.0},
+    "label_event_types": ["transaction"],
+    "bought_event_types": ["transaction"],
+    "status": "complete",
+}
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +120,14 @@ def test_a_publication_without_histories_serves(service: httpx.Client, database:
 
 def test_where_the_night_lets_people_buy_again_so_does_the_service(service: httpx.Client, database: sa.Engine) -> None:
     with database.begin() as connection:
+        connection.execute(sa.insert(raw_tables.imports).values(IMPORT))
         connection.execute(sa.insert(tables.event_settings).values(hides_bought=False))
     newer = shop.publish(database, "v3", shop.SECOND, history=HISTORY)
     shop.wait_until(lambda: shown(service, user_id=503)[1]["publication_id"] == newer, 5)
     assert shown(service, user_id=503)[0] == ALL
     with database.begin() as connection:
         connection.execute(sa.delete(tables.event_settings))
+        connection.execute(sa.delete(raw_tables.imports))
     back = shop.publish(database, "v1", shop.FIRST, history=HISTORY)
     shop.wait_until(lambda: shown(service, user_id=503)[1]["publication_id"] == back, 5)
     assert shown(service, user_id=503)[0] == ALL - BOUGHT
