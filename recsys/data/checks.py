@@ -44,8 +44,9 @@ def notices(dataset: Dataset, *, max_user_share: float) -> list[str]:
     if n_events >= MANY_EVENTS and most > max_user_share * n_events:
         key = int(per_user.argmax())  # ids of users are in the database alone
         found.append(
-            f"one user (select user_id from users where user_key = {key}) has {most / n_events:.0%} of the events ({most:,} of {n_events:,}), more than "
-            f"{max_user_share:.0%} (RECSYS_MAX_USER_SHARE): if that is a bot, leave its rows out of the export"
+            f"the user of user_key {key} (table users) has {most / n_events:.0%} of the events ({most:,} of "
+            f"{n_events:,}), more than {max_user_share:.0%} (RECSYS_MAX_USER_SHARE): if that is a bot, leave its "
+            "rows out of the export"
         )
     types = set(events[col.EVENT_TYPE].unique().to_pylist())
     if missing := [name for name in dataset.meta.label_event_types if name not in types]:
