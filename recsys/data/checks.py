@@ -42,11 +42,11 @@ def notices(dataset: Dataset, *, max_user_share: float) -> list[str]:
     per_user = np.bincount(events[col.USER_KEY].to_numpy())
     most, n_events = int(per_user.max()), len(events)
     if n_events >= MANY_EVENTS and most > max_user_share * n_events:
-        users = dataset.table("users", [col.USER_KEY, col.USER_ID])
-        name = users.filter(pc.equal(users[col.USER_KEY], int(per_user.argmax())))[col.USER_ID][0].as_py()
+        key = int(per_user.argmax())  # ids of users are in the database alone
         found.append(
-            f"user {name!r} has {most / n_events:.0%} of the events ({most:,} of {n_events:,}), more than "
-            f"{max_user_share:.0%} (RECSYS_MAX_USER_SHARE): if that is a bot, leave its rows out of the export"
+            f"the user of user_key {key} (table users) has {most / n_events:.0%} of the events ({most:,} of "
+            f"{n_events:,}), more than {max_user_share:.0%} (RECSYS_MAX_USER_SHARE): if that is a bot, leave its "
+            "rows out of the export"
         )
     types = set(events[col.EVENT_TYPE].unique().to_pylist())
     if missing := [name for name in dataset.meta.label_event_types if name not in types]:

@@ -79,7 +79,7 @@ def test_what_makes_for_poor_lists_is_noticed(tmp_path: Path) -> None:
     assert checks.problems(single, now=NOW) == []
     assert any("only one item" in notice for notice in checks.notices(single, max_user_share=0.1))
     (notice,) = checks.notices(shop(tmp_path / "c", n_events=1_501), max_user_share=0.1)
-    assert "user 'u' has 33% of the events (501 of 1,501)" in notice
+    assert "user_key 0 (table users) has 33% of the events (501 of 1,501)" in notice
     assert checks.notices(shop(tmp_path / "d", n_events=1_501), max_user_share=0.5) == []
     weights = {"event_weights": {"buy": 1.0, "view": 0.5}, "event_types": ("view", "buy")}
     unlabelled = shop(tmp_path / "e", **weights, label_event_types=("view",))

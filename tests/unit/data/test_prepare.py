@@ -273,10 +273,10 @@ def test_rows_of_ids_that_are_none_cost_themselves_and_are_counted(tmp_path: Pat
     tree = pa.table({"categoryid": [good, bad], "parentid": [bad, good]})
     raw = RawTables(events, properties, None, tree)
     declared = replace(DECLARED, id_types=dict.fromkeys(("user", "item", "category"), id_type))
-    dataset = prepare(tmp_path, raw, declared, 10**12, threads=1)
+    dataset, users = prepare(tmp_path, raw, declared, 10**12, threads=1)
     assert len(dataset.interactions()) == 1
     assert dataset.meta.n_left_out == {"of an id that is none: item": 1, "of an id that is none: user": 1}
-    assert dataset.table("users")["user_id"].to_pylist() == [good]
+    assert users["user_id"].to_pylist() == [good]
     (item,) = dataset.table("items").to_pylist()
     (category,) = dataset.table("categories").to_pylist()
     assert (item["item_id"], item["category_key"]) == (good, category["category_key"])
