@@ -101,7 +101,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     status = answers.user_status(user_id, body.session_id, lists)
     provenance = answers.origin(request.scope, snapshot, cascade.tier(picks), degraded)
     provenance["user"] = status
-    provenance["n_recent"] = cascade.n_recent(snapshot, user, query, state.config)
+    provenance["n_recent"] = cascade.n_recent(snapshot, user, query, now.config)
     provenance["surface"] = body.surface
     provenance["config_id"] = now.config_id
     if feats.rescored_by:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from fast_api_service import documents
-from fast_api_service.middleware import MAX_BODY_BYTES
+from fast_api_service.pressure import MAX_BODY_BYTES
 from recsys import api_key
 from recsys.serving.ids import JsonType
 from tests.unit.fast_api_service.test_security import bearer, key, service
