@@ -73,6 +73,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             await state.lookups.open()
             with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
                 await state.read_keys()  # so that the first request is not refused for want of them
+            at_the_end.callback(state.models.close)
             tasks = Tasks(metrics)
             at_the_end.push_async_callback(tasks.end)
             wakes = {listener.CHANNEL: state.wake, UPDATES: state.updates.wake}

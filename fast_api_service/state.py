@@ -95,12 +95,9 @@ class State:
 
     async def keep_fresh(self) -> None:
         """Follow API keys, configuration, catalogue and publication until cancelled; none waits for another."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for follower in self._followers:
-                    group.create_task(follower.run())
-        finally:
-            self.models.close()
+        async with asyncio.TaskGroup() as group:
+            for follower in self._followers:
+                group.create_task(follower.run())
 
     @property
     def _followers(self) -> tuple[Follower, ...]:

@@ -30,6 +30,16 @@ class Chain:
         self._chain: str | None = None
         self._number = 0
 
+    def forget(self, after: int) -> None:
+        """Take back what was committed after an update, so that others can be in its place."""
+        table = tables.model_updates
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(table).where(table.c.number > after))
+            self._chain = connection.execute(sa.select(table.c.chain).where(table.c.number == after)).scalar_one()
+        for number in range(after + 1, self._number + 1):
+            self._store.delete(f"{KIND}/{number}-1")
+        self._number = after
+
     def add(self, update: Update | None = None, *, is_base: bool = False, bias: float | None = None) -> None:
         """Commit the next one."""
         self._number += 1
@@ -153,3 +163,44 @@ def test_one_that_does_not_fit_is_not_half_taken(chain: Chain, start: Any) -> No
         shop.wait_until(lambda: "does not fit" in str(online(client)["problem"]), 20)
         assert online(client)["update"] == LAST
         assert probability(client) == before
+
+
+def test_a_gap_is_told_and_waited_for(chain: Chain, start: Any, clean_database: sa.Engine) -> None:
+    with clean_database.begin() as connection:
+        connection.execute(sa.text("create table kept as select * from model_updates where number = 4"))
+        connection.execute(sa.text("delete from model_updates where number = 4"))
+    with start() as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        shop.wait_until(lambda: "those between are missing" in str(online(client)["problem"]), 20)
+        assert online(client)["update"] == 3
+        assert metric(client, "recsys_model_update_reloads_total") == 1
+        with clean_database.begin() as connection:
+            connection.execute(sa.text("insert into model_updates select * from kept"))
+        shop.wait_until(lambda: online(client)["update"] == LAST, 20)
+        assert online(client)["problem"] is None
+
+
+def test_who_went_another_way_takes_the_right_one_over_at_once(chain: Chain, start: Any) -> None:
+    with start() as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        shop.wait_until(lambda: online(client)["update"] == LAST, 20)
+        before = probability(client)
+        chain.forget(LAST - 5)
+        for _ in range(8):
+            chain.add(bias=4.0)
+        seen = set()
+
+        def is_there() -> bool:
+            seen.update(samples(client, 5))
+            return online(client)["update"] == LAST + 3
+
+        shop.wait_until(is_there, 20)
+        assert online(client)["problem"] is None
+        after = probability(client)
+        assert after > before
+        assert seen <= {before, after}, "the updates before it were seen being taken over again"
+        assert metric(client, "recsys_model_update_reloads_total") == 1
+        with start() as other:
+            shop.wait_until(lambda: shop.is_ready(other), 10)
+            shop.wait_until(lambda: online(other)["chain"] == online(client)["chain"], 20)
+            assert probability(other) == after

@@ -204,6 +204,26 @@ def test_after_a_while_it_goes_without_and_says_so(
         assert (scorer["problem"], scorer["factors"]["is_loaded"]) == (None, True)
 
 
+def test_artifacts_that_come_after_the_start_are_taken(
+    clean_database_url: str, clean_database: sa.Engine, root: Path
+) -> None:
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
+    with shop.running_service(clean_database_url, ARTIFACT_ROOT=str(root)) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        shop.wait_until(lambda: client.get("/model/info").json()["scorer"]["factors"]["problem"], 10)
+        told = client.get("/model/info").json()["scorer"]
+        assert "deepfm/v1 cannot be loaded" in told["problem"]
+        assert recommended(client, seq=SEQ)["provenance"]["degraded"] == ["fold_in"]
+        tiny_model.write(root, "v1")
+        train(root, "v1")
+        shop.wait_until(lambda: tiny_model.in_service(client) == "deepfm/v1", 20)
+        shop.wait_until(lambda: recommended(client, seq=SEQ)["provenance"]["tier"] == "fold_in", 20)
+        told = client.get("/model/info").json()["scorer"]
+        assert (told["problem"], told["factors"]["problem"]) == (None, None)
+        assert recommended(client, seq=SEQ)["provenance"]["degraded"] == []
+
+
 def test_a_batch_has_one_configuration_and_one_model(
     clean_database_url: str, clean_database: sa.Engine, root: Path
 ) -> None:
