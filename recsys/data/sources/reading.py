@@ -6,12 +6,10 @@ reads the other kind. Here they are put together.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from recsys.data.sources import parquet
+from recsys.data.sources import json_lines, parquet
 from recsys.data.sources.base import STREAMS, Chunk, Lines, Rejected
-from recsys.data.sources.formats import MAX_COLUMNS, CsvFormat, TextForm, forms_of, missing_columns
+from recsys.data.sources.formats import CsvFormat, TextForm, forms_of, missing_columns
 from recsys.data.sources.opening import READ_ERRORS, is_parquet, members
 from recsys.data.sources.splitting import MAX_TEXT, Split, Splitter
-from recsys.data.sources.texts import MAX_LINE_BYTES, Piece, pieces
+from recsys.data.sources.texts import MAX_LINE_BYTES, pieces
 from recsys.errors import InputError, RecsysError
 
 __all__ = [
@@ -46,7 +44,6 @@ __all__ = [
 BLOCK_BYTES = 16 << 20  # of a text, per chunk
 BLOCK_ROWS = 250_000  # of a Parquet file, per chunk
 PARQUET_BLOCK_BYTES = 64 << 20
-_JSON_GROWS = 4  # times that objects take more memory than their lines
 TOLD = CsvFormat()  # all is told from the file
 MAX_WRONG_FIRST = 100_000  # lines that are no record before the first good one
 
@@ -81,7 +78,13 @@ def columns_of(path: Path, csv: CsvFormat = TOLD) -> list[str]:
         raise InputError(f"{path}: the file is empty: it holds no line but blank ones")
     if len(forms) == 1 and not forms[0].is_json:
         return list(forms[0].columns)
-    return list(dict.fromkeys(name for form in forms for name in (_keys(form, None) if form.is_json else form.columns)))
+    return list(
+        dict.fromkeys(
+            name
+            for form in forms
+            for name in (json_lines.keys(form, None, BLOCK_BYTES) if form.is_json else form.columns)
+        )
+    )
 
 
 def require_columns(path: Path, needed: Sequence[str], csv: CsvFormat = TOLD) -> list[str]:
@@ -94,7 +97,12 @@ def require_columns(path: Path, needed: Sequence[str], csv: CsvFormat = TOLD) ->
     if not forms:
         return columns_of(path, csv)
     for form in forms:
-        _check(form.member.shown, needed, _keys(form, set(needed)) if form.is_json else form.columns, form)
+        _check(
+            form.member.shown,
+            needed,
+            json_lines.keys(form, set(needed), BLOCK_BYTES) if form.is_json else form.columns,
+            form,
+        )
     return list(dict.fromkeys(name for form in forms for name in form.columns)) if needed else columns_of(path, csv)
 
 
@@ -240,13 +248,15 @@ def _text_blocks(path: Path, needed: Sequence[str], optional: Sequence[str], csv
     end = n_before = n_good = n_rejected = 0
     for form in forms:
         if form.columns:
-            found = _keys(form, {*needed, *optional}) if form.is_json else form.columns
+            found = json_lines.keys(form, {*needed, *optional}, BLOCK_BYTES) if form.is_json else form.columns
             _check(form.member.shown, needed, found, form)
         else:
             found = ()
         wanted = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
         line = 0
-        for split, cells in _json_splits(form, wanted, needed) if form.is_json else _csv_splits(form, wanted):
+        for split, cells in (
+            json_lines.splits(form, wanted, needed, BLOCK_BYTES) if form.is_json else _csv_splits(form, wanted)
+        ):
             line += split.lines.total
             end += len(split.first_lines) + len(split.rejected)
             n_good, n_rejected = n_good + len(split.first_lines), n_rejected + len(split.rejected)
@@ -339,71 +349,3 @@ def _parsed(form: TextForm, splitter: Splitter, split: Split, wanted: Sequence[s
             for name, cell in cells.items()
         }
     return cells
-
-
-def _json_splits(
-    form: TextForm, wanted: Sequence[str], needed: Sequence[str]
-) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
-    number = 0
-    for piece in pieces(form.member, form.encoding, BLOCK_BYTES // _JSON_GROWS):
-        good: list[dict[str, Any]] = []
-        lines: list[int] = []
-        rejected: list[Rejected] = []
-        first = number
-        n_blank = 0
-        for text in _lines_of(piece):
-            number += 1
-            if not text.strip():
-                n_blank += 1
-                continue
-            record, reason = _object(text, piece)
-            nested = next((name for name in needed if isinstance((record or {}).get(name), dict | list)), None)
-            if nested is not None:
-                reason = f"{nested} holds several values, where one is needed"
-            if record is None or nested is not None:
-                rejected.append(Rejected(number, reason, text[: 4 * MAX_TEXT].decode(errors="replace")[:MAX_TEXT]))
-            else:
-                good.append(record)
-                lines.append(number)
-        cells = {name: pa.array([_cell(row.get(name)) for row in good], pa.binary()) for name in wanted}
-        yield Split(b"", np.array(lines, np.int64), rejected, Lines(number - first, blank=n_blank)), cells
-
-
-def _lines_of(piece: Piece) -> list[bytes]:
-    return [piece.data] if piece.is_too_long else piece.data.split(b"\n")[:-1]
-
-
-def _object(text: bytes, piece: Piece) -> tuple[dict[str, Any] | None, str]:
-    if piece.is_too_long:
-        return None, f"the line is longer than {MAX_LINE_BYTES:,} bytes"
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return None, f"no JSON: {error}"
-    if not isinstance(found, dict):
-        return None, "no JSON object"
-    return {name.strip(): value for name, value in found.items()}, ""
-
-
-def _cell(value: Any) -> bytes | None:
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _keys(form: TextForm, wanted: set[str] | None) -> tuple[str, ...]:
-    """Names that occur in a text of JSON lines, in their order; where `wanted` are given, until all were seen."""
-    keys = dict.fromkeys(name.strip() for name in form.columns)
-    if wanted is not None and wanted <= set(keys):
-        return tuple(keys)
-    for piece in pieces(form.member, form.encoding, BLOCK_BYTES // _JSON_GROWS):
-        for text in _lines_of(piece):
-            if text.strip():
-                record, _ = _object(text, piece)
-                keys.update(dict.fromkeys(record or ()))
-        if len(keys) > MAX_COLUMNS:
-            raise InputError(f"{form.member.shown}: more than {MAX_COLUMNS:,} different names in its objects")
-        if wanted is not None and wanted <= set(keys):
-            break
-    return tuple(keys)

@@ -30,7 +30,7 @@ GOOD = st.builds(
 )
 ANYTHING = st.binary(min_size=1, max_size=40).map(lambda line: line.replace(b"\n", b"x").replace(b"\r", b"y"))
 DAMAGED = st.tuples(GOOD, st.integers(0, 30), ANYTHING).map(lambda x: x[0][: x[1]] + x[2][:3] + x[0][x[1] :])
-ID = r"\s*(?:0|-?[1-9][0-9]{0,17})(?:\.0*)?\s*"
+ID = r"\s*(?:0|-?[1-9][0-9]{0,17})(?:\.0{0,2})?\s*"
 GOOD_LINE = re.compile(rf"(\s*[+]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?\s*),{ID},(view|addtocart|transaction),{ID}")
 
 
