@@ -16,7 +16,7 @@ from fast_api_service import erasure
 from fast_api_service.catalogue_store import CatalogueStore, Told
 from fast_api_service.writable import Writable
 from recsys.artifacts import ArtifactStore
-from recsys.errors import EmptyResultError, ImportUnderWayError, InputError, RecsysError
+from recsys.errors import EmptyResultError, ImportUnderWayError, InputError, ShopReplacedError
 from recsys.online.connections import Connections
 from recsys.online.event import parse
 from recsys.online.postgres_log import PostgresLog
@@ -542,7 +542,7 @@ def test_a_shop_that_is_replaced_meanwhile_keeps_its_own_keys(ctx, load, meanwhi
     load(write_shop(tmp_path / "shop"))
     other = write_shop(tmp_path / "other", n_items=3)
     meanwhile(lambda: load(other, replace=True))
-    with pytest.raises(RecsysError, match="emptied meanwhile"):
+    with pytest.raises(ShopReplacedError, match="emptied meanwhile"):
         prepare_dataset.run(ctx=ctx)
     assert keys_of(ctx, tables.items) == {}
     assert prepare_dataset.run(ctx=ctx)["n_rows"]["items"] == 3
