@@ -10,7 +10,7 @@ from typing import Final
 
 from dotenv import dotenv_values
 
-MIGRATE: Final = ("airflow", "db", "migrate")
+MIGRATE: Final = {"airflow-migrate": ("airflow", "db", "migrate"), "recsys-migrate": ("recsys", "migrate")}
 AIRFLOW: Final = {
     "airflow-api-server": ("airflow", "api-server"),
     # Task logs are read from the folder that all services share, or from S3: nobody needs the log server.

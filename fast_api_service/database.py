@@ -19,7 +19,7 @@ from fast_api_service.reads import AWAY, DatabaseAwayError, Reads, in_words
 from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from fast_api_service.writable import CLOSE_S
-from recsys.errors import InputError
+from recsys.dsn import postgres_url
 from recsys.online.connections import ended_after
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ _SESSION = {
 }
 # A request's query looks a few rows up by key; without statistics yet, or with old ones, Postgres might think of more.
 _LOOK_UP = {"statement_timeout": "10s", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
-_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg")
 
 _KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null, expires_at from api_keys"
 
@@ -127,10 +126,7 @@ class Database:
 
 def postgres_dsn(url: str) -> str:
     """DATABASE_URL as asyncpg takes it; InputError where it is not of Postgres."""
-    scheme = url.partition("://")[0]
-    if scheme not in _SCHEMES:
-        raise InputError(f"DATABASE_URL begins with {scheme[:20]!r}; expected postgresql://user@host:5432/name")
-    return "postgresql" + url[len(scheme) :]
+    return postgres_url(url)
 
 
 async def _nothing_to_reset(_: Any) -> None:

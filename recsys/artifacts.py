@@ -302,10 +302,8 @@ class ArtifactStore:
                 self._s3.upload_file(str(work / name), self._bucket, key)
             shutil.rmtree(target, ignore_errors=True)
             return
-        for path in work.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+        for path in (*work.rglob("*"), work):
+            _sync(path)
         if target.exists():  # made again on purpose: swap, so that a crash leaves one of the two
             old = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
             target.rename(old / "old")
@@ -313,6 +311,7 @@ class ArtifactStore:
             shutil.rmtree(old, ignore_errors=True)
         else:
             work.rename(target)
+        _sync(target.parent)  # the name, too
 
     def _s3_text(self, name: str, ref: str) -> str:
         from botocore.exceptions import ClientError
@@ -336,3 +335,12 @@ class ArtifactStore:
             part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")  # workers share the cache
             self._s3.download_file(self._bucket, f"{self._prefix}{manifest.ref}/{name}", str(part))
             part.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -184,7 +184,7 @@ def relay(once: OnceOption = False) -> None:
     """Deliver the events of the outbox to Kafka, in their order (RECSYS_EVENT_OUTBOX=true)."""
     from recsys.online import commands
 
-    _print({"passed": commands.relay(_migrated(), once=once)})
+    _print({"passed": commands.relay(_ready(), once=once)})
 
 
 @app.command("sink")
@@ -192,7 +192,7 @@ def sink(once: OnceOption = False) -> None:
     """Bring Kafka's events into the tables; messages that are none go to the topic for dead letters."""
     from recsys.online import commands
 
-    _print({"messages": commands.sink(_migrated(), once=once)})
+    _print({"messages": commands.sink(_ready(), once=once)})
 
 
 @app.command("updater")
@@ -200,7 +200,7 @@ def updater() -> None:
     """Let DeepFM learn from events as they come, and watch over it; until a signal. One works, others wait."""
     from recsys.online.supervisor import supervise
 
-    supervise(_migrated())
+    supervise(_ready())
 
 
 @app.command("archive")
@@ -208,7 +208,7 @@ def archive(folder: Path) -> None:
     """Write the event log as Parquet files into FOLDER, by day; goes on where it stopped."""
     from recsys.online import commands
 
-    _print(commands.archive(_migrated(), folder))
+    _print(commands.archive(_ready(), folder))
 
 
 @app.command("replay")
@@ -220,7 +220,7 @@ def replay(
     """Append archived events to the log again, those that occurred in [since, until); none counts twice."""
     from recsys.online import commands
 
-    _print(commands.replay(_migrated(), folder, _instant(since), _instant(until)))
+    _print(commands.replay(_ready(), folder, _instant(since), _instant(until)))
 
 
 @app.command("skip-gap")
@@ -231,7 +231,7 @@ def skip_gap(
     """Let a READER go on with what Kafka still has, where it has not kept what came next."""
     from recsys.online import commands
 
-    _print(commands.skip_gap(_migrated(), reader, folder))
+    _print(commands.skip_gap(_ready(), reader, folder))
 
 
 @publications.command("list")
@@ -266,8 +266,14 @@ def publications_rollback(
 
 @app.command("migrate")
 def migrate_() -> None:
-    """Bring the tables of the database up to this version; before a newer service is started. Safe to repeat."""
-    _database()
+    """Make the tables in an empty database, or bring them up to this version; safe to repeat.
+
+    Before a newer service is started, and after a move to another server. No other command changes tables.
+    """
+    from recsys.storage.engine import engine, migrate, with_patience
+
+    loaded = settings.load()
+    with_patience(lambda: migrate(engine(loaded)), loaded.database_patience_s)
     typer.echo("The tables are those of this version.")
 
 
@@ -324,7 +330,7 @@ def _options(pairs: list[str] | None) -> dict[str, str]:
     return options
 
 
-def _migrated() -> Settings:
+def _ready() -> Settings:
     """The settings, when Postgres is there and has this version's tables."""
     from recsys.storage.engine import with_patience
 
@@ -352,10 +358,10 @@ def _end(text: str | None) -> dt.datetime | None:
 
 
 def _database() -> Any:
-    from recsys.storage.engine import engine, migrate
+    from recsys.storage.engine import engine, require_current
 
     database = engine(settings.load())
-    migrate(database)
+    require_current(database)
     return database
 
 

@@ -35,6 +35,12 @@ class DatabaseAwayError(RecsysError):
     transient = True
 
 
+class ShopReplacedError(RecsysError):
+    """The database was emptied for another shop's data while a step worked on the former's."""
+
+    transient = True
+
+
 class NotFoundError(RecsysError):
     """A thing that was named does not exist: a data set, an artifact, a publication."""
 

@@ -132,6 +132,12 @@ class Settings(BaseSettings):
         3.0, ge=1, description="data sets and models that no kept publication, champion or newest data set stands on"
     )
     export_days: float = Field(90.0, ge=1, description="models that were exported by POST /model/export")
+    event_days: float | None = Field(
+        None,
+        ge=400,
+        description="posted events in tables and data sets, once an archive has them; for ever when not set",
+    )
+    event_archive: Path | None = Field(None, description="that archive; events/ under RECSYS_LOCAL_DIR when not set")
     exposure_days: float = Field(90.0, ge=1, description="what was shown to whom, by whole months")
     quarantine_days: float = Field(90.0, ge=1, description="bad rows of imports, and events that contradict others")
     guest_days: float = Field(30.0, ge=1, description="recent events of sessions in which nothing happens any more")

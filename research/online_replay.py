@@ -51,6 +51,7 @@ def prepared(name: str, folder: Path, port: int) -> Dataset:
     }
     recsys = [sys.executable, "-m", "recsys.cli"]
     try:
+        subprocess.run([*recsys, "migrate"], env=env, check=True)
         subprocess.run([*recsys, "import", source, f"{os.environ['RECSYS_DATA_DIR']}/{path}"], env=env, check=True)
         subprocess.run([*recsys, "prepare-dataset"], env=env, check=True)
     finally:

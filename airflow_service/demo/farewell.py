@@ -10,6 +10,7 @@ import httpx
 import sqlalchemy as sa
 
 from airflow_service.demo.place import USER, Place
+from recsys.dsn import postgres_url
 from recsys.errors import RecsysError
 
 _SOMEBODY = sa.text(
@@ -45,7 +46,7 @@ def somebody(database_url: str) -> tuple[str | int, str]:
 
     Both as their source names them.
     """
-    engine = sa.create_engine(database_url.replace("postgres://", "postgresql://", 1))
+    engine = sa.create_engine(postgres_url(database_url))
     try:
         with engine.connect() as connection:
             row = connection.execute(_SOMEBODY).one_or_none()

@@ -41,6 +41,7 @@ class Stack:
         with ThreadPoolExecutor(3) as pool:
             jobs: list[Future[Any]] = [pool.submit(self._mlflow_up)] if place.own_mlflow else []
             self._postgres_up()
+            self._migrate("recsys-migrate")
             jobs += [pool.submit(self._airflow_up), pool.submit(load)]
             done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
             for job in done:
@@ -100,7 +101,7 @@ class Stack:
         services, started = self._airflow(), time.monotonic()
         if not all(self.services.is_running(service) for service in services):
             self.services.stop([service.name for service in services])
-            self.services.run_job("airflow-migrate", commands.MIGRATE, self.environment)
+            self._migrate("airflow-migrate")
             for service in services:
                 self.services.start(service, self.environment)
             self.services.wait(services, START_S)
@@ -108,6 +109,10 @@ class Stack:
         self._wait_for_dag()
         self.api.unpause(DAG)
         self._say(f"Airflow is healthy on {self.api.url} ({time.monotonic() - started:.0f} s)")
+
+    def _migrate(self, name: str) -> None:
+        """Bring a database's tables up to this version."""
+        self.services.run_job(name, commands.MIGRATE[name], self.environment)
 
     def _fail_orphans(self) -> None:
         """End the runs of an Airflow that was killed: their tasks are dead, and new runs would wait for them."""

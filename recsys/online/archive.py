@@ -68,6 +68,12 @@ async def archive(log: EventLog, folder: Path, portion: int = _PORTION) -> int:
             n += len(events)
 
 
+def offset_of_archive(folder: Path) -> Offset:
+    """How far an archive is."""
+    after: Offset = json.loads((folder / _STATE).read_text())["after"]
+    return after
+
+
 async def skip_gap(log: EventLog, folder: Path) -> None:
     """Let an archive go on with what the log has kept. LogAwayError; InputError where there is no archive."""
     with _held(folder, must_exist=True):

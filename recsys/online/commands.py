@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import InputError
+from recsys.online import letting_go
 from recsys.online.archive import archive as archive_log
 from recsys.online.archive import offset_of as offset_of_archive
 from recsys.online.archive import replay as replay_archive
 from recsys.online.archive import skip_gap as skip_gap_of_archive
 from recsys.online.connections import Connections, keep_offset, offset_of
+from recsys.online.letting_go import refuse_kafka
 from recsys.online.log import START, Answer, EventLog
 from recsys.online.opening import open_log
 from recsys.settings import Settings
@@ -83,6 +85,23 @@ def skip_gap(settings: Settings, reader: str, folder: Path | None) -> dict[str, 
             await log.close()
 
     return _with_connections(settings, "recsys-skip-gap", work)
+
+
+def let_go(settings: Settings, now: dt.datetime, *, dry_run: bool) -> int:
+    """Archive the log, and delete events that are older than the settings keep them; how many, or would go."""
+    if settings.event_days is None:
+        return 0
+    refuse_kafka(settings.kafka_bootstrap_servers, outbox=settings.event_outbox)
+    before = now - dt.timedelta(days=settings.event_days)
+    folder = settings.event_archive or settings.local_dir / "events"
+    outbox = settings.kafka_bootstrap_servers is not None
+
+    async def work(connections: Connections) -> int:
+        if dry_run:
+            return await letting_go.count(connections, before)
+        return await letting_go.let_go(connections, folder, before, outbox=outbox)
+
+    return _with_connections(settings, "recsys-let-go", work)
 
 
 async def _again(log: EventLog, since: dt.datetime | None, until: dt.datetime | None) -> dict[str, int]:

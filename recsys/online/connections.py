@@ -9,6 +9,7 @@ from typing import Final
 
 import asyncpg
 
+from recsys.dsn import postgres_url
 from recsys.online.log import START, Answer, LogAwayError, Offset
 
 LOST: Final = (  # Postgres is not there, or is going
@@ -58,7 +59,7 @@ class Connections:
     """One connection, made when it is needed and again after it was lost; one transaction at a time."""
 
     def __init__(self, url: str, name: str) -> None:
-        self._dsn = f"postgresql://{url.partition('://')[2]}"  # whatever driver it names
+        self._dsn = postgres_url(url)
         self._name = name
         self._connection: asyncpg.Connection | None = None
 

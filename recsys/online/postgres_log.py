@@ -149,7 +149,7 @@ class PostgresLog:
         """See EventLog."""
         end = await self.end()  # first: what is not to be seen yet comes after it
         first = await self._connections.transaction(lambda connection: connection.fetchval(_RECEIVED_SQL, instant))
-        return end if first is None else _offset(min(first - 1, _numbers(end)[0]), _LAST)
+        return end if first is None else _offset(min(first - 1, numbers_of(end)[0]), _LAST)
 
     async def oldest(self) -> Offset:
         """See EventLog."""
@@ -157,11 +157,11 @@ class PostgresLog:
 
     def later(self, one: Offset, other: Offset) -> Offset:
         """See EventLog."""
-        return max(one, other, key=_numbers)
+        return max(one, other, key=numbers_of)
 
     async def lag(self, after: Offset) -> int:
         """See EventLog."""
-        epoch_xid, position = _numbers(after)
+        epoch_xid, position = numbers_of(after)
         return await self._connections.transaction(
             lambda connection: connection.fetchval(_LAG_SQL, epoch_xid, position, MAX_LAG + 1)
         )
@@ -227,9 +227,9 @@ async def judge(connection: asyncpg.Connection, events: Sequence[Event]) -> Appe
 
 async def read(connection: asyncpg.Connection, after: Offset, limit: int, until: Offset | None = None) -> Batch:
     """EventLog.read on a connection whose statements each see what is committed by then (READ COMMITTED)."""
-    epoch_xid, position = _numbers(after)
+    epoch_xid, position = numbers_of(after)
     horizon = await connection.fetchval(_HORIZON_SQL)  # first the horizon, then the rows: not in one statement
-    last = (horizon, 0) if until is None else _numbers(until)
+    last = (horizon, 0) if until is None else numbers_of(until)
     rows = await connection.fetch(_READ_SQL, epoch_xid, position, horizon, *last, limit)
     return Batch([event_of(row) for row in rows], _offset(rows[-1]["number"], rows[-1]["position"]) if rows else after)
 
@@ -237,7 +237,7 @@ async def read(connection: asyncpg.Connection, after: Offset, limit: int, until:
 async def undelivered(connection: asyncpg.Connection, after: Offset) -> tuple[int, float]:
     """How many events after an offset Kafka does not have, MAX_LAG + 1 where there are more; seconds since the first
     one came."""
-    row = await connection.fetchrow(_UNDELIVERED_SQL, *_numbers(after), MAX_LAG + 1)
+    row = await connection.fetchrow(_UNDELIVERED_SQL, *numbers_of(after), MAX_LAG + 1)
     return row["n"], row["age_s"]
 
 
@@ -262,7 +262,8 @@ def _are_apart(events: Sequence[Event]) -> bool:
     return len({event.event_id for event in events}) == len(events) and not any(event.retry_of for event in events)
 
 
-def _numbers(offset: Offset) -> tuple[int, int]:
+def numbers_of(offset: Offset) -> tuple[int, int]:
+    """What an offset is made of: offsets of this log have the order of these."""
     if offset == START:
         return 0, 0
     epoch_xid, _, position = offset.partition(":")

@@ -22,7 +22,7 @@ from recsys.data.dataset import Dataset, instant, microseconds
 from recsys.errors import ModelError, NotFoundError, NothingToDoError
 from recsys.evaluation.gate import GateDecision
 from recsys.settings import Settings
-from recsys.storage.engine import engine, with_patience
+from recsys.storage.engine import engine, require_current, with_patience
 from recsys.storage.tables import training_runs
 from recsys.tracking import Tracker
 
@@ -46,11 +46,16 @@ class Context:
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Context:
-        """Everything that the settings name; starts the embedded Postgres when no other is named."""
+        """Everything that the settings name; starts the embedded Postgres when no other is named.
+
+        InputError where the tables are not those of this release.
+        """
         chosen = settings or settings_module.load()
+        database = engine(chosen)
+        with_patience(lambda: require_current(database), chosen.database_patience_s)
         return cls(
             chosen,
-            engine(chosen),
+            database,
             ArtifactStore(chosen.artifact_root, chosen.local_dir / "cache"),
             Tracker(chosen.mlflow_tracking_uri, f"{chosen.artifact_root}/mlflow"),
         )

@@ -25,7 +25,7 @@ from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inhe
 from recsys.steps.import_progress import Bar, Quarantine, progress_bar
 from recsys.storage import raw_imports
 from recsys.storage.engine import engine as open_engine
-from recsys.storage.engine import migrate, with_patience
+from recsys.storage.engine import require_current, with_patience
 from recsys.storage.raw_differences import Staged, n_duplicates
 from recsys.storage.raw_imports import FileProgress
 
@@ -81,7 +81,7 @@ def run(
         drop_duplicates=drop_duplicates,
         complete_until=complete_until,
     )
-    migrate(engine)
+    with_patience(lambda: require_current(engine), settings.database_patience_s)
     return with_patience(lambda: loading.run(engine), settings.database_patience_s)
 
 

@@ -24,7 +24,7 @@ from recsys.data.posted import AFTER_GAP, MIN_AFTER_GAP, NO_WEIGHT, end_of_poste
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.data.rekey import moved, rewrite
-from recsys.errors import ArtifactError, EmptyResultError, ImportUnderWayError, InputError, RecsysError
+from recsys.errors import ArtifactError, EmptyResultError, ImportUnderWayError, InputError, ShopReplacedError
 from recsys.serving.ids import digest_of
 from recsys.settings import Settings
 from recsys.steps.context import Context, step
@@ -221,7 +221,7 @@ def _store(ctx: Context, prepared: Prepared, plan: _Plan) -> Dataset:
         """What follows waits for nobody long, and `import --replace` waits for it."""
         there = sa.select(sa.func.count()).where(raw_tables.imports.c.import_id == plan.import_id)
         if not connection.execute(there).scalar_one():
-            raise RecsysError("the raw tables were emptied meanwhile; prepare the data set again")
+            raise ShopReplacedError("the raw tables were emptied meanwhile; prepare the data set again")
 
     dataset, users = prepared
     with ctx.engine.begin() as connection:

@@ -6,7 +6,7 @@ from typing import Any
 
 from recsys import settings as settings_module
 from recsys.storage import publications
-from recsys.storage.engine import engine, migrate
+from recsys.storage.engine import engine, require_current
 
 
 def show(limit: int = 20) -> None:
@@ -44,5 +44,5 @@ def rollback(to: int | None = None) -> dict[str, Any]:
 
 def _database() -> Any:
     database = engine(settings_module.load())
-    migrate(database)
+    require_current(database)
     return database

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg2
+import psycopg2.errors
 import sqlalchemy as sa
 import tenacity
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
+from recsys.dsn import postgres_url
 from recsys.errors import InputError
 from recsys.settings import Settings
 from recsys.storage import embedded
@@ -20,6 +24,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _MIGRATION_LOCK = 0x7265637379  # any number that all processes agree on
+_LOCK_MS = 2000  # of a migration: readers and writers wait behind it meanwhile
+_LOCKS_S = 300.0  # so long it is tried again
 # SQLSTATE: connection exceptions, shutdown, crash, starting up, too many connections
 _LOST = ("08", "57P01", "57P02", "57P03", "53300")
 # Refusals on connecting carry no SQLSTATE; these do not pass by waiting.
@@ -42,15 +48,9 @@ def engine(settings: Settings) -> sa.Engine:
 
 
 def engine_of(url: str) -> sa.Engine:
-    """An engine (psycopg2, small pool, connections tested before use) on `url`, postgresql://…"""
-    try:
-        parsed = sa.make_url(url.replace("postgres://", "postgresql://", 1))
-    except sa.exc.ArgumentError as error:
-        raise InputError(f"DATABASE_URL cannot be read: {error}; expected postgresql://user@host:5432/name") from None
-    if parsed.get_backend_name() != "postgresql":
-        raise InputError(f"DATABASE_URL names {parsed.get_backend_name()}; only postgresql:// is supported")
+    """An engine (psycopg2, small pool, connections tested before use) on `url`, postgresql://…; InputError."""
     return sa.create_engine(
-        parsed.set(drivername="postgresql+psycopg2"),
+        sa.make_url(postgres_url(url)).set(drivername="postgresql+psycopg2"),
         pool_size=4,
         max_overflow=4,
         pool_pre_ping=True,
@@ -66,15 +66,81 @@ def engine_of(url: str) -> sa.Engine:
 
 def migrate(engine: sa.Engine) -> None:
     """Bring the schema to the newest version, and the log to this server where it has moved (`server_identity`); safe
-    to call at any time, from several processes at once."""
+    to call at any time, from several processes at once.
+
+    A migration that has to wait for others' locks gives up after a moment, so that nobody waits behind it, and is tried
+    again. InputError where the tables are not of this release's past.
+    """
+    with engine.connect() as connection:
+        connection.detach()  # the lock lasts as long as the connection
+        connection.execute(sa.select(sa.func.pg_advisory_lock(_MIGRATION_LOCK)))
+        connection.execute(sa.text(f"set lock_timeout = '{_LOCK_MS}ms'"))
+        connection.commit()
+        with connection.begin():
+            _refuse_stranger(_revision(connection))
+        _patiently(lambda: _upgrade(connection))
+        if _patiently(lambda: _adopt(connection)):
+            log.warning("the database has moved to this server: its log goes on with the next epoch")
+
+
+def require_current(engine: sa.Engine) -> None:
+    """InputError, which says what to run, where the tables are not those of this release."""
+    with engine.connect() as connection:
+        revision = _revision(connection)
+    _refuse_stranger(revision)
+    if revision != _scripts().get_current_head():
+        state = "has no tables yet" if revision is None else f"is of an older release (revision {revision})"
+        raise InputError(f"the database {state}; run `recsys migrate`")
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    finally:
+        connection.rollback()  # whatever a failed one has left open
+
+
+def _adopt(connection: sa.Connection) -> bool:
+    with connection.begin():
+        return bool(connection.scalar(sa.text("select server_moved() and adopt_server()")))
+
+
+def _patiently(work: Callable[[], Result]) -> Result:
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_lock_timeout),
+        wait=tenacity.wait_random(0.1, 1.0),
+        stop=tenacity.stop_after_delay(_LOCKS_S),
+        reraise=True,
+    )(work)
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", "recsys.storage:migrations")
-    with engine.begin() as connection:
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        if connection.scalar(sa.text("select server_moved() and adopt_server()")):
-            log.warning("the database has moved to this server: its log goes on with the next epoch")
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_stranger(revision: str | None) -> None:
+    if revision is not None and revision not in {script.revision for script in _scripts().walk_revisions()}:
+        raise InputError(
+            f"the database is of revision {revision}, which this release does not know: it is of a newer release (then "
+            "use that one), or of a state of the code before the first release (then give an empty database)"
+        )
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Whether a statement gave up waiting for a lock."""
+    return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, psycopg2.errors.LockNotAvailable)
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-import psycopg2.errors
 import sqlalchemy as sa
 import tenacity
 
 from recsys.storage import months
+from recsys.storage.engine import is_lock_timeout
 from recsys.storage.tables import event_quarantine, predictions, user_recent
 
 _ROWS_AT_ONCE: Final = 20_000  # of one transaction: none holds back the vacuum for long
@@ -82,8 +82,3 @@ def _patiently(engine: sa.Engine, work: Callable[[sa.Connection], object]) -> No
     ):
         with attempt, engine.begin() as connection:
             work(connection)
-
-
-def is_lock_timeout(error: BaseException) -> bool:
-    """Whether somebody else held what was wanted for too long."""
-    return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, psycopg2.errors.LockNotAvailable)

@@ -19,7 +19,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from recsys.errors import NotFoundError, PublicationError, RecsysError
+from recsys.errors import NotFoundError, PublicationError, ShopReplacedError
 from recsys.storage import list_checks
 from recsys.storage.list_checks import ListChecks
 from recsys.storage.list_format import COLUMNS, Decoder, encode, partition_name
@@ -185,10 +185,10 @@ def _announce(connection: sa.Connection, row: Mapping[str, Any]) -> int:
 
 
 def _hold(connection: sa.Connection, list_version_id: int) -> None:
-    """Lock the announced row; RecsysError where it is gone, with the shop that the lists were made for."""
+    """Lock the announced row; ShopReplacedError where it is gone, with the shop that the lists were made for."""
     announced = sa.select(list_versions.c.status).where(list_versions.c.list_version_id == list_version_id)
     if connection.execute(announced.with_for_update()).scalar_one_or_none() != "writing":
-        raise RecsysError("the database was emptied while these lists were made; run the step again")
+        raise ShopReplacedError("the database was emptied while these lists were made; run the step again")
 
 
 def try_lock(connection: sa.Connection, kind: str, version: str) -> bool:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 import tenacity
 
 from recsys.storage import lists as list_store
-from recsys.storage.expiry import is_lock_timeout
+from recsys.storage.engine import is_lock_timeout
 from recsys.storage.list_format import partition_name
 from recsys.storage.tables import event_settings, list_versions, predictions, publication_pointer, publications
 

@@ -40,6 +40,7 @@ def main() -> None:
     recsys = [sys.executable, "-m", "recsys.cli"]
     out = ["--out", str(args.out.resolve())] if args.out else []
     try:
+        subprocess.run([*recsys, "migrate"], env=env, check=True)
         subprocess.run([*recsys, "import", "online-retail", str(args.path)], env=env, check=True)
         subprocess.run([*recsys, "prepare-dataset"], env=env, check=True)
         subprocess.run([*recsys, "evaluate", "--cuts", str(args.cuts), *out], env=env, check=True)

@@ -81,7 +81,8 @@ def main() -> None:
     files = folder / "shop"
     size = ["--users", str(users), "--items", str(items), "--events", str(events)]
     try:
-        for name, command in (("generate", [str(files), *size]), ("import", ["generated", str(files)])):
+        prepared = (("generate", [str(files), *size]), ("migrate", []), ("import", ["generated", str(files)]))
+        for name, command in prepared:
             seconds, peak, _ = measured([*recsys, name, *command], env)
             print(f"{name:26} {seconds:8.1f} s {peak:6.2f} GiB   (not counted)", flush=True)
         rows = []

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from recsys.errors import EmptyResultError, FencedError, NewerDataError, NotFoundError, PublicationError, RecsysError
+from recsys.errors import (
+    EmptyResultError,
+    FencedError,
+    NewerDataError,
+    NotFoundError,
+    PublicationError,
+    ShopReplacedError,
+)
 from recsys.storage import lists as list_store
 from recsys.storage import publications
 from recsys.storage.pruning import erase, prune
@@ -95,7 +102,7 @@ def test_lists_of_a_shop_that_is_replaced_meanwhile_do_not_come_into_the_next(sh
         with shop.begin() as connection:
             erase(connection)
 
-    with pytest.raises(RecsysError, match="emptied"):
+    with pytest.raises(ShopReplacedError, match="emptied"):
         list_store.write(shop, "personal", "edition-1", replaced, dataset="d", made_by="t", sources=["als"])
     assert list_store.find(shop, "personal", "edition-1") is None
     assert partitions(shop) == set()

@@ -194,3 +194,21 @@ while True:
             folder, manifest = store.open(f"als/{version}")  # raises when anything is amiss
             assert len({path.read_text() for path in folder.glob("*.txt")}) == 1
             assert len(manifest.files) == 20
+
+
+def test_what_is_published_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def remember(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced.append((path.rpartition("/")[2], (tmp_path / "kind" / "v1").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", remember)
+    with ArtifactStore(str(tmp_path)).writing("kind", "v1", made_by="tests") as (folder, _):
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a file").write_text("content")
+    names = [name for name, _ in synced]
+    assert {"a file", "sub", "manifest.json"} < set(names)
+    assert synced[-1] == ("kind", True)  # the folder, once the new name is in it

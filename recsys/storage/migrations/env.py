@@ -12,7 +12,7 @@ context.configure(
     connection=connection,
     target_metadata=[metadata, raw_tables.metadata] if raw_tables.metadata is not metadata else metadata,
     transactional_ddl=True,
-    transaction_per_migration=False,
+    transaction_per_migration=True,  # what is done stays done where the next one has to wait for a lock
 )
 with context.begin_transaction():
     context.run_migrations()

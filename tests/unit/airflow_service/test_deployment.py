@@ -56,7 +56,7 @@ def test_every_variable_is_in_the_example(path: Path) -> None:
 
 
 def test_commands_are_those_of_the_demo(services: dict[str, dict[str, Any]]) -> None:
-    for name, command in {**commands.AIRFLOW, **commands.MLFLOW, "airflow-migrate": commands.MIGRATE}.items():
+    for name, command in {**commands.AIRFLOW, **commands.MLFLOW, **commands.MIGRATE}.items():
         assert tuple(services[name]["command"]) == command
         assert "settings.env" in services[name]["env_file"]
 
