@@ -125,8 +125,9 @@ def plan(
     for part in by_name_first:
         sha256 = checksums[part.stream, part.name]
         if other := seen.get((part.stream, sha256)):
-            made.notes.append(f"{part.name} holds what {other} holds; not loaded again")
-            made.aliases += [(part, sha256)] * ((part.stream, part.name, sha256) not in there)
+            if (part.stream, part.name, sha256) not in there:
+                made.notes.append(f"{part.name} holds what {other} holds; not loaded again")
+                made.aliases.append((part, sha256))
             continue
         seen[part.stream, sha256] = part.name
         of_stream = [file for file in known if file.stream == part.stream]
@@ -136,9 +137,9 @@ def plan(
         if same is not None and (not same.n_rejected or as_then(same)):
             made.current.append(same)
             made.before += [same] if part.is_state else _states(same.file, complete)
-            if same.file != part.name:
+            if (part.stream, part.name, sha256) not in there:
                 made.notes.append(f"{part.name} holds what {same.file} held; not loaded again")
-                made.aliases += [(part, sha256)] * ((part.stream, part.name, sha256) not in there)
+                made.aliases.append((part, sha256))
             continue
         if same is not None:
             made.notes.append(f"{part.name} is read again: rows of it were rejected, and options or weights changed")
@@ -161,7 +162,9 @@ def _same(part: Part, sha256: str, complete: Sequence[FileProgress]) -> FileProg
         newest = [file for file in complete if part.is_state or file.file == part.name][-1:]
         of_other_names = [] if part.is_state else [f for f in complete if not newest and f.sha256 == sha256]
         complete = [*newest, *of_other_names]
-    return next((file for file in reversed(complete) if file.sha256 == sha256), None)
+    same = [file for file in complete if file.sha256 == sha256]
+    read = [file for file in same if file.position]  # others are further names of these
+    return next(reversed(read or same), None)
 
 
 def _states(name: str, complete: Sequence[FileProgress]) -> list[FileProgress]:

@@ -264,6 +264,20 @@ def test_bad_rows_are_read_again_only_when_what_makes_them_bad_may_have_changed(
     assert [file["stream"] for file in result["files"]] == ["item_properties"]
 
 
+def test_bad_rows_of_a_file_are_read_again_by_its_new_name_too(load, clean_database, tmp_path):
+    header = "user_id,item_id,ts,event"
+    log = write(tmp_path / "in" / "log.csv", "u1,a,2024-05-01,view", "u2,b,2024-05-02,wishlist", header=header)
+    load("table", log.parent, options=TYPED)
+    log.rename(log.with_name("renamed.csv"))
+    for _ in range(2):
+        assert load("table", log.parent, options=TYPED)["status"] == "already loaded"
+    result = load("table", log.parent, options=TYPED | {"weights": FOUR})
+    assert result["left_out"] == {"loaded before": 1}
+    assert events(clean_database) == [("u1", "a"), ("u2", "b")]
+    result = load("table", log.parent, options=TYPED)
+    assert (result["status"], result["n_loaded"], result["notes"][1:]) == ("already loaded", {"events": 2}, [])
+
+
 RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
 536365,85123A,WHITE HANGING HEART,6,12/1/2010 8:26,2.55,{0},United Kingdom
 536366,22633,HAND WARMER,6,12/1/2010 8:28,1.85,,United Kingdom
