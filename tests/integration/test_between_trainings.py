@@ -93,9 +93,9 @@ def a_day_passes(ctx: Context) -> None:
     execute(
         ctx,
         """
-        insert into raw.events (timestamp, visitorid, event, itemid, import_id)
+        insert into raw.events (timestamp, visitorid, event, itemid, file_id)
         select last.at + 86400000 + 1000 * n, case when n % 2 = 0 then :user else e.visitorid end, 'view',
-               case when n % 5 = 0 then :item else e.itemid end, e.import_id
+               case when n % 5 = 0 then :item else e.itemid end, e.file_id
         from (select *, row_number() over (order by seq) as n from raw.events limit 60) e,
              (select max(timestamp) as at from raw.events) last
         """,
@@ -176,8 +176,8 @@ def test_without_any_ranker_the_old_lists_leave_after_a_while(ctx: Context) -> N
     week = dt.timedelta(days=8) // dt.timedelta(milliseconds=1)
     execute(
         ctx,
-        "insert into raw.events (timestamp, visitorid, event, itemid, import_id) select max(timestamp) + :week,"
-        " max(visitorid), 'view', max(itemid), max(import_id) from raw.events",
+        "insert into raw.events (timestamp, visitorid, event, itemid, file_id) select max(timestamp) + :week,"
+        " max(visitorid), 'view', max(itemid), max(file_id) from raw.events",
         week=week,
     )
     prepare_dataset.run(ctx=ctx)

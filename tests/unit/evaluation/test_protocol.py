@@ -64,7 +64,7 @@ def test_discovery_leaves_out_what_was_bought_but_not_what_was_viewed():
 
 
 def test_a_window_without_labels_is_an_error_that_says_what_to_do():
-    with pytest.raises(InputError, match="fewer cuts"):
+    with pytest.raises(InputError, match="or use fewer"):
         protocol.labels_of(EVENTS, Window(5 * DAY, 6 * DAY), Task.DISCOVERY, **TYPES)
 
 
