@@ -151,4 +151,4 @@ def _declared(scope: Scope) -> int:
 
 def _too_large() -> Response:
     text = f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer ids at a time"
-    return error_response(413, "body_too_large", text, {"Connection": "close"})
+    return error_response(413, "body_too_large", text)

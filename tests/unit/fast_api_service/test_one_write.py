@@ -24,6 +24,9 @@ class Transport:
     def get_write_buffer_size(self) -> int:
         return self.n_unread
 
+    def is_closing(self) -> bool:
+        return "closed" in self.did
+
     def get_extra_info(self, name: str) -> str:
         return f"extra {name}"
 
