@@ -26,7 +26,7 @@ from tests import online_world as world
 
 pytestmark = [pytest.mark.slow]  # a network is trained
 
-WEIGHTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
+EVENT_WEIGHTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 OPTIONS = UpdaterSettings(step_rows=64, guard_window=100, buffer_rows=500)
 
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trainer(folder: Path) -> Trainer:
-    return Trainer(folder, WEIGHTS, OPTIONS)
+    return Trainer(folder, EVENT_WEIGHTS, OPTIONS)
 
 
 def known(samples: Sequence[dict[str, Any]], category: int = 2) -> list[Known]:
@@ -66,7 +66,7 @@ def served(folder: Path, *updates: Path) -> Scorer:
 
 def probability(scorer: Scorer, user: int, item: int) -> float:
     rows = scorer.state.item_rows([item], lambda _: (2, 1))
-    moment = Moment(world.CUT / 1000, WEIGHTS)
+    moment = Moment(world.CUT / 1000, EVENT_WEIGHTS)
     return float(scorer.probabilities([Asker(user)], np.zeros(1, np.int32), rows, moment)[0])
 
 
@@ -81,7 +81,7 @@ def test_likes_raise_and_dislikes_lower_what_is_foretold(folder: Path, tmp_path:
     """Of an item beside the others that are liked all the same."""
     chances = {}
     for label in (0, 1):
-        trainer = Trainer(folder, WEIGHTS, OPTIONS)
+        trainer = Trainer(folder, EVENT_WEIGHTS, OPTIONS)
         for number in range(8):
             told = [world.sample(2 * n + 1, 33, 30 * number + n, label=label) for n in range(20)]
             trainer.learn(known(told), number + 1)
@@ -143,7 +143,7 @@ def test_an_export_knows_who_came_later(trainer: Trainer, folder: Path, tmp_path
 
 def test_what_is_told_of_the_moment_is_learned_by_day_and_outcomes_are_not(folder: Path) -> None:
     """The night has met no parameter. Even items are taken in the spring campaign, odd ones in the autumn."""
-    trainer, random = Trainer(folder, WEIGHTS, OPTIONS), np.random.default_rng(5)
+    trainer, random = Trainer(folder, EVENT_WEIGHTS, OPTIONS), np.random.default_rng(5)
     samples = []
     for number in range(1200):
         user, item = int(random.integers(1, 61)), int(random.integers(1, 41))
@@ -172,7 +172,7 @@ def by_item(scorer: Scorer, told: dict[str, Any]) -> np.ndarray:
     askers = [Asker(user, (), features) for user in range(1, 61)]
     rows = scorer.state.item_rows(list(range(1, 41)) * 60, lambda _: (2, 1))
     of_pair = np.repeat(np.arange(60), 40).astype(np.int32)
-    found = scorer.probabilities(askers, of_pair, rows, Moment(world.CUT / 1000, WEIGHTS)).astype(np.float64)
+    found = scorer.probabilities(askers, of_pair, rows, Moment(world.CUT / 1000, EVENT_WEIGHTS)).astype(np.float64)
     return np.log(found / (1 - found)).reshape(60, 40)
 
 
@@ -181,7 +181,7 @@ def test_events_before_the_cut_are_known_already(trainer: Trainer) -> None:
 
 
 def test_the_past_alone_is_what_an_event_is_foretold_from(folder: Path) -> None:
-    one, other = (Trainer(folder, WEIGHTS, OPTIONS.model_copy(update={"guard_window": 1000})) for _ in range(2))
+    one, other = (Trainer(folder, EVENT_WEIGHTS, OPTIONS.model_copy(update={"guard_window": 1000})) for _ in range(2))
     one.learn(tastes(0, 96), 1)
     other.learn([*tastes(0, 96), *tastes(5000, 30, seed=1)], 1)
     np.testing.assert_array_equal(one.window.judged, other.window.judged[:96])
@@ -221,7 +221,7 @@ def test_weights_that_are_not_finite_are_not_written_and_rolled_back(
 
 
 def test_the_guard_passes_over_a_base_that_was_poisoned_itself(folder: Path, tmp_path: Path) -> None:
-    trainer = Trainer(folder, WEIGHTS, OPTIONS)
+    trainer = Trainer(folder, EVENT_WEIGHTS, OPTIONS)
     trainer.window = Window(300)  # longer than the turn to the worse, which a shorter one may see: no base would be bad
     trainer.learn(tastes(0, 200), 1)
     good = written(trainer, tmp_path / "good", is_base=True)
