@@ -85,7 +85,7 @@ def test_catalogue_keys_and_configuration_do_not_wait_for_a_publication(
                 assert publication(worker) == first  # all of that before the switch
             with clean_database.begin() as connection:
                 digest = "decode(repeat('ab', 32), 'hex')"
-                insert = f"insert into api_keys (key_id, name, digest, scopes) values ('k', 'n', {digest}, '{{read}}')"
+                insert = f"insert into api_keys (key_id, name, digest, scopes) values ('k', 'n', {digest}, '{{admin}}')"
                 connection.execute(sa.text(insert))
             for worker in (client, other):
                 shop.wait_until(lambda worker=worker: worker.post("/recommend", json={}).status_code == 401, 5)
