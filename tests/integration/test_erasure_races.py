@@ -135,10 +135,7 @@ def test_readers_of_the_log_do_not_wait_while_the_raw_tables_are_searched(
     shop.stock(clean_database)
     with clean_database.begin() as connection:
         connection.execute(
-            sa.text(
-                "insert into raw.events (timestamp, visitorid, event, itemid, import_id)"
-                " values (1, '501', 'view', '1', 1)"
-            )
+            sa.text("insert into raw.events (timestamp, visitorid, event, itemid) values (1, '501', 'view', '1')")
         )
 
     async def play(writes: Writable) -> None:

@@ -409,9 +409,8 @@ def test_an_event_of_the_future_is_left_out_and_stops_no_night(ctx, load, tmp_pa
     load(shop)
     first = prepare_dataset.run(ctx=ctx)
     with ctx.engine.begin() as connection:
-        import_id = connection.execute(sa.select(raw_tables.imports.c.import_id)).scalar_one()
         future = {"timestamp": 4_000_000_000_000, "visitorid": "100", "event": "view", "itemid": "1"}
-        connection.execute(sa.insert(raw_tables.events), {**future, "import_id": import_id})
+        connection.execute(sa.insert(raw_tables.events), future)
     with caplog.at_level("WARNING"):
         result = prepare_dataset.run(ctx=ctx)
     assert result["n_left_out"] == {prepare_dataset.FUTURE: 1}
@@ -437,8 +436,7 @@ def test_a_file_with_an_event_of_the_future_is_loaded_without_it(ctx, load, tmp_
 def test_rows_by_hand_with_ids_that_are_none_cost_themselves_at_night(ctx, load, tmp_path: Path) -> None:
     load(write_shop(tmp_path / "shop"))
     with ctx.engine.begin() as connection:
-        import_id = connection.execute(sa.select(raw_tables.imports.c.import_id)).scalar_one()
-        row = {"timestamp": START_MS, "event": "view", "import_id": import_id}
+        row = {"timestamp": START_MS, "event": "view"}
         connection.execute(sa.insert(raw_tables.events), {**row, "visitorid": "100", "itemid": "1" * 19})
         connection.execute(sa.insert(raw_tables.events), {**row, "visitorid": "ann", "itemid": "1"})
         tree = raw_tables.category_tree
