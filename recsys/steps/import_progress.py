@@ -43,8 +43,13 @@ class Quarantine:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("w", newline="", encoding="utf-8")
             csv.writer(self._file).writerow(["file", "line", "reason", "row"])
-        csv.writer(self._file).writerows([self._name, row.line, row.reason, row.text] for row in rejected)
+        csv.writer(self._file).writerows([self._name, row.line, row.reason, as_text(row.text)] for row in rejected)
         self._file.flush()
+
+
+def as_text(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: people open the file in one."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 class Bar:

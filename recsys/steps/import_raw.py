@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import logging
 import time
 from collections import Counter
@@ -324,7 +325,10 @@ class _Loading:
 
     def _quarantine_file(self, progress: FileProgress) -> Path:
         folder = self.quarantine / f"{self.source.name}-{progress.import_id}"
-        return folder / f"{progress.stream}-{progress.file.replace('/', '_')}.csv"
+        name = progress.file.replace("/", "_")
+        if name != progress.file:  # a/b.csv and a_b.csv are two files
+            name += f"-{hashlib.sha256(progress.file.encode()).hexdigest()[:8]}"
+        return folder / f"{progress.stream}-{name}.csv"
 
     def _result(
         self,

@@ -64,3 +64,18 @@ def test_a_reader_that_loses_a_line_stops_the_import(clean_database, tmp_path, m
         import_raw.run("table", tmp_path / "log.csv", options=OPTIONS, engine=clean_database, quarantine_dir=tmp_path)
     with clean_database.connect() as connection:
         assert not connection.execute(sa.select(raw.events)).all()
+
+
+def test_quarantine_files_of_two_folders_stay_apart_and_hold_no_formulas(clean_database, tmp_path):
+    for name in ("a/b.csv", "a_b.csv"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"who,what,at\nu1,{name},2024-05-01\n=1+1,x,soon\n")
+    result = import_raw.run(
+        "table", tmp_path / "in", options=OPTIONS, engine=clean_database, quarantine_dir=tmp_path / "quarantine"
+    )
+    assert (result["n_rejected"], len(set(result["quarantine"]))) == (2, 2)
+    for name in result["quarantine"]:
+        with open(name, newline="") as file:
+            [row] = csv.DictReader(file)
+        assert row["row"].startswith("'=1+1"), "a spreadsheet takes it for text"

@@ -24,6 +24,7 @@ from recsys.online.supervisor import Supervisor
 from recsys.online.training_state import UpdateRow
 from recsys.online.updater import Updater
 from recsys.settings import Settings
+from recsys.storage import tables
 from tests import online_world as world
 from tests.integration import serving_shop as shop
 
@@ -256,3 +257,18 @@ def test_the_status_says_what_an_updater_died_of(
     said = asyncio.run(supervise())
     assert "ended with status 1" in said
     assert reason in said
+
+
+def test_events_weigh_by_the_newest_configuration_that_can_be_read(database_url: str, database: sa.Engine) -> None:
+    async def weights() -> dict[str, float]:
+        connections = Connections(database_url, "tests")
+        try:
+            return await connections.transaction(training_state.event_weights)
+        finally:
+            await connections.close()
+
+    assert asyncio.run(weights())["transaction"] == 5
+    with database.begin() as connection:
+        for config in ({"event_weights": {"view": 2.0}}, {"event_weights": {"view": 3.0}, "of a later release": 1}):
+            connection.execute(sa.insert(tables.config_versions).values(config=config))
+    assert asyncio.run(weights()) == {"view": 2.0}, "as the service, which passes over what it cannot read"
