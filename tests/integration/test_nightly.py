@@ -49,7 +49,7 @@ def environment(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) 
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     try:
-        subprocess.run(commands.MIGRATE, env=environment, check=True, capture_output=True)
+        subprocess.run(commands.MIGRATE["airflow-migrate"], env=environment, check=True, capture_output=True)
         yield environment
     finally:
         with engine.connect() as connection:
