@@ -29,7 +29,12 @@ def is_id(text: str, id_type: IdType) -> bool:
     if id_type == "integer":
         return _INTEGER_ID.match(text) is not None
     is_bounded = 1 <= len(text) <= MAX_ID_LENGTH and text[0] not in BLANKS and text[-1] not in BLANKS
-    return is_bounded and "\0" not in text and (text.isascii() or not _has_surrogate(text))
+    return is_bounded and is_storable(text)
+
+
+def is_storable(text: str) -> bool:
+    """Whether Postgres can hold a text: neither NUL nor half of a pair of surrogates is in it."""
+    return "\0" not in text and (text.isascii() or not _has_surrogate(text))
 
 
 def _has_surrogate(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import time
 from collections.abc import Iterator
@@ -17,7 +18,17 @@ from recsys.data.sources.base import Part, Rejected
 
 logger = logging.getLogger(__name__)
 
+MAX_NAME_BYTES = 180  # of a part in the name of its quarantine file
 SAY_EVERY_S = 20.0  # how far a long file is, where no terminal shows it
+
+
+def file_name(name: str) -> str:
+    """A file's name (relative, with folders) as one of its own, that no other has and that file systems can hold."""
+    plain = name.replace("/", "_")
+    if plain == name and len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    short = plain.encode()[-MAX_NAME_BYTES:].decode(errors="ignore")
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:8]}-{short}"
 
 
 class Quarantine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import logging
 import time
 from collections import Counter
@@ -18,12 +17,12 @@ import sqlalchemy as sa
 from recsys import log
 from recsys import settings as settings_module
 from recsys.data.sources import open_source, source_of
-from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source
+from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source, as_text
 from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.steps import import_summary
 from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inherited, plan, spelt_out
-from recsys.steps.import_progress import Bar, Quarantine, progress_bar
+from recsys.steps.import_progress import Bar, Quarantine, file_name, progress_bar
 from recsys.storage import raw_imports
 from recsys.storage.engine import engine as open_engine
 from recsys.storage.engine import require_current, with_patience
@@ -186,7 +185,9 @@ class _Loading:
         ]
         added: list[FileProgress] = []
         if new or aliases or said:
-            values = {"source": self.source.name, "path": str(self.path), "options": options, **declaration}
+            said_options = {name: as_text(value) for name, value in options.items()}
+            path = as_text(str(self.path))
+            values = {"source": self.source.name, "path": path, "options": said_options, **declaration}
             status = "loading" if new else "complete"
             added = raw_imports.add_import(
                 connection, values | {"complete_until": self.complete_until, "status": status}, [*new, *aliases]
@@ -325,10 +326,7 @@ class _Loading:
 
     def _quarantine_file(self, progress: FileProgress) -> Path:
         folder = self.quarantine / f"{self.source.name}-{progress.import_id}"
-        name = progress.file.replace("/", "_")
-        if name != progress.file:  # a/b.csv and a_b.csv are two files
-            name += f"-{hashlib.sha256(progress.file.encode()).hexdigest()[:8]}"
-        return folder / f"{progress.stream}-{name}.csv"
+        return folder / f"{progress.stream}-{file_name(progress.file)}.csv"
 
     def _result(
         self,

@@ -271,3 +271,17 @@ def test_cells_that_are_left_empty_are_counted_and_cost_no_row(load, tmp_path):
         "available is no word for yes or no: the item counts as unavailable": 1,
         "categoryid is no whole number (option category_id_type=string takes any text)": 1,
     }
+
+
+def test_each_file_of_a_folder_has_a_quarantine_file_of_its_own(load, clean_database, tmp_path):
+    long = "x" * 240 + ".csv"
+    folder = os.fsencode(tmp_path / "in")
+    for number, name in enumerate([b"a_b.csv", b"a/b.csv", long.encode(), b"caf\xe9.csv"]):
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write(f"user_id,item_id,ts\nu{number},a,2024-05-01\nu{number},,2024-05-01\n")
+    result = load("table", tmp_path / "in", options={"user": "user_id", "item": "item_id", "timestamp": "ts"})
+    assert result["n_loaded"] == {"events": 4}
+    rejected = [line.split(",")[0] for path in result["quarantine"] for line in Path(path).read_text().splitlines()[1:]]
+    assert sorted(rejected) == sorted(["a_b.csv", "a/b.csv", long, "caf\\xe9.csv"])

@@ -272,7 +272,12 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def name_in(root: Path, path: Path) -> str:
     """A file as people know it: its path relative to the folder that is imported, or its name."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else path.name
+    return as_text(path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else path.name)
+
+
+def as_text(name: str) -> str:
+    """A path with what of it is no UTF-8 as `\\xe9`: text that a database can hold."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def check_options(source: str, options: Mapping[str, str], known: Sequence[str]) -> None:

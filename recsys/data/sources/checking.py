@@ -26,6 +26,7 @@ from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_DIGITS, MAX_ID_LENGTH, Id
 
 MAX_UNKNOWN_TYPES: Final = 20  # of a block, that are named
 _EXACT: Final = 2**53  # whole numbers below are exact as floats
+_EXACT_SINGLE: Final = 2**24  # as floats of 32 bits
 _FRACTION: Final = "(?:[.,]0{0,2})?$"  # of a whole number; three digits may be thousands
 _WHOLE: Final = f"^-?[0-9]+{_FRACTION}"
 _LONG: Final = rf"^-?0*[1-9][0-9]{{{MAX_DIGITS},}}{_FRACTION}"
@@ -104,7 +105,13 @@ class Checked:
         Whole numbers written as floats (`12.0`) are that number where ids are integers.
         """
         name, option = self._where.get(column, column), _ID_OPTION.get(column, "")
-        return self.identifiers_of(self._texts(column, required), id_type, name, option, required=required)
+        texts, cells = self._texts(column, required), self.cells(column)
+        if cells is not None and pa.types.is_floating(cells.type):
+            exact = _EXACT if pa.types.is_float64(cells.type) else _EXACT_SINGLE
+            lossy = pc.greater_equal(pc.abs(cells), pa.scalar(exact, cells.type))
+            reason = f"{name} is a float so large that digits may be lost; write the column as text or whole numbers"
+            texts = self._without(texts, lossy, reason, required)
+        return self.identifiers_of(texts, id_type, name, option, required=required)
 
     def identifiers_of(
         self, texts: pa.Array, id_type: IdType, name: str, option: str = "", *, required: bool = True
@@ -254,7 +261,7 @@ class Checked:
         rows = np.flatnonzero(self.reason != "")
         if not len(rows):
             return []
-        cells = [column.take(pa.array(rows)).to_pylist() for column in self.block.cells.values()]
+        cells = [_as_shown(column.take(pa.array(rows))) for column in self.block.cells.values()]
         return [
             Rejected(int(self.block.lines[row]), str(self.reason[row]), ",".join(_shown(cell) for cell in values))
             for row, values in zip(rows, zip(*cells, strict=True), strict=True)
@@ -315,6 +322,13 @@ def _float_texts(cells: pa.Array) -> pa.Array:
     whole = pc.and_(pc.equal(pc.floor(cells), cells), pc.less(pc.abs(cells), float(_EXACT)))
     plain = pc.if_else(whole, cells, pa.scalar(None, pa.float64())).cast(pa.int64()).cast(pa.string())
     return pc.coalesce(plain, cells.cast(pa.string()))
+
+
+def _as_shown(cells: pa.Array) -> list[Any]:
+    try:
+        return list(cells.to_pylist())
+    except (OverflowError, ValueError):  # instants beyond those that Python knows
+        return list(cells.cast(pa.int64()).to_pylist())
 
 
 def _shown(cell: Any) -> str:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from recsys.data.sources.words import BLANKS
 
 Decimal = Literal[".", ","]
+MAX_LENGTH: Final = 100  # characters of a number; on longer texts the patterns below could take for ever
 
 _MONEY: Final = (
     "(?:(?:US|CA|AU|NZ|HK|R)?[$]|[€£¥₹₽₩₺₴₪฿]|EUR|USD|GBP|CHF|JPY|CNY|RMB|INR|RUB|PLN|CZK|SEK|NOK|DKK|HUF|RON|BGN|TRY|"
@@ -59,7 +60,7 @@ def per_value(values: pa.Array, one: Callable[[Any], Any], kind: pa.DataType) ->
 
 def number(text: str, decimal: Decimal | None) -> float | None:
     """A number with a currency and with groups of thousands; None where it is none, or could be two."""
-    found = _BODY.fullmatch(text.strip())
+    found = _parts(text)
     if not found:
         return None
     body = found["body"]
@@ -77,12 +78,17 @@ def number(text: str, decimal: Decimal | None) -> float | None:
     return float(f"{found['sign']}{found['inner']}{digits}.{fraction or '0'}{found['power'] or ''}")
 
 
+def _parts(text: str) -> re.Match[str] | None:
+    text = text.strip()
+    return _BODY.fullmatch(text) if len(text) <= MAX_LENGTH else None
+
+
 def votes(texts: pa.Array) -> Counter[str]:
     """How many texts can only be read with the one or the other decimal sign."""
     marked = texts.filter(pc.fill_null(pc.match_substring_regex(texts, "[0-9.,][.,]|[.,][0-9]"), False))
     counted: Counter[str] = Counter()
     for pair in marked.value_counts().to_pylist():
-        found = _BODY.fullmatch(pair["values"].strip())
+        found = _parts(pair["values"])
         if found and (mark := _decimal_of(found["body"])):
             counted[mark] += pair["counts"]
     return counted

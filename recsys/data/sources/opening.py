@@ -11,6 +11,7 @@ import io
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -140,6 +141,9 @@ def _zipped(path: Path) -> list[Member]:
         raise InputError(f"{path}: the zip archive is empty")
     if len(infos) > MAX_MEMBERS:
         raise InputError(f"{path}: the zip archive holds more than {MAX_MEMBERS:,} files; unpack it")
+    twice = [name for name, count in Counter(info.filename for info in infos).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: the zip archive holds more than one file of the name {twice[0]}; unpack it")
     for info in infos:
         if info.flag_bits & 1:
             raise InputError(f"{path}: {info.filename} is encrypted; unpack it")

@@ -25,6 +25,7 @@ from recsys.data.sources.base import (
     Declaration,
     Part,
     Rejected,
+    as_text,
     check_options,
     find_files,
     name_in,
@@ -47,7 +48,7 @@ from recsys.data.sources.survey import Decimals, Ids, Survey, Times
 from recsys.data.sources.texts import is_encoding
 from recsys.data.sources.times import TimeFormat, as_numbers, checked_zone
 from recsys.errors import InputError
-from recsys.ids import IdType
+from recsys.ids import IdType, is_storable
 
 COLUMN_OPTIONS = ("user", "item", "timestamp", "event", "value", "transaction")
 FORMAT_OPTIONS = ("delimiter", "header", "names", "encoding", "quoting")
@@ -143,10 +144,11 @@ class Table:
         if items := self._items:
             found = require_columns(items, [self._columns["item"]], self._csv_beside)
             is_state = self._columns["timestamp"] not in found
-            parts.append(Part(ITEM_PROPERTIES, items, items.name, partial(self._item_properties, items), is_state))
+            name, read = as_text(items.name), partial(self._item_properties, items)
+            parts.append(Part(ITEM_PROPERTIES, items, name, read, is_state))
         if tree := self._categories:
             require_columns(tree, ["categoryid", "parentid"], self._csv_beside)
-            parts.append(Part(CATEGORY_TREE, tree, tree.name, partial(self._tree, tree), is_state=True))
+            parts.append(Part(CATEGORY_TREE, tree, as_text(tree.name), partial(self._tree, tree), is_state=True))
         return parts
 
     def _events(self, path: Path) -> Iterator[Chunk]:
@@ -273,6 +275,11 @@ class Table:
         if self._items is None:
             return None
         found = columns_of(self._items, self._csv_beside)
+        if strange := [name for name in found if not is_storable(name)]:
+            raise InputError(
+                f"{self._items}: the name of column {strange[0]!r} holds a NUL character or half of another one, "
+                "which no database takes; rename it"
+            )
         survey = Survey(
             ids={"categoryid": Ids()}
             if "categoryid" in found and self.declaration.category_id_type == "string"

@@ -44,7 +44,8 @@ codecs.register_error("recsys.no_text", _as_escaped)
 def is_encoding(name: str) -> bool:
     """Whether texts can be read in an encoding of this name."""
     try:
-        return isinstance("a".encode(name), bytes)
+        decoder: Any = codecs.getincrementaldecoder(name)("recsys.no_text")
+        return isinstance("a".encode(name), bytes) and isinstance(decoder.decode(b"a", final=True), str)
     except (LookupError, UnicodeError):
         return False
 

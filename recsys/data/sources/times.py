@@ -20,6 +20,8 @@ from recsys.errors import InputError
 
 DAY_MS: Final = 86_400_000
 SINCE_MS: Final = 315_532_800_000  # 1980: a number that means an earlier instant is of another unit
+_FIRST_LOCAL: Final = -62_135_510_400_000  # 0001-01-02: what is earlier, or later than the next, has no zone's time
+_LAST_LOCAL: Final = 253_402_128_000_000  # 9999-12-30
 _EXCEL_DAYS: Final = 25_569  # from 1899-12-30 to 1970
 _PER_MS: Final[Mapping[str, float]] = {"s": 1e-3, "ms": 1.0, "us": 1e3, "ns": 1e6, "excel": 1 / DAY_MS}  # of each unit
 NUMBERS: Final = tuple(_PER_MS)
@@ -109,9 +111,11 @@ class TimeFormat:
         """Instants of local times; one that occurs twice is the first, one that is passed over the next that occurs."""
         if self.zone is None:
             return millis
-        local = pd.Series(millis.cast(pa.timestamp("ms")).to_pandas())
+        in_reach = pc.and_(pc.greater_equal(millis, _FIRST_LOCAL), pc.less(millis, _LAST_LOCAL))
+        local = pd.Series(pc.if_else(in_reach, millis, None).cast(pa.timestamp("ms")).to_pandas())
         zoned = local.dt.tz_localize(self.zone, ambiguous=np.ones(len(local), bool), nonexistent="shift_forward")
-        return pa.array(zoned.dt.tz_convert("UTC").dt.tz_localize(None), pa.timestamp("ms")).cast(pa.int64())
+        found = pa.array(zoned.dt.tz_convert("UTC").dt.tz_localize(None), pa.timestamp("ms")).cast(pa.int64())
+        return pc.if_else(in_reach, found, millis)
 
     def _iso(self, texts: pa.Array) -> pa.Array:
         zoned = pc.fill_null(pc.match_substring_regex(texts, _ZONED), False)

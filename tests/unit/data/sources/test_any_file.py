@@ -135,6 +135,7 @@ def test_options_say_how_a_file_is_written(tmp_path, options, text, expected):
         ("delimiter", "-----"),
         ("encoding", "utf-99"),
         ("encoding", "rot13"),
+        ("encoding", "idna"),
         ("header", "maybe"),
         ("quoting", "1"),
         ("names", "a,b"),
@@ -211,6 +212,23 @@ def test_a_zip_of_several_files_is_read_through_and_names_the_member(tmp_path):
     assert count.lines.total == 7
     with pytest.raises(InputError, match=r"bad\.zip: b\.csv: column 'item_id' is missing"):
         Table(given(tmp_path, "bad.zip", zipped(**{"a.csv": PLAIN, "b.csv": "user_id,ts\n"})), MAP)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_with_two_files_of_one_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "log.zip", "w") as archive:
+        archive.writestr("log.csv", PLAIN)
+        archive.writestr("log.csv", "user_id,item_id,ts\nu3,c,2024-05-03\n")
+    with pytest.raises(InputError, match=r"more than one file of the name log\.csv; unpack it"):
+        Table(tmp_path / "log.zip", MAP)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800b"])
+def test_a_property_whose_name_no_database_takes_is_named(tmp_path, name):
+    (tmp_path / "log.csv").write_text(PLAIN)
+    (tmp_path / "items.jsonl").write_text(json.dumps({"item_id": "a", name: "x"}) + "\n")
+    with pytest.raises(InputError, match=r"items\.jsonl: the name of column .* rename it"):
+        Table(tmp_path / "log.csv", {**MAP, "items": "items.jsonl"})
 
 
 def test_a_cell_of_another_encoding_costs_the_property_or_the_row(tmp_path):

@@ -113,6 +113,15 @@ def test_floats_of_parquet_are_whole_numbers_cell_by_cell():
     assert block.keep.tolist() == [True, False, True, False]
 
 
+def test_floats_that_may_have_lost_digits_are_no_ids():
+    wide = checked(user=[2.0**53 - 1, 2.0**53, 9148955329465708066.0, None])
+    assert wide.identifier("user", "string").to_pylist() == ["9007199254740991", None, None, None]
+    narrow = checked(user=pa.array([2.0**24 - 1, 2.0**24], pa.float32()))
+    assert narrow.identifier("user", "string").to_pylist() == ["16777215", None]
+    assert wide.reason[2] == narrow.reason[1] == wide.reason[1]
+    assert "digits may be lost" in wide.reason[1]
+
+
 @pytest.mark.parametrize("id_type", ["integer", "string"])
 @given(
     text=st.one_of(
@@ -240,6 +249,12 @@ def test_numbers_are_compared_as_numbers(value):
 )  # fmt: skip
 def test_numbers_as_people_write_them(text, decimal, value):
     assert number(text, decimal) == value
+
+
+@pytest.mark.parametrize("text", ["- " + " " * 1_000_000 + "x", "1" * 1_000_000, "1 " * 500_000])
+def test_a_long_text_is_no_number_and_takes_no_time(text):
+    assert number(text, ".") is None
+    assert votes(pa.array([text])) == {}
 
 
 @given(
@@ -387,6 +402,14 @@ def test_local_times_have_a_zone(tmp_path):
         times(tmp_path, "2024-07-01", timezone="Mars/Base")
 
 
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "Pacific/Kiritimati"])
+@pytest.mark.parametrize("end", ["9999-12-31 23:59:59", "0001-01-01 00:00:00"])
+@pytest.mark.parametrize("name", ["iso", "%Y-%m-%d %H:%M:%S"])
+def test_the_ends_of_time_are_bad_rows_in_every_zone(tmp_path, zone, end, name):
+    read = times(tmp_path, "2024-05-01 12:00:00", end, timezone=zone, timestamp_format=name)
+    assert (len(read.rows), list(read.rejected)) == (1, [3])
+
+
 @pytest.mark.parametrize("option", ["fortnights", "%Q", "min"])
 def test_formats_that_are_none_are_named(tmp_path, option):
     with pytest.raises(InputError, match="option timestamp_format="):
@@ -414,6 +437,14 @@ PATTERNS = ["%d-%m-%Y %H:%M", "%m/%d/%y %I:%M %p", "%Y%m%d%H%M", "%d %b %Y, %H:%
 NAMED = {
     "iso": "%Y-%m-%d %H:%M", DAY_FIRST: "%d.%m.%Y %H:%M", MONTH_FIRST: "%m/%d/%Y %I:%M %p",
 }  # fmt: skip
+
+
+def test_an_instant_beyond_the_calendar_is_a_bad_row(tmp_path):
+    at = pa.array([1_714_557_600, 4 * 253_402_300_799], pa.timestamp("s"))
+    events = pa.table({"user": ["ann", "bob"], "item": ["pear", "fig"], "at": at})
+    pa.parquet.write_table(events, tmp_path / "e.parquet")
+    read = Read(Table(tmp_path / "e.parquet", MAP))
+    assert ([row["visitorid"] for row in read.rows], list(read.rejected)) == (["ann"], [2])
 
 
 @settings(deadline=None)
