@@ -23,6 +23,9 @@ MAX_EVENTS: Final = 400
 USUALLY_RUNNING: Final = 2
 MAX_RUNNING: Final = 4
 LONG_S: Final = 0.2
+# Whoever has waited for so long when Postgres or Kafka is found to be away is told so, and does not wait for the next
+# transaction to hang as well.
+PATIENCE_S: Final = 1.0
 _OF_ALL: Final = ("database_away", "not_ready")
 
 
@@ -30,6 +33,7 @@ class _Batch(NamedTuple):
     events: Sequence[Event]
     names: set[str]  # ids that decide what is new
     appended: asyncio.Future[Appended]
+    came_at: float  # by the loop's clock
 
 
 class AppendTogether:
@@ -55,7 +59,7 @@ class AppendTogether:
         if not events:
             return Appended()
         loop = asyncio.get_running_loop()
-        self._waiting.append(_Batch(events, _names(events), loop.create_future()))
+        self._waiting.append(_Batch(events, _names(events), loop.create_future(), loop.time()))
         appended = self._waiting[-1].appended
         n = len(self._running)
         if n < USUALLY_RUNNING or (n < MAX_RUNNING and loop.time() - self._began > LONG_S):
@@ -72,7 +76,9 @@ class AppendTogether:
             try:
                 await self._append(batches)
             except Exception as error:
-                if len(batches) == 1 or _is_of_all(error):
+                if _is_of_all(error):
+                    _fail([*batches, *self._who_waited_long()], error)
+                elif len(batches) == 1:
                     _fail(batches, error)
                 else:  # one of them has not what it takes: the others must not suffer from it
                     await asyncio.gather(*(self._alone(batch) for batch in batches))
@@ -89,6 +95,14 @@ class AppendTogether:
             names |= batch.names
             batches.append(self._waiting.popleft())
         return batches
+
+    def _who_waited_long(self) -> list[_Batch]:
+        """Takes those out of the queue; the first are the oldest."""
+        since = asyncio.get_running_loop().time() - PATIENCE_S
+        found = []
+        while self._waiting and self._waiting[0].came_at < since:
+            found.append(self._waiting.popleft())
+        return found
 
     async def _append(self, batches: Sequence[_Batch]) -> None:
         together = await self._log.append([event for batch in batches for event in batch.events])

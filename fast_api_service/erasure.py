@@ -52,7 +52,10 @@ _RAW = {
     "raw_user_properties": "delete from raw.user_properties where visitorid = $1",
 }
 _SERVED = {
-    "event_quarantine": "delete from event_quarantine where user_id = $1 or payload ->> 'user_id' = $1",
+    "event_quarantine": """
+        delete from event_quarantine where user_id = $1 or payload ->> 'user_id' = $1
+        or (user_id is null and payload ->> 'session_id' = any($2))
+    """,
     "predictions": "delete from predictions where user_id = $1 or (user_id is null and session_id = any($2))",
     "user_recent": """
         delete from user_recent where owner = 'user:' || $1

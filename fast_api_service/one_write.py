@@ -50,7 +50,8 @@ class Joined:
         if self._parts:
             data = b"".join(self._parts)
             self._parts.clear()
-            self._transport.write(data)
+            if not self._transport.is_closing():  # uvloop's raises where the connection ended in the same turn
+                self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -153,6 +154,10 @@ class OneWriteProtocol(HttpToolsProtocol):
             self._refuse(408, "request_timeout", f"the whole request has to be here within {self.patience_s:g} s")
         else:
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is refused in the form of all errors."""
+        self._refuse(400, "bad_request", f"this is no request of HTTP/1.1, so nothing was done: {msg}")
 
     def _refuse_too_large(self) -> None:
         if self._in_head:

@@ -133,6 +133,16 @@ def test_a_large_head_is_refused_before_it_is_read(service: httpx.Client, piece:
     assert service.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "begin", [b"GARBAGE\r\n\r\n", b"\x16\x03\x01\x02", b"POST /health HTTP/1.1\r\nContent-Length: -1\r\n\r\n"]
+)
+def test_what_is_no_http_is_refused_in_the_form_of_all_errors(service: httpx.Client, begin: bytes) -> None:
+    with closing(connected(service)) as strange:
+        strange.sendall(begin)
+        code, said = refused(rest_of(strange))
+    assert (code, said["success"], said["status"]) == (400, False, "bad_request")
+
+
 def test_a_usual_large_head_is_taken(service: httpx.Client) -> None:
     with closing(connected(service)) as usual:
         usual.sendall(

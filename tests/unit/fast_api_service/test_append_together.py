@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from fast_api_service import append_together
 from fast_api_service.append_together import AppendTogether
 from fast_api_service.errors import ApiError
 from recsys.online.event import Event, parse
-from recsys.online.log import Appended
+from recsys.online.log import Appended, LogAwayError
 from recsys.online.memory_log import MemoryLog
 
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -114,6 +115,38 @@ def test_a_batch_that_fails_fails_alone_and_an_absent_log_fails_all_at_once() ->
     answers = appended(away, *batches)
     assert [type(answer) for answer in answers] == [ApiError] * 5
     assert away.sizes == [5]  # nobody tried again
+
+
+def test_who_has_waited_long_for_a_log_that_is_away_is_told_so_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(append_together, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(append_together, "USUALLY_RUNNING", 1)
+    monkeypatch.setattr(append_together, "MAX_RUNNING", 1)
+
+    class HangingLog(MemoryLog):
+        n_tries = 0
+
+        async def append(self, events: Sequence[Event]) -> Appended:
+            self.n_tries += 1
+            await asyncio.sleep(0.25)
+            raise LogAwayError("away")
+
+    log = HangingLog()
+
+    async def post() -> list[Any]:
+        together = AppendTogether(log)
+        soon = []
+        for n in range(4):
+            soon.append(asyncio.create_task(together.append(events_of(sample(f"s{n}")))))
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.16)
+        just_came = asyncio.create_task(together.append(events_of(sample("late"))))
+        done, waiting = await asyncio.wait(soon, timeout=0.15)
+        assert not waiting  # in the time of one transaction, not of two
+        assert not just_came.done()
+        return await asyncio.gather(*done, just_came, return_exceptions=True)
+
+    assert {type(answer) for answer in asyncio.run(post())} == {LogAwayError}
+    assert log.n_tries == 2
 
 
 @pytest.mark.parametrize("n", [0, 1])

@@ -61,3 +61,16 @@ def test_a_connection_whose_client_does_not_read_the_last_answer_ends_all_the_sa
 
     asyncio.run(run())
     assert transport.did == ["closed", "aborted"]
+
+
+def test_what_was_written_when_the_connection_ended_is_let_go() -> None:
+    transport = Transport()
+
+    async def run() -> None:
+        joined = Joined(transport, asyncio.get_running_loop(), 0.05)  # type: ignore[arg-type]
+        joined.write(b"answer")
+        transport.close()  # as where the client has not read for long
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert transport.did == ["closed"]
