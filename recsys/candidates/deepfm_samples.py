@@ -136,6 +136,8 @@ class Samples:
 
     def _put_against(self, negative: Positions, event: Positions, rng: np.random.Generator) -> None:
         """Where a user spoke against items, one of them stands in every second row in the place of a sampled one."""
+        if not len(self._against_user):
+            return
         user = self.events.user_key[event]
         first = np.searchsorted(self._against_user, user, side="left")
         n = np.searchsorted(self._against_user, user, side="right") - first
