@@ -82,6 +82,9 @@ class HeldConnections:
                         limit.connection = connection
                         if sql not in statements:
                             await _prepare(connection, statements, sql)
+                            # asyncpg leaves what it has prepared in a transaction, which keeps the locks of its tables
+                            # until the next query: no import could replace them.
+                            await connection.execute("select")
                 except BaseException:
                     connection.terminate()
                     raise

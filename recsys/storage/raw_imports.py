@@ -7,6 +7,7 @@ any point goes on where the last commit left it, and no row is loaded twice.
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,14 +17,18 @@ import pyarrow.csv
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from recsys.errors import RecsysError
 from recsys.storage import raw_tables as raw
 from recsys.storage import tables
+from recsys.storage.engine import is_lock_timeout
 from recsys.storage.pruning import erase
 
 TABLES = {table.name: table for table in (raw.events, raw.item_properties, raw.user_properties, raw.category_tree)}
 MAX_REASONS = 50  # that are told apart for one file
 OTHER_REASONS = "other reasons"
 _IDS = ARRAY(sa.BigInteger)
+LOCK_PATIENCE_S = 60.0  # for who reads what an import replaces
+LOCK_MS = 500  # of one attempt to have all of it: so long others may wait behind it
 _IMPORT_LOCK = 0x726177  # one import at a time in a database
 
 
@@ -195,10 +200,39 @@ def empty_raw(connection: sa.Connection) -> None:
 def start_over(connection: sa.Connection) -> None:
     """Empty keys, lists, publications and the record of runs, all that stood on other raw tables; the caller commits,
     soon: readers of these wait."""
+    _lock_out_readers(connection)
     erase(connection)
     connection.execute(sa.text(f"truncate {', '.join(table.fullname for table in _KEYED)}"))
     state = tables.training_state  # an updater that works on the old data is shut out
     connection.execute(sa.update(state).values(fence=state.c.fence + 1, holder=None))
+
+
+def _lock_out_readers(connection: sa.Connection) -> None:
+    """Have the tables of keys alone. While somebody reads one of them for long, none is held: all others read on.
+
+    Raises RecsysError where that lasts.
+    """
+    names = ", ".join(table.fullname for table in (*_KEYED, tables.lists))
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        attempt = connection.begin_nested()
+        try:
+            connection.execute(sa.text(f"set local lock_timeout = '{LOCK_MS}ms'"))
+            connection.execute(sa.text(f"lock table {names} in access exclusive mode"))
+            connection.execute(sa.text("set local lock_timeout = 0"))
+        except sa.exc.DBAPIError as error:
+            attempt.rollback()
+            if not is_lock_timeout(error):
+                raise
+            if time.monotonic() > deadline:
+                raise RecsysError(
+                    f"somebody reads the tables of items and users for more than {LOCK_PATIENCE_S:.0f} s, so that they "
+                    "cannot be replaced; nothing was changed. End that transaction (pg_stat_activity), and import again"
+                ) from error
+            time.sleep(LOCK_MS / 1000)
+        else:
+            attempt.commit()
+            return
 
 
 _KEYED = (

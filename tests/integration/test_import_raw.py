@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from recsys.data.sources import reading
-from recsys.errors import InputError
+from recsys.errors import InputError, RecsysError
 from recsys.steps import import_raw
 from recsys.storage import raw_imports, tables
 from recsys.storage import raw_tables as raw
@@ -285,3 +286,26 @@ def test_each_file_of_a_folder_has_a_quarantine_file_of_its_own(load, clean_data
     assert result["n_loaded"] == {"events": 4}
     rejected = [line.split(",")[0] for path in result["quarantine"] for line in Path(path).read_text().splitlines()[1:]]
     assert sorted(rejected) == sorted(["a_b.csv", "a/b.csv", long, "caf\\xe9.csv"])
+
+
+def test_who_reads_for_long_holds_up_a_replacement_but_no_other_reader(load, clean_database, tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_imports, "LOCK_MS", 50)
+    monkeypatch.setattr(raw_imports, "LOCK_PATIENCE_S", 1.0)
+    load("retailrocket", write_shop(tmp_path / "shop"))
+    before = rows(clean_database, raw.events)
+    waits = []
+    with clean_database.connect() as reader, ThreadPoolExecutor(1) as other:
+        reader.execute(sa.text("select * from items")).all()
+        replacing = other.submit(load, "retailrocket", tmp_path / "shop", replace=True)
+        with clean_database.connect() as connection:
+            while not replacing.done():
+                asked = time.monotonic()
+                connection.execute(sa.text("select * from id_types")).all()
+                connection.rollback()
+                waits.append(time.monotonic() - asked)
+                time.sleep(0.01)
+        with pytest.raises(RecsysError, match="nothing was changed"):
+            replacing.result()
+    assert max(waits) < 0.5
+    assert rows(clean_database, raw.events) == before
+    assert load("retailrocket", tmp_path / "shop", replace=True)["n_loaded"]["events"] == 3
