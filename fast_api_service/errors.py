@@ -20,7 +20,7 @@ from recsys.online.log import LogAwayError
 log = logging.getLogger(__name__)
 _STATUS_BY_CODE = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _MAX_PROBLEMS = 5
-_FORMS = ("one", "many")  # pydantic's names for the two forms of a body
+_FORMS = ("one", "many", "lists")  # pydantic's names for the forms of a body
 
 
 class ErrorAnswer(BaseModel):
@@ -131,9 +131,15 @@ def in_words(problem: dict[str, Any]) -> str:
         where = f"character {where}" if where.isdigit() else where
         return f"the body is not JSON ({problem['ctx']['error']} at {where})"
     is_of_forms = problem["type"] == "model_attributes_type" and len(problem["loc"]) == 2  # a body of several forms
+    if problem["type"].startswith("union_tag_"):  # what says of which kind an object is
+        field, kinds = problem["ctx"]["discriminator"].strip("'"), problem["ctx"].get("expected_tags")
+        where = f"{where}.{field}" if where else field
+        return f"{where}: should be one of {kinds}" if kinds else f"{where}: Field required"
+    message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    if not where and problem["type"] == "value_error":  # of the body as a whole, in our own words
+        return message
     if is_of_forms or (not where and problem["loc"][0] == "body"):
         return "the body should be a JSON object, sent with the header Content-Type: application/json"
     if problem["type"] == "extra_forbidden":
         return f"{where}: no such field"
-    message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     return f"{where}: {message}"

@@ -10,6 +10,7 @@ of that is bounded here, below the application, whatever route and key it may be
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Final
 
 import orjson
@@ -17,6 +18,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_MESSAGE_BYTES: Final = 8 << 20  # head and body as they are on the wire: chunks of one byte take six, and trailers
+# The offer of another protocol, as of HTTP/2 by many clients' libraries. It may be ignored, and there is no other; but
+# httptools would take the body of such a request for the other protocol, and then for a request.
+_UPGRADE: Final = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
 class Joined:
@@ -85,6 +89,9 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._in_head and b"pgrade" in data:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"\nignored:", head) + end + rest
         if len(data) <= self._room():
             self._n_bytes += len(data)
             super().data_received(data)
@@ -167,7 +174,7 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def _refuse(self, code: int, status: str, error: str) -> None:
         """Answer unless the application has, and close; the application hears that the client has left."""
-        is_answered = not self._in_head and self.cycle.response_started
+        is_answered = not self._in_head and self.cycle is not None and self.cycle.response_started
         if not is_answered and not self.pipeline:
             body = orjson.dumps({"success": False, "status": status, "error": error})
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
     ValidationError,
@@ -136,7 +137,8 @@ class CategoryObject(_Told):
     data: CategoryIn
 
 
-AnyObject = Annotated[ItemObject | UserObject | CategoryObject, Field(discriminator="type")]
+# not of Field, of which FastAPI takes the Body of a route alone
+AnyObject = Annotated[ItemObject | UserObject | CategoryObject, Discriminator("type")]
 
 
 class ObjectsIn(_Told):

@@ -51,7 +51,7 @@ async def read(request: Request) -> ConfigInForce:
     """The newest version that can be read, and the newer ones that cannot; version 0 are the defaults, which hold until
     another one is put."""
     state: State = request.app.state.service
-    found = await state.writes.transaction(config_versions.in_force)
+    found = await state.lookups.transaction(config_versions.in_force)
     return ConfigInForce(**dict(found.version), passed_over=list(found.passed_over), problem=found.problem or None)
 
 

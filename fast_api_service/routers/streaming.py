@@ -45,7 +45,9 @@ async def status(request: Request) -> Response:
     async def read(connection: asyncpg.Connection) -> tuple[list[asyncpg.Record], UpdateRow | None]:
         return await connection.fetch(_READERS_SQL), await training_state.newest(connection)
 
-    end = await state.log.end()
+    tables = PostgresLog(state.lookups)
+    log = _looked_up_in(state, tables)
+    end = await log.end()
     rows, learned = await state.lookups.transaction(read)
     kept = {name: (after, updated_at) for name, after, updated_at in rows}
     settings = load()
@@ -56,13 +58,13 @@ async def status(request: Request) -> Response:
     updated_at = learned.created_at if learned else None
     of_updater = state.log.name if learned is None else learned.log
     readers = [
-        await _reader("updater", state.log, of_updater, learned.after if learned else START, updated_at),
-        {"name": "monitor", "log": state.log.name, "offset": end, "lag": 0, "updated_at": None},
+        await _reader("updater", log, of_updater, learned.after if learned else START, updated_at),
+        {"name": "monitor", "log": log.name, "offset": end, "lag": 0, "updated_at": None},
     ]
     for name, (after, updated_at) in kept.items():
-        log = tables if name == _RELAY else state.log
-        readers.append(await _reader(name, log, log.name, after, updated_at))
-    return _answer({"success": True, "log": state.log.name, "end": end, "readers": readers})
+        of_reader = tables if name == _RELAY else log
+        readers.append(await _reader(name, of_reader, of_reader.name, after, updated_at))
+    return _answer({"success": True, "log": log.name, "end": end, "readers": readers})
 
 
 @router.get(
@@ -115,9 +117,14 @@ async def consume(
             "label": event.label,
             "parameters": orjson.Fragment(event.parameters),
         }
-        for event in await state.log.sample(body.limit)
+        for event in await _looked_up_in(state, PostgresLog(state.lookups)).sample(body.limit)
     ]
     return _answer({"success": True, "events": events})
+
+
+def _looked_up_in(state: State, tables: PostgresLog) -> EventLog:
+    """The event log; where that is the tables, over the connections for look-ups, as writes may wait for long."""
+    return tables if state.log.name == tables.name else state.log
 
 
 async def _reader(

@@ -143,6 +143,27 @@ def test_what_is_no_http_is_refused_in_the_form_of_all_errors(service: httpx.Cli
     assert (code, said["success"], said["status"]) == (400, False, "bad_request")
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.1])
+def test_who_offers_http_2_is_answered_all_the_same(service: httpx.Client, pause_s: float) -> None:
+    """As curl --http2 and Java's client do."""
+    body = b'{"user_id": 501, "top_k": 5}'
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ")
+    with closing(connected(service)) as modern:
+        modern.sendall(head("/recommend", *offer, f"Content-Length: {len(body)}"))
+        time.sleep(pause_s)
+        modern.sendall(body + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answers = rest_of(modern)
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert b'"user_id":501' in answers
+
+
+def test_another_method_for_tunnels_harms_nobody(service: httpx.Client) -> None:
+    with closing(connected(service)) as strange:
+        strange.sendall(b"CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        code, said = refused(rest_of(strange))
+    assert (code, said["status"]) == (400, "bad_request")
+
+
 def test_a_usual_large_head_is_taken(service: httpx.Client) -> None:
     with closing(connected(service)) as usual:
         usual.sendall(

@@ -148,6 +148,26 @@ def test_bytes_that_are_no_request_are_refused(client: Client, raw: bytes) -> No
     refused(response, 422, "invalid_request")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "words"),
+    [
+        ("PATCH", "/online/training/restart-policy", {}, "give max_restarts, backoff_s or watchdog_s. See /docs"),
+        ("POST", "/predict", {"user_ids": [1], "item_ids": [1, 2]}, "1 user_ids and 2 item_ids; give as many of both"),
+        ("POST", "/store_object", {"type": "item"}, "item.data: Field required. See /docs"),
+        ("POST", "/store_object", {"type": "basket"}, "type: should be one of 'item', 'user', 'category'. See /docs"),
+        ("POST", "/store_object", {"data": {}}, "type: Field required. See /docs"),
+        ("POST", "/store_object", [], "the body should be a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said_in_the_words_of_the_form_that_was_meant(
+    client: Client, method: str, path: str, body: Any, words: str
+) -> None:
+    answer = client.call(method, path, json=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(words)
+    assert "Object" not in answer.json()["error"]
+
+
 def test_a_form_is_told_to_be_json(client: Client) -> None:
     assert "Content-Type: application/json" in refused(
         client.post("/recommend", data={"user_id": "1"}), 422, "invalid_request"
