@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
 
     # --- what an event is worth
-    event_weights: dict[str, float] | None = Field(
+    event_weights: dict[str, FiniteFloat] | None = Field(
         None, description="event type → weight; the source's own defaults when not set"
     )
     label_event_types: list[str] | None = Field(
