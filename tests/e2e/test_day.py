@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from tests.e2e.demo_world import KINDS, Demo, running_demo
+from tests.integration.posting import kill_postgres
 from tests.integration.serving_shop import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -132,8 +133,7 @@ def test_what_a_restart_of_postgres_has_ended_comes_back(demo: Demo, said: str) 
     children = {name: demo.leader(name).children()[0] for name in services}
     for child in children.values():
         child.kill()
-    ((pid,),) = demo.rows("select pg_backend_pid()")
-    psutil.Process(psutil.Process(pid).ppid()).kill()
+    kill_postgres(demo.state / "postgres")
 
     def is_well() -> bool:
         with suppress(httpx.HTTPError):
