@@ -32,6 +32,7 @@ _SESSION = {
     "default_transaction_read_only": "on",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",  # planning costs ten times the reading
+    "client_connection_check_interval": "2s",  # a look that was given up leaves no backend that waits for a lock
 }
 # A request's query looks a few rows up by key; without statistics yet, or with old ones, Postgres might think of more.
 _LOOK_UP = {"statement_timeout": "10s", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}

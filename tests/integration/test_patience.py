@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -153,3 +154,22 @@ def test_a_second_query_of_the_dashboard_is_refused_at_once(service: httpx.Clien
         assert not first.done()
         holder.rollback()
         assert first.result().status_code == 200
+
+
+def test_looks_that_were_given_up_leave_no_backends_behind(clean_database_url: str, clean_database: sa.Engine) -> None:
+    """Somebody holds the catalogue for long: looks of the followers time out, and Postgres lets their backends go."""
+    database, database_url = clean_database, clean_database_url
+    counted = sa.text("select count(*) from pg_stat_activity where application_name = 'recsys-api'")
+    shop.stock(database)
+    shop.publish(database, "held", shop.FIRST)
+    with shop.running_service(database_url) as client, database.connect() as counting:
+        shop.wait_until(lambda: shop.is_ready(client), 20)
+        before = counting.execute(counted).scalar_one()
+        with database.begin() as holder:
+            holder.execute(sa.text("lock table items, categories, publication_pointer in access exclusive mode"))
+            most = 0
+            for _ in range(24):
+                time.sleep(1)
+                counting.rollback()
+                most = max(most, counting.execute(counted).scalar_one())
+        assert most <= before + 6, f"{most} backends of a worker that had {before}"
