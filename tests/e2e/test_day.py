@@ -161,7 +161,7 @@ def test_a_crash_and_a_second_run(demo: Demo, said: str) -> None:
 
 
 def test_with_api_keys_the_demo_says_so(demo: Demo, said: str) -> None:
-    call = [sys.executable, "-m", "recsys.cli", "keys", "create", "--name", "a shop", "--scope", "read"]
+    call = [sys.executable, "-m", "recsys.cli", "keys", "create", "--name", "a shop", "--scope", "recommend"]
     environment = demo.environment | {"DATABASE_URL": demo.database_url}
     key = subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     told = demo.run("start")
