@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
+from airflow_service.demo.data import held
 from recsys import cli
 from recsys.errors import InputError
 from recsys.steps import import_raw, inspect_file
@@ -451,6 +452,19 @@ def test_files_of_other_columns_are_told_by_kind(tmp_path):
     (told,) = [warning for warning in report.warnings if "clicks.dat" in warning]
     assert "user,timestamp,item,c4" in told
     assert f"`recsys inspect {shlex.quote(str(tmp_path / 'clicks.dat'))}`" in told
+
+
+def test_that_nothing_counts_as_bought_lasts(load, clean_database, tmp_path):
+    given = {"user": "user_id", "item": "item_id", "timestamp": "ts"}
+    for day, options in enumerate((given | {"bought": ""}, given), 1):
+        (tmp_path / f"{day}.csv").write_text(PLAIN.replace("2024-05", f"2024-0{day}"))
+        load("table", str(tmp_path), options=options)
+    with clean_database.connect() as connection:
+        query = sa.select(raw.imports.c.bought_event_types).order_by(raw.imports.c.import_id.desc())
+        assert connection.execute(query).scalars().first() == []
+    there = held(clean_database.url.render_as_string(hide_password=False).replace("postgresql+psycopg:", "postgresql:"))
+    assert there is not None
+    assert (there.source, there.path, there.is_complete) == ("table", tmp_path, True)
 
 
 def test_the_line_for_the_demo_says_the_same(tmp_path):
