@@ -473,6 +473,7 @@ def test_the_line_for_the_demo_says_the_same(tmp_path):
     (folder / "x.csv").write_text(VORGANG)
     report = inspect_file.run(folder)
     assert str(report.demo) in inspect_file.text(report)
+    assert '"value=Preis in €"' in str(report.demo)
     make, demo, *variables = shlex.split(str(report.demo).replace("$$", "$"))
     given = dict(variable.split("=", 1) for variable in variables)
     assert (make, demo, given["SOURCE"], given["INPUT"]) == ("make", "demo", "table", str(folder))
