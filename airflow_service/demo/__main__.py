@@ -13,7 +13,7 @@ import time
 from rich.console import Console
 
 from airflow_service.demo import lock
-from airflow_service.demo.data import Input, remarks
+from airflow_service.demo.data import Input, for_make, held, remarks
 from airflow_service.demo.farewell import farewell
 from airflow_service.demo.place import Place
 from airflow_service.demo.stack import Stack
@@ -42,10 +42,22 @@ def start(place: Place) -> None:
 def load(stack: Stack, data: Input) -> None:
     """Bring the raw data into Postgres."""
     started = time.monotonic()
+    there = held(stack.environment["DATABASE_URL"])
+    wanted = data.beside(there)
+    if wanted is None and there is not None:
+        console.print(
+            f"No SOURCE is given: on with what the database holds, {there.source} ({there.path})", markup=False
+        )
+    if wanted is None:
+        return
+    data = wanted
     if command := data.command_to_generate():
         stack.services.run_job("generate", command, stack.environment)
         data.generated()
-    log = stack.services.run_job("import", data.command_to_load(), stack.environment)
+    try:
+        log = stack.services.run_job("import", data.command_to_load(), stack.environment)
+    except RecsysError as error:
+        raise RecsysError(for_make(str(error))) from None
     data.loaded()
     console.print(f"The data are in Postgres: {data.source} ({time.monotonic() - started:.0f} s)", markup=False)
     for remark in remarks(log):

@@ -6,15 +6,46 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
+from recsys.data.sources import SOURCES
+from recsys.dsn import postgres_url
 from recsys.errors import InputError
 
 GENERATED = "generated"
 _YES, _NO = ("1", "true", "yes", "y", "on"), ("", "0", "false", "no", "n", "off")
+_SIZE = {"users": 4000, "items": 1000, "events": 80_000}
+_FILES = ("items", "categories")  # options that name further files
+_HELD = sa.text("select source, path, options, status from raw.imports order by import_id desc limit 1")
 _RECSYS = (sys.executable, "-m", "recsys.cli")
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the database holds: the last import."""
+
+    source: str
+    path: Path
+    options: tuple[str, ...]
+    is_complete: bool
+
+
+def held(database_url: str) -> Held | None:
+    """What was imported last, by whatever command; None where nothing was."""
+    engine = sa.create_engine(postgres_url(database_url))
+    try:
+        with engine.connect() as connection:
+            row = connection.execute(_HELD).one_or_none()
+    finally:
+        engine.dispose()
+    if row is None:
+        return None
+    options = tuple(f"{name}={value}" for name, value in row.options.items())
+    return Held(row.source, Path(row.path), options, row.status == "complete")
 
 
 @dataclass(frozen=True)
@@ -27,30 +58,63 @@ class Input:
     options: tuple[str, ...]
     size: Mapping[str, int]  # of a generated shop: users, items, events
     replace: bool
+    is_asked: bool  # False: nothing says what to recommend from
 
     @classmethod
     def of(cls, variables: Mapping[str, str], state: Path) -> Input:
         """What the variables say: SOURCE, INPUT, OPTIONS ("name=value name='a value'"), REPLACE (1 or 0), and the size
-        of a generated shop: USERS, ITEMS, EVENTS.
+        of a generated shop: USERS, ITEMS, EVENTS (where nothing is said: as one was generated before).
 
         InputError when they do not fit together.
         """
         source = variables.get("SOURCE", GENERATED)
-        size = {"users": 4000, "items": 1000, "events": 80_000}
+        if source not in SOURCES:
+            raise InputError(f"SOURCE={source} is unknown; known are {', '.join(SOURCES)}")
+        if "INPUT" in variables and "SOURCE" not in variables:
+            raise InputError(
+                f"INPUT={variables['INPUT']} without SOURCE; "
+                f"`recsys inspect {shlex.quote(variables['INPUT'])}` says which"
+            )
+        is_asked = any(name in variables for name in ("SOURCE", *(name.upper() for name in _SIZE)))
+        generated = state / "data" / GENERATED
+        note = "" if is_asked else _read(generated.with_suffix(".json"))
+        size = dict(json.loads(note or "null") or _SIZE)
         for name in size:
             text = variables.get(name.upper(), str(size[name]))
             if not text.isdigit():
                 raise InputError(f"{name.upper()}={text} is no number")
             size[name] = int(text)
         if source == GENERATED:
-            path = state / "data" / "generated"
+            path = generated
         elif "INPUT" not in variables:
             raise InputError(f"SOURCE={source} needs the path of its files: make demo SOURCE={source} INPUT=…")
         else:
             path = Path(variables["INPUT"]).expanduser().resolve()
             if not path.exists():
                 raise InputError(f"INPUT={variables['INPUT']} does not exist")
-        return cls(state, source, path, _options(variables.get("OPTIONS", "")), size, _replace(variables))
+        options = tuple(_found(option, path) for option in _options(variables.get("OPTIONS", "")))
+        return cls(state, source, path, options, size, _replace(variables), is_asked)
+
+    def beside(self, held: Held | None) -> Input | None:
+        """What is to be loaded where the database holds `held`; None: the demo goes on with that.
+
+        InputError where it would take the place of what is there, and REPLACE does not say so.
+        """
+        if held is None or self.replace:
+            return self
+        if not self.is_asked and held.source != GENERATED:
+            if held.is_complete:
+                return None
+            return replace(self, source=held.source, path=held.path, options=held.options)
+        loaded = json.loads(_read(self._loaded) or "null")
+        is_other_shop = self.source == GENERATED and loaded not in (None, self._identity)
+        if held.source != self.source or is_other_shop:
+            what = "another generated shop" if held.source == self.source else f"{held.source} ({held.path})"
+            raise InputError(
+                f"the database holds {what}: REPLACE=1 empties it (data, lists, posted events) and loads {self.source} "
+                "instead; `make demo` without SOURCE and size goes on with what is there"
+            )
+        return self
 
     def command_to_generate(self) -> tuple[str, ...] | None:
         """The command that writes the generated shop; None when it is there, or is not wanted."""
@@ -64,16 +128,9 @@ class Input:
         self._note.write_text(self._wanted)
 
     def command_to_load(self) -> tuple[str, ...]:
-        """The command that loads the files into schema raw.
-
-        A generated shop makes room for other data unasked, since it can be generated again; anything else is
-        replaced only where REPLACE is set.
-        """
+        """The command that loads the files into schema raw, in place of what is there where REPLACE is set."""
         options = [word for option in self.options for word in ("-o", option)]
-        before = json.loads(_read(self._loaded) or "null")
-        makes_room = before is not None and before["source"] == GENERATED and before != self._identity
-        replace = ["--replace"] if self.replace or makes_room else []
-        return (*_RECSYS, "import", self.source, str(self.path), *options, *replace)
+        return (*_RECSYS, "import", self.source, str(self.path), *options, *(["--replace"] if self.replace else []))
 
     def loaded(self) -> None:
         """Note what the database now holds."""
@@ -109,6 +166,23 @@ def _options(text: str) -> tuple[str, ...]:
                 f"OPTIONS={text}: {word!r} is not of the form NAME=VALUE; put values with blanks into quotes"
             )
     return tuple(words)
+
+
+def _found(option: str, path: Path) -> str:
+    """An option, with the path of a further file as seen from anywhere: beside INPUT, or from where make is called."""
+    name, _, value = option.partition("=")
+    if name not in _FILES:
+        return option
+    beside, here = (path if path.is_dir() else path.parent) / value, Path(value).expanduser().resolve()
+    file = next((file for file in (beside, here) if file.is_file()), None)
+    if file is None:
+        raise InputError(f"OPTIONS: {option}: there is neither {beside} nor {here}")
+    return f"{name}={file}"
+
+
+def for_make(message: str) -> str:
+    """An import's error as whoever calls make can heed it."""
+    return message.replace("--replace", "REPLACE=1")
 
 
 def _replace(variables: Mapping[str, str]) -> bool:

@@ -35,6 +35,7 @@ The lists are published. This database has API keys, so the service answers thos
 `recsys keys list` names them, and `recsys keys create` makes another.
 
   API and its documentation   {api}/docs
+  Dashboard                   {api}/dashboard
   Airflow                     {airflow}
   MLflow                      {mlflow}
 
@@ -92,6 +93,7 @@ Recommendations for user {json.dumps(user_id)}: {json.dumps(items)}
 {curls}
 
   API and its documentation   {api}/docs
+  Dashboard                   {api}/dashboard
   Airflow                     {place.url("AIRFLOW_PORT")}  (user {USER}, password {place.airflow_password})
   MLflow                      {mlflow_url}
 

@@ -53,7 +53,7 @@ def inherited(former: sa.Row[Any] | None, source: type[Source], options: Mapping
     """The options with what they leave unsaid and the import before said: what rows and ids mean lasts."""
     if former is None or former.source != source.name:
         return dict(options)
-    kept = {name: former.options[name] for name in source.lasting_options if former.options.get(name)}
+    kept = {name: former.options[name] for name in source.lasting_options if former.options.get(name) is not None}
     types = {name: getattr(former, name) for name in _ID_TYPES if name in source.option_names}
     return {**kept, **types, **options}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,7 +26,9 @@ from recsys.data.sources.proposal import (
     has_no_header,
     id_types_for,
     names_for,
-    weights_for,
+    possible_events,
+    tells_bought,
+    types_for,
 )
 from recsys.data.sources.reading import CsvFormat, columns_of, has_rows, is_parquet, parquet_types, read_blocks
 from recsys.data.sources.table import COLUMN_OPTIONS, csv_format
@@ -51,6 +53,8 @@ class Report:
     map: dict[str, str] = field(default_factory=dict)  # role → column
     span: list[str] = field(default_factory=list)  # first and last day
     event_types: dict[str, int] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)  # event types that the lists are to bring about
+    bought: list[str] = field(default_factory=list)  # event types after which an item is not recommended again
     n_rows: int = 0  # looked at
     is_sample: bool = False
     n_users: int = 0
@@ -59,6 +63,7 @@ class Report:
     lines: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     command: str | None = None
+    demo: str | None = None  # the same for `make demo`
     problem: str | None = None
 
 
@@ -83,9 +88,25 @@ def run(path: str | Path, *, options: Mapping[str, str] | None = None) -> Report
             source = open_source("table", command[3], _options(command))
         _read(report, source)
         report.command = shlex.join(command)
+        report.demo = _demo(command)
     except InputError as error:
         report.problem = str(error)
+    report.warnings = list(dict.fromkeys(report.warnings))
     return report
+
+
+def _demo(command: list[str]) -> str:
+    """The line of `make demo` that imports the same; a dollar is doubled for make."""
+    options = " ".join(_quoted(word) for word in command[5::2])
+    words = [f"SOURCE={command[2]}", f"INPUT={shlex.quote(str(Path(command[3]).resolve()))}"]
+    words += [f"OPTIONS={shlex.quote(options)}"] if options else []
+    return f"make demo {' '.join(words)}".replace("$", "$$")
+
+
+def _quoted(word: str) -> str:
+    """As `shlex.quote`, with double quotes where they do: the line has single ones around all options."""
+    quoted = shlex.quote(word)
+    return quoted if quoted == word or re.search(r"[\"'\\$`!]", word) else f'"{word}"'
 
 
 def _known(path: Path) -> Source | None:
@@ -104,6 +125,7 @@ def _propose(report: Report, path: Path, files: list[Path], given: dict[str, str
     """The command for the source `table`, as arguments."""
     csv = csv_format(given)
     events: list[tuple[Path, dict[str, str]]] = []
+    counted: dict[Path, Counter[str]] = {}  # event types of the files that have such a column
     items: list[Path] = []
     categories: list[Path] = []
     strangers: list[Path] = []
@@ -113,7 +135,7 @@ def _propose(report: Report, path: Path, files: list[Path], given: dict[str, str
         what = None
         try:
             if has_rows(file, csv):
-                options, what = _look(report, file, csv, given)
+                options, what = _look(report, file, csv, given, counted)
         except InputError as error:
             if len(files) == 1:
                 raise
@@ -125,14 +147,29 @@ def _propose(report: Report, path: Path, files: list[Path], given: dict[str, str
     if not events:
         raise InputError(problem or _nothing(report, path))
     first, options = events[0]
-    fitting = [file for file, other in events if _form(other) == _form(options)]
+    fitting = [file for file, other in events if other == options]
     if len(fitting) < len(events) or strangers or len(items) > 1 or len(categories) > 1:
-        others = [name_in(path, file) for file in (*(f for f, _ in events if f not in fitting), *strangers)]
-        others += [name_in(path, file) for file in (*items[1:], *categories[1:])]
-        report.warnings.append(f"further files of other columns, which this import does not read: {', '.join(others)}")
+        others = [name_in(path, file) for file in (*strangers, *items[1:], *categories[1:])]
+        if others:
+            report.warnings.append(
+                f"further files of other columns, which this import does not read: {', '.join(others)}"
+            )
+        kinds: defaultdict[str, list[Path]] = defaultdict(list)
+        for file, other in events:
+            if file not in fitting:
+                kinds[other.get("names") or ", ".join(columns_of(file, csv))].append(file)
+        for columns, alike in kinds.items():
+            report.warnings.append(
+                f"events of other columns ({columns}), which this import does not read: "
+                f"{', '.join(name_in(path, file) for file in alike)}; "
+                f"`recsys inspect {shlex.quote(str(alike[0]))}` says how to import them"
+            )
         path = first
         if len(fitting) > 1:
             report.warnings.append(f"it reads {first.name} alone: put files of the same columns into a folder")
+            fitting = [first]
+    if "weights" not in given:
+        options |= _meaning(report, options, sum((counted[file] for file in fitting if file in counted), Counter()))
     root = path if path.is_dir() else path.parent
     for option, found in (("items", items[:1]), ("categories", categories[:1])):
         for file in found:
@@ -141,16 +178,27 @@ def _propose(report: Report, path: Path, files: list[Path], given: dict[str, str
     return ["recsys", "import", "table", str(path), *(x for pair in options.items() for x in ("-o", "=".join(pair)))]
 
 
-def _form(options: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in options.items() if name != "weights"}
+def _meaning(report: Report, options: Mapping[str, str], counted: Counter[str]) -> dict[str, str]:
+    """The options weights, labels and bought, where their defaults are not what these events mean."""
+    if counted:
+        return {} if set(counted) <= _DEFAULT_TYPES else types_for(dict(counted.most_common()), report.warnings)
+    if "event" in options or tells_bought(options):
+        return {}
+    report.warnings.append(
+        "nothing tells what was bought from what was seen: bought= names no event type, so that nothing is hidden; "
+        "bought=interaction never recommends an item again that a user has had to do with"
+    )
+    return {"bought": ""}
 
 
 def _options(command: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in command[5::2])
 
 
-def _look(report: Report, file: Path, csv: CsvFormat, given: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """Options for a file, and what it is: events, items, categories or other."""
+def _look(
+    report: Report, file: Path, csv: CsvFormat, given: Mapping[str, str], counted: dict[Path, Counter[str]]
+) -> tuple[dict[str, str], str]:
+    """Options for a file, and what it is: events (their types then are in `counted`), items, categories or other."""
     names = columns_of(file, csv)
     options: dict[str, str] = {}
     is_named = csv.names is not None or is_parquet(file) or not has_no_header(names)
@@ -160,12 +208,11 @@ def _look(report: Report, file: Path, csv: CsvFormat, given: Mapping[str, str]) 
         )
         names = list(csv.names or ())
     columns = _columns(file, names, csv)
-    roles = {
-        **columns_for(columns, is_named),
-        **{role: given[role] for role in ("user", "item", "timestamp") if role in given},
-    }
+    chosen = {role: given[role].strip() for role in COLUMN_OPTIONS if given.get(role)}
+    roles = columns_for(columns, is_named, chosen)
+    described = [_described(column) for column in columns]
     if not report.columns or ("user" in roles and "user" not in report.map):
-        report.columns = [_described(column) for column in columns]
+        report.columns = described
         report.format = _format(file, csv, is_named)
     if {"user", "item", "timestamp"} - roles.keys():
         report.map = report.map or roles
@@ -175,12 +222,23 @@ def _look(report: Report, file: Path, csv: CsvFormat, given: Mapping[str, str]) 
     id_types = id_types_for(roles, columns)
     if id_types:
         report.warnings.append(f"some ids have more than {MAX_DIGITS} digits: taken as text")
+    by_name = {column.name: column for column in columns}
+    at = by_name.get(roles["timestamp"])
+    if "event" in roles:
+        if roles["event"] in by_name:
+            counted[file] = Counter(by_name[roles["event"]].values.drop_null().to_pylist())
+    else:
+        report.warnings += [
+            f"{column.name} may hold event types ({', '.join(column.different[:5])}): "
+            f"if so, give -o {shlex.quote(f'event={column.name}')}"
+            for column in possible_events(columns, roles)
+        ]
     if not is_named:
-        named = names_for(roles, names)
+        named = names_for(roles, names, chosen)
         options["names"] = ",".join(named)
-        for described, name in zip(report.columns, named, strict=True):
-            described["name"] = name
-        roles = {role: named[names.index(name)] for role, name in roles.items()}
+        for shown, name in zip(described, named, strict=True):
+            shown["name"] = name
+        roles = {role: named[names.index(name)] if name in names else name for role, name in roles.items()}
     report.map = report.map if "user" in report.map else dict(roles)
     of_day = roles.pop("time", None)
     ordered = [role for role in (*COLUMN_OPTIONS, "names") if role in roles or role in options]
@@ -188,14 +246,6 @@ def _look(report: Report, file: Path, csv: CsvFormat, given: Mapping[str, str]) 
     options |= id_types
     if of_day is not None:
         options["timestamp"] += f"+{of_day}"
-    by_name = {column.name: column for column in columns}
-    if "event" in roles:
-        event = by_name[roles["event"]] if is_named else columns[options["names"].split(",").index("event")]
-        counted = Counter(event.values.drop_null().to_pylist())
-        weights = weights_for(dict(counted.most_common()), report.warnings)
-        if not set(counted) <= _DEFAULT_TYPES:
-            options["weights"] = ",".join(f"{name}:{weight:g}" for name, weight in weights.items())
-    at = by_name.get(roles["timestamp"]) if is_named else next(c for c in columns if c.times is not None)
     if "timestamp_format" not in given and at is not None and (order := ambiguous_order(at.times, at.name)):
         options["timestamp_format"] = order
         report.warnings.append(
@@ -278,6 +328,8 @@ def _read(report: Report, source: Source) -> None:
         reason = f": {reasons.most_common(1)[0][0]}" if reasons else ""
         raise InputError(f"{report.path}: not one row can be read as an event{reason}")
     rows = pa.Table.from_batches([chunk.rows for chunk in chunks])
+    report.labels = list(source.declaration.label_event_types)
+    report.bought = list(source.declaration.bought_event_types)
     ends = pc.min_max(rows["timestamp"]).as_py()
     report.n_rows = rows.num_rows
     report.span = [_day(ends["min"]), _day(ends["max"])]
@@ -312,7 +364,7 @@ def text(report: Report) -> str:
         for column in report.columns:
             role = next((role for role, name in report.map.items() if name == column["name"]), "")
             blank = f", {column['blank']:.0%} blank" if column["blank"] else ""
-            examples = ", ".join(column["examples"])
+            examples = " | ".join(column["examples"])
             seen = f"{column['type']}{blank}, {column['distinct']:,} different: {examples}"
             lines.append(f"    {column['name']:{width}}  {role:11}  {seen}")
     if report.span:
@@ -320,13 +372,16 @@ def text(report: Report) -> str:
             f"  events   {report.n_rows:,}" + (" (a sample: the file holds more)" if report.is_sample else ""),
             f"  span     {' … '.join(dict.fromkeys(report.span))}",
             f"  types    {', '.join(f'{name} {n:,}' for name, n in report.event_types.items())}",
+            f"  labels   {', '.join(report.labels)} (what lists are to bring about)",
+            f"  bought   {', '.join(report.bought) or 'none'} "
+            f"({'hidden from whoever did it' if report.bought else 'nothing is hidden'})",
             f"  users    {report.n_users:,}",
             f"  items    {report.n_items:,}",
             f"  lines    {', '.join(f'{n:,} {fate}' for fate, n in report.lines.items() if n)}",
         ]
     lines += [f"  note     {_one_line(warning)}" for warning in report.warnings]
     if report.command:
-        lines += ["", report.command]
+        lines += ["", report.command, *([report.demo] if report.demo else [])]
     if report.problem:
         lines += ["", f"It cannot be imported as it is: {report.problem}"]
     return "\n".join(lines)

@@ -353,7 +353,9 @@ def _types(
 ) -> tuple[str, ...]:
     if option not in options:
         return default
-    chosen = tuple(name.strip() for name in options[option].split(","))
+    chosen = tuple(name.strip() for name in options[option].split(",")) if options[option].strip() else ()
+    if option == "labels" and not chosen:
+        raise InputError("option labels is empty; name one event type at least that the ranker is to bring about")
     unknown = [name for name in chosen if name not in weights]
     if unknown:
         raise InputError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_service.demo.data import Input, remarks
+from airflow_service.demo.data import GENERATED, Held, Input, for_make, remarks
 from recsys.errors import InputError
 
 
@@ -34,15 +34,55 @@ def test_files_of_the_user(state: Path) -> None:
     assert theirs.command_to_load()[3:] == ("import", "table", str(state), "-o", "user=customer", "-o", "item=sku")
 
 
-def test_only_a_generated_shop_makes_room_unasked(state: Path) -> None:
-    shop, theirs = Input.of({}, state), Input.of({"SOURCE": "movielens", "INPUT": str(state)}, state)
-    assert "--replace" not in theirs.command_to_load(), "nothing is loaded yet"
+def test_nothing_is_replaced_unasked(state: Path) -> None:
+    shop, theirs = Input.of({"USERS": "50"}, state), Input.of({"SOURCE": "movielens", "INPUT": str(state)}, state)
+    generated, movies = Held(GENERATED, shop.path, (), True), Held("movielens", state, (), True)
+    shop.generated()
     shop.loaded()
-    assert "--replace" not in shop.command_to_load()
-    assert "--replace" in theirs.command_to_load()
-    theirs.loaded()
-    assert "--replace" not in shop.command_to_load(), "the user's data are not thrown away unasked"
-    assert "--replace" in Input.of({"REPLACE": "1"}, state).command_to_load()
+    assert shop.beside(None) is shop
+    assert shop.beside(generated) is shop
+    assert theirs.beside(movies) is theirs, "a new file of what is there is loaded beside it"
+    larger = Input.of({"USERS": "60"}, state)
+    for wanted, there in ((theirs, generated), (larger, generated), (shop, movies)):
+        with pytest.raises(InputError, match="REPLACE=1"):
+            wanted.beside(there)
+        assert "--replace" not in wanted.command_to_load()
+    anew = Input.of({"USERS": "60", "REPLACE": "1"}, state)
+    assert anew.beside(movies) is anew
+    assert "--replace" in anew.command_to_load()
+
+
+def test_without_source_the_demo_goes_on_with_what_is_there(state: Path) -> None:
+    unsaid = Input.of({}, state)
+    assert unsaid.beside(Held("table", state, ("user=who",), True)) is None
+    killed = unsaid.beside(Held("table", state, ("user=who",), False))
+    assert killed is not None
+    assert killed.command_to_load()[3:] == ("import", "table", str(state), "-o", "user=who")
+    assert killed.command_to_generate() is None
+    shop = Input.of({"USERS": "50"}, state)
+    shop.generated()
+    shop.loaded()
+    again = Input.of({}, state)
+    assert again.beside(Held(GENERATED, again.path, (), True)) is again
+    assert again.command_to_generate() is None, "a shop of the size that is there"
+
+
+def test_further_files_are_found_from_where_make_is_called(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("events/e.csv", "here/items.csv", "events/categories.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x\n")
+    monkeypatch.chdir(tmp_path)
+    variables = {"SOURCE": "table", "INPUT": "events/e.csv"}
+    found = Input.of(variables | {"OPTIONS": "items=here/items.csv categories=categories.csv"}, state)
+    assert found.options == (f"items={tmp_path}/here/items.csv", f"categories={tmp_path}/events/categories.csv")
+    with pytest.raises(InputError, match=r"items=no\.csv: there is neither .*/events/no\.csv nor .*/no\.csv"):
+        Input.of(variables | {"OPTIONS": "items=no.csv"}, state)
+
+
+def test_errors_of_an_import_name_the_variable_of_make() -> None:
+    assert for_make("give --replace to empty the database") == "give REPLACE=1 to empty the database"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +91,8 @@ def test_only_a_generated_shop_makes_room_unasked(state: Path) -> None:
         ({"SOURCE": "movielens"}, "INPUT="),
         ({"SOURCE": "movielens", "INPUT": "/no/such/folder"}, "/no/such/folder"),
         ({"USERS": "many"}, "USERS=many"),
+        ({"SOURCE": "foo"}, "SOURCE=foo is unknown; known are .*movielens.*table"),
+        ({"INPUT": "events.csv"}, "`recsys inspect events.csv` says which"),
     ],
 )
 def test_what_does_not_fit_together(state: Path, variables: dict[str, str], message: str) -> None:

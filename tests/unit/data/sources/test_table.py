@@ -49,6 +49,10 @@ def test_labels_and_bought_follow_from_the_weights_unless_given(log):
     assert (declared.label_event_types, declared.bought_event_types) == (("view", "transaction"), ("view",))
 
 
+def test_an_empty_option_bought_names_no_type(log):
+    assert Table(log, {**MAP, "bought": ""}).declaration.bought_event_types == ()
+
+
 def test_a_type_without_weight_goes_to_quarantine_with_the_way_out(log):
     source = Table(log, {**MAP, "event": "did", "weights": "view:1"})
     (chunk,) = source.parts()[0].read()
@@ -62,6 +66,7 @@ def test_a_type_without_weight_goes_to_quarantine_with_the_way_out(log):
         ("weights", "view"),
         ("weights", "view:-1"),
         ("labels", "sold"),
+        ("labels", ""),
         ("timestamp_format", "min"),
         ("user_id_type", "uuid"),
     ],
