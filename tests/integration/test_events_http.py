@@ -309,3 +309,14 @@ def test_what_names_no_type_counts_in_a_shop_without_views(workers: tuple[httpx.
         assert told["warnings"][0].startswith("seq: no event type")
     finally:
         weigh({"view": 1.0, "addtocart": 3.0, "transaction": 5.0})
+
+
+def test_a_worker_that_is_ready_has_connections_that_the_first_request_finds(
+    database_url: str, stocked: sa.Engine
+) -> None:
+    with shop.running_service(database_url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        shown = client.get("/metrics").text
+        assert 'recsys_pool_connections{state="idle"} 4.0' in shown
+        assert recommended(client, user_id=501)["provenance"]["degraded"] == []
+        assert 'recsys_pool_connections{state="idle"} 4.0' in client.get("/metrics").text
