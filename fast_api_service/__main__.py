@@ -26,10 +26,13 @@ def database_url() -> str:
 
 
 def main() -> None:
-    log.setup(settings.load().log_level, settings.load().log_format)
-    api = ApiSettings()
     try:
+        log.setup(settings.load().log_level, settings.load().log_format)
+        api = settings.read(ApiSettings)
         app = create_app(database_url(), api)
+    except InputError as error:
+        print(f"the service cannot start: {error}", file=sys.stderr)
+        sys.exit(2)
     except RecsysError as error:
         sys.exit(f"the service cannot start: {error}")
     protocol = type("Protocol", (OneWriteProtocol,), {"patience_s": api.request_timeout_s})

@@ -44,7 +44,7 @@ _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
 
 Every answer says where it comes from in `provenance`. Ids come back in the JSON type in which the catalogue was
 loaded; `123` and `"123"` are both understood. Errors have one form:
-`{"success": false, "status": "<machine word>", "error": "<what and how to mend it>"}`.
+`{"success": false, "status": "<machine word>", "error": "<what and how to fix it>"}`.
 """
 
 

@@ -20,6 +20,7 @@ ENTITY_BY_FIELD: Final[Mapping[str, str]] = {
 _OTHERS: Final = (STORED_ID, ABSENT_ID)  # what no shop has: writes may store and delete these
 _KEY: Final = "key 3f9c0a1b2c3d"
 _NO_CATEGORY: Final = ("unknown_category", "there is no category 1; leave category_id out for all")
+_TEMPLATE: Final = "A template: put a category of your shop in place of `category_id`; one that there is not is 404."
 _NO_JSON: Final = "the body should be a JSON object, sent with the header Content-Type: application/json. See /docs"
 
 # Machine word and text by code, and by the start of the path where it is another there; the longest start counts.
@@ -79,6 +80,8 @@ def fill(document: dict[str, Any], types: Mapping[str, JsonType | None]) -> None
         for method, operation in operations.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             for example in content.get("examples", {}).values():
+                if "category_id" in example["value"]:
+                    example["description"] = _TEMPLATE
                 example["value"] = neutral(example["value"], types)
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path":

@@ -28,7 +28,7 @@ class ErrorAnswer(BaseModel):
 
     success: bool = Field(False, json_schema_extra={"const": False})
     status: str = Field(description="a machine word, stable between versions")
-    error: str = Field(description="what was wrong and how to mend it")
+    error: str = Field(description="what was wrong and how to fix it")
 
 
 class ApiError(Exception):

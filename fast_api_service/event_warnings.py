@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from recsys.action import BY_PARAMETER
 from recsys.features.context import OUTCOMES, context_of
-from recsys.online.event import DEFAULT_TYPE, Event
-from recsys.online.event_names import EventNames
+from recsys.online.event import Event
+from recsys.online.event_names import DEFAULT_TYPE, EventNames
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import ServingConfig
 from recsys.serving.ids import to_external
@@ -29,20 +29,27 @@ def names_of(meaning: EventMeaning, config: ServingConfig, synonyms: Mapping[str
     """The names of event types under what the data declare and the configuration in force."""
     of_rules = () if config.bought is None else tuple(rule.event_type for rule in config.bought)
     weights = (*meaning.weights, *(config.event_weights or ()), *of_rules)
-    return _names(weights, tuple(meaning.bought), tuple((row, tuple(names)) for row, names in synonyms.items()))
+    in_force = tuple((dict.fromkeys(of_rules, 0.0) | dict(meaning.under(config).weights)).items())
+    rows = tuple((row, tuple(names)) for row, names in synonyms.items())
+    return _names(weights, tuple(meaning.bought), rows, in_force)
 
 
 @lru_cache(maxsize=8)
 def _names(
-    declared: tuple[str, ...], bought: tuple[str, ...], synonyms: tuple[tuple[str, tuple[str, ...]], ...]
+    declared: tuple[str, ...],
+    bought: tuple[str, ...],
+    synonyms: tuple[tuple[str, tuple[str, ...]], ...],
+    weights: tuple[tuple[str, float], ...],
 ) -> EventNames:
-    return EventNames(declared, bought, dict(synonyms))
+    return EventNames(declared, bought, dict(synonyms), dict(weights))
 
 
 def stored_as(samples: Iterable[Mapping[str, Any]], names: EventNames) -> dict[str, str]:
-    """The event types of samples that are stored under another name, and that name."""
-    posted: set[str] = {sample.get("event_type") or sample.get("action_type") or DEFAULT_TYPE for sample in samples}
-    return {name: names.stored(name) for name in sorted(posted) if names.stored(name) != name}
+    """The event types of samples that are stored under another name, and that name; "" stands for none, where that is
+    not view."""
+    posted: set[str] = {sample.get("event_type") or sample.get("action_type") or "" for sample in samples}
+    found = {name: names.stored(name) for name in sorted(posted - {""}) if names.stored(name) != name}
+    return {"": names.default} | found if "" in posted and names.default != DEFAULT_TYPE else found
 
 
 def warnings_of(

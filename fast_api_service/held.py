@@ -70,24 +70,26 @@ class HeldConnections:
         except TimeoutError:
             raise NoneFreeError("all connections are in use") from None
 
-    async def prepare(self, sql: str) -> None:
-        """Prepare a statement on the connections that are idle now, so that the next requests need not."""
-        for _ in range(len(self._idle)):
+    async def prepare(self, sql: str, arguments: tuple[Any, ...], at_least: int = 0) -> None:
+        """Prepare a statement on the connections that are idle now, and on new ones where there are not `at_least` so
+        many, and run it once on each, so that the next requests find all of it ready."""
+        n_idle = len(self._idle)
+        for place in range(max(n_idle, at_least)):
             async with self._slots:
-                if not self._idle:
-                    return
-                connection, statements = self._idle.pop(0)
-                try:
-                    async with Limit(_PREPARE_S) as limit:
-                        limit.connection = connection
+                async with Limit(_PREPARE_S) as limit:
+                    if place < n_idle and self._idle:
+                        connection, statements = self._idle.pop(0)
+                    elif self.n_idle + self.n_in_use < at_least:
+                        connection, statements = await self._connect(), {}
+                    else:
+                        return
+                    limit.connection = connection
+                    try:
                         if sql not in statements:
-                            await _prepare(connection, statements, sql)
-                            # asyncpg leaves what it has prepared in a transaction, which keeps the locks of its tables
-                            # until the next query: no import could replace them.
-                            await connection.execute("select")
-                except BaseException:
-                    connection.terminate()
-                    raise
+                            await (await _prepare(connection, statements, sql)).fetch(*arguments)
+                    except BaseException:
+                        connection.terminate()
+                        raise
                 self._idle.append((connection, statements))
 
     async def close(self) -> None:

@@ -122,7 +122,7 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.progressive_auc = Gauge(
-            "recsys_progressive_auc", "How well the last events were foretold before they were learned", ["model"],
+            "recsys_progressive_auc", "How well the last events were predicted before they were learned", ["model"],
             registry=registry,
         )  # fmt: skip
         self.updater_lag = Gauge("recsys_updater_lag_events", "Events that were not learned yet", registry=registry)
@@ -255,7 +255,7 @@ class Metrics:
         self.unreadable_rows.labels("user").set(len(self._unreadable_users))
 
     def show_progress(self, number: int, window: Mapping[str, float]) -> None:
-        """Set what the update in service says of how well the updater foretells."""
+        """Set what the update in service says of how well the updater predicts."""
         self.update_number.set(number)
         for model, name in (("updated", "auc"), ("frozen", "frozen_auc")):
             self.progressive_auc.labels(model).set(window.get(name, float("nan")))

@@ -74,7 +74,7 @@ class Reads:
         limit_s: float = 1.0,
         large_limit_s: float = 5.0,
     ) -> None:
-        self._held = HeldConnections(connect, size)
+        self._held, self._size = HeldConnections(connect, size), size
         self._limit_s, self._large_limit_s = limit_s, large_limit_s
         self._large = asyncio.Semaphore(min(_N_LARGE, size))
         self._running: set[asyncio.Task[Any]] = set()
@@ -94,9 +94,10 @@ class Reads:
         await self._held.close()
 
     async def warm(self, publication: Publication) -> None:
-        """Have the statement of most requests prepared for a publication on every connection that is idle."""
+        """Have the statement of most requests ready for a publication on every connection that is idle, and on a few
+        before the first request comes."""
         with suppress(*AWAY):  # then requests prepare it
-            await self._held.prepare(users_sql(*_versions(publication)))
+            await self._held.prepare(users_sql(*_versions(publication)), ([], []), min(_N_WARM, self._size))
 
     async def user(
         self, user_id: str | None, session_id: str | None, publication: Publication, timeout_s: float
@@ -233,6 +234,7 @@ def _versions(publication: Publication) -> tuple[int | None, int | None, int | N
     return publication.version_id("ranked"), publication.version_id("personal"), publication.version_id("history")
 
 
+_N_WARM: Final = 4  # connections that are open before the first request comes
 _N_LARGE: Final = 2  # queries of many users at a time; those of single ones have the other connections
 _LARGE: Final = 100  # users in one of them
 _A_FEW: Final = 50  # users of one request that are read together with those of others

@@ -72,7 +72,10 @@ class RecommendRequest(BaseModel):
         None, min_length=1, max_length=MAX_ITEMS, description="rank these and no others; unknown ones are left out"
     )
     seq: list[ItemId] | None = Field(
-        None, max_length=MAX_ITEMS, description="what the user looked at, oldest first, in place of the stored events"
+        None,
+        max_length=MAX_ITEMS,
+        description="what the user looked at, oldest first, in place of the stored events; each counts as a view, or as"
+        " the shop's lightest type of event",
     )
     deadline_ms: float | None = Field(
         None, gt=0, le=60_000, description="answer within so many milliseconds, at most the service's own limit"

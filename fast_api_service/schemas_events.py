@@ -68,7 +68,10 @@ class Sample(BaseModel):
         description="makes a retry free; without it one is derived from the content and timestamp, else from the header"
         " Idempotency-Key, else from ten minutes. A purchase with none of them counts each time it is sent",
     )
-    event_type: EventType | None = Field(None, description="view where neither it nor action_type is given")
+    event_type: EventType | None = Field(
+        None,
+        description="where neither it nor action_type is given: view, or the shop's lightest that is not bought",
+    )
     action_type: EventType | None = Field(None, description="another name for event_type, which goes before it")
     timestamp: Timestamp | None = Field(None, description="when it happened; now where it is missing")
     label: Annotated[float, Strict()] | None = Field(None, ge=-1e9, le=1e9, description="how much it was liked")
@@ -116,7 +119,9 @@ class AddAnswer(BaseModel):
     rejected: list[RejectedEvent]
     position: int | None = Field(description="that the log had reached when it took them")
     stored_as: dict[str, str] = Field(
-        {}, description="event types that are another word for one of this shop's data, and that one"
+        {},
+        description="event types that are another word for one of this shop's data, and that one; under '' the type of"
+        " those that name none, where that is not view",
     )
     warnings: list[str] = Field([], description="what of the events could not be used, and what is counted each time")
 

@@ -66,7 +66,7 @@ class TrainingStatus(BaseModel):
     offset: str | None = Field(description="events up to here are in the last update")
     lag: int | None = Field(description="about how many events come after; null: the log did not answer")
     progressive: dict[str, Any] = Field(
-        description="over the last events, foretold before they were learned, beside the frozen nightly model"
+        description="over the last events, predicted before they were learned, beside the frozen nightly model"
     )
     rollbacks: int
     last_rollback: Rollback | None

@@ -372,8 +372,8 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 def main() -> None:
     """Entry point of the command `recsys`: errors made on purpose, and those of the disk, are one line, not a stack
     trace."""
-    log.setup()
     try:
+        log.setup()
         app()
     except RecsysError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)

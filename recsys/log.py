@@ -9,6 +9,8 @@ import os
 import sys
 import traceback
 
+from recsys.errors import InputError
+
 _TEXT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -30,11 +32,18 @@ class JsonLines(logging.Formatter):
 
 
 def setup(level: str | None = None, log_format: str | None = None) -> None:
-    """Log to standard error, one entry an event; RECSYS_LOG_LEVEL and RECSYS_LOG_FORMAT (text, json) unless given."""
+    """Log to standard error, one entry an event; RECSYS_LOG_LEVEL and RECSYS_LOG_FORMAT (text, json) unless given.
+
+    InputError for a level that there is not.
+    """
+    level = (level or os.environ.get("RECSYS_LOG_LEVEL") or "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise InputError(f"RECSYS_LOG_LEVEL={level}: there is DEBUG, INFO, WARNING and ERROR")
     handler = logging.StreamHandler(sys.stderr)
     is_json = (log_format or os.environ.get("RECSYS_LOG_FORMAT", "text")) == "json"
     handler.setFormatter(JsonLines() if is_json else _TEXT)
-    logging.basicConfig(level=(level or os.environ.get("RECSYS_LOG_LEVEL", "INFO")).upper(), handlers=[handler])
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("alembic").setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 
 
 def stack(error: BaseException) -> str:

@@ -2,20 +2,29 @@
 
 Three names stand alone because users know them from elsewhere: DATABASE_URL, ARTIFACT_ROOT and
 MLFLOW_TRACKING_URI. Everything else starts with RECSYS_; a nested value is JSON, for example
-RECSYS_EVENT_WEIGHTS='{"view": 1, "transaction": 5}'.
+RECSYS_EVENT_WEIGHTS='{"view": 1, "transaction": 5}'. A variable that is empty counts as not set.
+
+Relative paths are below the folder of this repository, wherever a command is run, so that all parts of a system mean
+the same folder.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from recsys.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = ROOT / ".local"
+_SQLITE = "sqlite:///"
+_EXPECTED = "expected are lists and mappings in JSON, as in .env.example"
+
+Loaded = TypeVar("Loaded", bound=BaseSettings)
 
 
 class UpdaterSettings(BaseModel):
@@ -42,7 +51,7 @@ class Settings(BaseSettings):
     """One object, made by each entry point and handed down. Library code below the steps never reads it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RECSYS_", env_file=ROOT / ".env", extra="ignore", populate_by_name=True
+        env_prefix="RECSYS_", env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", populate_by_name=True
     )
 
     database_url: str | None = Field(
@@ -51,13 +60,14 @@ class Settings(BaseSettings):
         description="postgresql://… of lists, events and raw tables; the embedded Postgres when not set",
     )
     artifact_root: str = Field(
-        str(LOCAL / "artifacts"),
+        "",
         validation_alias=AliasChoices("ARTIFACT_ROOT", "artifact_root"),
-        description="a folder, or s3://bucket/prefix",
+        description="a folder, or s3://bucket/prefix; artifacts/ under RECSYS_LOCAL_DIR when not set",
     )
     mlflow_tracking_uri: str = Field(
-        f"sqlite:///{LOCAL / 'mlflow' / 'mlflow.db'}",
+        "",
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
+        description="a server, or a file of SQLite; mlflow/mlflow.db under RECSYS_LOCAL_DIR when not set",
     )
     local_dir: Path = Field(LOCAL, description="state of the embedded services, quarantine files, caches")
     pg_port: int = Field(
@@ -171,8 +181,62 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line")
 
+    @model_validator(mode="after")
+    def _paths(self) -> Self:
+        """Make paths absolute, and let what is not set follow `local_dir`."""
+        self.local_dir = absolute(self.local_dir)
+        self.event_archive = self.event_archive and absolute(self.event_archive)
+        self.log_folders = [absolute(folder) for folder in self.log_folders]
+        if "://" not in self.artifact_root:
+            self.artifact_root = str(absolute(self.artifact_root or self.local_dir / "artifacts"))
+        uri = self.mlflow_tracking_uri or f"{_SQLITE}{self.local_dir / 'mlflow' / 'mlflow.db'}"
+        if uri.startswith(_SQLITE):
+            uri = f"{_SQLITE}{absolute(uri.removeprefix(_SQLITE))}"
+        elif "/" in uri and ":" not in uri:
+            uri = str(absolute(uri))
+        self.mlflow_tracking_uri = uri
+        return self
+
+
+def absolute(path: str | Path) -> Path:
+    """A path of a setting: `~` is the user's home, and what is relative is below the repository's folder."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def read(kind: type[Loaded]) -> Loaded:
+    """Settings from the environment and `.env`; InputError, which names each variable that cannot be used, and why."""
+    try:
+        return kind()
+    except ValidationError as error:
+        raise InputError("; ".join(_in_words(kind, dict(one)) for one in error.errors())) from None
+    except SettingsError as error:
+        name = next((name for name in kind.model_fields if f'"{name}"' in str(error)), None)
+        if name is None:
+            raise InputError(f"the settings cannot be read: {error}") from None
+        raise InputError(f"{variable(kind, name)} is no JSON; {_EXPECTED}") from None
+
+
+def variable(kind: type[BaseSettings], name: str) -> str:
+    """The environment variable of a field."""
+    field = kind.model_fields.get(name)
+    alias = field.validation_alias if field else None
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return name if field is None else f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+
+
+def _in_words(kind: type[BaseSettings], error: dict[str, Any]) -> str:
+    """`PG_PORT=abc: input should be …`; the value is shown of plain settings alone: mappings may hold passwords."""
+    name, *inner = map(str, error["loc"] or ("the settings",))
+    value = f"={error['input']}" if isinstance(error["input"], str | int | float) and not inner else ""
+    place = f", in {'.'.join(inner)}" if inner else ""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] in ("dict_type", "list_type"):
+        message = f"{message}; {_EXPECTED}"
+    return f"{variable(kind, name)}{value:.60}{place}: {message[:1].lower()}{message[1:]}"
+
 
 @lru_cache(maxsize=1)
 def load() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once; InputError."""
+    return read(Settings)

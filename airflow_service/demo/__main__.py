@@ -18,7 +18,8 @@ from airflow_service.demo.farewell import farewell
 from airflow_service.demo.place import Place
 from airflow_service.demo.stack import Stack
 from airflow_service.demo.watch import DAG, follow
-from recsys.errors import RecsysError
+from recsys import settings
+from recsys.errors import InputError, RecsysError
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -77,10 +78,11 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in actions:
         sys.exit(__doc__)
     try:
+        settings.load()  # what cannot be used is said now, not by the first step
         actions[sys.argv[1]](Place.find())
     except RecsysError as error:
         console.print(f"\nerror: {error}", markup=False, style="red")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         console.print("\nInterrupted. What has been started goes on; `make stop` ends it.", markup=False)
         sys.exit(130)

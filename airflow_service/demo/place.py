@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from airflow_service import commands
 from recsys import private_files
 from recsys.errors import InputError
-from recsys.settings import ROOT
+from recsys.settings import LOCAL, ROOT, absolute
 
 # With these set, Python and Airflow start more slowly, or find other code than this checkout's.
 _NOT_INHERITED = {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "AIRFLOW_HOME"}
@@ -34,7 +34,7 @@ class Place:
         """The demo of this checkout (or of RECSYS_LOCAL_DIR)."""
         file = {name: value for name, value in dotenv_values(ROOT / ".env").items() if value is not None}
         variables = {name: value for name, value in (file | dict(os.environ)).items() if value != ""}
-        state = Path(variables.get("RECSYS_LOCAL_DIR") or ROOT / ".local").resolve()
+        state = absolute(variables.get("RECSYS_LOCAL_DIR") or LOCAL)
         return cls(state, variables, max(2, _n_cores()))
 
     def port(self, name: str) -> int:
@@ -127,8 +127,12 @@ class Place:
             "MLFLOW_PORT": str(self.port("MLFLOW_PORT")),
             "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder / 'mlflow.db'}",
             # Where `recsys.steps.context` puts plots without a server, so that both may log to one experiment.
-            "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"{self.variables.get('ARTIFACT_ROOT', self.state / 'artifacts')}/mlflow",
+            "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"{self._artifact_root()}/mlflow",
         }
+
+    def _artifact_root(self) -> str:
+        root = self.variables.get("ARTIFACT_ROOT", str(self.state / "artifacts"))
+        return root if "://" in root else str(absolute(root))
 
 
 def _is_setting(name: str) -> bool:

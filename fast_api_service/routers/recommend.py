@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi import Query as UrlQuery
 from fastapi.responses import Response
 
-from fast_api_service import answers
+from fast_api_service import answers, event_warnings
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.hot import HotRoute, JsonBytes
 from fast_api_service.metrics import SIMILAR
@@ -18,6 +18,7 @@ from fast_api_service.reads import DatabaseAwayError, UserLists
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
 from fast_api_service.scoring import Feats, rescoring
 from fast_api_service.state import State
+from recsys.action import interest_of
 from recsys.errors import InputError
 from recsys.ids import BLANKS, MAX_ID_LENGTH
 from recsys.serving import cascade
@@ -30,7 +31,6 @@ from recsys.serving.snapshot import Snapshot
 router = APIRouter(tags=["recommend"])
 hot = APIRouter(tags=["recommend"], route_class=HotRoute)
 
-_SEEN = "view"  # what `seq` is taken for
 _READING_SHARE = 0.8  # of the time that is left; the rest is for putting the answer together
 
 _EXAMPLES: dict[str, Any] = {
@@ -91,7 +91,8 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     user = answers.user_state(lists)
     if body.seq is not None:
         seen = answers.item_keys(snapshot, body.seq, "seq", warnings)
-        user = replace(user, seq=[Recent(key, _SEEN, place) for place, key in enumerate(seen)][::-1])
+        type_ = _type_of_a_look(state, snapshot, now.config, warnings)
+        user = replace(user, seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
     user_key = None if lists is None else lists.user_key
     feats = Feats(body.user_feats, warnings, degraded, [])
     if now.lacks_factors(user, body.surface):
@@ -173,6 +174,14 @@ def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, 
         now_ms=time.time() * 1000,
         restriction=answers.restriction(snapshot, body.filters, config.surface(body.surface).filters, warnings),
     )
+
+
+def _type_of_a_look(state: State, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> str:
+    """The event type that `seq` stands for; a warning where that counts nothing."""
+    type_ = event_warnings.names_of(snapshot.meaning, config, state.settings.event_synonyms).seen
+    if interest_of(type_, snapshot.meaning.under(config).weights) <= 0:
+        warnings.append("seq: no event type that it could stand for has a positive weight here, so it counts nothing")
+    return type_
 
 
 async def _user_lists(

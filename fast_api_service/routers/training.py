@@ -72,7 +72,7 @@ async def stop(request: Request) -> TrainingStatus:
     "/training/status", responses=documented(503), summary="Status of the updater", operation_id="training_status"
 )
 async def status(request: Request) -> TrainingStatus:
-    """State, offset, lag, heartbeat, restarts, and how well it foretells beside the frozen nightly model."""
+    """State, offset, lag, heartbeat, restarts, and how well it predicts beside the frozen nightly model."""
     state: State = request.app.state.service
 
     async def read(connection: asyncpg.Connection) -> tuple[Any, UpdateRow | None]:

@@ -17,7 +17,6 @@ from recsys.data.instants import CLOCKS_AHEAD
 from recsys.errors import InputError
 from recsys.online.event_names import AS_POSTED, EventNames
 
-DEFAULT_TYPE = "view"
 MAX_AGE = dt.timedelta(days=366)
 MAX_PARAMETERS, MAX_PARAMETER_BYTES = 64, 8192
 RETRY_WINDOW_S = 600
@@ -105,7 +104,7 @@ def _event(sample: Mapping[str, Any], digest: bytes, now: dt.datetime, names: Ev
     user_id, session_id = get("user_id"), get("session_id")
     if user_id is None and session_id is None:
         raise InputError("user_id or session_id is needed: whose event is it?")
-    event_type = get("event_type") or get("action_type") or DEFAULT_TYPE
+    event_type = get("event_type") or get("action_type") or names.default
     if not _TYPE.match(event_type):
         raise InputError(f"event_type {event_type[:40]!r}: use up to 64 letters, digits and _ . : -")
     # in the order of the fields: by name it takes three times as long

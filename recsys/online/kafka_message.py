@@ -11,6 +11,7 @@ import orjson
 from recsys.errors import InputError
 from recsys.online import event as events
 from recsys.online.event import Event
+from recsys.online.event_names import DEFAULT_TYPE
 from recsys.serving.ids import external_id
 
 _OPTIONAL = ("user_id", "session_id", "retry_of", "retried_as", "version")
@@ -38,7 +39,7 @@ def decode(message: bytes | None) -> Event:
     8601) are needed, the rest as in POST /online/data/add. Without `digest`, it is that of the content.
     """
     fields = _object(message)
-    event_type = fields.get("event_type", events.DEFAULT_TYPE)
+    event_type = fields.get("event_type", DEFAULT_TYPE)
     if not isinstance(event_type, str) or not events.is_type(event_type):
         raise InputError("event_type should be up to 64 letters, digits and _ . : -")
     optional = {name: _id(fields, name) for name in _OPTIONAL}

@@ -26,7 +26,7 @@ from recsys import settings as settings_module
 from recsys.artifacts import ArtifactStore, split_ref
 from recsys.data.dataset import instant
 from recsys.data.instants import CLOCKS_AHEAD
-from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
+from recsys.errors import ArtifactError, InputError, ModelError, NotFoundError, RecsysError
 from recsys.online import new_users, training_state
 from recsys.online.connections import Connections, offset_of
 from recsys.online.event import Event
@@ -400,8 +400,8 @@ async def run(settings: Settings, holder: str) -> None:
 
 def main() -> None:
     """Entry point: 0 when stopped, 1 after an error, 3 where another took over."""
-    logs.setup()
     try:
+        logs.setup()
         holder = f"{socket.gethostname()}:{os.getpid()}"
         asyncio.run(run(settings_module.load(), holder))
     except LeaseLostError as error:
@@ -409,7 +409,7 @@ def main() -> None:
         raise SystemExit(3) from None
     except RecsysError as error:
         log.error("%s", error)
-        raise SystemExit(1) from None
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
 
 
 if __name__ == "__main__":

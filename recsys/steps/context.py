@@ -249,10 +249,10 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         log.setup()
+        patience_s = settings_module.load().database_patience_s
         started = time.monotonic()
         asked = {k: v for k, v in kwargs.items() if k != "ctx" and v is not None}  # a context holds passwords
         logger.info("%s: start %s", name, asked)
-        patience_s = settings_module.load().database_patience_s
         result = with_patience(lambda: function(*args, **kwargs), patience_s)
         logger.info("%s: done in %.1f s: %s", name, time.monotonic() - started, result)
         return result

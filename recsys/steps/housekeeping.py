@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from recsys.artifacts import split_ref
+from recsys.artifacts import Manifest, split_ref
 from recsys.errors import ArtifactError, HousekeepingError, NotFoundError
 from recsys.online import commands
 from recsys.steps.context import Context, step
@@ -40,6 +40,7 @@ class Gone(NamedTuple):
     n: int
     n_bytes: int = 0
     examples: tuple[str, ...] = ()
+    n_foreign: int = 0  # as old, but not of this database: they stay
 
 
 @step
@@ -119,37 +120,55 @@ def needed(ctx: Context) -> set[str]:
     found |= {ref for row in updates for ref in row}
     found |= {ctx.champion(model) for model in MODELS}
     refs = {ref for ref in found if ref and "/" in ref}
-    served = {f"{SERVED_AS[kind]}/{version}" for kind, version in map(split_ref, refs) if kind in SERVED_AS}
-    return refs | served
+    return refs | _served(refs)
+
+
+def _own(ctx: Context) -> set[str]:
+    """References of all that this database's runs have made: what else is in the store may be another database's,
+    whose readers stand on it."""
+    with ctx.engine.connect() as connection:
+        made = sa.select(training_runs.c.artifact).where(training_runs.c.artifact.is_not(None))
+        refs = set(connection.scalars(made.distinct()))
+        refs |= set(connection.scalars(sa.select(model_updates.c.artifact)))
+    return refs | _served(refs)
+
+
+def _served(refs: set[str]) -> set[str]:
+    return {f"{SERVED_AS[kind]}/{version}" for kind, version in map(split_ref, refs) if kind in SERVED_AS}
 
 
 def _artifacts(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
-    keep = needed(ctx)
-    old = [
-        (ref, n_bytes)
+    own, keep = _own(ctx), needed(ctx)  # what is made meanwhile is not of `own`: it stays
+    unused = [
+        (manifest, n_bytes)
         for kind in ctx.store.kinds()
         if kind != EXPORTS
-        for ref, n_bytes in _older(ctx, kind, now, ctx.settings.artifact_days)
-        if ref not in keep
+        for manifest, n_bytes in _older(ctx, kind, now, ctx.settings.artifact_days)
+        if manifest.ref not in keep
+    ]
+    old = [
+        (manifest.ref, n_bytes)
+        for manifest, n_bytes in unused
+        if manifest.ref in own or (manifest.kind == UPDATES and manifest.inputs.get("model") in own)
     ]
     if not dry_run:
         for ref, _ in old:
             ctx.store.delete(ref)
         for kind in ctx.store.kinds():
             ctx.store.forget(kind, {version for one, version in map(split_ref, keep) if one == kind}.__contains__)
-    return _gone(old)
+    return _gone(old)._replace(n_foreign=len(unused) - len(old))
 
 
 def _exports(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
-    old = list(_older(ctx, EXPORTS, now, ctx.settings.export_days))
+    old = [(manifest.ref, n_bytes) for manifest, n_bytes in _older(ctx, EXPORTS, now, ctx.settings.export_days)]
     if not dry_run:
         for ref, _ in old:
             ctx.store.delete(ref)
     return _gone(old)
 
 
-def _older(ctx: Context, kind: str, now: dt.datetime, days: float) -> Iterator[tuple[str, int]]:
-    """References and bytes of the artifacts of a kind that were made more than `days` ago."""
+def _older(ctx: Context, kind: str, now: dt.datetime, days: float) -> Iterator[tuple[Manifest, int]]:
+    """Manifests and bytes of the artifacts of a kind that were made more than `days` ago."""
     before = now - dt.timedelta(days=days)
     for version in ctx.store.versions(kind):
         ref = f"{kind}/{version}"
@@ -159,7 +178,7 @@ def _older(ctx: Context, kind: str, now: dt.datetime, days: float) -> Iterator[t
             logger.warning("housekeeping leaves %s alone: %s", ref, error)
             continue
         if dt.datetime.fromisoformat(manifest.created_at) < before:
-            yield ref, sum(int(file["bytes"]) for file in manifest.files.values())
+            yield manifest, sum(int(file["bytes"]) for file in manifest.files.values())
 
 
 def _half_done(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
@@ -202,9 +221,9 @@ def _gone(found: list[tuple[str, int]]) -> Gone:
 
 def _show(report: dict[str, Gone], dry_run: bool) -> None:
     table = Table(title="What would go" if dry_run else "What is gone")
-    for column in ("rule", "number", "MiB", "for example"):
-        table.add_column(column, justify="right" if column in ("number", "MiB") else "left")
+    for column in ("rule", "number", "MiB", "others', kept", "for example"):
+        table.add_column(column, justify="left" if column in ("rule", "for example") else "right")
     for name, gone in report.items():
         size = f"{gone.n_bytes / 2**20:,.1f}" if gone.n_bytes else ""
-        table.add_row(name, f"{gone.n:,}", size, ", ".join(gone.examples[:2]))
+        table.add_row(name, f"{gone.n:,}", size, f"{gone.n_foreign or ''}", ", ".join(gone.examples[:2]))
     Console(stderr=True).print(table)

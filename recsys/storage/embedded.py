@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from recsys.errors import DatabaseAwayError, NotFoundError, RecsysError
+from recsys import settings
+from recsys.errors import DatabaseAwayError, InputError, NotFoundError, RecsysError
 from recsys.private_files import open_log, rotate
-from recsys.settings import LOCAL
 from recsys.storage.embedded_server import (
     STOP_S,
     Home,
@@ -77,6 +77,7 @@ def ensure(folder: Path, port: int) -> Server:
     A server that already runs keeps its own port. Raises RecsysError with the keeper's last words when no
     server answers within START_S.
     """
+    folder = folder.absolute()  # the keeper works elsewhere
     server = running(folder)
     if server is not None:
         return server
@@ -231,8 +232,10 @@ def _detach(folder: Path, port: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recsys.storage.embedded", description=__doc__)
-    parser.add_argument("--dir", type=Path, default=LOCAL / "postgres", help="where data and state are")
-    parser.add_argument("--port", type=int, default=int(os.environ.get("PG_PORT", "5433")))
+    parser.add_argument(
+        "--dir", type=Path, help="where data and state are; postgres/ under RECSYS_LOCAL_DIR if not given"
+    )
+    parser.add_argument("--port", type=int, help="PG_PORT if not given")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--detach", action="store_true", help="start in the background and return when it answers")
     what.add_argument("--stop", action="store_true", help="end keeper and server")
@@ -240,17 +243,22 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
+        folder = (arguments.dir or settings.load().local_dir / "postgres").absolute()
+        port = arguments.port or settings.load().pg_port
         if arguments.stop:
-            stop(arguments.dir)
+            print(f"Stopped: Postgres of {folder}." if stop(folder) else f"Nothing was running in {folder}.")
         elif arguments.detach:
-            _detach(arguments.dir, arguments.port)
+            _detach(folder, port)
         elif arguments.url:
-            server = running(arguments.dir)
+            server = running(folder)
             if server is None:
-                raise NotFoundError(f"no embedded Postgres runs in {arguments.dir}; start one with --detach")
+                raise NotFoundError(f"no embedded Postgres runs in {folder}; start one with --detach")
             print(server.url(arguments.url))
         else:
-            keep(arguments.dir, arguments.port)
+            keep(folder, port)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except RecsysError as error:
         sys.exit(str(error))
 

@@ -279,3 +279,44 @@ def test_what_was_acknowledged_before_a_kill_is_there_once(clean_database_url: s
     assert len(stored) == len(set(stored))
     assert acknowledged <= set(stored)
     assert set(stored) == set(posted)
+
+
+def test_what_names_no_type_counts_in_a_shop_without_views(workers: tuple[httpx.Client, httpx.Client]) -> None:
+    client = workers[0]
+
+    def weigh(weights: dict[str, float]) -> None:
+        before = client.get("/config").json()["config_id"]
+        response = client.put("/config", json={"config": {"event_weights": weights}})
+        assert response.status_code == 200, response.text
+        shop.wait_until(lambda: recommended(client)["provenance"]["config_id"] > before, 10)
+
+    try:
+        weigh({"listen": 1.0, "save": 2.0, "transaction": 5.0})
+        answer = add(client, {"user_id": 797, "item_id": 1001})
+        assert answer["stored_as"] == {"": "listen"}
+        assert "warnings" not in answer
+        for request in ({"user_id": 797}, {"seq": [1001]}):
+            told = recommended(client, **request)
+            assert told["provenance"]["n_recent"] == 1
+            assert told["recommendations"][0]["item_id"] == 1002
+            assert "warnings" not in told
+        weigh({"transaction": 5.0})  # a look is no purchase: it cannot be posted as one, but followed
+        assert "'view' (1)" in add(client, {"user_id": 798, "item_id": 1001})["warnings"][0]
+        assert recommended(client, seq=[1001])["provenance"]["n_recent"] == 1
+        weigh({"view": 0.0})
+        told = recommended(client, seq=[1001])
+        assert told["provenance"]["n_recent"] == 0
+        assert told["warnings"][0].startswith("seq: no event type")
+    finally:
+        weigh({"view": 1.0, "addtocart": 3.0, "transaction": 5.0})
+
+
+def test_a_worker_that_is_ready_has_connections_that_the_first_request_finds(
+    database_url: str, stocked: sa.Engine
+) -> None:
+    with shop.running_service(database_url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        shown = client.get("/metrics").text
+        assert 'recsys_pool_connections{state="idle"} 4.0' in shown
+        assert recommended(client, user_id=501)["provenance"]["degraded"] == []
+        assert 'recsys_pool_connections{state="idle"} 4.0' in client.get("/metrics").text

@@ -93,6 +93,13 @@ def night(ctx: Context, at: dt.datetime, number: int) -> None:
     os.utime(killed, (at.timestamp(), at.timestamp()))
 
 
+def refused(ctx: Context, ref: str) -> None:
+    """This database's note that a step has made a model, which the gate refused."""
+    row = {"step": "train_als", "dataset": "dataset/v1", "artifact": ref, "as_of": START, "status": "refused"}
+    with ctx.engine.begin() as connection:
+        connection.execute(sa.insert(tables.training_runs).values(row))
+
+
 def show(connection: sa.Connection, at: dt.datetime) -> None:
     row = {"shown_at": at, "request_id": "r", "route": "/recommend", "surface": "homepage", "tier": "ranked"}
     row |= {"publication_id": 1, "item_keys": [1], "sources": ["als"], "duration_ms": 1.0, "degraded": []}
@@ -165,6 +172,25 @@ def test_what_the_live_publication_stands_on_stays_however_old(ctx: Context) -> 
     assert not ctx.store.exists(export)
 
 
+def test_artifacts_of_another_database_in_the_same_folder_stay(ctx: Context) -> None:
+    lists_world.add_items(ctx.engine)
+    for number in range(8):
+        night(ctx, START + number * DAY, number)
+    pruning.prune(ctx.engine, ctx.settings.publications_kept)
+    theirs = [put(ctx, kind, "20260101T020000-ffffffffff", START) for kind in KINDS]
+    base = ctx.store.versions("deepfm")[0]
+    updates = {}
+    for version, model in (("u1", f"deepfm/{base}"), ("u2", "deepfm/20260101T020000-ffffffffff")):
+        with ctx.store.writing("deepfm_update", version, made_by="test", inputs={"model": model}) as (folder, _):
+            (folder / "data.bin").write_bytes(b"x")
+        updates[version] = f"deepfm_update/{version}"
+    told = housekeeping.run(ctx=ctx, now=dt.datetime.now(dt.UTC) + 400 * DAY)
+    unused = told["artifacts unused for 3 days"]
+    assert (unused["n"], unused["n_foreign"]) == (4 * len(KINDS) + 1, len(KINDS) + 1)
+    assert all(ctx.store.exists(ref) for ref in theirs)
+    assert (ctx.store.exists(updates["u1"]), ctx.store.exists(updates["u2"])) == (False, True)
+
+
 def test_rows_move_into_the_month_that_is_made_for_them(ctx: Context) -> None:
     with ctx.engine.begin() as connection:
         for day in (0, 20, 40, 75, 200):
@@ -232,6 +258,7 @@ def on_s3(
 
 def test_unused_artifacts_downloads_and_orphans_of_s3_go(on_s3: Context) -> None:
     ref = put(on_s3, "als", "v1", START)
+    refused(on_s3, ref)
     on_s3.store.open(ref)
     s3, bucket = on_s3.store._s3, on_s3.store._bucket
     s3.put_object(Bucket=bucket, Key="prefix/als/killed/data.bin", Body=b"half")

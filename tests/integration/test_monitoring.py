@@ -197,7 +197,7 @@ def nobody() -> str:
 
 
 async def commit_update(database_url: str, root: Path) -> None:
-    """An update of the model that changes nothing, and says how well the last events were foretold."""
+    """An update of the model that changes nothing, and says how well the last events were predicted."""
     store = ArtifactStore(str(root))
     with store.writing(update.KIND, "000000000001-f0", made_by="tests") as (folder, _):
         update.Update().write(folder / update.WEIGHTS)
@@ -255,7 +255,7 @@ def test_every_query_of_the_dashboard_gives_data(prometheus: Prometheus) -> None
     value = {panel["title"]: [prometheus.values(query) for query in queries(panel)] for panel in PANELS}
     shop.wait_until(lambda: prometheus.values(queries(PANELS[0])[0]) == [1.0], 20)  # of the two targets
     assert value["Models in service"] == [[1.0, 1.0]]  # als and deepfm
-    assert sorted(value["Foretold before it was learned"][0]) == [0.6, 0.7]  # as the update in service says
+    assert sorted(value["Predicted before it was learned"][0]) == [0.6, 0.7]  # as the update in service says
     assert value["Events not learned yet"] == [[0.0]]
     assert value["Between Kafka and the tables"] == [[0.0], [0.0], [0.0], [0.0, 0.0]]  # Postgres is the log
     assert value["Memory"][0][0] > 1e7

@@ -4,6 +4,10 @@ import io
 import json
 import logging
 
+import pytest
+
+from recsys import log
+from recsys.errors import InputError
 from recsys.log import JsonLines, stack
 
 
@@ -60,3 +64,19 @@ def test_a_stack_names_places_and_types_but_no_values() -> None:
         hidden = error
     assert hidden is not None
     assert "KeyError" not in stack(hidden)
+
+
+def test_migrations_say_nothing_of_their_own_workings() -> None:
+    logger = logging.getLogger("alembic")
+    before = logger.level
+    try:
+        log.setup("INFO", "text")
+        assert not logging.getLogger("alembic.runtime.migration").isEnabledFor(logging.INFO)
+        assert logging.getLogger("alembic.runtime.migration").isEnabledFor(logging.WARNING)
+    finally:
+        logger.setLevel(before)
+
+
+def test_a_level_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InputError, match="RECSYS_LOG_LEVEL=LOUD"):
+        log.setup("loud", "text")

@@ -70,6 +70,18 @@ def test_examples_are_of_the_catalogues_type_and_of_nobody(json_type: JsonType, 
     assert [one["example"] for one in parameters] == [user]
 
 
+def test_an_example_with_a_category_is_marked_as_a_template() -> None:
+    """Another unknown id is answered all the same; of a category that there is not, 404."""
+    document, n_marked = document_of(service([])), 0
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            for one in content.get("examples", {}).values():
+                assert ("category_id" in one["value"]) == one.get("description", "").startswith("A template")
+                n_marked += "category_id" in one["value"]
+    assert n_marked >= 2
+
+
 def test_no_two_schemas_have_one_title_or_a_name_of_a_module() -> None:
     """Who makes a client of the document gives its classes these names."""
     schemas = document_of(service([]))["components"]["schemas"]

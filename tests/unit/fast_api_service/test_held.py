@@ -122,7 +122,7 @@ def test_a_statement_is_prepared_ahead_and_of_many_the_first_goes() -> None:
     async def ask() -> None:
         await held.fetch("select", ("x",), 1)
         for number in range(MAX_STATEMENTS):
-            await held.prepare(f"select {number}")
+            await held.prepare(f"select {number}", ("x",))
         await held.fetch(f"select {MAX_STATEMENTS - 1}", ("x",), 1)  # is there
         await held.fetch("select", ("x",), 1)  # is not
 
@@ -152,7 +152,7 @@ def test_statements_are_prepared_on_connections_of_the_same_number() -> None:
 
     async def ask() -> None:
         await asyncio.gather(*(held.fetch("select", ("x",), 5) for _ in range(2)))
-        await asyncio.gather(held.prepare("another"), *(held.fetch("select", ("x",), 5) for _ in range(20)))
+        await asyncio.gather(held.prepare("another", ("x",)), *(held.fetch("select", ("x",), 5) for _ in range(20)))
 
     asyncio.run(ask())
     assert len(opened) == 2
@@ -191,3 +191,16 @@ def test_a_caller_that_is_ended_is_not_taken_for_a_slow_postgres() -> None:
         assert await held.fetch("select", ("x",), 1) == ["x"]
 
     asyncio.run(ask())
+
+
+def test_connections_are_opened_before_the_first_request() -> None:
+    held, opened = pool(8)
+
+    async def ask() -> None:
+        await held.prepare("select", ("x",), at_least=3)
+        assert (held.n_idle, [connection.n_prepared for connection in opened]) == (3, [1, 1, 1])
+        await held.prepare("select", ("x",), at_least=3)
+        assert await held.fetch("select", ("x",), 1) == ["x"]
+
+    asyncio.run(ask())
+    assert [connection.n_prepared for connection in opened] == [1, 1, 1]

@@ -67,3 +67,24 @@ def test_purchases_that_nothing_tells_apart_are_each_counted_unless_the_request_
     in_a_year = parse([BUY], NOW + dt.timedelta(days=300), SHOP, "key")[0][0][1].event_id
     assert ids("key") == {in_a_year}
     assert len({event.event_id for _, event in parse([BUY, BUY], NOW, SHOP, "key")[0]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("weights", "bought", "seen", "default"),
+    [
+        ({"view": 1.0, "order": 5.0}, ["order"], "view", "view"),
+        ({"Click": 3.0, "hover": 1.0}, [], "Click", "Click"),  # its word for a view, though not the lightest
+        ({"view": 0.0, "listen": 1.0}, [], "view", "view"),  # declared to say nothing
+        ({"listen": 2.0, "skip": 0.1, "bad": -1.0, "none": 0.0, "start": 1.0}, [], "start", "start"),
+        ({"transaction": 1.0}, ["transaction"], "transaction", "view"),  # nobody has bought what they may have seen
+        ({"rated": 1.0, "save": 2.0}, ["rated"], "rated", "save"),
+        ({"hide": 1.0}, [], "view", "view"),
+    ],
+)
+def test_what_names_no_type_is_a_view_or_the_lightest_type_of_the_shop(
+    weights: dict[str, float], bought: list[str], seen: str, default: str
+) -> None:
+    names = EventNames(weights, bought, weights=weights)
+    assert (names.seen, names.default) == (seen, default)
+    ((_, event),), _ = parse([{"user_id": "1", "item_id": "2"}], NOW, names)
+    assert event.event_type == default
