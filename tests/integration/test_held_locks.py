@@ -17,7 +17,7 @@ def test_a_statement_that_is_prepared_ahead_locks_no_table(clean_database: sa.En
         other = await asyncpg.connect(postgres_dsn(clean_database_url))
         try:
             await held.fetch("select 1", (), 5)
-            await held.prepare("select item_id from items where item_id = $1")
+            await held.prepare("select item_id from items where item_id = $1", ("a",))
             await other.execute("set lock_timeout = '1s'")
             await other.execute("truncate items cascade")  # as `recsys import --replace` does
             return await held.fetch("select item_id from items where item_id = $1", ("a",), 5)
