@@ -86,6 +86,8 @@ class HeldConnections:
                     limit.connection = connection
                     try:
                         if sql not in statements:
+                            # It must run, too: asyncpg leaves what it has prepared in a transaction, which keeps the
+                            # locks of its tables until the next query: no import could replace them.
                             await (await _prepare(connection, statements, sql)).fetch(*arguments)
                     except BaseException:
                         connection.terminate()

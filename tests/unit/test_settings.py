@@ -123,5 +123,5 @@ def test_the_embedded_postgres_is_looked_for_where_the_settings_say(tmp_path: Pa
 @pytest.mark.parametrize("weight", ["NaN", "1e400", "-Infinity"])
 def test_weights_are_finite(monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
     monkeypatch.setenv("RECSYS_EVENT_WEIGHTS", f'{{"view": {weight}}}')
-    with pytest.raises(InputError, match="RECSYS_EVENT_WEIGHTS"):
+    with pytest.raises(InputError, match="RECSYS_EVENT_WEIGHTS, in view: input should be a finite number"):
         settings.read(Settings)
