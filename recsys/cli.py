@@ -58,6 +58,10 @@ def import_(
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Leave out events that equal another one in every column.")
     ] = False,
+    keep_duplicates: Annotated[
+        bool,
+        typer.Option("--keep-duplicates", help="Load new files whole, also where many of their events are there."),
+    ] = False,
     complete_until: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +79,7 @@ def import_(
         options=_options(option),
         replace=replace,
         drop_duplicates=drop_duplicates,
+        keep_duplicates=keep_duplicates,
         complete_until=_instant(complete_until),
     )
     _print(result)

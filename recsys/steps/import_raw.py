@@ -21,6 +21,7 @@ from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source, as_
 from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.steps import import_summary
+from recsys.steps.import_known import continued, shown
 from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inherited, plan, spelt_out
 from recsys.steps.import_progress import Bar, Quarantine, file_name, progress_bar
 from recsys.storage import raw_imports
@@ -44,6 +45,7 @@ def run(
     options: Mapping[str, str] | None = None,
     replace: bool = False,
     drop_duplicates: bool = False,
+    keep_duplicates: bool = False,
     complete_until: dt.datetime | None = None,
     quarantine_dir: str | Path | None = None,
     engine: sa.Engine | None = None,
@@ -56,6 +58,8 @@ def run(
     (file, line, reason, row) in `quarantine_dir`, by default `quarantine` in the settings' local folder.
     `replace`: in place of all that the database holds, in one transaction.
     `drop_duplicates`: leave out events that equal, in every column, one that is there.
+    `keep_duplicates`: load a new file whole, however many of its events are there; else a file that holds a loaded one
+    is that one grown, under any name, and one that shares many events with loaded ones is refused.
     `complete_until` (aware): before it, what is imported holds all events of the types that occur in it, so that data
     sets leave out posted events of that time and those types; it can be said of files that are loaded already.
 
@@ -68,6 +72,8 @@ def run(
         raise InputError(
             f"--complete-until {complete_until.isoformat()} lies in the future; no export is complete then"
         )
+    if drop_duplicates and keep_duplicates:
+        raise InputError("--drop-duplicates and --keep-duplicates contradict each other; give one of them")
     source_of(source, Path(path))  # before a database is started
     settings = settings_module.load()
     engine = engine or open_engine(settings)
@@ -79,6 +85,7 @@ def run(
         quarantine=Path(quarantine_dir or settings.local_dir / "quarantine"),
         replace=replace,
         drop_duplicates=drop_duplicates,
+        keep_duplicates=keep_duplicates,
         complete_until=complete_until,
     )
     with_patience(lambda: require_current(engine), settings.database_patience_s)
@@ -100,6 +107,7 @@ class _Loading:
         quarantine: Path,
         replace: bool,
         drop_duplicates: bool,
+        keep_duplicates: bool,
         complete_until: dt.datetime | None,
     ) -> None:
         self.source_name = source
@@ -109,6 +117,7 @@ class _Loading:
         self.quarantine = quarantine
         self.replace = replace
         self.drop_duplicates = drop_duplicates
+        self.keep_duplicates = keep_duplicates
         self.complete_until = complete_until
         self.emptied: dict[tuple[str, str], Counter[str]] = {}  # (stream, file) → reason → cells left empty
         self.lines: dict[tuple[str, str], LineCount] = {}  # (stream, file) → what became of its lines
@@ -201,7 +210,7 @@ class _Loading:
         loaded = []
         with progress_bar() as bar:
             for task, file in zip(planned.tasks, begun, strict=True):
-                if task.how == "rows" and not (self.drop_duplicates and task.part.stream == EVENTS):
+                if task.how == "rows" and not self._may_be_there(connection, task, file):
                     loaded.append(self._load_rows(connection, task.part, file, bar))
                 else:
                     loaded.append(self._load_difference(connection, task, file, bar))
@@ -220,6 +229,15 @@ class _Loading:
                 [f"{n_twice:,} of the events equal another one in every column; --drop-duplicates leaves such out"]
             )
         return self._result([*planned.current, *loaded], list(files), loaded, n_twice, whole)
+
+    def _may_be_there(self, connection: sa.Connection, task: Task, file: FileProgress) -> bool:
+        """Whether events of a file can be loaded already, so that it is compared before it is loaded."""
+        if task.part.stream != EVENTS or self.drop_duplicates:
+            return task.part.stream == EVENTS
+        if self.keep_duplicates or file.position:
+            return False
+        with self._transaction(connection):
+            return bool(_others(connection, file))
 
     def _load_rows(self, connection: sa.Connection, part: Part, progress: FileProgress, bar: Bar) -> FileProgress:
         """Chunk by chunk, each with the note of how far the file is dealt with; goes on where that note stands."""
@@ -265,13 +283,13 @@ class _Loading:
                 left_out.update(chunk.left_out)
                 end = chunk.end
                 say(staged.n_rows)
-            n_new, why = self._insert(staged, task, file)
+            n_new, why = self._insert(connection, staged, task, file)
             if staged.n_rows > n_new:
                 left_out[why] += staged.n_rows - n_new
             file = raw_imports.note(connection, file, end=end, n_loaded=n_new, reasons=reasons, left_out=left_out)
         return self._complete(connection, part, file)
 
-    def _insert(self, staged: Staged, task: Task, file: FileProgress) -> tuple[int, str]:
+    def _insert(self, connection: sa.Connection, staged: Staged, task: Task, file: FileProgress) -> tuple[int, str]:
         """The number of rows that were new, and why the others were left out."""
         part = task.part
         if task.how == "state":
@@ -283,6 +301,7 @@ class _Loading:
             self._note([said])
             return state.n_told, AS_BEFORE
         why = LOADED_BEFORE
+        has_grown = False
         if task.former and part.stream == EVENTS:
             against = staged.against([former.file_id for former in task.former])
             if against.is_later:
@@ -294,13 +313,27 @@ class _Loading:
                     f"If it holds new rows alone, give it a name of its own; if rows were withdrawn, {MEND}"
                 )
             else:
+                has_grown = True
                 self._note([f"{part.name} has grown: its new rows alone are loaded"])
         elif task.former:
             staged.against([former.file_id for former in task.former])
             self._note([f"{part.name} has changed: its new rows are loaded, what it said before stays"])
         if self.drop_duplicates and part.stream == EVENTS:
             return staged.insert_distinct(file), DUPLICATE if not task.former else f"{LOADED_BEFORE} or {DUPLICATE}"
+        if part.stream == EVENTS and not self.keep_duplicates:
+            self._set_against_others(staged, task, _others(connection, file), has_grown)
         return staged.insert_new(file), why
+
+    def _set_against_others(self, staged: Staged, task: Task, others: list[FileProgress], has_grown: bool) -> None:
+        """Compare with the files of any name that this one holds, beside those that its own name brought."""
+        own = {former.file_id for former in task.former}
+        others = [other for other in others if other.file_id not in own]
+        held = continued(task.part, staged, others, is_known=has_grown)
+        if held:
+            staged.against([*own, *(other.file_id for other in held)])
+            self._note([f"{task.part.name} holds what {shown(held)} brought: it has grown, its new rows are loaded"])
+        elif not own:
+            staged.against([])
 
     def _read(self, part: Part) -> Iterator[Chunk]:
         """The chunks of a part; every line of it must be accounted for."""
@@ -379,6 +412,12 @@ def _check_readable(source: Source, parts: list[Part]) -> None:
                 f"{part.path}: not one of the first {len(first.rejected):,} rows can be read as {part.stream} of "
                 f"{source.name}; line {row.line}: {row.reason} ({row.text[:200]})"
             )
+
+
+def _others(connection: sa.Connection, file: FileProgress) -> list[FileProgress]:
+    """The files of events that are loaded, but this one."""
+    known = raw_imports.files(connection)
+    return [f for f in known if f.stream == EVENTS and f.complete and f.n_loaded and f.file_id != file.file_id]
 
 
 def _reasons(chunk: Chunk) -> Counter[str]:

@@ -92,6 +92,52 @@ def test_an_export_that_was_renamed_and_has_grown_is_known_as_well(load, clean_d
     assert events(clean_database) == [("u1", "a"), ("u2", "b"), ("u0", "c")]
 
 
+def test_a_grown_export_under_a_new_name_brings_its_new_rows_alone(load, clean_database, tmp_path):
+    lines = [f"u{i},i{i % 7},2024-05-{1 + i // 24:02} {i % 24:02}:00" for i in range(120)]
+    for day, n in enumerate((40, 60, 100)):
+        result = load("table", write(tmp_path / f"export{day}.csv", *lines[:n]), options=MAP)
+        assert len(events(clean_database)) == n
+    assert result["left_out"] == {"loaded before": 60}
+    assert any("export2.csv holds what export0.csv, export1.csv brought" in note for note in result["notes"])
+    # the first name again, and an export that moves on: its oldest rows are not in it any more
+    load("table", write(tmp_path / "export0.csv", *lines[:110]), options=MAP)
+    load("table", write(tmp_path / "last.csv", *lines[20:]), options=MAP)
+    assert sorted(events(clean_database)) == sorted((f"u{i}", f"i{i % 7}") for i in range(120))
+
+
+def test_grown_exports_of_one_folder_are_loaded_once(load, clean_database, tmp_path):
+    header = "timestamp,visitorid,event,itemid"
+    lines = [f"{1714521600000 + i},{i},view,{i % 7}" for i in range(60)]
+    for name, n in (("events", 40), ("events_2", 60)):
+        write(tmp_path / "shop" / f"{name}.csv", *lines[:n], header=header)
+    for replace in (False, True):
+        load("retailrocket", tmp_path / "shop", replace=replace)
+        assert len(events(clean_database)) == 60
+
+
+def test_a_file_that_is_half_there_is_refused_with_the_numbers_and_the_ways_out(load, clean_database, tmp_path):
+    lines = [f"u{i},i{i % 7},2024-05-{1 + i // 24:02} {i % 24:02}:00" for i in range(120)]
+    load("table", write(tmp_path / "a.csv", *lines[:80]), options=MAP)
+    before = dump(clean_database)
+    half = write(tmp_path / "b.csv", *lines[60:])
+    with pytest.raises(InputError, match=r"20 of its 60 events.*a\.csv.*80.*--drop-duplicates.*--keep-duplicates"):
+        load("table", half, options=MAP)
+    assert dump(clean_database) == before
+    load("table", half, options=MAP, drop_duplicates=True)
+    assert len(events(clean_database)) == 120
+    load("table", write(tmp_path / "c.csv", *lines[50:110]), options=MAP, keep_duplicates=True)
+    assert len(events(clean_database)) == 180
+    with pytest.raises(InputError, match="contradict"):
+        load("table", half, options=MAP, keep_duplicates=True, drop_duplicates=True)
+
+
+def test_a_new_file_may_share_a_few_rows(load, clean_database, tmp_path):
+    lines = [f"u{i},i{i % 7},2024-05-{1 + i // 24:02} {i % 24:02}:00" for i in range(200)]
+    load("table", write(tmp_path / "a.csv", *lines[:102]), options=MAP)
+    result = load("table", write(tmp_path / "b.csv", *lines[100:]), options=MAP)
+    assert (len(events(clean_database)), result["n_duplicates"]) == (202, 2)
+
+
 def test_an_export_of_later_events_alone_under_the_old_name_is_a_further_one(load, clean_database, folder):
     load("table", folder, options=MAP)
     write(folder / "events.csv", "u3,c,2024-05-03")
