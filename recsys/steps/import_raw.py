@@ -33,6 +33,8 @@ from recsys.storage.raw_imports import FileProgress
 logger = logging.getLogger(__name__)
 
 LOCK_PATIENCE_S = 15.0  # a killed import's last transaction may still be ending
+MAX_BAD = 0.5  # of a file's rows
+MAX_BAD_REPLACING = 0.1  # what is there is lost, so what takes its place must be right
 LOADED_BEFORE = "loaded before"
 DUPLICATE = "exact duplicates"
 AS_BEFORE = "said before"  # of a catalogue
@@ -46,6 +48,7 @@ def run(
     replace: bool = False,
     drop_duplicates: bool = False,
     keep_duplicates: bool = False,
+    allow_bad_rows: bool = False,
     complete_until: dt.datetime | None = None,
     quarantine_dir: str | Path | None = None,
     engine: sa.Engine | None = None,
@@ -60,6 +63,8 @@ def run(
     `drop_duplicates`: leave out events that equal, in every column, one that is there.
     `keep_duplicates`: load a new file whole, however many of its events are there; else a file that holds a loaded one
     is that one grown, under any name, and one that shares many events with loaded ones is refused.
+    `allow_bad_rows`: load a file's good rows however many of its rows are bad; else a file with more than half of them
+    bad is refused, with `replace` one with more than a tenth.
     `complete_until` (aware): before it, what is imported holds all events of the types that occur in it, so that data
     sets leave out posted events of that time and those types; it can be said of files that are loaded already.
 
@@ -86,6 +91,7 @@ def run(
         replace=replace,
         drop_duplicates=drop_duplicates,
         keep_duplicates=keep_duplicates,
+        allow_bad_rows=allow_bad_rows,
         complete_until=complete_until,
     )
     with_patience(lambda: require_current(engine), settings.database_patience_s)
@@ -108,6 +114,7 @@ class _Loading:
         replace: bool,
         drop_duplicates: bool,
         keep_duplicates: bool,
+        allow_bad_rows: bool,
         complete_until: dt.datetime | None,
     ) -> None:
         self.source_name = source
@@ -118,6 +125,7 @@ class _Loading:
         self.replace = replace
         self.drop_duplicates = drop_duplicates
         self.keep_duplicates = keep_duplicates
+        self.allow_bad_rows = allow_bad_rows
         self.complete_until = complete_until
         self.emptied: dict[tuple[str, str], Counter[str]] = {}  # (stream, file) → reason → cells left empty
         self.lines: dict[tuple[str, str], LineCount] = {}  # (stream, file) → what became of its lines
@@ -344,7 +352,21 @@ class _Loading:
             emptied.update(chunk.emptied)
             yield chunk
 
+    def _check_share_of_bad(self, part: Part, file: FileProgress) -> None:
+        """InputError where so many rows are bad that the file, or an option, is rather the wrong one."""
+        bound = MAX_BAD_REPLACING if self.replace else MAX_BAD
+        if self.allow_bad_rows or file.n_rejected <= bound * file.position:
+            return
+        often = sorted(file.reasons.items(), key=lambda reason: -reason[1])[:3]
+        raise InputError(
+            f"{part.path}: {file.n_rejected:,} of its {file.position:,} rows cannot be read as {part.stream} of "
+            f"{self.source.name}: {'; '.join(f'{reason} ({n:,})' for reason, n in often)}. More than {bound:.0%} is "
+            f"refused{' with --replace' if self.replace else ''}, and nothing was loaded; the rows are in "
+            f"{self._quarantine_file(file)}. --allow-bad-rows loads the others all the same"
+        )
+
     def _complete(self, connection: sa.Connection, part: Part, file: FileProgress) -> FileProgress:
+        self._check_share_of_bad(part, file)
         with self._transaction(connection):
             raw_imports.mark_file_complete(connection, file)
         key = part.stream, part.name

@@ -74,7 +74,7 @@ class Staged:
             group by file_id, {names}
         """)
         self._run("analyze shared_rows")
-        found = self._run(f"""
+        found: Any = self._run(f"""
             select f.file_id, sum(least(f.n, s.n))
             from shared_rows f
             join (select {names}, count(*) as n from staged group by {names}) s on {self._same("f", "s")}

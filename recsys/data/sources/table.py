@@ -37,6 +37,7 @@ from recsys.data.sources.reading import (
     CsvFormat,
     columns_of,
     filled_files,
+    is_empty,
     is_parquet,
     no_rows,
     parquet_types,
@@ -111,8 +112,9 @@ class Table:
         day, plus, time = self._columns["timestamp"].partition("+")
         if plus and self._columns["timestamp"] not in columns_of(self._filled[0], self._csv):
             self._columns |= {"timestamp": day, "time": time}  # the day in one column, the time of the day in another
-        for file in self._filled:
-            self._require(file)
+        for file in self._files:
+            if file in self._filled or not is_empty(file, self._csv):
+                self._require(file)
         self.notes += [*shown_formats(self._filled, self._csv), *shown_formats(extra, self._csv_beside)]
         self._items = _beside(path, options["items"]) if "items" in options else None
         self._categories = _beside(path, options["categories"]) if "categories" in options else None
@@ -124,7 +126,7 @@ class Table:
         try:
             require_columns(file, list(self._columns.values()), self._csv)
         except InputError as error:
-            if len(self._filled) == 1:
+            if len(self._files) == 1:
                 raise
             raise InputError(
                 f"{error}. All files of a folder hold events, but those that options items and categories name"
