@@ -22,7 +22,7 @@ from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.steps import import_summary
 from recsys.steps.import_known import continued, shown
-from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inherited, plan, spelt_out
+from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inherited, plan, spelt_out, with_roles_kept
 from recsys.steps.import_progress import Bar, Quarantine, file_name, progress_bar
 from recsys.storage import raw_imports
 from recsys.storage.engine import engine as open_engine
@@ -161,6 +161,7 @@ class _Loading:
         self._note(self.source.notes)
         if newest is not None:
             check_fits(newest, self.source, options)
+            self.source.declaration = with_roles_kept(newest, self.source, options)
         options = spelt_out(self.source, options)
         checksums = checksums_of(parts)
         with self._transaction(connection):

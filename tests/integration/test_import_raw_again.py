@@ -224,6 +224,54 @@ def test_new_types_and_options_that_say_the_defaults_are_taken(load, clean_datab
     assert load("table", tmp_path / "e3.csv", options=MAP)["n_loaded"] == {"events": 1}
 
 
+@pytest.mark.parametrize("name", ["event", "value", "transaction"])
+def test_a_column_that_loaded_events_were_read_without_is_refused(load, clean_database, tmp_path, name):
+    log = write(tmp_path / "e.csv", "u1,a,2024-05-01,view,5", header="user_id,item_id,ts,event,n")
+    load("table", log, options=MAP)
+    before = dump(clean_database)
+    added = MAP | {name: "event" if name == "event" else "n"}
+    with pytest.raises(InputError, match=rf"option {name}=.*loaded have been read without.*--replace"):
+        load("table", log, options=added)
+    assert dump(clean_database) == before
+    load("table", log, options=added, replace=True)
+    assert len(events(clean_database)) == 1
+
+
+def test_a_new_type_leaves_labels_and_bought_types_as_they_were(load, clean_database, tmp_path):
+    header = "user_id,item_id,ts,event"
+
+    def roles() -> tuple[object, ...]:
+        return [(row.label_event_types, row.bought_event_types) for row in rows_of_imports()][-1]
+
+    def rows_of_imports() -> list[sa.Row]:
+        with clean_database.connect() as connection:
+            return list(connection.execute(sa.select(raw.imports).order_by(raw.imports.c.import_id)))
+
+    weights = "purchase:5,cart:3,view:1"
+    load(
+        "table", write(tmp_path / "1.csv", "u1,a,2024-05-01,view", header=header), options=TYPED | {"weights": weights}
+    )
+    assert roles() == (["purchase", "cart"], ["purchase"])
+    for day, (new, labels, bought) in enumerate(
+        [
+            ("impression:0.1", ["purchase", "cart"], ["purchase"]),
+            ("hide:-1", ["purchase", "cart"], ["purchase"]),
+            ("wish:2", ["purchase", "cart", "wish"], ["purchase"]),
+            ("subscribe:6", ["purchase", "cart", "wish", "subscribe"], ["purchase", "subscribe"]),
+        ],
+        start=2,
+    ):
+        weights = f"{new},{weights}"
+        line = f"u1,a,2024-05-{day:02},{new.partition(':')[0]}"
+        log = write(tmp_path / f"{day}.csv", line, header=header)
+        result = load("table", log, options=TYPED | {"weights": weights})
+        assert roles() == (labels, bought), result["notes"]
+    result = load("table", log, options=TYPED | {"labels": "purchase", "bought": "purchase"})
+    assert roles() == (["purchase"], ["purchase"])
+    with pytest.raises(InputError, match="no type has a weight above 0"):
+        load("table", log, options=TYPED | {"weights": "view:-1,hide:-2"}, replace=True)
+
+
 def test_weights_of_the_settings_count_at_import(load, clean_database, tmp_path, monkeypatch, request):
     header = "user_id,item_id,ts,event"
     log = write(tmp_path / "e.csv", "u1,a,2024-05-01,view", "u1,b,2024-05-02,wishlist", header=header)

@@ -7,6 +7,7 @@ this file for every option.
 from __future__ import annotations
 
 import csv as csv_module
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -303,8 +304,11 @@ class Table:
             raise InputError("option weights names several event types, but no column tells them apart: give event=…")
         if "event" in self._columns:
             weights = weights | {name: weight for name, weight in others.items() if name not in weights}
-        lowest, highest = min(weights.values()), max(weights.values())
-        labels = tuple(t for t, weight in weights.items() if weight > lowest or lowest == highest)
+        speaking_for = [weight for weight in weights.values() if weight > 0]
+        if not speaking_for:
+            raise InputError("option weights: no type has a weight above 0, so no event would speak for its item")
+        lowest, highest = min(speaking_for), max(speaking_for)
+        labels = tuple(t for t, weight in weights.items() if weight > lowest or weight == lowest == highest)
         bought = tuple(t for t, weight in weights.items() if weight == highest)
         return Declaration(
             user_id_type=self._id_type("user", options),
@@ -345,8 +349,8 @@ def _weights(given: str) -> dict[str, float]:
             weights[name.strip()] = float(number)
         except ValueError:
             name = ""
-        if not name.strip() or not 0 < weights[name.strip()] < float("inf"):
-            raise InputError(f"option weights={given}: {pair!r} is not of the form TYPE:NUMBER with a number above 0")
+        if not name.strip() or not math.isfinite(weights[name.strip()]):
+            raise InputError(f"option weights={given}: {pair!r} is not of the form TYPE:NUMBER with a finite number")
     return weights
 
 
