@@ -350,7 +350,9 @@ class _Loading:
         count = self.lines[part.stream, part.name] = LineCount()
         for chunk in part.read():
             count.add(part, chunk)
-            emptied.update(chunk.emptied)
+            for reason, n in chunk.emptied.items():
+                may_be_told = reason in emptied or len(emptied) < raw_imports.MAX_REASONS
+                emptied[reason if may_be_told else raw_imports.OTHER_REASONS] += n
             yield chunk
 
     def _check_share_of_bad(self, part: Part, file: FileProgress) -> None:
@@ -393,13 +395,17 @@ class _Loading:
         whole: dict[str, Any],
     ) -> dict[str, Any]:
         n_loaded: Counter[str] = Counter()
+        n_before: Counter[str] = Counter()  # by earlier imports, from the files of this one
         left_out: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         lines: Counter[str] = Counter()
         for count in self.lines.values():
             lines.update(count.by_fate())
+        ours = {file.import_id for file in loaded}
         for file in all_states:
-            n_loaded[file.stream] += file.n_loaded
+            counted, other = (n_loaded, n_before) if file.import_id in ours else (n_before, n_loaded)
+            counted[file.stream] += file.n_loaded
+            other[file.stream] += 0
         for file in current:
             left_out.update(file.left_out)
             reasons.update(file.reasons)
@@ -407,6 +413,7 @@ class _Loading:
             "source": self.source.name,
             "status": "loaded" if loaded else "already loaded",
             "n_loaded": dict(n_loaded),
+            "n_loaded_before": dict(n_before),
             "n_rejected": sum(file.n_rejected for file in current),
             "rejected": dict(reasons.most_common()),
             "left_out": dict(left_out),
@@ -421,7 +428,10 @@ class _Loading:
         if loaded:
             import_summary.show(result)
         else:
-            logger.info("%s: all files of %s are loaded already; nothing to do", self.source.name, self.path)
+            told = ", ".join(f"{n:,} rows of {stream}" for stream, n in n_before.items())
+            logger.info(
+                "%s: all files of %s were loaded before (%s); nothing is loaded now", self.source.name, self.path, told
+            )
         return result
 
 
@@ -458,11 +468,11 @@ def _lock(connection: sa.Connection) -> None:
 
 
 def _told(progress: FileProgress, quarantine: Path, emptied: Mapping[str, int]) -> str:
-    text = f"{progress.stream} of {progress.file}: {progress.n_loaded:,} rows loaded"
+    text = f"{progress.stream} of {progress.file}: {progress.n_loaded:,} rows loaded now"
     for reason, n in progress.left_out.items():
         text += f"; left out, {reason}: {n:,}"
     for reason, n in emptied.items():
-        text += f"; left empty, {reason}: {n:,}"
+        text += f"; cells not read, {reason}: {n:,}"
     if progress.n_rejected:
         text += f"; {progress.n_rejected:,} bad rows are in {quarantine}"
     return text
