@@ -58,6 +58,17 @@ def import_(
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Leave out events that equal another one in every column.")
     ] = False,
+    allow_bad_rows: Annotated[
+        bool,
+        typer.Option(
+            "--allow-bad-rows",
+            help="Load a file's good rows, even if more than half of its rows (with --replace: a tenth) are bad.",
+        ),
+    ] = False,
+    keep_duplicates: Annotated[
+        bool,
+        typer.Option("--keep-duplicates", help="Load new files whole, also where many of their events are there."),
+    ] = False,
     complete_until: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +86,8 @@ def import_(
         options=_options(option),
         replace=replace,
         drop_duplicates=drop_duplicates,
+        keep_duplicates=keep_duplicates,
+        allow_bad_rows=allow_bad_rows,
         complete_until=_instant(complete_until),
     )
     _print(result)

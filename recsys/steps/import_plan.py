@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from recsys.storage.raw_imports import FileProgress
 MEND = "give --replace to empty the database and start over (raw tables, keys, lists, publications and posted events)"
 _ID_TYPES = ("user_id_type", "item_id_type", "category_id_type")
 _FILES = ("items", "categories")  # options that name further files
+_OF_ROWS = ("event", "value", "transaction")  # columns that rows without them lack
 _MAY_CHANGE = ("weights", "labels", "bought")  # of the lasting options: they say what is learned from rows
 
 How = Literal["rows", "new rows", "state"]
@@ -78,6 +79,13 @@ def check_fits(former: sa.Row[Any], source: Source, options: Mapping[str, str]) 
                 f"option {name}={now}: it was {name}={before} when {former.path} was loaded, and rows that mean "
                 f"different things cannot be told apart. Name the column {before!r} in the file, too, or {MEND}"
             )
+    for name in _OF_ROWS:
+        if name in source.lasting_options and options.get(name) and not former.options.get(name):
+            what = {"event": "event types", "value": "values", "transaction": "transactions"}[name]
+            raise InputError(
+                f"option {name}={options[name]}: the events that are loaded have been read without {what}, and would "
+                f"stay so. To read them anew, import all their files with this option, and {MEND}"
+            )
     for name in _ID_TYPES:
         before, now = getattr(former, name), getattr(source.declaration, name)
         if before != now:
@@ -85,6 +93,28 @@ def check_fits(former: sa.Row[Any], source: Source, options: Mapping[str, str]) 
                 f"{name} is {now} in this import, and {before} in the database; "
                 f"{f'leave out the option {name}' if name in options else 'bring ids of that type'}, or {MEND}"
             )
+
+
+def with_roles_kept(former: sa.Row[Any], source: Source, options: Mapping[str, str]) -> Declaration:
+    """What the source declares, where types of the import before keep their part as labels and as bought, unless the
+    options name these. A new type is a label when it weighs more than all types that are none, and bought when it
+    weighs what a bought one does."""
+    now = source.declaration
+    if "labels" not in source.lasting_options or len(former.event_weights) < 2:
+        return now  # one type alone is label and bought for want of others
+    weights = now.event_weights
+    known = [name for name in former.event_weights if name in weights]
+    labels = [name for name in former.label_event_types if name in weights]
+    bought = [name for name in former.bought_event_types if name in weights]
+    if labels and not options.get("labels"):
+        no_label = max((weights[name] for name in known if name not in labels), default=0.0)
+        labels += [name for name in weights if name not in known and weights[name] > max(no_label, 0.0)]
+        now = replace(now, label_event_types=tuple(labels))
+    if bought and not options.get("bought"):
+        least = min(weights[name] for name in bought)
+        bought += [name for name in weights if name not in known and weights[name] >= max(least, 0.0)]
+        now = replace(now, bought_event_types=tuple(bought))
+    return now
 
 
 def changes(former: sa.Row[Any], now: Declaration) -> list[str]:

@@ -21,7 +21,8 @@ from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source, as_
 from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.steps import import_summary
-from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inherited, plan, spelt_out
+from recsys.steps.import_known import continued, shown
+from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inherited, plan, spelt_out, with_roles_kept
 from recsys.steps.import_progress import Bar, Quarantine, file_name, progress_bar
 from recsys.storage import raw_imports
 from recsys.storage.engine import engine as open_engine
@@ -32,6 +33,8 @@ from recsys.storage.raw_imports import FileProgress
 logger = logging.getLogger(__name__)
 
 LOCK_PATIENCE_S = 15.0  # a killed import's last transaction may still be ending
+MAX_BAD = 0.5  # of a file's rows
+MAX_BAD_REPLACING = 0.1  # what is there is lost, so what takes its place must be right
 LOADED_BEFORE = "loaded before"
 DUPLICATE = "exact duplicates"
 AS_BEFORE = "said before"  # of a catalogue
@@ -44,6 +47,8 @@ def run(
     options: Mapping[str, str] | None = None,
     replace: bool = False,
     drop_duplicates: bool = False,
+    keep_duplicates: bool = False,
+    allow_bad_rows: bool = False,
     complete_until: dt.datetime | None = None,
     quarantine_dir: str | Path | None = None,
     engine: sa.Engine | None = None,
@@ -56,6 +61,10 @@ def run(
     (file, line, reason, row) in `quarantine_dir`, by default `quarantine` in the settings' local folder.
     `replace`: in place of all that the database holds, in one transaction.
     `drop_duplicates`: leave out events that equal, in every column, one that is there.
+    `keep_duplicates`: load a new file whole, however many of its events are there; else a file that holds a loaded one
+    is that one grown, under any name, and one that shares many events with loaded ones is refused.
+    `allow_bad_rows`: load a file's good rows however many of its rows are bad; else a file with more than half of them
+    bad is refused, with `replace` one with more than a tenth.
     `complete_until` (aware): before it, what is imported holds all events of the types that occur in it, so that data
     sets leave out posted events of that time and those types; it can be said of files that are loaded already.
 
@@ -68,6 +77,8 @@ def run(
         raise InputError(
             f"--complete-until {complete_until.isoformat()} lies in the future; no export is complete then"
         )
+    if drop_duplicates and keep_duplicates:
+        raise InputError("--drop-duplicates and --keep-duplicates contradict each other; give one of them")
     source_of(source, Path(path))  # before a database is started
     settings = settings_module.load()
     engine = engine or open_engine(settings)
@@ -79,6 +90,8 @@ def run(
         quarantine=Path(quarantine_dir or settings.local_dir / "quarantine"),
         replace=replace,
         drop_duplicates=drop_duplicates,
+        keep_duplicates=keep_duplicates,
+        allow_bad_rows=allow_bad_rows,
         complete_until=complete_until,
     )
     with_patience(lambda: require_current(engine), settings.database_patience_s)
@@ -100,6 +113,8 @@ class _Loading:
         quarantine: Path,
         replace: bool,
         drop_duplicates: bool,
+        keep_duplicates: bool,
+        allow_bad_rows: bool,
         complete_until: dt.datetime | None,
     ) -> None:
         self.source_name = source
@@ -109,6 +124,8 @@ class _Loading:
         self.quarantine = quarantine
         self.replace = replace
         self.drop_duplicates = drop_duplicates
+        self.keep_duplicates = keep_duplicates
+        self.allow_bad_rows = allow_bad_rows
         self.complete_until = complete_until
         self.emptied: dict[tuple[str, str], Counter[str]] = {}  # (stream, file) → reason → cells left empty
         self.lines: dict[tuple[str, str], LineCount] = {}  # (stream, file) → what became of its lines
@@ -144,6 +161,7 @@ class _Loading:
         self._note(self.source.notes)
         if newest is not None:
             check_fits(newest, self.source, options)
+            self.source.declaration = with_roles_kept(newest, self.source, options)
         options = spelt_out(self.source, options)
         checksums = checksums_of(parts)
         with self._transaction(connection):
@@ -201,7 +219,7 @@ class _Loading:
         loaded = []
         with progress_bar() as bar:
             for task, file in zip(planned.tasks, begun, strict=True):
-                if task.how == "rows" and not (self.drop_duplicates and task.part.stream == EVENTS):
+                if task.how == "rows" and not self._may_be_there(connection, task, file):
                     loaded.append(self._load_rows(connection, task.part, file, bar))
                 else:
                     loaded.append(self._load_difference(connection, task, file, bar))
@@ -220,6 +238,15 @@ class _Loading:
                 [f"{n_twice:,} of the events equal another one in every column; --drop-duplicates leaves such out"]
             )
         return self._result([*planned.current, *loaded], list(files), loaded, n_twice, whole)
+
+    def _may_be_there(self, connection: sa.Connection, task: Task, file: FileProgress) -> bool:
+        """Whether events of a file can be loaded already, so that it is compared before it is loaded."""
+        if task.part.stream != EVENTS or self.drop_duplicates:
+            return task.part.stream == EVENTS
+        if self.keep_duplicates or file.position:
+            return False
+        with self._transaction(connection):
+            return bool(_others(connection, file))
 
     def _load_rows(self, connection: sa.Connection, part: Part, progress: FileProgress, bar: Bar) -> FileProgress:
         """Chunk by chunk, each with the note of how far the file is dealt with; goes on where that note stands."""
@@ -265,13 +292,13 @@ class _Loading:
                 left_out.update(chunk.left_out)
                 end = chunk.end
                 say(staged.n_rows)
-            n_new, why = self._insert(staged, task, file)
+            n_new, why = self._insert(connection, staged, task, file)
             if staged.n_rows > n_new:
                 left_out[why] += staged.n_rows - n_new
             file = raw_imports.note(connection, file, end=end, n_loaded=n_new, reasons=reasons, left_out=left_out)
         return self._complete(connection, part, file)
 
-    def _insert(self, staged: Staged, task: Task, file: FileProgress) -> tuple[int, str]:
+    def _insert(self, connection: sa.Connection, staged: Staged, task: Task, file: FileProgress) -> tuple[int, str]:
         """The number of rows that were new, and why the others were left out."""
         part = task.part
         if task.how == "state":
@@ -283,6 +310,7 @@ class _Loading:
             self._note([said])
             return state.n_told, AS_BEFORE
         why = LOADED_BEFORE
+        has_grown = False
         if task.former and part.stream == EVENTS:
             against = staged.against([former.file_id for former in task.former])
             if against.is_later:
@@ -294,13 +322,27 @@ class _Loading:
                     f"If it holds new rows alone, give it a name of its own; if rows were withdrawn, {MEND}"
                 )
             else:
+                has_grown = True
                 self._note([f"{part.name} has grown: its new rows alone are loaded"])
         elif task.former:
             staged.against([former.file_id for former in task.former])
             self._note([f"{part.name} has changed: its new rows are loaded, what it said before stays"])
         if self.drop_duplicates and part.stream == EVENTS:
             return staged.insert_distinct(file), DUPLICATE if not task.former else f"{LOADED_BEFORE} or {DUPLICATE}"
+        if part.stream == EVENTS and not self.keep_duplicates:
+            self._set_against_others(staged, task, _others(connection, file), has_grown)
         return staged.insert_new(file), why
+
+    def _set_against_others(self, staged: Staged, task: Task, others: list[FileProgress], has_grown: bool) -> None:
+        """Compare with the files of any name that this one holds, beside those that its own name brought."""
+        own = {former.file_id for former in task.former}
+        others = [other for other in others if other.file_id not in own]
+        held = continued(task.part, staged, others, is_known=has_grown)
+        if held:
+            staged.against([*own, *(other.file_id for other in held)])
+            self._note([f"{task.part.name} holds what {shown(held)} brought: it has grown, its new rows are loaded"])
+        elif not own:
+            staged.against([])
 
     def _read(self, part: Part) -> Iterator[Chunk]:
         """The chunks of a part; every line of it must be accounted for."""
@@ -308,10 +350,26 @@ class _Loading:
         count = self.lines[part.stream, part.name] = LineCount()
         for chunk in part.read():
             count.add(part, chunk)
-            emptied.update(chunk.emptied)
+            for reason, n in chunk.emptied.items():
+                may_be_told = reason in emptied or len(emptied) < raw_imports.MAX_REASONS
+                emptied[reason if may_be_told else raw_imports.OTHER_REASONS] += n
             yield chunk
 
+    def _check_share_of_bad(self, part: Part, file: FileProgress) -> None:
+        """InputError where so many rows are bad that the file, or an option, is rather the wrong one."""
+        bound = MAX_BAD_REPLACING if self.replace else MAX_BAD
+        if self.allow_bad_rows or file.n_rejected <= bound * file.position:
+            return
+        often = sorted(file.reasons.items(), key=lambda reason: -reason[1])[:3]
+        raise InputError(
+            f"{part.path}: {file.n_rejected:,} of its {file.position:,} rows cannot be read as {part.stream} of "
+            f"{self.source.name}: {'; '.join(f'{reason} ({n:,})' for reason, n in often)}. More than {bound:.0%} is "
+            f"refused{' with --replace' if self.replace else ''}, and nothing was loaded; the rows are in "
+            f"{self._quarantine_file(file)}. --allow-bad-rows loads the others all the same"
+        )
+
     def _complete(self, connection: sa.Connection, part: Part, file: FileProgress) -> FileProgress:
+        self._check_share_of_bad(part, file)
         with self._transaction(connection):
             raw_imports.mark_file_complete(connection, file)
         key = part.stream, part.name
@@ -337,13 +395,17 @@ class _Loading:
         whole: dict[str, Any],
     ) -> dict[str, Any]:
         n_loaded: Counter[str] = Counter()
+        n_before: Counter[str] = Counter()  # by earlier imports, from the files of this one
         left_out: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         lines: Counter[str] = Counter()
         for count in self.lines.values():
             lines.update(count.by_fate())
+        ours = {file.import_id for file in loaded}
         for file in all_states:
-            n_loaded[file.stream] += file.n_loaded
+            counted, other = (n_loaded, n_before) if file.import_id in ours else (n_before, n_loaded)
+            counted[file.stream] += file.n_loaded
+            other[file.stream] += 0
         for file in current:
             left_out.update(file.left_out)
             reasons.update(file.reasons)
@@ -351,6 +413,7 @@ class _Loading:
             "source": self.source.name,
             "status": "loaded" if loaded else "already loaded",
             "n_loaded": dict(n_loaded),
+            "n_loaded_before": dict(n_before),
             "n_rejected": sum(file.n_rejected for file in current),
             "rejected": dict(reasons.most_common()),
             "left_out": dict(left_out),
@@ -365,7 +428,10 @@ class _Loading:
         if loaded:
             import_summary.show(result)
         else:
-            logger.info("%s: all files of %s are loaded already; nothing to do", self.source.name, self.path)
+            told = ", ".join(f"{n:,} rows of {stream}" for stream, n in n_before.items())
+            logger.info(
+                "%s: all files of %s were loaded before (%s); nothing is loaded now", self.source.name, self.path, told
+            )
         return result
 
 
@@ -379,6 +445,12 @@ def _check_readable(source: Source, parts: list[Part]) -> None:
                 f"{part.path}: not one of the first {len(first.rejected):,} rows can be read as {part.stream} of "
                 f"{source.name}; line {row.line}: {row.reason} ({row.text[:200]})"
             )
+
+
+def _others(connection: sa.Connection, file: FileProgress) -> list[FileProgress]:
+    """The files of events that are loaded, but this one."""
+    known = raw_imports.files(connection)
+    return [f for f in known if f.stream == EVENTS and f.complete and f.n_loaded and f.file_id != file.file_id]
 
 
 def _reasons(chunk: Chunk) -> Counter[str]:
@@ -396,11 +468,11 @@ def _lock(connection: sa.Connection) -> None:
 
 
 def _told(progress: FileProgress, quarantine: Path, emptied: Mapping[str, int]) -> str:
-    text = f"{progress.stream} of {progress.file}: {progress.n_loaded:,} rows loaded"
+    text = f"{progress.stream} of {progress.file}: {progress.n_loaded:,} rows loaded now"
     for reason, n in progress.left_out.items():
         text += f"; left out, {reason}: {n:,}"
     for reason, n in emptied.items():
-        text += f"; left empty, {reason}: {n:,}"
+        text += f"; cells not read, {reason}: {n:,}"
     if progress.n_rejected:
         text += f"; {progress.n_rejected:,} bad rows are in {quarantine}"
     return text

@@ -64,16 +64,19 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(Text(name), Text(value))  # what stands in files and names is no markup
 
     for file in result["files"]:
-        counts = [f"{file['n_loaded']:,} loaded", f"{file['n_rejected']:,} rejected"]
+        counts = [f"{file['n_loaded']:,} loaded now", f"{file['n_rejected']:,} rejected"]
         counts += [f"{n:,} {reason}" for reason, n in file["left_out"].items()]
         add(f"{file['stream']} of {file['file']}", ", ".join(counts))
+    for stream, n in result["n_loaded_before"].items():
+        if n:
+            add(f"{stream} of these files", f"{n:,} loaded by earlier imports")
     if result["lines"]["read"]:
         fates = [f"{n:,} {fate}" for fate, n in result["lines"].items() if n and fate != "read"]
         add("lines", f"{result['lines']['read']:,} = {', '.join(fates)}")
     for reason, n in list(result["rejected"].items())[:10]:
         add("rejected", f"{n:,} {reason}")
     for reason, n in list(result["emptied"].items())[:10]:
-        add("cells left empty", f"{n:,} {reason}")
+        add("cells not read", f"{n:,} {reason}")
     table.add_section()
     totals = result["totals"]
     first, last = result["span"]

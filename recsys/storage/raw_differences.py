@@ -62,6 +62,26 @@ class Staged:
         """).one()
         return Against(int(row[0]), int(row[1]), row[2], row[3])
 
+    def shared(self) -> dict[int, int]:
+        """How many rows of each file (id) that is loaded are in this one; rows that are there twice count twice."""
+        names = self._names()
+        self._run("analyze staged", "drop table if exists shared_rows")
+        self._run(f"""
+            create temp table shared_rows on commit drop as
+            select file_id, {names}, count(*) as n from {self._table.fullname} e
+            where "timestamp" between (select min("timestamp") from staged) and (select max("timestamp") from staged)
+              and file_id is not null and exists (select 1 from staged s where {self._same("e", "s")})
+            group by file_id, {names}
+        """)
+        self._run("analyze shared_rows")
+        found: Any = self._run(f"""
+            select f.file_id, sum(least(f.n, s.n))
+            from shared_rows f
+            join (select {names}, count(*) as n from staged group by {names}) s on {self._same("f", "s")}
+            group by f.file_id
+        """)
+        return {int(row[0]): int(row[1]) for row in found}
+
     def insert_new(self, file: FileProgress) -> int:
         """Insert what the files of `against` did not bring; the number of rows."""
         return self._insert(

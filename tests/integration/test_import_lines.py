@@ -36,7 +36,12 @@ def test_the_lines_of_a_dirty_file_add_up(clean_database, tmp_path, end, encodin
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "log.csv").write_bytes(gzip.compress(end.join(LINES).encode(encoding)))
     result = import_raw.run(
-        "table", tmp_path / "in", options=OPTIONS, engine=clean_database, quarantine_dir=tmp_path / "quarantine"
+        "table",
+        tmp_path / "in",
+        options=OPTIONS,
+        allow_bad_rows=True,
+        engine=clean_database,
+        quarantine_dir=tmp_path / "quarantine",
     )
     assert {fate: n for fate, n in result["lines"].items() if n} == {
         "read": len(LINES),

@@ -52,7 +52,8 @@ def test_a_copy_and_a_packed_copy_are_not_loaded_again(load, clean_database, fol
     assert result["status"] == "already loaded"
     assert any("events.csv.gz holds what" in note for note in result["notes"])
     (folder / "events.csv").rename(folder / "renamed.csv")
-    assert load("table", folder, options=MAP)["n_loaded"] == {"events": 2}
+    result = load("table", folder, options=MAP)
+    assert (result["n_loaded"], result["n_loaded_before"]) == ({"events": 0}, {"events": 2})
     assert events(clean_database) == [("u1", "a"), ("u2", "b")]
 
 
@@ -69,7 +70,8 @@ def test_of_a_grown_export_the_new_rows_are_loaded(load, clean_database, folder)
     write(folder / "events.csv", "u3,c,2024-05-03", "u1,a,2024-05-01", "u2,b,2024-05-02", "u2,b,2024-05-02", "bad,,x")
     result = load("table", folder, options=MAP)
     assert events(clean_database) == [("u1", "a"), ("u2", "b"), ("u3", "c"), ("u2", "b")]
-    assert (result["n_loaded"], result["n_rejected"]) == ({"events": 4}, 1)
+    assert (result["n_loaded"], result["n_rejected"]) == ({"events": 2}, 1)
+    assert result["n_loaded_before"] == {"events": 2}
     assert result["left_out"] == {"loaded before": 2}
     assert result["files"][0]["n_loaded"] == 2
     assert any("has grown" in note for note in result["notes"])
@@ -90,6 +92,52 @@ def test_an_export_that_was_renamed_and_has_grown_is_known_as_well(load, clean_d
     write(folder / "log.csv", "u1,a,2024-05-01", "u2,b,2024-05-02", "u0,c,2024-05-01")
     assert load("table", folder, options=MAP)["left_out"] == {"loaded before": 2}
     assert events(clean_database) == [("u1", "a"), ("u2", "b"), ("u0", "c")]
+
+
+def test_a_grown_export_under_a_new_name_brings_its_new_rows_alone(load, clean_database, tmp_path):
+    lines = [f"u{i},i{i % 7},2024-05-{1 + i // 24:02} {i % 24:02}:00" for i in range(120)]
+    for day, n in enumerate((40, 60, 100)):
+        result = load("table", write(tmp_path / f"export{day}.csv", *lines[:n]), options=MAP)
+        assert len(events(clean_database)) == n
+    assert result["left_out"] == {"loaded before": 60}
+    assert any("export2.csv holds what export0.csv, export1.csv brought" in note for note in result["notes"])
+    # the first name again, and an export that moves on: its oldest rows are not in it any more
+    load("table", write(tmp_path / "export0.csv", *lines[:110]), options=MAP)
+    load("table", write(tmp_path / "last.csv", *lines[20:]), options=MAP)
+    assert sorted(events(clean_database)) == sorted((f"u{i}", f"i{i % 7}") for i in range(120))
+
+
+def test_grown_exports_of_one_folder_are_loaded_once(load, clean_database, tmp_path):
+    header = "timestamp,visitorid,event,itemid"
+    lines = [f"{1714521600000 + i},{i},view,{i % 7}" for i in range(60)]
+    for name, n in (("events", 40), ("events_2", 60)):
+        write(tmp_path / "shop" / f"{name}.csv", *lines[:n], header=header)
+    for replace in (False, True):
+        load("retailrocket", tmp_path / "shop", replace=replace)
+        assert len(events(clean_database)) == 60
+
+
+def test_a_file_that_is_half_there_is_refused_with_the_numbers_and_the_ways_out(load, clean_database, tmp_path):
+    lines = [f"u{i},i{i % 7},2024-05-{1 + i // 24:02} {i % 24:02}:00" for i in range(120)]
+    load("table", write(tmp_path / "a.csv", *lines[:80]), options=MAP)
+    before = dump(clean_database)
+    half = write(tmp_path / "b.csv", *lines[60:])
+    with pytest.raises(InputError, match=r"20 of its 60 events.*a\.csv.*80.*--drop-duplicates.*--keep-duplicates"):
+        load("table", half, options=MAP)
+    assert dump(clean_database) == before
+    load("table", half, options=MAP, drop_duplicates=True)
+    assert len(events(clean_database)) == 120
+    load("table", write(tmp_path / "c.csv", *lines[50:110]), options=MAP, keep_duplicates=True)
+    assert len(events(clean_database)) == 180
+    with pytest.raises(InputError, match="contradict"):
+        load("table", half, options=MAP, keep_duplicates=True, drop_duplicates=True)
+
+
+def test_a_new_file_may_share_a_few_rows(load, clean_database, tmp_path):
+    lines = [f"u{i},i{i % 7},2024-05-{1 + i // 24:02} {i % 24:02}:00" for i in range(200)]
+    load("table", write(tmp_path / "a.csv", *lines[:102]), options=MAP)
+    result = load("table", write(tmp_path / "b.csv", *lines[100:]), options=MAP)
+    assert (len(events(clean_database)), result["n_duplicates"]) == (202, 2)
 
 
 def test_an_export_of_later_events_alone_under_the_old_name_is_a_further_one(load, clean_database, folder):
@@ -178,6 +226,54 @@ def test_new_types_and_options_that_say_the_defaults_are_taken(load, clean_datab
     assert load("table", tmp_path / "e3.csv", options=MAP)["n_loaded"] == {"events": 1}
 
 
+@pytest.mark.parametrize("name", ["event", "value", "transaction"])
+def test_a_column_that_loaded_events_were_read_without_is_refused(load, clean_database, tmp_path, name):
+    log = write(tmp_path / "e.csv", "u1,a,2024-05-01,view,5", header="user_id,item_id,ts,event,n")
+    load("table", log, options=MAP)
+    before = dump(clean_database)
+    added = MAP | {name: "event" if name == "event" else "n"}
+    with pytest.raises(InputError, match=rf"option {name}=.*loaded have been read without.*--replace"):
+        load("table", log, options=added)
+    assert dump(clean_database) == before
+    load("table", log, options=added, replace=True)
+    assert len(events(clean_database)) == 1
+
+
+def test_a_new_type_leaves_labels_and_bought_types_as_they_were(load, clean_database, tmp_path):
+    header = "user_id,item_id,ts,event"
+
+    def roles() -> tuple[object, ...]:
+        return [(row.label_event_types, row.bought_event_types) for row in rows_of_imports()][-1]
+
+    def rows_of_imports() -> list[sa.Row]:
+        with clean_database.connect() as connection:
+            return list(connection.execute(sa.select(raw.imports).order_by(raw.imports.c.import_id)))
+
+    weights = "purchase:5,cart:3,view:1"
+    load(
+        "table", write(tmp_path / "1.csv", "u1,a,2024-05-01,view", header=header), options=TYPED | {"weights": weights}
+    )
+    assert roles() == (["purchase", "cart"], ["purchase"])
+    for day, (new, labels, bought) in enumerate(
+        [
+            ("impression:0.1", ["purchase", "cart"], ["purchase"]),
+            ("hide:-1", ["purchase", "cart"], ["purchase"]),
+            ("wish:2", ["purchase", "cart", "wish"], ["purchase"]),
+            ("subscribe:6", ["purchase", "cart", "wish", "subscribe"], ["purchase", "subscribe"]),
+        ],
+        start=2,
+    ):
+        weights = f"{new},{weights}"
+        line = f"u1,a,2024-05-{day:02},{new.partition(':')[0]}"
+        log = write(tmp_path / f"{day}.csv", line, header=header)
+        result = load("table", log, options=TYPED | {"weights": weights})
+        assert roles() == (labels, bought), result["notes"]
+    result = load("table", log, options=TYPED | {"labels": "purchase", "bought": "purchase"})
+    assert roles() == (["purchase"], ["purchase"])
+    with pytest.raises(InputError, match="no type has a weight above 0"):
+        load("table", log, options=TYPED | {"weights": "view:-1,hide:-2"}, replace=True)
+
+
 def test_weights_of_the_settings_count_at_import(load, clean_database, tmp_path, monkeypatch, request):
     header = "user_id,item_id,ts,event"
     log = write(tmp_path / "e.csv", "u1,a,2024-05-01,view", "u1,b,2024-05-02,wishlist", header=header)
@@ -243,7 +339,7 @@ def test_one_table_says_what_became_of_everything(load, tmp_path, capsys):
     assert result["lines"]["read"] == sum(n for fate, n in result["lines"].items() if fate != "read")
     table = " ".join(capsys.readouterr().err.replace("│", " ").split())
     for part in (
-        "events of [b]log.csv 3 loaded, 1 rejected",
+        "events of [b]log.csv 3 loaded now, 1 rejected",
         "1 event 'wishlist' has no weight",
         "3 of 2 users, 2024-05-01 00:00 to 2024-05-03 00:00",
         "type addtocart 1 events, weight 3",
@@ -275,7 +371,8 @@ def test_bad_rows_of_a_file_are_read_again_by_its_new_name_too(load, clean_datab
     assert result["left_out"] == {"loaded before": 1}
     assert events(clean_database) == [("u1", "a"), ("u2", "b")]
     result = load("table", log.parent, options=TYPED)
-    assert (result["status"], result["n_loaded"], result["notes"][1:]) == ("already loaded", {"events": 2}, [])
+    assert (result["status"], result["n_loaded"], result["notes"][1:]) == ("already loaded", {"events": 0}, [])
+    assert result["n_loaded_before"] == {"events": 2}
 
 
 RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
@@ -290,13 +387,48 @@ def test_a_failed_replacement_leaves_everything_and_is_simply_run_again(load, cl
     retail = tmp_path / "OnlineRetail.csv"
     retail.write_text(RETAIL.format("nobody"))
     with pytest.raises(EmptyResultError, match="not one event"):
-        load("online-retail", retail, replace=True)
+        load("online-retail", retail, replace=True, allow_bad_rows=True)
     assert dump(clean_database) == before
     assert list((tmp_path / "quarantine").rglob("*.csv")), "what was wrong with it can be read"
     retail.write_text(RETAIL.format("17850"))
     retail.rename(tmp_path / "OR2.csv")
     assert load("online-retail", tmp_path / "OR2.csv", replace=True)["n_loaded"]["events"] == 1
     assert len(events(clean_database)) == 1
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_of_mostly_bad_rows_is_refused_with_numbers_and_reasons(load, clean_database, tmp_path, replace):
+    load("table", write(tmp_path / "a.csv", "u1,a,2024-05-01", "u2,b,2024-05-02"), options=MAP)
+    before = dump(clean_database)
+    n_bad = 3 if replace else 11  # of 20: above a tenth, above half
+    lines = [f"u{i},{'' if i < n_bad else 'i'},2024-06-01" for i in reversed(range(20))]
+    bad = write(tmp_path / "b.csv", *lines)
+    with pytest.raises(InputError, match=rf"{n_bad} of its 20 rows.*item_id is empty \({n_bad}\).*--allow-bad-rows"):
+        load("table", bad, options=MAP, replace=replace)
+    assert dump(clean_database) == before
+    assert list((tmp_path / "quarantine").rglob("*b.csv*"))
+    load("table", bad, options=MAP, replace=replace, allow_bad_rows=True)
+    assert len(events(clean_database)) == 20 - n_bad + (0 if replace else 2)
+
+
+def test_the_bounds_of_bad_rows_hold_for_catalogues_and_are_not_met_by_fewer(load, clean_database, tmp_path):
+    log = write(tmp_path / "e.csv", *[f"u{i},i,2024-05-01" for i in range(9)], ",i,2024-05-01")
+    load("table", log, options=MAP, replace=True)
+    assert len(events(clean_database)) == 9
+    items = write(tmp_path / "items.csv", "i,Lamp", ",Chair", ",Bed", header="item_id,title")
+    with pytest.raises(InputError, match=r"items\.csv: 2 of its 3 rows"):
+        load("table", log, options=MAP | {"items": str(items)})
+    assert properties(clean_database) == []
+
+
+@pytest.mark.parametrize("name", ["category_tree.csv", "item_properties.csv", "events_2.csv"])
+def test_a_single_line_that_is_no_header_is_an_error(load, clean_database, tmp_path, name):
+    header = "timestamp,visitorid,event,itemid"
+    write(tmp_path / "shop" / "events.csv", "1714521600000,1,view,2", header=header)
+    (tmp_path / "shop" / name).write_text("garbage\n")
+    with pytest.raises(InputError, match=rf"{name}: column '\w+'.* is missing"):
+        load("retailrocket", tmp_path / "shop", replace=True)
+    assert events(clean_database) == []
 
 
 def test_a_failed_import_leaves_no_trace_and_is_in_nobodys_way(load, clean_database, tmp_path):
@@ -327,4 +459,4 @@ def test_a_file_that_breaks_off_takes_back_what_was_loaded_of_its_import(load, c
         load("table", tmp_path / "in", options=MAP)
     assert dump(clean_database) == before
     (tmp_path / "in" / "3.csv.gz").write_bytes(whole)
-    assert load("table", tmp_path / "in", options=MAP)["n_loaded"]["events"] == 30_002
+    assert load("table", tmp_path / "in", options=MAP)["n_loaded"]["events"] == 30_001

@@ -35,7 +35,8 @@ _SCIENTIFIC: Final = r"^[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+$"
 _ID_OPTION: Final = {
     column: f" (option {column}_id_type=string takes any text)" for column in ("user", "item", "category")
 }
-AVAILABLE_UNREAD: Final = "available is no word for yes or no: the item counts as unavailable"
+MAX_WORDS: Final = 5  # of a block, that are no word for yes or no and are named
+AVAILABLE_UNREAD: Final = "no word for yes or no: the item counts as unavailable"
 
 
 class Checked:
@@ -188,7 +189,11 @@ class Checked:
         """As `flag`, of texts."""
         texts = _trimmed(texts)
         said = per_value(texts, flag, pa.bool_())
-        self.empty(pc.and_(pc.is_valid(texts), pc.is_null(said)), AVAILABLE_UNREAD)
+        unread = pc.and_(pc.is_valid(texts), pc.is_null(said))
+        for word in pc.unique(texts.filter(unread)).to_pylist()[:MAX_WORDS]:
+            self.empty(pc.equal(texts, word), f"available {word[:40]!r} is {AVAILABLE_UNREAD}")
+            unread = pc.and_(unread, pc.not_equal(texts, word))
+        self.empty(unread, f"available is {AVAILABLE_UNREAD}")
         said = pc.if_else(pc.is_valid(texts), pc.fill_null(said, False), pa.scalar(None, pa.bool_()))
         return said.cast(pa.int8()).cast(pa.string())
 

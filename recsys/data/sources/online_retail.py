@@ -32,7 +32,7 @@ from recsys.data.sources.base import (
 )
 from recsys.data.sources.checking import Checked
 from recsys.data.sources.numbers import Decimal, plain_numbers
-from recsys.data.sources.reading import CsvFormat, columns_of, filled_files, no_rows, read_blocks
+from recsys.data.sources.reading import CsvFormat, columns_of, filled_files, is_empty, no_rows, read_blocks
 from recsys.data.sources.survey import Decimals, Survey, Times
 from recsys.data.sources.times import MONTH_FIRST, TimeFormat
 from recsys.errors import InputError
@@ -92,6 +92,9 @@ class OnlineRetail:
         both = zip(self._filled, columns, strict=True)
         files = [(name_in(self._root, path), _InvoiceLines(path, where, written, prices.sign)) for path, where in both]
         empty = [path for path in self._files if path not in self._filled]
+        for path in empty:
+            if not is_empty(path, _CSV):
+                _columns_of(path)
         return [
             *(Part(EVENTS, file.path, name, file.events) for name, file in files),
             *(Part(EVENTS, path, name_in(self._root, path), partial(no_rows, EVENTS, path, _CSV)) for path in empty),

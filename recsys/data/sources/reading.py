@@ -33,6 +33,7 @@ __all__ = [
     "decoded",
     "filled_files",
     "has_rows",
+    "is_empty",
     "is_parquet",
     "no_rows",
     "parquet_types",
@@ -119,7 +120,7 @@ def filled_files(files: Sequence[Path], csv: CsvFormat, notes: list[str], *, nee
     """The files that hold rows; the others are told in `notes`. InputError where none does although one is `needed`."""
     filled = [path for path in files if has_rows(path, csv)]
     if needed and not filled:
-        if all(_is_empty(path, csv) for path in files):
+        if all(is_empty(path, csv) for path in files):
             raise InputError(f"{files[0]}: the file is empty")
         raise InputError(f"{files[0]}: the file holds no rows")
     empty = [path for path in files if path not in filled]
@@ -136,7 +137,8 @@ def has_rows(path: Path, csv: CsvFormat) -> bool:
     return parquet.n_rows(path) > 0 if is_parquet(path) else any(form.has_rows for form in forms_of(path, csv))
 
 
-def _is_empty(path: Path, csv: CsvFormat) -> bool:
+def is_empty(path: Path, csv: CsvFormat) -> bool:
+    """Whether a file has not even a header."""
     if path.stat().st_size == 0:
         return True
     return not is_parquet(path) and not any(form.columns for form in forms_of(path, csv))

@@ -27,7 +27,7 @@ from recsys.data.sources.base import (
     name_in,
 )
 from recsys.data.sources.checking import Checked, reject_unweighed
-from recsys.data.sources.reading import TOLD, filled_files, no_rows, read_blocks, require_columns
+from recsys.data.sources.reading import TOLD, filled_files, is_empty, no_rows, read_blocks, require_columns
 from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
 
@@ -80,7 +80,7 @@ class RetailRocket:
             (self._tree, ("categoryid", "parentid")),
         ):
             for file in files:
-                if file in self._filled:
+                if file in self._filled or not is_empty(file, TOLD):
                     require_columns(file, needed)
         return [
             Part(

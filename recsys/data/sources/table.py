@@ -7,6 +7,7 @@ this file for every option.
 from __future__ import annotations
 
 import csv as csv_module
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,7 @@ from recsys.data.sources.reading import (
     CsvFormat,
     columns_of,
     filled_files,
+    is_empty,
     is_parquet,
     no_rows,
     parquet_types,
@@ -111,8 +113,9 @@ class Table:
         day, plus, time = self._columns["timestamp"].partition("+")
         if plus and self._columns["timestamp"] not in columns_of(self._filled[0], self._csv):
             self._columns |= {"timestamp": day, "time": time}  # the day in one column, the time of the day in another
-        for file in self._filled:
-            self._require(file)
+        for file in self._files:
+            if file in self._filled or not is_empty(file, self._csv):
+                self._require(file)
         self.notes += [*shown_formats(self._filled, self._csv), *shown_formats(extra, self._csv_beside)]
         self._items = _beside(path, options["items"]) if "items" in options else None
         self._categories = _beside(path, options["categories"]) if "categories" in options else None
@@ -124,7 +127,7 @@ class Table:
         try:
             require_columns(file, list(self._columns.values()), self._csv)
         except InputError as error:
-            if len(self._filled) == 1:
+            if len(self._files) == 1:
                 raise
             raise InputError(
                 f"{error}. All files of a folder hold events, but those that options items and categories name"
@@ -301,8 +304,11 @@ class Table:
             raise InputError("option weights names several event types, but no column tells them apart: give event=…")
         if "event" in self._columns:
             weights = weights | {name: weight for name, weight in others.items() if name not in weights}
-        lowest, highest = min(weights.values()), max(weights.values())
-        labels = tuple(t for t, weight in weights.items() if weight > lowest or lowest == highest)
+        speaking_for = [weight for weight in weights.values() if weight > 0]
+        if not speaking_for:
+            raise InputError("option weights: no type has a weight above 0, so no event would speak for its item")
+        lowest, highest = min(speaking_for), max(speaking_for)
+        labels = tuple(t for t, weight in weights.items() if weight > lowest or weight == lowest == highest)
         bought = tuple(t for t, weight in weights.items() if weight == highest)
         return Declaration(
             user_id_type=self._id_type("user", options),
@@ -343,8 +349,8 @@ def _weights(given: str) -> dict[str, float]:
             weights[name.strip()] = float(number)
         except ValueError:
             name = ""
-        if not name.strip() or not 0 < weights[name.strip()] < float("inf"):
-            raise InputError(f"option weights={given}: {pair!r} is not of the form TYPE:NUMBER with a number above 0")
+        if not name.strip() or not math.isfinite(weights[name.strip()]):
+            raise InputError(f"option weights={given}: {pair!r} is not of the form TYPE:NUMBER with a finite number")
     return weights
 
 

@@ -221,7 +221,10 @@ def test_words_for_yes_and_no(said, words):
 def test_what_is_neither_yes_nor_no_is_no_and_counted():
     block = checked(available=["perhaps", "none", "null", "1"])
     assert block.flag("available").to_pylist() == ["0", "0", "0", "1"]
-    assert block.emptied == {AVAILABLE_UNREAD: 3}
+    assert block.emptied == {f"available {word!r} is {AVAILABLE_UNREAD}": 1 for word in ("perhaps", "none", "null")}
+    many = checked(available=[f"w{i}" for i in range(7)])
+    assert many.flag("available").to_pylist() == ["0"] * 7
+    assert many.emptied[f"available is {AVAILABLE_UNREAD}"] == 2
     assert checked(available=pa.array([True, False, None])).flag("available").to_pylist() == ["1", "0", None]
     assert checked(available=[2.0, 0.0, float("nan")]).flag("available").to_pylist() == ["1", "0", None]
 
