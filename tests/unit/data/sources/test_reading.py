@@ -19,6 +19,7 @@ from recsys.data.sources.base import Chunk, Lines
 from recsys.data.sources.checking import Checked
 from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
+from recsys.ids import BLANKS
 
 HEADER = b"timestamp,visitorid,event,itemid\n"
 GOOD = st.builds(
@@ -28,10 +29,14 @@ GOOD = st.builds(
     st.sampled_from(["view", "addtocart", "transaction"]),
     st.integers(0, 10**6),
 )
-ANYTHING = st.binary(min_size=1, max_size=40).map(lambda line: line.replace(b"\n", b"x").replace(b"\r", b"y"))
+# Of what is no UTF-8, 0xA0 is a blank: the file is read as Windows-1252.
+ANYTHING = st.binary(min_size=1, max_size=40).map(lambda line: line.translate(bytes.maketrans(b"\n\r\xa0", b"xyz")))
 DAMAGED = st.tuples(GOOD, st.integers(0, 30), ANYTHING).map(lambda x: x[0][: x[1]] + x[2][:3] + x[0][x[1] :])
-ID = r"\s*(?:0|-?[1-9][0-9]{0,17})(?:\.0{0,2})?\s*"
-GOOD_LINE = re.compile(rf"(\s*[+]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?\s*),{ID},(view|addtocart|transaction),{ID}")
+BLANK = f"[{re.escape(BLANKS)}]*"
+ID = rf"{BLANK}(?:0|-?[1-9][0-9]{{0,17}})(?:\.0{{0,2}})?{BLANK}"
+SPACE = rf"[\s{re.escape(BLANKS)}]*"  # around numbers, the separators of ASCII are blanks, too
+TIME = rf"{SPACE}([+]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?){SPACE}"
+GOOD_LINE = re.compile(rf"{TIME},{ID},(view|addtocart|transaction),{ID}")
 
 
 def read_events(lines: list[bytes], block_bytes: int) -> list[Chunk]:
@@ -63,7 +68,8 @@ def test_loaded_and_rejected_are_all_rows_each_with_its_line(lines, block_bytes)
     assert rejected == [i for i, line in enumerate(lines) if not is_good(line)]
     expected = [line.decode().split(",") for line in lines if is_good(line)]
     assert [(t, u, e, i) for t, u, e, i, *_ in loaded] == [
-        (round(float(t)), u.strip().split(".")[0], e, i.strip().split(".")[0]) for t, u, e, i in expected
+        (round(float(t.strip().strip(BLANKS))), *(x.strip(BLANKS).split(".")[0] for x in (u, e, i)))
+        for t, u, e, i in expected
     ]
 
 
