@@ -92,7 +92,7 @@ class CatalogueStore:
         return await self._lookups.transaction(read)
 
     async def user(self, user_id: ExternalId) -> dict[str, Any] | None:
-        """A user as he is told to clients; None where there is none. InputError for an id of the wrong type."""
+        """A user as clients are shown them; None where there is none. InputError for an id of the wrong type."""
 
         async def read(connection: asyncpg.Connection) -> dict[str, Any] | None:
             types = await writable.id_types(connection)

@@ -47,7 +47,7 @@ class UserLists(NamedTuple):
 
 
 class UserEvents(NamedTuple):
-    """Who a user is, and what he did of late."""
+    """Who a user is, and what they did recently."""
 
     user_key: int | None  # None where the catalogue has no such user
     recent: Sequence[Recent] = ()  # newest first

@@ -231,22 +231,22 @@ class Removed(BaseModel):
     users: int = Field(description="the id and the properties; the row stays, so that its key is never given again")
     events: int = Field(description="posted events, also of sessions without a user that this user had")
     event_quarantine: int
-    user_recent: int = Field(description="what recommendations read of his last events and of his sessions")
+    user_recent: int = Field(description="what recommendations read of their last events and of their sessions")
     lists: int = Field(description="ranked and personal lists and histories of all publications that are kept")
     raw_events: int = Field(description="imported events")
     raw_user_properties: int
     predictions: int = Field(
-        description="answers that were shown to him, or in a session of his; those still in memory are not written"
+        description="answers that were shown to them, or in a session of theirs; those still in memory are not written"
     )
 
 
 class Receipt(BaseModel):
-    """What an erasure removed. The user is remembered by the SHA-256 of the id alone, so that no import brings him
+    """What an erasure removed. The user is remembered by the SHA-256 of the id alone, so that no import brings them
     back."""
 
     success: Literal[True] = True
     user_id: UserId
-    erased_at: dt.datetime = Field(description="when he was erased first")
+    erased_at: dt.datetime = Field(description="when they were erased first")
     removed: Removed
 
 

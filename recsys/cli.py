@@ -137,7 +137,7 @@ STEPS = {
     "similar_items": "Write the lists of similar items, by ALS' item factors.",
     "train_ranker": "Train the CatBoost ranker and let the gate decide.",
     "rank_users": "Write the ranked lists of the champion.",
-    "user_history": "Write down what users did, so that nobody is shown again what he bought.",
+    "user_history": "Write down what users did, so that nobody is shown again what they bought.",
     "publish": "Check the newest lists of a data set and move the pointer to them (--force: to older data, too).",
 }
 

@@ -151,7 +151,7 @@ async def delete_user(request: Request, user_id: UserPath) -> Receipt:
     """Everywhere in Postgres, for ever, known or not; the receipt says how many rows went from where.
 
     The SHA-256 of the id is kept, so that neither an import nor the nightly preparation brings the user back. Files
-    of data sets and models that were made before are not touched; the next night makes new ones without him.
+    of data sets and models that were made before are not touched; the next night makes new ones without them.
     """
     id_, erased_at, removed = await erasure.erase(request.app.state.service.writes, user_id)
     return Receipt.model_validate({"user_id": id_, "erased_at": erased_at, "removed": removed})

@@ -21,7 +21,7 @@ def with_spare_rows(
 ) -> tuple[dict[str, Any], Weights]:
     """The same network with `n_users` and `n_items` further rows behind those of users and items.
 
-    They are copies of row 0 (unknown), so that who gets one is scored as before until something is learned of him.
+    They are copies of row 0 (unknown), so that who gets one is scored as before until something is learned of them.
     The network's logits stay what they are: rows are counted within their field.
     """
     wider = {

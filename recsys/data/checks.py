@@ -23,7 +23,7 @@ def problems(dataset: Dataset, *, now: dt.datetime) -> list[str]:
     if dataset.meta.as_of_at > now + LATEST_AHEAD:
         found.append(
             f"events lie in the future (up to {dataset.meta.as_of_at.isoformat()}, and now it is "
-            f"{now.isoformat(timespec='seconds')}): mend the timestamps, or name a cut-off (--as-of)"
+            f"{now.isoformat(timespec='seconds')}): fix the timestamps, or name a cut-off (--as-of)"
         )
     if not _n_available(dataset):
         found.append("not one item is available: look at the property 'available' in the raw data")

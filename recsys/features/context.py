@@ -28,7 +28,7 @@ CONTEXT_FIELDS: Final = (DEVICE, *(f"context_{n}" for n in range(1, N_SHARED + 1
 CONTEXT_SIZES: Final = (32, *(256 for _ in range(N_SHARED)))  # rows, the first is "unknown"
 # What a request may tell of its moment and its user, in place of what the service knows: the least and the greatest.
 REQUEST_FEATURES: Final = {"day_of_week": (1, 7), "part_of_day": (1, 8), "hour": (0, 23), "n_events": (0, 10**9)}
-# Known only once the user has acted, or a name of the item that he acted on.
+# Known only once the user has acted, or a name of the item that they acted on.
 OUTCOMES: Final = frozenset(BY_PARAMETER) | {
     *("transaction_id", "order_id", "amount", "total", "revenue", "item_id", "product_id", "sku"),
 }

@@ -3,7 +3,7 @@ need no new export.
 
 Each weight is an array `weights/<layer>.<weight>.npy`, which ONNX Runtime reads as external data and numpy maps into
 memory, and at the same time an input of the graph with that array as its default: who runs the graph may give
-arrays of his own in its place, under the names of `network_weights`.
+arrays of its own in its place, under the names of `network_weights`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The cascade: sources in order, each filling what the former left open; the rules hold for all of them.
 
 What is in context (a product, a cart) calls its neighbours first; then the user's stored list, or one that is made of
-his latest events where none is stored, blended with the neighbours of what he did a moment ago; then popular in the
+their latest events where none is stored, blended with the neighbours of what they did a moment ago; then popular in the
 category and its parents, popular, any available.
 """
 

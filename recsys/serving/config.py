@@ -102,7 +102,7 @@ class ServingConfig(_Part):
         True,
         title="Fold new users in",
         description="somebody without a list, with events on 3 items: a list by the model's item factors, made while"
-        " he waits. off: he gets neighbours of the items alone",
+        " they wait. off: they get neighbours of the items alone",
     )
 
     def surface(self, name: Surface) -> SurfaceConfig:

@@ -1,10 +1,10 @@
-"""A user whom the nightly ALS does not know: his vector from his events and the items' vectors.
+"""A user whom the nightly ALS does not know: their vector from their events and the items' vectors.
 
 Hu, Koren & Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008, equation 4:
 
     x = (YᵀY + Yᵀ(C - I)Y + λI)⁻¹ Yᵀ C p
 
-with Y the item vectors, p = 1 for the items of his events and 0 for all others, and C his confidence in them, which is
+with Y the item vectors, p = 1 for the items of their events and 0 for all others, and C their confidence in them, which is
 1 for all others; YᵀY + λI is the same for all users. Confidences are weighted as in training (recsys.candidates.als):
 BM25 with what was known of the other users. It is the equation of `implicit`'s `recalculate_user`.
 """

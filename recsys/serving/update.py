@@ -34,7 +34,7 @@ def number_of(version: str) -> int:
 
 @dataclass(frozen=True)
 class Update:
-    """New values of weights, by `layer/weight`, and who got rows of his own, in the order of the rows."""
+    """New values of weights, by `layer/weight`, and who got rows of their own, in the order of the rows."""
 
     dense: Mapping[str, Floats] = field(default_factory=dict)  # whole weights
     rows: Mapping[str, Positions] = field(default_factory=dict)  # of tables: which rows (n,)

@@ -12,7 +12,9 @@ from recsys.data.sources.base import EVENTS, Declaration, Part, Source
 from recsys.errors import InputError
 from recsys.storage.raw_imports import FileProgress
 
-MEND = "give --replace to empty the database and start over (raw tables, keys, lists, publications and posted events)"
+START_OVER = (
+    "give --replace to empty the database and start over (raw tables, keys, lists, publications and posted events)"
+)
 _ID_TYPES = ("user_id_type", "item_id_type", "category_id_type")
 _FILES = ("items", "categories")  # options that name further files
 _OF_ROWS = ("event", "value", "transaction")  # columns that rows without them lack
@@ -70,28 +72,28 @@ def check_fits(former: sa.Row[Any], source: Source, options: Mapping[str, str]) 
     if former.source != source.name:
         raise InputError(
             f"the database holds source {former.source} from {former.path}; a database has one source. "
-            f"To load {source.name} instead, {MEND}"
+            f"To load {source.name} instead, {START_OVER}"
         )
     for name in source.lasting_options:
         before, now = former.options.get(name), options.get(name)
         if name not in _MAY_CHANGE and before and now and before != now:
             raise InputError(
                 f"option {name}={now}: it was {name}={before} when {former.path} was loaded, and rows that mean "
-                f"different things cannot be told apart. Name the column {before!r} in the file, too, or {MEND}"
+                f"different things cannot be told apart. Name the column {before!r} in the file, too, or {START_OVER}"
             )
     for name in _OF_ROWS:
         if name in source.lasting_options and options.get(name) and not former.options.get(name):
             what = {"event": "event types", "value": "values", "transaction": "transactions"}[name]
             raise InputError(
                 f"option {name}={options[name]}: the events that are loaded have been read without {what}, and would "
-                f"stay so. To read them anew, import all their files with this option, and {MEND}"
+                f"stay so. To read them anew, import all their files with this option, and {START_OVER}"
             )
     for name in _ID_TYPES:
         before, now = getattr(former, name), getattr(source.declaration, name)
         if before != now:
             raise InputError(
                 f"{name} is {now} in this import, and {before} in the database; "
-                f"{f'leave out the option {name}' if name in options else 'bring ids of that type'}, or {MEND}"
+                f"{f'leave out the option {name}' if name in options else 'bring ids of that type'}, or {START_OVER}"
             )
 
 

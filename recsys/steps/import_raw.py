@@ -22,7 +22,17 @@ from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.steps import import_summary
 from recsys.steps.import_known import continued, shown
-from recsys.steps.import_plan import MEND, Plan, Task, changes, check_fits, inherited, plan, spelt_out, with_roles_kept
+from recsys.steps.import_plan import (
+    START_OVER,
+    Plan,
+    Task,
+    changes,
+    check_fits,
+    inherited,
+    plan,
+    spelt_out,
+    with_roles_kept,
+)
 from recsys.steps.import_progress import Bar, Quarantine, file_name, progress_bar
 from recsys.storage import raw_imports
 from recsys.storage.engine import engine as open_engine
@@ -319,7 +329,7 @@ class _Loading:
                 raise InputError(
                     f"{part.path}: another file of this name is loaded already, and this one differs from it: "
                     f"{against.n_missing:,} of the {against.n_former:,} rows that it brought are not in it any more. "
-                    f"If it holds new rows alone, give it a name of its own; if rows were withdrawn, {MEND}"
+                    f"If it holds new rows alone, give it a name of its own; if rows were withdrawn, {START_OVER}"
                 )
             else:
                 has_grown = True

@@ -196,12 +196,12 @@ def _posted(snapshot: RawSnapshot, declared: Declared, last_ms: int, asked: int,
 def _tell(left_out: dict[str, int]) -> None:
     """Say what of the log is not in the data set, and how to have it in."""
     for reason, n in left_out.items():
-        mend = ""
+        fix = ""
         if reason.startswith(NO_WEIGHT):
-            mend = "; to count them, give the type a weight (RECSYS_EVENT_WEIGHTS)"
+            fix = "; to count them, give the type a weight (RECSYS_EVENT_WEIGHTS)"
         elif reason == AFTER_GAP:
-            mend = f"; they count once they are {MIN_AFTER_GAP:,}"
-        logger.info("posted events left out, %s: %d%s", reason, n, mend)
+            fix = f"; they count once they are {MIN_AFTER_GAP:,}"
+        logger.info("posted events left out, %s: %d%s", reason, n, fix)
 
 
 def _check(ctx: Context, dataset: Dataset, former: str | None) -> None:

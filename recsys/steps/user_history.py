@@ -1,4 +1,4 @@
-"""Write down what users did before the data set ends, so that the service shows nobody again what he bought."""
+"""Write down what users did before the data set ends, so that the service shows nobody again what they bought."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """No connection gets through until `mend()`."""
+        """No connection gets through until `recover()`."""
         self.is_cut = True
         for one in list(self._open):
             with suppress(OSError):
@@ -39,7 +39,7 @@ class Proxy:
         """Nothing more comes through on what is connected now; new connections are well."""
         self._swallowed |= self._open
 
-    def mend(self) -> None:
+    def recover(self) -> None:
         self.is_cut, self.delay_s = False, 0.0
 
     def close(self) -> None:

@@ -115,7 +115,7 @@ def test_the_relay_delivers_all_in_order_and_none_counts_twice(
     assert sorted(found) == sorted(expected)
     for user in range(5):
         assert of_user(found, user) == of_user(expected, user)
-    assert _n_messages(kafka) > len(expected), "who was killed before his note delivers again: one of the two counts"
+    assert _n_messages(kafka) > len(expected), "who was killed before its note delivers again: one of the two counts"
 
 
 def _n_messages(kafka: Kafka) -> int:

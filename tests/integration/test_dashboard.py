@@ -36,10 +36,10 @@ def service(database_url: str, database: sa.Engine) -> Iterator[httpx.Client]:
         client.get("/similar/1001")
         shop.wait_until(lambda: count(database, "predictions") == 8, 10)
         samples = [
-            {"user_id": 501, "item_id": 1001, "event_type": "view"},  # the first of his ranked list
+            {"user_id": 501, "item_id": 1001, "event_type": "view"},  # the first of their ranked list
             {"user_id": 501, "item_id": 1002, "event_type": "transaction"},  # bought is the default's transaction
             {"session_id": "guest", "item_id": 1016, "event_type": "view"},  # the fifth of the popular ones
-            {"user_id": 502, "item_id": 1060, "event_type": "transaction"},  # not shown to him
+            {"user_id": 502, "item_id": 1060, "event_type": "transaction"},  # not shown to them
         ]
         answer = client.post("/online/data/add", json={"samples": samples}).json()
         assert answer["accepted"] == 4, answer

@@ -120,7 +120,7 @@ def test_postgres(service: httpx.Client, proxy: Proxy, how: str) -> None:
         text = service.get("/metrics").text
         assert 'recsys_degraded_answers_total{part="personal_lists"} 0.0' not in text
     finally:
-        proxy.mend()
+        proxy.recover()
     shop.wait_until(lambda: missing(service, "known") == [], 20)
     assert tiers(service) == expected({"known": "ranked", "light": "i2i", "guest": "i2i"})
 

@@ -162,12 +162,12 @@ def test_the_service_shows_nobody_again_what_he_bought(
     with shop.running_service(database_url) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         for user in users[np.argsort(n_bought)[-20:]].tolist():
-            his = {id_of_item[key] for key in bought.item_key[bought.user_key == user].tolist()}
-            assert his & offered
+            theirs = {id_of_item[key] for key in bought.item_key[bought.user_key == user].tolist()}
+            assert theirs & offered
             body = {"user_id": id_of_user[user], "top_k": 1000}
             shown = client.post("/recommend", json=body).json()["recommendations"]
-            assert {str(entry["item_id"]) for entry in shown} == offered - his
-            body["candidate_items"] = list(his)
+            assert {str(entry["item_id"]) for entry in shown} == offered - theirs
+            body["candidate_items"] = list(theirs)
             assert client.post("/recommend", json=body).json()["recommendations"] == []
 
 

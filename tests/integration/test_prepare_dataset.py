@@ -212,7 +212,7 @@ def test_an_erased_user_is_in_no_later_data_set_though_his_files_are_loaded_agai
     load(write_shop(tmp_path / "shop"))
     first = prepare_dataset.run(ctx=ctx)
     tell(ctx, erase_user=102)
-    load(write_shop(tmp_path / "shop", n_items=10, first_day=5, part=2))  # he is in it
+    load(write_shop(tmp_path / "shop", n_items=10, first_day=5, part=2))  # they are in it
     second = prepare_dataset.run(ctx=ctx)
     with ctx.engine.connect() as connection:
         mentioned = sa.select(sa.func.count()).where(raw_tables.events.c.visitorid == "102")
@@ -296,7 +296,7 @@ def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: 
         ("e", "100", "x-1", "view", LATE_MS + hour),  # no id of this catalogue
         parameters={"price": 7.5},
     )
-    with ctx.engine.begin() as connection:  # as it was posted before he was erased, and written after
+    with ctx.engine.begin() as connection:  # as it was posted before they were erased, and written after
         connection.execute(
             sa.text(
                 "insert into events (event_id, user_id, item_id, event_type, occurred_at, digest)"

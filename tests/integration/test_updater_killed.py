@@ -42,7 +42,7 @@ def stocked(server: str, template: str, name: str) -> Iterator[tuple[str, sa.Eng
     with database_named(server, template, name) as url:
         engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=sa.NullPool)
         world.stock(engine)
-        execute(engine, "update training_state set watchdog_s = 1")  # who was killed holds his lease no longer
+        execute(engine, "update training_state set watchdog_s = 1")  # who was killed holds its lease no longer
         yield url, engine
 
 

@@ -297,12 +297,12 @@ def is_nothing(texts: pa.Array) -> pa.Array:
     return pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
 
 
-def reject_unweighed(checked: Checked, event: pa.Array, weights: Mapping[str, float], mend: str) -> None:
+def reject_unweighed(checked: Checked, event: pa.Array, weights: Mapping[str, float], fix: str) -> None:
     """Send rows of event types without a weight to quarantine; the reason names the type, and what gives it one."""
     strays = pc.and_(pc.is_valid(event), pc.invert(pc.is_in(event, value_set=pa.array(list(weights), pa.string()))))
     for name in pc.unique(event.filter(strays)).to_pylist()[:MAX_UNKNOWN_TYPES]:
-        checked.reject(pc.equal(event, name), f"event {name[:100]!r} has no weight ({mend})")
-    checked.reject(strays, f"event has no weight ({mend})")
+        checked.reject(pc.equal(event, name), f"event {name[:100]!r} has no weight ({fix})")
+    checked.reject(strays, f"event has no weight ({fix})")
 
 
 def is_number(kind: pa.DataType) -> bool:

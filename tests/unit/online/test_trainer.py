@@ -158,7 +158,7 @@ def test_what_is_told_of_the_moment_is_learned_by_day_and_outcomes_are_not(folde
     update.apply(scorer)
     spring, autumn = (by_item(scorer, {"campaign": told}) for told in ("Spring", "autumn"))
     even = np.arange(1, 41) % 2 == 0
-    change = spring - autumn  # between items of one user: the loss says nothing of what all his items have in common
+    change = spring - autumn  # between items of one user: the loss says nothing of what all their items have in common
     raised = change[:, even].mean(axis=1) - change[:, ~even].mean(axis=1)
     assert (raised > 0.2).mean() > 0.9
     features, warnings = scorer.read_features({"campaign": "winter", "stars": 5})

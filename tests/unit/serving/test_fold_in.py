@@ -121,7 +121,7 @@ def test_nearly_the_list_that_the_night_made_for_him(tmp_path: Path) -> None:
     block=st.sampled_from([1, 7, 64]),
 )
 def test_the_list_is_the_best_of_all_scores(seed: int, n_items: int, n: int, n_own: int, block: int) -> None:
-    """By blocks and by lengths as by brute force: available ones, not his own, of positive score."""
+    """By blocks and by lengths as by brute force: available ones, not their own, of positive score."""
     random = np.random.default_rng(seed)
     keys = np.sort(random.choice(1000, n_items, replace=False)).astype(np.int32)
     vectors = (random.normal(size=(n_items, 5)) * random.pareto(1, (n_items, 1))).astype(np.float32)
