@@ -5,8 +5,9 @@ Hu, Koren & Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", 
     x = (YᵀY + Yᵀ(C - I)Y + λI)⁻¹ Yᵀ C p
 
 with Y the item vectors, p = 1 for the items of their events and 0 for all others, and C their confidence in
-them, which is 1 for all others; YᵀY + λI is the same for all users. Confidences are weighted as in training (recsys.candidates.als):
-BM25 with what was known of the other users. It is the equation of `implicit`'s `recalculate_user`.
+them, which is 1 for all others; YᵀY + λI is the same for all users. Confidences are weighted as in training
+(recsys.candidates.als): BM25 with what was known of the other users. It is the equation of `implicit`'s
+`recalculate_user`.
 """
 
 from __future__ import annotations
