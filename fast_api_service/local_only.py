@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Final
 
 # Requests that change something and need no body, so that a form could make them.
@@ -26,7 +27,7 @@ def problem(
     """
     given = {name: value.decode("latin-1").strip().lower() for name, value in headers if name in _LOOKED_AT}
     host = given.get(b"host", "localhost")
-    if not _is_here(_name_of(host)) and _name_of(host) not in hosts:
+    if not _is_here(host) and _name_of(host) not in hosts:
         return f"the Host header says {host[:100]!r}, which is not this machine: name it in API_HOSTS"
     origin = given.get(b"origin")
     if origin in origins:
@@ -50,7 +51,9 @@ def _name_of(host: str) -> str:
     return host.rpartition(":")[0] or host if host.count(":") == 1 else host
 
 
-def _is_here(name: str) -> bool:
+@lru_cache(maxsize=256)  # asked for each request, and mostly of the same one
+def _is_here(host: str) -> bool:
+    name = _name_of(host)
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

@@ -48,6 +48,11 @@ class Events(Sequence[Recent]):
             return Events(self._keys[at], self._types[at], self._ms[at])
         return Recent(self._keys[at], self._types[at], self._ms[at])
 
+    @property
+    def types(self) -> Sequence[str]:
+        """Of each event, its type."""
+        return self._types
+
     def rows(self) -> Iterator[tuple[int, str, int]]:
         """Key, type and time of each: making a `Recent` of each would take as long as what is done with it."""
         return zip(self._keys, self._types, self._ms, strict=True)
@@ -137,13 +142,14 @@ def seeds(
 
 def n_counted(events: Sequence[Recent], meaning: EventMeaning, n: int) -> int:
     """How many events `seeds` would count for `n` items."""
+    types = events.types if isinstance(events, Events) else [event.event_type for event in events]
+    counting = {type_ for type_ in set(types) if interest_of(type_, meaning.weights) > 0}
+    if len(types) <= n:
+        return sum(map(counting.__contains__, types))
     found: set[int] = set()
-    worth: dict[str, float] = {}
     count = 0
     for key, event_type, _ in _rows(events):
-        if event_type not in worth:
-            worth[event_type] = interest_of(event_type, meaning.weights)
-        if worth[event_type] > 0 and (key in found or len(found) < n):
+        if event_type in counting and (key in found or len(found) < n):
             found.add(key)
             count += 1
     return count

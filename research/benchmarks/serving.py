@@ -201,11 +201,11 @@ def compare(url: str, list_version_id: int, arguments: argparse.Namespace) -> No
 
     def recommend() -> bytes:
         body = b'{"user_id": %d, "top_k": 10}' % (7 * pick.randint(1, arguments.users))
-        head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         return head % len(body) + body
 
     def row() -> bytes:
-        return b"GET /row/%d HTTP/1.1\r\nHost: x\r\n\r\n" % pick.randint(1, arguments.users)
+        return b"GET /row/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % pick.randint(1, arguments.users)
 
     try:
         wait(f"http://127.0.0.1:{service_port}/ready")
