@@ -22,11 +22,16 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.kafka_broker import Broker
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+# No test asserts absolute times, and the machine may be busy; all else as it is by default, or by default in CI.
+settings.register_profile("recsys", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("recsys")
 
 
 def free_port() -> int:

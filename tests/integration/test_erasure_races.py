@@ -238,7 +238,7 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scripts=st.lists(_steps, min_size=2, max_size=4), pause_ms=st.integers(0, 60))
 def test_whatever_clients_do_meanwhile_nothing_holds_the_user_after_the_receipt(
     services: list[httpx.Client], database: sa.Engine, scripts: list[list[str]], pause_ms: int

@@ -98,7 +98,7 @@ def stocked(database: sa.Engine) -> sa.Engine:
 
 
 @given(samples, st.randoms(use_true_random=False), st.integers(1, 5), st.booleans())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_repetition_and_split_gives_the_same_tables(
     stocked: sa.Engine, database_url: str, raw: list[dict[str, Any]], chance: random.Random, n: int, at_once: bool
 ) -> None:
@@ -205,7 +205,7 @@ def kept(events: Sequence[Event]) -> list[tuple[int, str, int]]:
     st.integers(1, 40),
     st.booleans(),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_however_many_events_come_in_whatever_batches_the_row_holds_what_the_log_says(
     stocked: sa.Engine,
     database_url: str,

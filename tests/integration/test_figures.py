@@ -183,7 +183,7 @@ CLICKED_AND_BOUGHT = World(
 
 @example(CLICKED_AND_BOUGHT, 2)
 @given(worlds, st.integers(1, 4))
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_figures_are_what_plain_python_counts(database_url: str, database: sa.Engine, world: World, k: int) -> None:
     store(database, world)
     found = computed(database_url, k)

@@ -138,7 +138,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=requests)
 def test_every_answer_is_what_the_rows_allow(
     service: httpx.Client, rows: dict[int, Row], request: dict[str, Any]

@@ -89,7 +89,7 @@ paths = st.tuples(
     st.sampled_from(["/similar/", "/items/", "/users/", "/categories/", "/online/events/"]),
     texts.filter(lambda text: text.strip("/.") != ""),
 )
-FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FUZZ

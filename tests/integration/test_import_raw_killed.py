@@ -103,7 +103,7 @@ OPERATIONS = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(OPERATIONS)
 def test_any_sequence_of_imports_ends_as_one_of_the_final_files(
     clean_database: sa.Engine, monkeypatch: pytest.MonkeyPatch, operations: list[tuple[str, int]]

@@ -260,9 +260,7 @@ def test_any_sequence_of_publish_kill_rollback_and_prune_leaves_one_pointer_to_a
 
     run_state_machine_as_test(
         Machine,
-        settings=settings(
-            max_examples=12, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=12, stateful_step_count=10, suppress_health_check=list(HealthCheck)),
     )
 
 

@@ -31,7 +31,7 @@ def test_new_ids_get_the_next_keys_in_order_of_first_appearance() -> None:
 
 
 @given(st.lists(ids, min_size=1, max_size=4))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_no_key_changes_and_none_is_given_twice(days: list[dict[str, int]]) -> None:
     known: dict[str, int] = {}
     for seen in days:

@@ -236,7 +236,7 @@ told = st.tuples(
 
 @pytest.mark.slow
 @given(st.lists(rows, min_size=1, max_size=12), st.lists(told, max_size=12), st.integers(0, 100), st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_what_comes_at_or_after_the_cut_changes_nothing(tmp_path_factory, events, properties, cut, data) -> None:
     events = [*events, (0, "u", "view", "a", None)]
     later_events = data.draw(st.lists(rows.map(lambda row: (row[0] + cut + 1, *row[1:])), max_size=5))

@@ -99,7 +99,7 @@ def test_context_is_day_of_the_week_and_part_of_the_day() -> None:
     np.testing.assert_array_equal(time_rows(np.array([monday_noon, 0])), [[1, 5], [4, 1]])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=30).filter(sum), st.integers(1, 200), st.integers(0, 9))
 def test_systematic_draws_are_within_one_of_their_share(weight: list[float], n: int, seed: int) -> None:
     drawn = np.bincount(systematic(np.array(weight), n, np.random.default_rng(seed)), minlength=len(weight))

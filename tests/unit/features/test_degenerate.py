@@ -46,7 +46,7 @@ def check_features(dataset: Dataset, at: int) -> None:
         assert name not in CATEGORICAL or (values >= -1).all()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(events=events, told=told, at=cuts)
 def test_features_of_hardly_anything(events: list[Event], told: list[Told], at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def test_an_item_with_a_title_that_nobody_has_touched(tmp_path: Path, events: li
 
 
 @pytest.mark.parametrize("name", IN_MEMORY)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 @given(events=events, told=told, at=cuts)
 def test_generators_fit_hardly_anything_or_say_why_not(
     name: str, events: list[Event], told: list[Told], at: int

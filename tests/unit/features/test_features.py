@@ -169,7 +169,7 @@ told = st.sampled_from(sorted(history)).flatmap(
 
 @pytest.mark.slow
 @given(st.lists(event, min_size=1, max_size=10), st.lists(told, max_size=6), st.floats(1, 190), st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_nothing_at_or_after_the_cut_changes_a_feature(tmp_path_factory, events, properties, cut, data) -> None:
     at = round(cut * DAY)
     after = st.floats(0, 199 - cut).map(lambda more: at / DAY + more)

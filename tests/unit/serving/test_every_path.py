@@ -133,7 +133,7 @@ def fold_in_of(factors: ItemFactors) -> FoldIn:
     return FoldIn(factors, ones, ones, 3.0, params)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     shop=shops,
     defaults=st.dictionaries(st.sampled_from([ALL_ITEMS, *PARENTS]), lists_of_keys),
