@@ -97,7 +97,9 @@ def compare(url: str, artifacts: str, list_version_id: int, arguments: argparse.
         user = 7 * pick.randint(1, arguments.users)
         items = [1000 + pick.randint(1, arguments.items) for _ in range(arguments.pairs)]
         body = f'{{"user_ids": {[user] * len(items)}, "item_ids": {items}}}'.encode()
-        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        head = (
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        )
         return head % len(body) + body
 
     made = [one() for _ in range(2000)]  # beforehand, because the client shares the machine

@@ -114,7 +114,7 @@ def publish(engine: sa.Engine, version: str, n_users: int, n_items: int, step: i
         )
         manifest[kind] = written.list_version_id
     publication = sa.insert(tables.publications).values(
-        status="published", dataset=f"dataset/{version}", manifest=manifest, models={"als": "als/1"}, fence=1
+        status="published", dataset=f"dataset/{version}", manifest=manifest, models={}, fence=1
     )
     with engine.begin() as connection:
         publication_id = connection.execute(publication.returning(tables.publications.c.publication_id)).scalar_one()

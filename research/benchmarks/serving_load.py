@@ -107,7 +107,9 @@ def main() -> None:
 
             def request() -> bytes:
                 body = b'{"user_id": %d, "top_k": 10}' % (7 * pick.randint(1, arguments.users))
-                head = "POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+                head = (
+                    "POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+                )
                 return head.encode() + b"%d\r\n\r\n" % len(body) + body
 
             peak = overload(port, request, arguments.seconds)
