@@ -64,7 +64,8 @@ def batches(n_users: int, n_items: int, seed: int) -> Iterator[list[dict[str, An
 async def post(port: int, bodies: Iterator[bytes], seconds: float, n_connections: int) -> float:
     """Events per second of a closed loop."""
     until, n = time.perf_counter() + seconds, 0
-    head = b"POST /online/data/add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /online/data/add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\n\r\n"
 
     async def client() -> None:
         nonlocal n

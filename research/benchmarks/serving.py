@@ -201,7 +201,8 @@ def compare(url: str, list_version_id: int, arguments: argparse.Namespace) -> No
 
     def recommend() -> bytes:
         body = b'{"user_id": %d, "top_k": 10}' % (7 * pick.randint(1, arguments.users))
-        head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += b"Content-Length: %d\r\n\r\n"
         return head % len(body) + body
 
     def row() -> bytes:
