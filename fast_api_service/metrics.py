@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
@@ -13,11 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
 from fast_api_service.watched import Watched
+from recsys.instants import data_ends_at
 from recsys.serving.cascade import Pick, tier
 from recsys.serving.config import Surface
 from recsys.serving.snapshot import Snapshot
 
-_DATASET = re.compile(r"dataset/([0-9]{8}T[0-9]{6})-")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
 LISTING_ROUTES = ("/recommend", "/recommend/batch", "/similar/{item_id}")
@@ -239,7 +238,7 @@ class Metrics:
         self.publication_age.set_function(
             lambda: (dt.datetime.now(dt.UTC) - created_at).total_seconds() if created_at else float("nan")
         )
-        data_until = data_until_of(snapshot.publication.dataset)
+        data_until = data_ends_at(snapshot.publication.dataset)
         self.data_age.set_function(
             lambda: (dt.datetime.now(dt.UTC) - data_until).total_seconds() if data_until else float("nan")
         )
@@ -283,12 +282,6 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
-
-
-def data_until_of(dataset: str) -> dt.datetime | None:
-    """When the last event of a data set occurred, as its name says; None where it does not."""
-    found = _DATASET.match(dataset)
-    return dt.datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=dt.UTC) if found else None
 
 
 def _series(metric: Any, *labels: str) -> Any:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recsys.errors import ArtifactError, InputError, NotFoundError
+from recsys.instants import DATA_END
 
 MANIFEST = "manifest.json"
 FOREIGN = "mlflow"  # MLflow's own files may live beside the kinds of artifacts
@@ -60,7 +61,7 @@ class Leftover(NamedTuple):
 def version_of(as_of: dt.datetime, ingredients: Mapping[str, Any]) -> str:
     """A version name: the instant the data ends, then 10 hex digits of a hash over all that went in."""
     blob = json.dumps(ingredients, sort_keys=True, default=str).encode()
-    return f"{as_of:%Y%m%dT%H%M%S}-{hashlib.sha256(blob).hexdigest()[:10]}"
+    return f"{as_of:{DATA_END}}-{hashlib.sha256(blob).hexdigest()[:10]}"
 
 
 def split_ref(ref: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import typer
 
 from recsys import log, settings
 from recsys.errors import InputError, RecsysError
+from recsys.instants import instant_of
 from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -356,10 +357,9 @@ def _instant(text: str | None) -> dt.datetime | None:
     if text is None:
         return None
     try:
-        at = dt.datetime.fromisoformat(text)
+        return instant_of(text)
     except ValueError:
         raise InputError(f"{text!r} is no instant; expected ISO 8601, as 2026-03-01T12:00:00Z") from None
-    return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
 
 
 def _end(text: str | None) -> dt.datetime | None:

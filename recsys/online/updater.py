@@ -25,8 +25,8 @@ from recsys import log as logs
 from recsys import settings as settings_module
 from recsys.artifacts import ArtifactStore, split_ref
 from recsys.data.dataset import instant
-from recsys.data.instants import CLOCKS_AHEAD
 from recsys.errors import ArtifactError, InputError, ModelError, NotFoundError, RecsysError
+from recsys.instants import CLOCKS_AHEAD
 from recsys.online import new_users, training_state
 from recsys.online.connections import Connections, offset_of
 from recsys.online.event import Event

@@ -21,6 +21,7 @@ from recsys.artifacts import ArtifactStore, Manifest, split_ref
 from recsys.data.dataset import Dataset, instant, microseconds
 from recsys.errors import ModelError, NotFoundError, NothingToDoError
 from recsys.evaluation.gate import GateDecision
+from recsys.instants import age_days
 from recsys.settings import Settings
 from recsys.storage.engine import engine, require_current, with_patience
 from recsys.storage.tables import training_runs
@@ -167,7 +168,7 @@ class Context:
         if not decision.accepted:
             self.tracker.refuse(model, version, decision.reason)
             logger.warning("the gate refused %s: %s", artifact, decision.reason)
-        elif champion is not None and data_ends(champion) > data_ends(artifact):
+        elif champion is not None and (age_days(artifact, champion) or 0) > 0:
             logger.info("%s is of older data than the champion %s, which stays", artifact, champion)
         else:
             self.tracker.promote(model, version)
@@ -201,11 +202,6 @@ class Context:
         with self.engine.begin() as connection:
             connection.execute(training_runs.delete().where(*same))
             connection.execute(training_runs.insert().values(row))
-
-
-def data_ends(ref: str) -> str:
-    """The instant at which the data of an artifact ends, as its version says it (sorts by time)."""
-    return split_ref(ref)[1].split("-")[0]
 
 
 def require_purpose(manifest: Manifest, purpose: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -18,6 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from recsys.errors import FencedError, NewerDataError, NotFoundError, PublicationError
+from recsys.instants import age_days
 from recsys.storage import lists as list_store
 from recsys.storage.list_checks import HISTORY, ListChecks
 from recsys.storage.lists import ListVersion
@@ -26,8 +26,6 @@ from recsys.storage.tables import ALL_ITEMS_OWNER, items, list_versions, lists, 
 log = logging.getLogger(__name__)
 
 DROPPED_WHEN_OLD: Final = ("ranked", "personal")  # others are better old than missing
-_DATA_END: Final = re.compile(r"(?:^|/)(\d{8}T\d{6})-")  # in names of data sets and of what is made of them
-_DAY_S: Final = 86_400.0
 DEFAULT_LENGTH: Final = 10  # what the default list over all items must hold at least, if so many are available
 
 
@@ -49,18 +47,6 @@ def read_fence(engine: sa.Engine) -> int:
     """The pointer's number as it is now, for `publish`."""
     with engine.connect() as connection:
         return connection.execute(sa.select(publication_pointer.c.fence)).scalar_one()
-
-
-def age_days(of: str, dataset: str) -> float | None:
-    """How many days the data of an artifact or list version end before those of a data set, by their names.
-
-    None when a name does not say when its data end.
-    """
-    ends = [_DATA_END.search(name) for name in (of, dataset)]
-    if ends[0] is None or ends[1] is None:
-        return None
-    earlier, later = (dt.datetime.strptime(end.group(1), "%Y%m%dT%H%M%S") for end in ends if end)  # noqa: DTZ007
-    return (later - earlier).total_seconds() / _DAY_S
 
 
 def current(engine: sa.Engine) -> Publication | None:
