@@ -304,7 +304,7 @@ class ArtifactStore:
             shutil.rmtree(target, ignore_errors=True)
             return
         for path in (*work.rglob("*"), work):
-            _sync(path)
+            sync(path)
         if target.exists():  # made again on purpose: swap, so that a crash leaves one of the two
             old = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
             target.rename(old / "old")
@@ -312,7 +312,7 @@ class ArtifactStore:
             shutil.rmtree(old, ignore_errors=True)
         else:
             work.rename(target)
-        _sync(target.parent)  # the name, too
+        sync(target.parent)  # the name, too
 
     def _s3_text(self, name: str, ref: str) -> str:
         from botocore.exceptions import ClientError
@@ -338,7 +338,7 @@ class ArtifactStore:
             part.replace(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
