@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from recsys import log
 from recsys import settings as settings_module
-from recsys.artifacts import ArtifactStore, Manifest, split_ref
+from recsys.artifacts import ArtifactStore, Manifest
 from recsys.data.dataset import Dataset, instant, microseconds
 from recsys.errors import ModelError, NotFoundError, NothingToDoError
 from recsys.evaluation.gate import GateDecision
@@ -32,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SERVING = "serving"
+SKIPPED = "skipped"  # MLflow's experiment of steps that had nothing to do
 HISTORY = "history"  # fitted on data before a label window, for the ranker's training rows alone
 
 
@@ -218,8 +219,8 @@ def require_purpose(manifest: Manifest, purpose: str) -> None:
 
 
 def may_skip(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A step that may have nothing to make of a data set: then its result says why under "skipped", the record of runs
-    does so, too, and other steps go on without it."""
+    """A step that may have nothing to make of a data set: then its result says why under "skipped", and so do the log,
+    the record of runs and a run in MLflow; other steps go on without it."""
     name = run.__module__.rsplit(".", 1)[-1]
 
     @functools.wraps(run)
@@ -232,10 +233,21 @@ def may_skip(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
             return run(ref, force, ctx=ctx, **others)
         except NothingToDoError as error:
             logger.warning("%s is skipped: %s", name, error)
-            ctx.record(name, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error))
+            noted = _noted(ctx, f"{name} {data.meta.as_of_at:%Y-%m-%d}", step=name, dataset=ref, skipped=str(error))
+            ctx.record(name, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error), mlflow_run_id=noted)
             return {"dataset": ref, "skipped": str(error)}
 
     return wrapped
+
+
+def _noted(ctx: Context, name: str, **tags: str) -> str | None:
+    """A run in MLflow that says why a step was skipped: its id. None where MLflow is away, which holds up no list."""
+    try:
+        with ctx.tracker.run(SKIPPED, name, tags=tags) as run:
+            return run.run_id
+    except Exception as error:
+        logger.warning("MLflow does not show that %s was skipped: %s", name, error)
+        return None
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:

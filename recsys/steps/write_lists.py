@@ -50,7 +50,7 @@ def write_lists(
             dataset=dataset,
             made_by=step,
             sources=sources,
-            meta=dict(inputs),
+            meta={**inputs, "task": data.meta.task},
         )
     except EmptyResultError as error:
         if why_none is None:

@@ -80,13 +80,15 @@ def publish(
     checks: Mapping[str, Any] | None = None,
     min_share: float = 0.5,
     max_age_days: float = float("inf"),
+    task: str | None = None,
     force: bool = False,
 ) -> Publication:
     """Check the list versions of `manifest` (kind → list_version_id) and move the pointer to them, or do nothing.
 
-    Kinds and models that are not named stay as they are in the current publication, but those of DROPPED_WHEN_OLD go
-    when their data end more than `max_age_days` before the data set's: `checks["dropped"]` says so. Publishing what
-    is published already changes nothing.
+    Kinds and models that are not named stay as they are in the current publication, which `checks["kept"]` says; but
+    those of DROPPED_WHEN_OLD go when their data end more than `max_age_days` before the data set's, or when they were
+    made for another task than `task` (None: for any): `checks["dropped"]` says so. Publishing what is published already
+    changes nothing.
     `fence`: what `read_fence` gave before the lists were looked up. Raises FencedError when the pointer has moved
     since, NewerDataError when newer data are published (unless `force`), and PublicationError with all reasons when
     an invariant is broken: a version that is not complete or has lost rows, an unknown or
@@ -108,10 +110,11 @@ def publish(
                 f"force publishes {dataset}"
             )
         whole = {**(former.manifest if former else {}), **manifest}
-        dropped = _too_old(connection, whole, dataset, max_age_days)
+        dropped = _stale(connection, whole, dataset, max_age_days, task)
         whole = {kind: list_version_id for kind, list_version_id in whole.items() if kind not in dropped}
         known_models = {**(former.models if former else {}), **(models or {})}
         counted = _check(connection, whole, dataset, former, min_share)
+        kept = {kind: _why_kept(kind, counted[kind], dataset) for kind in whole.keys() - manifest.keys()}
         if former and (former.manifest, former.models, former.dataset) == (whole, known_models, dataset):
             log.info("publication %d is current already", former.publication_id)
             return former
@@ -123,7 +126,7 @@ def publish(
                 manifest=whole,
                 models=known_models,
                 fence=_raise_fence(connection),
-                checks={"lists": counted, "dropped": dropped, **(checks or {})},
+                checks={"lists": counted, "dropped": dropped, "kept": kept, **(checks or {})},
             )
             .returning(publications.c.publication_id)
         ).scalar_one()
@@ -131,6 +134,8 @@ def publish(
         published = _get(connection, publication_id)
     for reason in dropped.values():
         log.warning("publication %d goes without: %s", published.publication_id, reason)
+    for reason in kept.values():
+        log.warning("publication %d keeps: %s", published.publication_id, reason)
     log.info("published %d: %s", published.publication_id, published.manifest)
     return published
 
@@ -207,22 +212,32 @@ def _as_written(found: Mapping[str, Any], checks: Mapping[str, Any]) -> bool:
     return all(found.get(name) == checks.get(name) for name in names)
 
 
-def _too_old(
-    connection: sa.Connection, manifest: Mapping[str, int], dataset: str, max_age_days: float
+def _stale(
+    connection: sa.Connection, manifest: Mapping[str, int], dataset: str, max_age_days: float, task: str | None
 ) -> dict[str, str]:
     """Kind → why its lists must not be published any more, of those that their readers can do without."""
     found = {}
     for kind in manifest.keys() & set(DROPPED_WHEN_OLD):
-        version = connection.execute(
-            sa.select(list_versions.c.version).where(list_versions.c.list_version_id == manifest[kind])
-        ).scalar_one_or_none()
-        age = age_days(version or "", dataset)
+        version, made_for = connection.execute(
+            sa.select(list_versions.c.version, list_versions.c.meta["task"].astext).where(
+                list_versions.c.list_version_id == manifest[kind]
+            )
+        ).one_or_none() or ("", None)
+        age = age_days(version, dataset)
         if age is not None and age > max_age_days:
             found[kind] = (
                 f"{kind} lists are of data that end {age:.1f} days before {dataset}, more than {max_age_days:g}; "
                 "see why no new ones were written"
             )
+        elif task is not None and made_for not in (None, task):
+            found[kind] = f"{kind} lists were made for the task {made_for}, and {dataset} is for {task}"
     return found
+
+
+def _why_kept(kind: str, counted: Mapping[str, Any], dataset: str) -> str:
+    age = counted["age_days"]
+    ends = "" if age is None else f", whose data end {age:.1f} days earlier"
+    return f"{kind} lists {counted['version']}{ends}: none were written for {dataset}"
 
 
 def _check(

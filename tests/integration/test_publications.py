@@ -299,6 +299,8 @@ def test_personal_and_ranked_lists_that_are_too_old_leave_visibly(shop: sa.Engin
     kept = publish_of(shop, 2, NEW, others, max_age_days=10.0)
     assert set(kept.manifest) == set(world.KINDS)
     assert kept.checks["dropped"] == {}
+    assert set(kept.checks["kept"]) == set(world.KINDS) - set(others)
+    assert f"data end 10.0 days earlier: none were written for {NEW}" in kept.checks["kept"]["personal"]
     assert {kind: kept.checks["lists"][kind]["age_days"] for kind in ("default", "personal")} == {
         "default": 0.0,
         "personal": 10.0,
