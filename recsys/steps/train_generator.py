@@ -115,7 +115,8 @@ def _train(
     with ctx.tracker.run(
         name, f"{name} {data.meta.as_of_at:%Y-%m-%d}", params=params | {"dataset": ref}, tags=tags
     ) as run:
-        for fit in plan:
+        for number, fit in enumerate(plan, 1):
+            logger.info("%s, fit %d of %d, on what lies before %s", name, number, len(plan), instant(fit.cut_at))
             seconds = _fit(ctx, name, fit, data, interactions, force=force)
             run.metrics({f"seconds.{fit.purpose}": seconds}, step=fit.cut_at // 1_000_000)
             run.tag(f"artifact.{fit.purpose}.{instant(fit.cut_at):%Y%m%d}", f"{name}/{fit.version}")

@@ -145,6 +145,7 @@ def _examples(ctx: Context, plan: Plan, data: Dataset, interactions: Interaction
     rows = plan.params.max_rows // len(plan.windows)
     found = []
     for number, window in enumerate(plan.windows):
+        logger.info("label window %d of %d: candidates and their features", number + 1, len(plan.windows))
         try:
             labels = labels_of(interactions, window, data.meta)
         except TooFewLabelsError as error:
