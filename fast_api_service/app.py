@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from fast_api_service import documents, errors, listener
-from fast_api_service.database import Database, postgres_dsn
+from fast_api_service.database import Database
 from fast_api_service.hot import HotPath
 from fast_api_service.log_watch import watch_log
 from fast_api_service.metrics import Metrics
@@ -38,6 +38,7 @@ from fast_api_service.tasks import Tasks
 from fast_api_service.writable import Writable
 from recsys import __version__
 from recsys import settings as recsys_settings
+from recsys.dsn import postgres_url
 from recsys.online.training_state import UPDATES
 
 _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
@@ -57,7 +58,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     settings = settings or ApiSettings()
     metrics = Metrics()
     models = Models(artifact_root or recsys_settings.load().artifact_root, metrics)
-    writes = Writable(postgres_dsn(database_url))
+    writes = Writable(postgres_url(database_url))
     state = State(Database(database_url, settings), writes, models, metrics, settings)
 
     @contextlib.asynccontextmanager

@@ -47,7 +47,7 @@ class Database:
     """
 
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
-        self.dsn = postgres_dsn(dsn)
+        self.dsn = postgres_url(dsn)
         self._pool: asyncpg.Pool | None = None  # for the followers: settings, catalogue, publication
         limit_s = max(settings.deadline_ms / 1000, _LEAST_LIMIT_S)
         self.reads = Reads(self._connect, settings.pool_size, limit_s, settings.batch_deadline_ms / 1000)
@@ -123,11 +123,6 @@ class Database:
             connection.transaction(isolation="repeatable_read"),
         ):
             yield connection, extend
-
-
-def postgres_dsn(url: str) -> str:
-    """DATABASE_URL as asyncpg takes it; InputError where it is not of Postgres."""
-    return postgres_url(url)
 
 
 async def _nothing_to_reset(_: Any) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any, get_args
 
@@ -13,11 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
 from fast_api_service.watched import Watched
+from recsys.instants import data_ends_at
 from recsys.serving.cascade import Pick, tier
 from recsys.serving.config import Surface
 from recsys.serving.snapshot import Snapshot
 
-_DATASET = re.compile(r"dataset/([0-9]{8}T[0-9]{6})-")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
 LISTING_ROUTES = ("/recommend", "/recommend/batch", "/similar/{item_id}")
@@ -37,130 +36,81 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "recsys_requests", "Requests answered", ["route", "method", "status"], registry=registry
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.requests = counter("recsys_requests", "Requests answered", ["route", "method", "status"])
+        self.duration = histogram("recsys_request_duration_seconds", "Time to answer", ["route"], buckets=_SECONDS)
+        self.answers = counter("recsys_answers", "Answers by the source that came first", ["surface", "tier"])
+        self.items = counter("recsys_items_served", "Items in answers by their source", ["source"])
+        self.cold_starts = counter("recsys_cold_starts", "Answers without a list of the user's own", ["user"])
+        self.short = counter("recsys_short_answers", "Answers with fewer items than asked for", ["route"])
+        self.degraded = counter("recsys_degraded_answers", "Answers that went out without a part", ["part"])
+        self.list_length = histogram("recsys_list_length", "Items in an answer", ["route"], buckets=_ITEMS)
+        self.events = counter("recsys_events", "Events posted to the log", ["outcome"])
+        self.exposures = counter("recsys_exposures", "Answers for the exposure log by what became of them", ["outcome"])
+        self.exposures_waiting = gauge("recsys_exposures_waiting", "Answers that are not in the exposure log yet")
+        self.task_restarts = counter(
+            "recsys_task_restarts", "Background tasks that failed and were begun again", ["task"]
         )
-        self.duration = Histogram(
-            "recsys_request_duration_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=registry
+        self.auth_failures = counter(
+            "recsys_auth_failures", "Requests refused for want of a key or a scope", ["reason"]
         )
-        self.answers = Counter(
-            "recsys_answers", "Answers by the source that came first", ["surface", "tier"],
-            registry=registry,
-        )  # fmt: skip
-        self.items = Counter("recsys_items_served", "Items in answers by their source", ["source"], registry=registry)
-        self.cold_starts = Counter(
-            "recsys_cold_starts", "Answers without a list of the user's own", ["user"], registry=registry
+        self.shed = counter("recsys_shed", "Requests turned away under pressure", ["reason"])
+        self.config_id = gauge("recsys_config_id", "Serving configuration in force, 0: the defaults")
+        self.switches = counter("recsys_publication_switches", "Publications taken into service")
+        self.database_up = gauge("recsys_database_up", "1 while Postgres answers")
+        self.config_refused = counter("recsys_config_refused", "Stored configurations that this service cannot read")
+        self.config_passed_over = gauge(
+            "recsys_config_passed_over", "Configurations newer than the one in force that this service cannot read"
         )
-        self.short = Counter(
-            "recsys_short_answers", "Answers with fewer items than asked for", ["route"], registry=registry
+        self.breaker_open = gauge("recsys_breaker_open", "1 while requests do not try a source", ["source"])
+        self.pool = gauge("recsys_pool_connections", "Connections to Postgres", ["state"])
+        self.publication_id = gauge("recsys_publication_id", "Publication in service, 0: none")
+        self.publication_age = gauge("recsys_publication_age_seconds", "Time since the publication in service was made")
+        self.data_age = gauge("recsys_data_age_seconds", "Since the last event of the data set behind the publication")
+        self.model_info = gauge(
+            "recsys_model_info", "1 for each model behind the publication in service", ["model", "artifact"]
         )
-        self.degraded = Counter(
-            "recsys_degraded_answers", "Answers that went out without a part", ["part"], registry=registry
+        self.model_loaded = gauge("recsys_model_loaded", "1 while a model can score")
+        self.model_failures = counter("recsys_model_load_failures", "Models that could not be loaded", ["model"])
+        self.updates_applied = counter("recsys_model_updates", "Updates of the model that were taken over")
+        self.update_failures = counter(
+            "recsys_model_update_failures", "Updates that could not be read or were not what was committed"
         )
-        self.list_length = Histogram(
-            "recsys_list_length", "Items in an answer", ["route"], buckets=_ITEMS, registry=registry
+        self.update_reloads = counter(
+            "recsys_model_update_reloads", "Gaps in the updates, after which a base was loaded again"
         )
-        self.events = Counter("recsys_events", "Events posted to the log", ["outcome"], registry=registry)
-        self.exposures = Counter(
-            "recsys_exposures", "Answers for the exposure log by what became of them", ["outcome"], registry=registry
+        self.update_rollbacks = counter("recsys_model_update_rollbacks", "Times the model was set back to a base")
+        self.update_number = gauge("recsys_model_update_number", "Update in service, 0: none")
+        self.update_delay = gauge(
+            "recsys_model_update_delay_seconds", "From the last update's commit until it was in service"
         )
-        self.exposures_waiting = Gauge(
-            "recsys_exposures_waiting", "Answers that are not in the exposure log yet", registry=registry
+        self.progressive_auc = gauge(
+            "recsys_progressive_auc", "How well the last events were predicted before they were learned", ["model"]
         )
-        self.task_restarts = Counter(
-            "recsys_task_restarts", "Background tasks that failed and were begun again", ["task"], registry=registry
+        self.updater_lag = gauge("recsys_updater_lag_events", "Events that were not learned yet")
+        self.updater_heartbeat_age = gauge(
+            "recsys_updater_heartbeat_age_seconds", "Since the updater gave a sign of life"
         )
-        self.auth_failures = Counter(
-            "recsys_auth_failures", "Requests refused for want of a key or a scope", ["reason"], registry=registry
+        self.updater_wanted = gauge("recsys_updater_wanted", "1 while the updater is asked to learn")
+        self.updater_given_up = gauge("recsys_updater_given_up", "1 while nobody tries to start the updater again")
+        self.quarantined = gauge("recsys_quarantined_events", "Posted events that contradict others and are kept apart")
+        self.connections = gauge("recsys_postgres_connections", "Connections that Postgres has from anybody")
+        self.max_connections = gauge("recsys_postgres_max_connections", "Connections that Postgres allows")
+        self.outbox_events = gauge("recsys_outbox_events", "Events in the outbox that Kafka does not have yet")
+        self.outbox_age = gauge("recsys_outbox_oldest_seconds", "Since the oldest event in the outbox came")
+        self.sink_lag = gauge("recsys_sink_lag_messages", "Messages that the sink has not passed")
+        self.dead_letters = gauge("recsys_dead_letters", "Messages in the topic for dead letters")
+        self.log_worker_up = gauge(
+            "recsys_log_worker_up", "1 while such a process is at work, wherever it runs", ["worker"]
         )
-        self.shed = Counter("recsys_shed", "Requests turned away under pressure", ["reason"], registry=registry)
-        self.config_id = Gauge("recsys_config_id", "Serving configuration in force, 0: the defaults", registry=registry)
-        self.switches = Counter("recsys_publication_switches", "Publications taken into service", registry=registry)
-        self.database_up = Gauge("recsys_database_up", "1 while Postgres answers", registry=registry)
-        self.config_refused = Counter(
-            "recsys_config_refused", "Stored configurations that this service cannot read", registry=registry
+        self.predictions = counter("recsys_predictions", "Pairs scored for clients")
+        self.unreadable_rows = gauge(
+            "recsys_unreadable_rows", "Rows of the catalogue that are left out, as their ids are none", ["entity"]
         )
-        self.config_passed_over = Gauge(
-            "recsys_config_passed_over", "Configurations newer than the one in force that this service cannot read",
-            registry=registry,
-        )  # fmt: skip
-        self.breaker_open = Gauge(
-            "recsys_breaker_open", "1 while requests do not try a source", ["source"], registry=registry
-        )
-        self.pool = Gauge("recsys_pool_connections", "Connections to Postgres", ["state"], registry=registry)
-        self.publication_id = Gauge("recsys_publication_id", "Publication in service, 0: none", registry=registry)
-        self.publication_age = Gauge(
-            "recsys_publication_age_seconds", "Time since the publication in service was made", registry=registry
-        )
-        self.data_age = Gauge(
-            "recsys_data_age_seconds", "Since the last event of the data set behind the publication", registry=registry
-        )
-        self.model_info = Gauge(
-            "recsys_model_info", "1 for each model behind the publication in service", ["model", "artifact"],
-            registry=registry,
-        )  # fmt: skip
-        self.model_loaded = Gauge("recsys_model_loaded", "1 while a model can score", registry=registry)
-        self.model_failures = Counter(
-            "recsys_model_load_failures", "Models that could not be loaded", ["model"], registry=registry
-        )
-        self.updates_applied = Counter(
-            "recsys_model_updates", "Updates of the model that were taken over", registry=registry
-        )
-        self.update_failures = Counter(
-            "recsys_model_update_failures", "Updates that could not be read or were not what was committed",
-            registry=registry,
-        )  # fmt: skip
-        self.update_reloads = Counter(
-            "recsys_model_update_reloads", "Gaps in the updates, after which a base was loaded again", registry=registry
-        )
-        self.update_rollbacks = Counter(
-            "recsys_model_update_rollbacks", "Times the model was set back to a base", registry=registry
-        )
-        self.update_number = Gauge("recsys_model_update_number", "Update in service, 0: none", registry=registry)
-        self.update_delay = Gauge(
-            "recsys_model_update_delay_seconds", "From the last update's commit until it was in service",
-            registry=registry,
-        )  # fmt: skip
-        self.progressive_auc = Gauge(
-            "recsys_progressive_auc", "How well the last events were predicted before they were learned", ["model"],
-            registry=registry,
-        )  # fmt: skip
-        self.updater_lag = Gauge("recsys_updater_lag_events", "Events that were not learned yet", registry=registry)
-        self.updater_heartbeat_age = Gauge(
-            "recsys_updater_heartbeat_age_seconds", "Since the updater gave a sign of life", registry=registry
-        )
-        self.updater_wanted = Gauge("recsys_updater_wanted", "1 while the updater is asked to learn", registry=registry)
-        self.updater_given_up = Gauge(
-            "recsys_updater_given_up", "1 while nobody tries to start the updater again", registry=registry
-        )
-        self.quarantined = Gauge(
-            "recsys_quarantined_events", "Posted events that contradict others and are kept apart", registry=registry
-        )
-        self.connections = Gauge(
-            "recsys_postgres_connections", "Connections that Postgres has from anybody", registry=registry
-        )
-        self.max_connections = Gauge(
-            "recsys_postgres_max_connections", "Connections that Postgres allows", registry=registry
-        )
-        self.outbox_events = Gauge(
-            "recsys_outbox_events", "Events in the outbox that Kafka does not have yet", registry=registry
-        )
-        self.outbox_age = Gauge(
-            "recsys_outbox_oldest_seconds", "Since the oldest event in the outbox came", registry=registry
-        )
-        self.sink_lag = Gauge("recsys_sink_lag_messages", "Messages that the sink has not passed", registry=registry)
-        self.dead_letters = Gauge("recsys_dead_letters", "Messages in the topic for dead letters", registry=registry)
-        self.log_worker_up = Gauge(
-            "recsys_log_worker_up", "1 while such a process is at work, wherever it runs", ["worker"],
-            registry=registry,
-        )  # fmt: skip
-        self.predictions = Counter("recsys_predictions", "Pairs scored for clients", registry=registry)
-        self.unreadable_rows = Gauge(
-            "recsys_unreadable_rows", "Rows of the catalogue that are left out, as their ids are none", ["entity"],
-            registry=registry,
-        )  # fmt: skip
         self._unreadable_users: set[int] = set()  # keys; users are not in memory, so these are the ones that were met
-        self.catalogue_items = Gauge("recsys_catalogue_items", "Items known", ["state"], registry=registry)
+        self.catalogue_items = gauge("recsys_catalogue_items", "Items known", ["state"])
         ProcessCollector(registry=registry)
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._series = lru_cache(maxsize=1000)(_series)  # prometheus_client takes a lock to find one
@@ -239,7 +189,7 @@ class Metrics:
         self.publication_age.set_function(
             lambda: (dt.datetime.now(dt.UTC) - created_at).total_seconds() if created_at else float("nan")
         )
-        data_until = data_until_of(snapshot.publication.dataset)
+        data_until = data_ends_at(snapshot.publication.dataset)
         self.data_age.set_function(
             lambda: (dt.datetime.now(dt.UTC) - data_until).total_seconds() if data_until else float("nan")
         )
@@ -283,12 +233,6 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
-
-
-def data_until_of(dataset: str) -> dt.datetime | None:
-    """When the last event of a data set occurred, as its name says; None where it does not."""
-    found = _DATASET.match(dataset)
-    return dt.datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=dt.UTC) if found else None
 
 
 def _series(metric: Any, *labels: str) -> Any:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from fast_api_service.schemas import ItemId, TextId, UserId
+from recsys.instants import instant_of
 from recsys.online.event import TYPE_PATTERN
 
 MAX_SAMPLES = 1000
@@ -32,8 +33,7 @@ def _instant(value: Any) -> dt.datetime:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise TypeError
         if isinstance(value, str):
-            at = dt.datetime.fromisoformat(value)
-            return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
+            return instant_of(value)
         seconds = value / 1000 if abs(value) > MILLISECONDS_FROM else value
         return dt.datetime.fromtimestamp(seconds, dt.UTC)
     except (TypeError, ValueError, OverflowError, OSError):

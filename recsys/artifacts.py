@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recsys.errors import ArtifactError, InputError, NotFoundError
+from recsys.instants import DATA_END
 
 MANIFEST = "manifest.json"
 FOREIGN = "mlflow"  # MLflow's own files may live beside the kinds of artifacts
@@ -60,7 +61,7 @@ class Leftover(NamedTuple):
 def version_of(as_of: dt.datetime, ingredients: Mapping[str, Any]) -> str:
     """A version name: the instant the data ends, then 10 hex digits of a hash over all that went in."""
     blob = json.dumps(ingredients, sort_keys=True, default=str).encode()
-    return f"{as_of:%Y%m%dT%H%M%S}-{hashlib.sha256(blob).hexdigest()[:10]}"
+    return f"{as_of:{DATA_END}}-{hashlib.sha256(blob).hexdigest()[:10]}"
 
 
 def split_ref(ref: str) -> tuple[str, str]:
@@ -303,7 +304,7 @@ class ArtifactStore:
             shutil.rmtree(target, ignore_errors=True)
             return
         for path in (*work.rglob("*"), work):
-            _sync(path)
+            sync(path)
         if target.exists():  # made again on purpose: swap, so that a crash leaves one of the two
             old = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
             target.rename(old / "old")
@@ -311,7 +312,7 @@ class ArtifactStore:
             shutil.rmtree(old, ignore_errors=True)
         else:
             work.rename(target)
-        _sync(target.parent)  # the name, too
+        sync(target.parent)  # the name, too
 
     def _s3_text(self, name: str, ref: str) -> str:
         from botocore.exceptions import ClientError
@@ -337,7 +338,7 @@ class ArtifactStore:
             part.replace(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import errno
-import json
-import re
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from recsys import log, settings
+from recsys.cli_arguments import instant, options_of, ready, show
+from recsys.cli_operations import keys, publications
 from recsys.errors import InputError, RecsysError
-from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
-publications = typer.Typer(no_args_is_help=True, help="What readers see: list, verify, roll back.")
 app.add_typer(publications, name="publications")
-keys = typer.Typer(no_args_is_help=True, help="API keys of the service: create, list, revoke.")
 app.add_typer(keys, name="keys")
 
 DatasetOption = Annotated[str | None, typer.Option(help="Reference of a data set, dataset/…; the newest by default.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Make it again although the inputs did not change.")]
-
-
-def _print(result: Any) -> None:
-    typer.echo(json.dumps(result, indent=1, default=str))
 
 
 @app.command("generate")
@@ -41,7 +33,7 @@ def generate(
     """Write the files of a generated shop (RetailRocket's three) into FOLDER."""
     from recsys.steps import generate_shop
 
-    _print(generate_shop.run(folder, n_users=users, n_items=items, n_events=events, seed=seed))
+    show(generate_shop.run(folder, n_users=users, n_items=items, n_events=events, seed=seed))
 
 
 @app.command("import")
@@ -83,14 +75,14 @@ def import_(
     result = import_raw.run(
         source,
         str(path),
-        options=_options(option),
+        options=options_of(option),
         replace=replace,
         drop_duplicates=drop_duplicates,
         keep_duplicates=keep_duplicates,
         allow_bad_rows=allow_bad_rows,
-        complete_until=_instant(complete_until),
+        complete_until=instant(complete_until),
     )
-    _print(result)
+    show(result)
 
 
 @app.command("inspect")
@@ -105,9 +97,9 @@ def inspect_(
     """Look at a file or folder of events: its form, columns, span and types, and the command that imports it."""
     from recsys.steps import inspect_file
 
-    report = inspect_file.run(path, options=_options(option))
+    report = inspect_file.run(path, options=options_of(option))
     if as_json:
-        _print(vars(report))
+        show(vars(report))
     else:
         typer.echo(inspect_file.text(report))
     if report.command is None:
@@ -124,7 +116,7 @@ def prepare_dataset(
     """Prepare a data set from the raw tables: keys, items, users, events, as of an instant."""
     from recsys.steps import prepare_dataset
 
-    _print(prepare_dataset.run(as_of=as_of, force=force))
+    show(prepare_dataset.run(as_of=as_of, force=force))
 
 
 # The steps that work on one data set; the module, and what `recsys --help` says without importing it.
@@ -145,7 +137,7 @@ STEPS = {
 def _add_step(module: str, help_text: str) -> None:
     @app.command(module.replace("_", "-"), help=help_text)
     def command(dataset: DatasetOption = None, force: ForceOption = False) -> None:
-        _print(import_module(f"recsys.steps.{module}").run(dataset=dataset, force=force))
+        show(import_module(f"recsys.steps.{module}").run(dataset=dataset, force=force))
 
 
 for _module, _help_text in STEPS.items():
@@ -162,7 +154,7 @@ def run_all(
     """The whole nightly pipeline in order, in this process, from the raw tables to the publication."""
     from recsys.steps import run_all
 
-    _print(run_all.run(as_of=as_of, force=force))
+    show(run_all.run(as_of=as_of, force=force))
 
 
 @app.command("housekeeping")
@@ -172,7 +164,7 @@ def housekeeping(
     """End what grows: unused artifacts, old exposures, idle sessions, logs, MLflow runs; by days in the settings."""
     from recsys.steps import housekeeping
 
-    _print(housekeeping.run(dry_run=dry_run))
+    show(housekeeping.run(dry_run=dry_run))
 
 
 @app.command("evaluate")
@@ -197,7 +189,7 @@ def relay(once: OnceOption = False) -> None:
     """Deliver the events of the outbox to Kafka, in their order (RECSYS_EVENT_OUTBOX=true)."""
     from recsys.online import commands
 
-    _print({"passed": commands.relay(_ready(), once=once)})
+    show({"passed": commands.relay(ready(), once=once)})
 
 
 @app.command("sink")
@@ -205,7 +197,7 @@ def sink(once: OnceOption = False) -> None:
     """Bring Kafka's events into the tables; messages that are none go to the topic for dead letters."""
     from recsys.online import commands
 
-    _print({"messages": commands.sink(_ready(), once=once)})
+    show({"messages": commands.sink(ready(), once=once)})
 
 
 @app.command("updater")
@@ -213,7 +205,7 @@ def updater() -> None:
     """Let DeepFM learn from events as they come, and watch over it; until a signal. One works, others wait."""
     from recsys.online.supervisor import supervise
 
-    supervise(_ready())
+    supervise(ready())
 
 
 @app.command("archive")
@@ -221,7 +213,7 @@ def archive(folder: Path) -> None:
     """Write the event log as Parquet files into FOLDER, by day; goes on where it stopped."""
     from recsys.online import commands
 
-    _print(commands.archive(_ready(), folder))
+    show(commands.archive(ready(), folder))
 
 
 @app.command("replay")
@@ -233,7 +225,7 @@ def replay(
     """Append archived events to the log again, those that occurred in [since, until); none counts twice."""
     from recsys.online import commands
 
-    _print(commands.replay(_ready(), folder, _instant(since), _instant(until)))
+    show(commands.replay(ready(), folder, instant(since), instant(until)))
 
 
 @app.command("skip-gap")
@@ -244,37 +236,7 @@ def skip_gap(
     """Let a READER go on with what Kafka still has, where it has not kept what came next."""
     from recsys.online import commands
 
-    _print(commands.skip_gap(_ready(), reader, folder))
-
-
-@publications.command("list")
-def publications_list(limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
-    """The newest publications; the one that readers see is marked."""
-    from recsys.steps import publications
-
-    publications.show(limit=limit)
-
-
-@publications.command("verify")
-def publications_verify(
-    publication: Annotated[int | None, typer.Argument(help="Its number; the live one by default.")] = None,
-) -> None:
-    """Check the stored rows of a publication against every invariant."""
-    from recsys.steps import publications
-
-    _print(publications.verify(publication))
-
-
-@publications.command("rollback")
-def publications_rollback(
-    to: Annotated[
-        int | None, typer.Option(help="Number of a publication; the one before the live one by default.")
-    ] = None,
-) -> None:
-    """Move the pointer back to an older publication."""
-    from recsys.steps import publications
-
-    _print(publications.rollback(to))
+    show(commands.skip_gap(ready(), reader, folder))
 
 
 @app.command("migrate")
@@ -288,94 +250,6 @@ def migrate_() -> None:
     loaded = settings.load()
     with_patience(lambda: migrate(engine(loaded)), loaded.database_patience_s)
     typer.echo("The tables are those of this version.")
-
-
-@keys.command("create")
-def keys_create(
-    name: Annotated[str, typer.Option(help="Who uses the key.")],
-    scope: Annotated[
-        list[str],
-        typer.Option(help="recommend, events, catalogue, users, metrics or admin (which allows all); repeatedly."),
-    ],
-    rate: Annotated[
-        float | None, typer.Option(help="Requests per second and worker; API_RATE_PER_S of the service by default.")
-    ] = None,
-    expires: Annotated[
-        str | None, typer.Option(help="When it ends: in 90d, 12h, or at an instant, ISO 8601, UTC. Never by default.")
-    ] = None,
-) -> None:
-    """Make a key and print it, alone on standard output."""
-    from recsys.storage import api_keys
-
-    text, key = api_keys.create(_database(), name, scope, rate, _end(expires))
-    ends = f" until {key.expires_at.isoformat()}" if key.expires_at else ""
-    typer.echo(text)
-    typer.echo(
-        f"Key {key.key_id} of {key.name!r} may {', '.join(key.scopes)}{ends}. Keep it now: it will not be shown again. "
-        "Running services know it within seconds; send it as `Authorization: Bearer <key>`.",
-        err=True,
-    )
-
-
-@keys.command("list")
-def keys_list() -> None:
-    """All keys, without their secrets."""
-    from recsys.storage import api_keys
-
-    _print([key._asdict() for key in api_keys.every(_database())])
-
-
-@keys.command("revoke")
-def keys_revoke(key_id: Annotated[str, typer.Argument(help="The id that `recsys keys list` shows.")]) -> None:
-    """End a key for good; running services refuse it within seconds."""
-    from recsys.storage import api_keys
-
-    _print(api_keys.revoke(_database(), key_id)._asdict())
-
-
-def _options(pairs: list[str] | None) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for pair in pairs or []:
-        name, found, value = pair.partition("=")
-        if not found or not name:
-            raise InputError(f"--option {pair!r} is not of the form NAME=VALUE")
-        options[name] = value
-    return options
-
-
-def _ready() -> Settings:
-    """The settings, when Postgres is there and has this version's tables."""
-    from recsys.storage.engine import with_patience
-
-    loaded = settings.load()
-    with_patience(lambda: _database().dispose(), loaded.database_patience_s)
-    return loaded
-
-
-def _instant(text: str | None) -> dt.datetime | None:
-    if text is None:
-        return None
-    try:
-        at = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"{text!r} is no instant; expected ISO 8601, as 2026-03-01T12:00:00Z") from None
-    return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
-
-
-def _end(text: str | None) -> dt.datetime | None:
-    """An instant, or so many days or hours from now; InputError."""
-    found = re.fullmatch(r"([0-9]{1,5})([dh])", text or "")
-    if found is None:
-        return _instant(text)
-    return dt.datetime.now(dt.UTC) + dt.timedelta(**{"days" if found[2] == "d" else "hours": int(found[1])})
-
-
-def _database() -> Any:
-    from recsys.storage.engine import engine, require_current
-
-    database = engine(settings.load())
-    require_current(database)
-    return database
 
 
 # Where files are to be written: full, read-only, not ours, not a folder.

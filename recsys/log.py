@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 
 from recsys.errors import InputError
@@ -44,6 +45,21 @@ def setup(level: str | None = None, log_format: str | None = None) -> None:
     handler.setFormatter(JsonLines() if is_json else _TEXT)
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("alembic").setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+class Pace:
+    """Says when it is time to tell again how far something long is: not at once, and every `every_s` seconds then."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self.every_s = every_s
+        self._told_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether to tell now; if so, the next time is `every_s` from now."""
+        if time.monotonic() - self._told_at < self.every_s:
+            return False
+        self._told_at = time.monotonic()
+        return True
 
 
 def stack(error: BaseException) -> str:

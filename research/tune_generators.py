@@ -65,9 +65,7 @@ def measure(data: Dataset, window: Window, task: Task, name: str, params: dict[s
     """NDCG@10 and recall at 100 of one generator alone at one cut."""
     events, meta = data.interactions(), data.meta
     history = events.before(window.cut_at)
-    labels = labels_of(
-        events, window, task, label_event_types=meta.label_event_types, bought_event_types=meta.bought_event_types
-    )
+    labels = labels_of(events, window, meta, task)
     seen = None
     if task is Task.DISCOVERY:
         bought = history.of_types(meta.bought_event_types)

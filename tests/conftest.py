@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import psycopg2
 import pytest
 import sqlalchemy as sa
@@ -40,11 +42,43 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_FOLDERS = "recsys-test-"
+
+
 def open_temporary_folder() -> Path:
-    """A new temporary folder that other users may enter (the embedded server does not run as root)."""
-    folder = Path(tempfile.mkdtemp(prefix="recsys-test-"))
+    """A new temporary folder that other users may enter (the embedded server does not run as root).
+
+    Whoever asks for it removes it; what is left of it, and a server there, ends with the tests.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}{os.getpid()}-"))
     folder.chmod(0o755)
     return folder
+
+
+def pytest_configure() -> None:
+    """SIGTERM, as `timeout` sends it, ends the tests as Ctrl-C does: what they have started ends with them."""
+    with suppress(ValueError):  # not the main thread of a worker
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_sessionstart() -> None:
+    """Remove what tests have left that were killed."""
+    remove_folders(of_this_process=False)
+
+
+def pytest_sessionfinish() -> None:
+    remove_folders(of_this_process=True)
+
+
+def remove_folders(*, of_this_process: bool) -> None:
+    """End the servers in temporary folders of this process, or of those that are no more, and remove the folders."""
+    from recsys.storage import embedded
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*-*"):
+        pid = int(found[1]) if (found := re.match(rf"{_FOLDERS}([0-9]+)-", folder.name)) else None
+        if pid is not None and (pid == os.getpid() if of_this_process else not psutil.pid_exists(pid)):
+            embedded.stop(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def execute(url: str, *statements: str) -> None:
@@ -62,6 +96,15 @@ def postgres_server() -> Iterator[str]:
     if url := os.environ.get("RECSYS_TEST_DATABASE_URL"):
         yield url
         return
+    with new_server() as url:
+        execute(url, "alter system set fsync = off", "alter system set synchronous_commit = off")
+        execute(url, "select pg_reload_conf()")
+        yield url
+
+
+@contextmanager
+def new_server() -> Iterator[str]:
+    """URL of the maintenance database of an embedded server in a folder of its own, which is gone on leaving."""
     from recsys.storage import embedded
     from recsys.storage.embedded_server import STOP_S
 
@@ -75,10 +118,7 @@ def postgres_server() -> Iterator[str]:
             assert keeper.poll() is None, (folder / "keeper.log").read_text()
             assert time.monotonic() < deadline, "the embedded Postgres was not ready in time"
             time.sleep(0.1)
-        url = server.url("postgres")
-        execute(url, "alter system set fsync = off", "alter system set synchronous_commit = off")
-        execute(url, "select pg_reload_conf()")
-        yield url
+        yield server.url("postgres")
     finally:
         keeper.terminate()
         keeper.wait(STOP_S)

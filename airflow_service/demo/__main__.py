@@ -43,6 +43,10 @@ def start(place: Place) -> None:
 def load(stack: Stack, data: Input) -> None:
     """Bring the raw data into Postgres."""
     started = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"  {text}", markup=False)
+
     there = held(stack.environment["DATABASE_URL"])
     wanted = data.beside(there)
     if wanted is None and there is not None:
@@ -53,10 +57,10 @@ def load(stack: Stack, data: Input) -> None:
         return
     data = wanted
     if command := data.command_to_generate():
-        stack.services.run_job("generate", command, stack.environment)
+        stack.services.run_job("generate", command, stack.environment, say)
         data.generated()
     try:
-        log = stack.services.run_job("import", data.command_to_load(), stack.environment)
+        log = stack.services.run_job("import", data.command_to_load(), stack.environment, say)
     except RecsysError as error:
         raise RecsysError(for_make(str(error))) from None
     data.loaded()

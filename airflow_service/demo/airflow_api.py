@@ -8,6 +8,7 @@ import httpx
 
 from recsys.errors import RecsysError
 
+STEPS = "recsys"  # the logger of all steps
 COMPONENTS = ("metadatabase", "scheduler", "dag_processor")
 
 
@@ -67,9 +68,17 @@ class AirflowApi:
 
     def log(self, task: dict[str, Any], n_lines: int = 25) -> str:
         """The last lines of a task's log, its last try."""
+        return "\n".join([line for entry in self._log(task) for line in _lines(entry)][-n_lines:])
+
+    def says(self, task: dict[str, Any]) -> str:
+        """What the step of a task that runs has last said of its work; nothing where it has said nothing yet."""
+        said = [e["event"] for e in self._log(task) if isinstance(e, dict) and e.get("logger", "").startswith(STEPS)]
+        return str(said[-1]) if said else ""
+
+    def _log(self, task: dict[str, Any]) -> list[dict[str, Any] | str]:
         path = f"/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/logs"
         found = self._call("GET", f"{path}/{task['try_number']}", params={"full_content": True})
-        return "\n".join([line for entry in found["content"] for line in _lines(entry)][-n_lines:])
+        return list(found["content"])
 
     def _health(self) -> dict[str, Any] | None:
         try:

@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from airflow_service.demo.database import one_row
 from recsys.data.sources import SOURCES
-from recsys.dsn import postgres_url
 from recsys.errors import InputError
 
 GENERATED = "generated"
@@ -36,12 +36,7 @@ class Held:
 
 def held(database_url: str) -> Held | None:
     """What was imported last, by whatever command; None where nothing was."""
-    engine = sa.create_engine(postgres_url(database_url))
-    try:
-        with engine.connect() as connection:
-            row = connection.execute(_HELD).one_or_none()
-    finally:
-        engine.dispose()
+    row = one_row(database_url, _HELD)
     if row is None:
         return None
     options = tuple(f"{name}={value}" for name, value in row.options.items())

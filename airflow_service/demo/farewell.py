@@ -9,8 +9,8 @@ from urllib.parse import quote
 import httpx
 import sqlalchemy as sa
 
+from airflow_service.demo.database import one_row
 from airflow_service.demo.place import USER, Place
-from recsys.dsn import postgres_url
 from recsys.errors import RecsysError
 
 _SOMEBODY = sa.text(
@@ -47,12 +47,7 @@ def somebody(database_url: str) -> tuple[str | int, str]:
 
     Both as their source names them.
     """
-    engine = sa.create_engine(postgres_url(database_url))
-    try:
-        with engine.connect() as connection:
-            row = connection.execute(_SOMEBODY).one_or_none()
-    finally:
-        engine.dispose()
+    row = one_row(database_url, _SOMEBODY)
     if row is None:
         raise RecsysError("all runs have succeeded, but no user has a published ranked or personal list")
     return (int(row.user_id) if row.user_type == "integer" else row.user_id), str(row.item_id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from recsys.private_files import open_log
 
 _MARK = "RECSYS_SERVICE"
 TERMINATE_S = 15.0
+SAY_S = 15.0  # what is under way is said so often
+_SAID = re.compile(r"^\S+ [A-Z]+ recsys\S*: (.*)$", re.MULTILINE)  # a line of recsys.log
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,25 @@ class Services:
                     found.append(process)
         return found
 
-    def run_job(self, name: str, command: tuple[str, ...], environment: Mapping[str, str]) -> str:
-        """Run a command to its end, as a service is run: its log. RecsysError with the end of it when it fails."""
+    def run_job(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        environment: Mapping[str, str],
+        say: Callable[[str], None] = lambda text: None,
+    ) -> str:
+        """Run a command to its end, as a service is run: its log. RecsysError with the end of it when it fails.
+
+        `say` is told every SAY_S how long it has run, and what it has last said of its work.
+        """
         job = Service(name, command, {}, is_ready=lambda: True)
         log_file = self.log_file(name)
         log_file.unlink(missing_ok=True)
-        process = self.start(job, environment)
+        process, started = self.start(job, environment), time.monotonic()
         try:
-            code = process.wait()
+            while (code := _ended(process, SAY_S)) is None:
+                said = _SAID.findall(log_file.read_text(errors="replace"))
+                say(f"{name} runs, {time.monotonic() - started:.0f} s{f': {said[-1]}' if said else ''}")
         finally:
             self.stop([name])
         if code != 0:
@@ -205,6 +219,14 @@ class Services:
         path = self.log_file(name)
         lines = path.read_text(errors="replace").splitlines()[-n_lines:] if path.exists() else []
         return f"its log ({path}) ends with:\n" + "\n".join(lines)
+
+
+def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    """The exit status; None where the process still runs then."""
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _signal(processes: Iterable[psutil.Process]) -> None:

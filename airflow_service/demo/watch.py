@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,14 +10,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from airflow_service.demo.airflow_api import AirflowApi, AirflowAwayError
+from airflow_service.demo.services import SAY_S
 from recsys.errors import RecsysError
 
 DAG = "nightly"
 WATCHER = "watcher"  # fails because another task has
 POLL_S = 1.5
+LOOK_S = 5.0  # so often a terminal's table is told what the steps say
 STALLED_S = 240.0
 AWAY_S = 120.0  # Postgres, which Airflow needs for every answer, may have been killed and replay its log
 _COLOURS = {"success": "green", "failed": "red", "running": "yellow", "up_for_retry": "magenta", "skipped": "dim"}
@@ -43,18 +47,68 @@ class Night:
         return bool(self.run["state"] == "success")
 
 
+class _Screen:
+    """Shows how a night goes: as a table on a terminal, else as a line for each change, and one for each step that
+    runs every SAY_S."""
+
+    def __init__(self, api: AirflowApi, console: Console) -> None:
+        self._api, self._console = api, console
+        self._started = self._told_at = time.monotonic()
+        self._said: dict[str, str] = {}
+        self._live = Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
+
+    def __enter__(self) -> _Screen:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def show(self, night: Night, changes: list[str]) -> None:
+        """How it goes now, and what has changed."""
+        is_due = time.monotonic() - self._told_at >= (LOOK_S if self._live else SAY_S)
+        if is_due:
+            self._told_at = time.monotonic()
+            self._said = {task["task_id"]: self._says(task) for task in night.tasks_in("running")}
+        if self._live:
+            self._live.update(_table(night, self._said, self._elapsed_s))
+            return
+        lines = changes
+        if is_due:
+            lines = lines + [f"{_running(task)}{self._of(task)}" for task in night.tasks_in("running")]
+        for line in lines:
+            self.say(f"[{self._elapsed_s:5.0f} s] {line}")
+
+    def _of(self, task: dict[str, Any]) -> str:
+        said = self._said.get(task["task_id"], "")
+        return f": {said}" if said else ""
+
+    def _says(self, task: dict[str, Any]) -> str:
+        try:
+            return self._api.says(task)
+        except RecsysError:  # its log is not there yet, or Airflow is away, which the next look finds
+            return ""
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+
 def follow(api: AirflowApi, run: dict[str, Any], console: Console, check: Callable[[], None]) -> Night:
     """Show progress until `run` is done.
 
     `check` is called at every look and raises when a service has died. RecsysError with the failing task's log
     when the run fails, when nothing moves for STALLED_S, and when Airflow's API is away for AWAY_S.
     """
-    night, started, moved_at = Night(run), time.monotonic(), time.monotonic()
+    night, moved_at = Night(run), time.monotonic()
     away_since: float | None = None
-    live = Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
-    if live:
-        live.start()
-    try:
+    with _Screen(api, console) as screen:
         while not night.is_done:
             check()
             before = night.states if night.tasks else {}
@@ -63,7 +117,7 @@ def follow(api: AirflowApi, run: dict[str, Any], console: Console, check: Callab
             except AirflowAwayError as error:
                 if away_since is None:
                     away_since = time.monotonic()
-                    console.print("Airflow cannot answer now; waiting", markup=False, highlight=False)
+                    screen.say("Airflow cannot answer now; waiting")
                 if time.monotonic() - away_since > AWAY_S:
                     raise RecsysError(f"Airflow has been away for {AWAY_S:.0f} s: {error}") from error
                 time.sleep(POLL_S)
@@ -74,31 +128,27 @@ def follow(api: AirflowApi, run: dict[str, Any], console: Console, check: Callab
             changes = [f"{name}: {state}" for name, state in night.states.items() if before.get(name) != state]
             if changes or night.tasks_in("running") or night.tasks_in("up_for_retry"):
                 moved_at = time.monotonic()
-            if live:
-                live.update(_table(night, time.monotonic() - started))
-            for change in changes if not live else []:
-                console.print(f"[{time.monotonic() - started:5.0f} s] {change}", markup=False, highlight=False)
+            screen.show(night, changes)
             for task in night.tasks_in("up_for_retry"):
                 if before.get(task["task_id"]) != "up_for_retry":
-                    why = api.log(task, n_lines=3)
-                    console.print(f"{task['task_id']} will be tried again:\n{why}", markup=False, highlight=False)
+                    screen.say(f"{task['task_id']} will be tried again:\n{api.log(task, n_lines=3)}")
             if night.run["state"] == "failed":
                 raise RecsysError(_what_failed(api, night))
             if time.monotonic() - moved_at > STALLED_S:
                 raise RecsysError(f"nothing has moved for {STALLED_S:.0f} s: {night.states}; see the scheduler's log")
             time.sleep(POLL_S)
-    finally:
-        if live:
-            live.stop()
     return night
 
 
-def _table(night: Night, elapsed_s: float) -> Table:
+def _table(night: Night, said: dict[str, str], elapsed_s: float) -> Table:
     table = Table(title=f"{elapsed_s:.0f} s", title_justify="right", box=None, pad_edge=False)
-    for heading in ("step", "state"):
-        table.add_column(heading)
+    table.add_column("step")
+    table.add_column("state", no_wrap=True)
+    table.add_column("what it says", no_wrap=True, overflow="ellipsis")
     for task in night.tasks:
-        table.add_row(task["task_id"], _coloured(_seconds(task), task["state"]))
+        is_running = task["state"] == "running"
+        text = "" if not is_running else escape(said.get(task["task_id"], ""))
+        table.add_row(task["task_id"], _coloured(_seconds(task), task["state"]), text)
     return table
 
 
@@ -109,7 +159,21 @@ def _coloured(text: str, state: str | None) -> str:
 
 def _seconds(task: dict[str, Any]) -> str:
     tries = f" (try {task['try_number']})" if (task["try_number"] or 0) > 1 else ""
+    if task["state"] == "running":
+        return _since(task) + tries
     return (f"{task['duration']:.0f} s" if task["duration"] else task["state"] or "") + tries
+
+
+def _running(task: dict[str, Any]) -> str:
+    return f"{task['task_id']} runs {_since(task)}"
+
+
+def _since(task: dict[str, Any]) -> str:
+    """Since when a task runs, by this machine's clock."""
+    if not task.get("start_date"):
+        return "since now"
+    at = dt.datetime.fromisoformat(task["start_date"])
+    return f"since {at.astimezone():%H:%M:%S}, {(dt.datetime.now(dt.UTC) - at).total_seconds():.0f} s"
 
 
 def _what_failed(api: AirflowApi, night: Night) -> str:

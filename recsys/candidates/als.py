@@ -3,6 +3,7 @@ Feedback Datasets" (2008), solved by conjugate gradients (Takács, Pilászy, Tik
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
+from recsys import log
 from recsys.candidates.base import (
     Best,
     KeyIndex,
@@ -29,6 +31,8 @@ from recsys.candidates.base import (
 )
 from recsys.errors import ModelError
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
+
+logger = logging.getLogger(__name__)
 
 # What was in the training beside the factors; with it the service solves for users who came later
 WEIGHTING = ("trend", "rarity", "mean_user_weight")  # (n_items,), (n_items,), (1,)
@@ -82,8 +86,14 @@ class Als:
                 random_state=self.seed,
                 num_threads=self.num_threads,
             )
+            pace = log.Pace()
+
+            def told(iteration: int, *_: float) -> None:
+                if pace.is_due():
+                    logger.info("als: iteration %d of %d", iteration + 1, self.iterations)
+
             try:
-                model.fit(matrix, show_progress=False)
+                model.fit(matrix, show_progress=False, callback=told)
             except ModelFitError as error:
                 raise ModelError(f"als: {error}; check the event weights, or raise the regularization") from error
         available = available_positions(items, catalogue)

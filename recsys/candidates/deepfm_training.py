@@ -1,7 +1,8 @@
-"""Training of DeepFM: Keras `fit` on arrays, epoch by epoch, until the last slice in time is foretold no better."""
+"""Training of DeepFM: Keras `fit` on arrays, epoch by epoch, until the last slice in time is predicted no better."""
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from recsys.errors import ModelError
 from recsys.features.context import CONTEXT_FIELDS, N_SHARED
 from recsys.features.deepfm_fields import USER_FIELDS, Vocabulary
 from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, network_weights, set_network_weights, weight_shapes
+
+logger = logging.getLogger(__name__)
 
 Weights = dict[str, Floats]
 Probability = NDArray[np.float64]
@@ -150,6 +153,7 @@ def train(
         if held_out is not None:
             row["validation_loss"], row["validation_auc"] = judge(DeepFmScorer(config, now), *held_out)
         _note(curve, row)
+        logger.info("deepfm: epoch %d of at most %d: %s", epoch, schedule.max_epochs, _told(row))
         loss = row.get("validation_loss", -float(epoch))  # without a validation slice the last epoch stands
         if loss < best_loss:
             best, best_loss, best_epoch = now, loss, epoch
@@ -159,6 +163,7 @@ def train(
     if held_out is not None:
         calibration = calibrate(logits_of(DeepFmScorer(config, best), held_out[0]), held_out[1])
         set_network_weights(network, best)
+        logger.info("deepfm: one epoch on everything, after the best one, %d", best_epoch)
         _note(curve, run_epoch(network, samples, probability, schedule, rng))
         best = network_weights(network)
     bad = [name for name, value in best.items() if not np.isfinite(value).all()]
@@ -170,6 +175,10 @@ def train(
 def _note(curve: dict[str, list[float]], row: dict[str, float]) -> None:
     for name, value in row.items():
         curve.setdefault(name, []).append(value)
+
+
+def _told(row: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items())
 
 
 def compile_network(network: Any, schedule: Schedule) -> None:

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from recsys import columns as col
 from recsys.data.dataset import Dataset
-from recsys.data.instants import LATEST_AHEAD
 from recsys.errors import EmptyResultError
+from recsys.instants import LATEST_AHEAD
 
 COUNTED = ("events", "users", "items")
 MIN_SHARE_OF_FORMER = 0.5

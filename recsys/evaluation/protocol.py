@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
+from recsys.data.dataset import DatasetMeta
 from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
 from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys, Task
@@ -39,23 +40,20 @@ def windows(end_at: int, *, n: int = 4, days: float = 14) -> list[Window]:
     return [Window(end_at - length * (n - i), end_at - length * (n - i - 1)) for i in range(n)]
 
 
-def labels_of(
-    interactions: Interactions,
-    window: Window,
-    task: Task,
-    *,
-    label_event_types: Sequence[str],
-    bought_event_types: Sequence[str],
-) -> Labels:
-    """What is to be foretold, for users known before the window; TooFewLabelsError when the window has no label."""
+def labels_of(interactions: Interactions, window: Window, meta: DatasetMeta, task: Task | None = None) -> Labels:
+    """What is to be predicted, for users known before the window, by the types of events that the data set names.
+
+    `task`: that of the data set when None. TooFewLabelsError when the window has no label.
+    """
+    task = meta.task if task is None else task
     history = interactions.before(window.cut_at)
-    events = interactions.between(window.cut_at, window.end_at).of_types(label_event_types).in_favour
+    events = interactions.between(window.cut_at, window.end_at).of_types(meta.label_event_types).in_favour
     keep = np.isin(events.user_key, history.user_key)
     if task is Task.DISCOVERY:
-        bought = history.of_types(bought_event_types)
+        bought = history.of_types(meta.bought_event_types)
         keep &= ~np.isin(_pairs(events), _pairs(bought))
     if not keep.any():
-        raise TooFewLabelsError(_why_none(interactions, window, task, label_event_types))
+        raise TooFewLabelsError(_why_none(interactions, window, task, meta.label_event_types))
     return Labels.from_pairs(events.user_key[keep], events.item_key[keep])
 
 

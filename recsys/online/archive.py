@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime as dt
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys.artifacts import sync
 from recsys.errors import InputError
+from recsys.online.connections import keep_offset
 from recsys.online.event import Event
-from recsys.online.log import START, EventLog, Offset
+from recsys.online.log import START, EventLog, Offset, Transactions
 
 _PORTION: Final = 50_000
 _APPENDED: Final = 500
@@ -57,6 +58,7 @@ async def archive(log: EventLog, folder: Path, portion: int = _PORTION) -> int:
     with _held(folder):
         state = _state(folder, log.name)
         _clean(folder, state["parts"])
+        _save(folder, state)  # of an empty log, too, there is an archive then
         while True:
             events, after = await _portion(log, state["after"], portion)
             if after == state["after"]:
@@ -66,6 +68,19 @@ async def archive(log: EventLog, folder: Path, portion: int = _PORTION) -> int:
             state |= {"after": after, "parts": state["parts"] + bool(events)}
             _save(folder, state)
             n += len(events)
+
+
+async def archive_and_tell(log: EventLog, connections: Transactions, folder: Path) -> int:
+    """The same, and have Postgres know how far the archive is."""
+    n = await archive(log, folder)
+    after = offset_of_archive(folder)
+    await connections.transaction(lambda connection: keep_offset(connection, reader_of(folder), after))
+    return n
+
+
+def reader_of(folder: Path) -> str:
+    """An archive's name among the readers of the log."""
+    return f"archive:{folder.resolve().name}"
 
 
 def offset_of_archive(folder: Path) -> Offset:
@@ -98,11 +113,6 @@ async def replay(
     return counts
 
 
-def offset_of(folder: Path) -> Offset:
-    """How far an archive is in its log."""
-    return str(json.loads((folder / _STATE).read_text())["after"])
-
-
 async def _portion(log: EventLog, after: Offset, limit: int) -> tuple[list[Event], Offset]:
     """As many events as there are up to the limit: a log may give fewer at a time."""
     events: list[Event] = []
@@ -125,8 +135,8 @@ def _write(folder: Path, part: int, events: Sequence[Event]) -> None:
         path = folder / f"day={day}" / f"part-{part:08}.parquet"
         path.parent.mkdir(exist_ok=True)
         pq.write_table(table.filter(pc.equal(days, day)), path, compression="zstd")
-        _sync(path)
-        _sync(path.parent)
+        sync(path)
+        sync(path.parent)
 
 
 def _portions(folder: Path, since: dt.datetime | None, until: dt.datetime | None) -> Iterator[list[Event]]:
@@ -174,17 +184,9 @@ def _state(folder: Path, log_name: str) -> dict[str, Any]:
 def _save(folder: Path, state: dict[str, Any]) -> None:
     part = folder / f"{_STATE}.part"
     part.write_text(json.dumps(state))
-    _sync(part)
+    sync(part)
     part.replace(folder / _STATE)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from typing import Any
 
 from recsys.errors import InputError
 from recsys.online import letting_go
-from recsys.online.archive import archive as archive_log
-from recsys.online.archive import offset_of as offset_of_archive
+from recsys.online.archive import archive_and_tell
 from recsys.online.archive import replay as replay_archive
 from recsys.online.archive import skip_gap as skip_gap_of_archive
 from recsys.online.connections import Connections, keep_offset, offset_of
@@ -41,18 +40,15 @@ def sink(settings: Settings, *, once: bool) -> int:
 
 def archive(settings: Settings, folder: Path) -> dict[str, Any]:
     """Bring an archive up to the end of the log, and have Postgres know how far it is."""
-    name = f"archive:{folder.resolve().name}"
 
-    async def work(log: EventLog) -> int:
-        n = await archive_log(log, folder)
-        connections = Connections(database_url(settings), "recsys-archive")
+    async def work(connections: Connections) -> int:
+        log = open_log(settings, connections, "recsys-archive")
         try:
-            await connections.transaction(lambda connection: keep_offset(connection, name, offset_of_archive(folder)))
+            return await archive_and_tell(log, connections, folder)
         finally:
-            await connections.close()
-        return n
+            await log.close()
 
-    return {"events": _with_log(settings, "recsys-archive", work), "folder": str(folder)}
+    return {"events": _with_connections(settings, "recsys-archive", work), "folder": str(folder)}
 
 
 def replay(
@@ -98,7 +94,7 @@ def let_go(settings: Settings, now: dt.datetime, *, dry_run: bool) -> int:
 
     async def work(connections: Connections) -> int:
         if dry_run:
-            return await letting_go.count(connections, before)
+            return await letting_go.count(connections, folder, before, outbox=outbox)
         return await letting_go.let_go(connections, folder, before, outbox=outbox)
 
     return _with_connections(settings, "recsys-let-go", work)

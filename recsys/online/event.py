@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from recsys.data.instants import CLOCKS_AHEAD
 from recsys.errors import InputError
+from recsys.instants import CLOCKS_AHEAD
 from recsys.online.event_names import AS_POSTED, EventNames
 
 MAX_AGE = dt.timedelta(days=366)

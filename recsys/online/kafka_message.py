@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from recsys.errors import InputError
+from recsys.instants import instant_of
 from recsys.online import event as events
 from recsys.online.event import Event
 from recsys.online.event_names import DEFAULT_TYPE
@@ -87,10 +88,9 @@ def _needed(fields: dict[str, Any], name: str) -> str:
 
 def _instant(value: Any) -> dt.datetime:
     try:
-        at = dt.datetime.fromisoformat(value)
+        return instant_of(value)
     except (TypeError, ValueError):
         raise InputError("occurred_at should be an instant in ISO 8601") from None
-    return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
 
 
 def _label(value: Any) -> float | None:

@@ -88,10 +88,14 @@ _LAG_SQL = """
 select count(*) from (select from events where (epoch_xid, position) > ($1, $2) limit $3) later
 """
 # A transaction has its number soon after its time, not at once: of those of the first minute, the first number.
+# They are found by received_at first: min() alone would go through the numbers from the first event ever.
 _RECEIVED_SQL = """
-select min(epoch_xid) from events where received_at >= $1 and received_at <= (
-    select received_at + interval '1 minute' from events where received_at >= $1 order by received_at limit 1
+with first_minute as materialized (
+    select epoch_xid from events where received_at >= $1 and received_at <= (
+        select received_at + interval '1 minute' from events where received_at >= $1 order by received_at limit 1
+    )
 )
+select min(epoch_xid) from first_minute
 """
 _UNDELIVERED_SQL = """
 select count(*) as n, coalesce(extract(epoch from clock_timestamp() - min(received_at)), 0)::float8 as age_s from (

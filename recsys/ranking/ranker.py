@@ -7,6 +7,7 @@ equal settings; the one with the better NDCG@10 on the validation users is kept.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys import log
 from recsys.errors import ArtifactError, InputError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels, accuracy
 from recsys.ranking.frame import Frame
 from recsys.types import Scores
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE = "ranker.cbm"
 DESCRIPTION_FILE = "ranker.json"
@@ -150,6 +154,7 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
     stopping = validation.thinned(params.max_negatives, params.seed)
     tried: dict[str, dict[str, Any]] = {}
     for loss in params.losses:
+        logger.info("ranker: trying %s, on %d rows", loss, len(training))
         model = _fit(training, stopping, params, loss, params.iterations)
         tried[loss] = {
             "ndcg@10": float(mean_ndcg(np.asarray(model.predict(validation.frame.matrix)), validation)),
@@ -224,18 +229,31 @@ def _fit(training: Examples, validation: Examples | None, params: RankerParams, 
         stopping = {"eval_set": _data(validation, loss), "use_best_model": True}
         stopping["early_stopping_rounds"] = params.early_stopping_rounds
     try:
-        return model.fit(_data(training, loss), **stopping)
+        return model.fit(_data(training, loss), callbacks=[_Progress(loss, iterations)], **stopping)
     except CatBoostError as error:
         raise ModelError(f"the ranker cannot be trained ({loss}): {error}") from error
+
+
+class _Progress:
+    """Logs now and then how many trees there are; CatBoost calls it after each."""
+
+    def __init__(self, loss: str, n_trees: int) -> None:
+        self._loss, self._n_trees, self._pace = loss, n_trees, log.Pace()
+
+    def after_iteration(self, info: Any) -> bool:
+        if self._pace.is_due():
+            logger.info("ranker, %s: tree %d of at most %d", self._loss, info.iteration, self._n_trees)
+        return True  # go on
 
 
 def _average(examples: Examples, params: RankerParams, loss: str, n_trees: int) -> Any:
     """One model that gives the mean score of `n_models`, which differ in their seed alone: less noise, no bias."""
     from catboost import sum_models
 
-    models = [
-        _fit(examples, None, replace(params, seed=params.seed + i), loss, n_trees) for i in range(params.n_models)
-    ]
+    models = []
+    for i in range(params.n_models):
+        logger.info("ranker: model %d of %d, of %d trees, from all users", i + 1, params.n_models, n_trees)
+        models.append(_fit(examples, None, replace(params, seed=params.seed + i), loss, n_trees))
     return sum_models(models, weights=[1 / len(models)] * len(models)) if len(models) > 1 else models[0]
 
 

@@ -5,6 +5,7 @@ Everything here works in chunks of users, so that memory does not grow with thei
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys import log
 from recsys.errors import EmptyResultError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
 from recsys.ranking.frame import Frame, PairFeatures, feature_frame
@@ -19,6 +21,8 @@ from recsys.ranking.pool import Pool, build_pool
 from recsys.ranking.ranker import Examples, Ranker, RankerParams, train
 from recsys.ranking.windows import is_held_out, is_validation
 from recsys.types import NO_ITEM, CandidateGenerator, Keys, Lists, Scores
+
+logger = logging.getLogger(__name__)
 
 USERS_PER_CHUNK = 1_000
 CANDIDATES_PER_GENERATOR = 200
@@ -36,7 +40,10 @@ class Stage:
 
     def pools(self, user_keys: Keys, chunk: int = USERS_PER_CHUNK) -> Iterator[tuple[slice, Pool]]:
         """Candidates of `user_keys` (n,), with the slice of users that each chunk stands for."""
+        pace = log.Pace()
         for start in range(0, len(user_keys), chunk):
+            if pace.is_due():
+                logger.info("candidates and features: %d of %d users are done", start, len(user_keys))
             part = slice(start, min(start + chunk, len(user_keys)))
             users = user_keys[part]
             yield part, build_pool(self.generators, users, self.n_candidates, self.seen(users))

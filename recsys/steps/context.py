@@ -17,10 +17,11 @@ import sqlalchemy as sa
 
 from recsys import log
 from recsys import settings as settings_module
-from recsys.artifacts import ArtifactStore, Manifest, split_ref
+from recsys.artifacts import ArtifactStore, Manifest
 from recsys.data.dataset import Dataset, instant, microseconds
 from recsys.errors import ModelError, NotFoundError, NothingToDoError
 from recsys.evaluation.gate import GateDecision
+from recsys.instants import age_days
 from recsys.settings import Settings
 from recsys.storage.engine import engine, require_current, with_patience
 from recsys.storage.tables import training_runs
@@ -31,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SERVING = "serving"
+SKIPPED = "skipped"  # MLflow's experiment of steps that had nothing to do
 HISTORY = "history"  # fitted on data before a label window, for the ranker's training rows alone
 
 
@@ -167,7 +169,7 @@ class Context:
         if not decision.accepted:
             self.tracker.refuse(model, version, decision.reason)
             logger.warning("the gate refused %s: %s", artifact, decision.reason)
-        elif champion is not None and data_ends(champion) > data_ends(artifact):
+        elif champion is not None and (age_days(artifact, champion) or 0) > 0:
             logger.info("%s is of older data than the champion %s, which stays", artifact, champion)
         else:
             self.tracker.promote(model, version)
@@ -203,11 +205,6 @@ class Context:
             connection.execute(training_runs.insert().values(row))
 
 
-def data_ends(ref: str) -> str:
-    """The instant at which the data of an artifact ends, as its version says it (sorts by time)."""
-    return split_ref(ref)[1].split("-")[0]
-
-
 def require_purpose(manifest: Manifest, purpose: str) -> None:
     """Refuse a model that was fitted for something else than `purpose`."""
     found = manifest.meta.get("purpose")
@@ -222,8 +219,8 @@ def require_purpose(manifest: Manifest, purpose: str) -> None:
 
 
 def may_skip(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A step that may have nothing to make of a data set: then its result says why under "skipped", the record of runs
-    does so, too, and other steps go on without it."""
+    """A step that may have nothing to make of a data set: then its result says why under "skipped", and so do the log,
+    the record of runs and a run in MLflow; other steps go on without it."""
     name = run.__module__.rsplit(".", 1)[-1]
 
     @functools.wraps(run)
@@ -236,10 +233,21 @@ def may_skip(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
             return run(ref, force, ctx=ctx, **others)
         except NothingToDoError as error:
             logger.warning("%s is skipped: %s", name, error)
-            ctx.record(name, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error))
+            noted = _noted(ctx, f"{name} {data.meta.as_of_at:%Y-%m-%d}", step=name, dataset=ref, skipped=str(error))
+            ctx.record(name, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error), mlflow_run_id=noted)
             return {"dataset": ref, "skipped": str(error)}
 
     return wrapped
+
+
+def _noted(ctx: Context, name: str, **tags: str) -> str | None:
+    """A run in MLflow that says why a step was skipped: its id. None where MLflow is away, which holds up no list."""
+    try:
+        with ctx.tracker.run(SKIPPED, name, tags=tags) as run:
+            return run.run_id
+    except Exception as error:
+        logger.warning("MLflow does not show that %s was skipped: %s", name, error)
+        return None
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:

@@ -120,7 +120,7 @@ def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]
             number + 1, len(usable), report.day(window.cut_at), what, seconds,
         )  # fmt: skip
         for task in plan.tasks:
-            labels = at_cut.labels(task)
+            labels = labels_of(interactions, window, data.meta, task)
             if window in measured_windows:
                 found, training = at_cut.measure(task, labels, examples[task])
                 results += found
@@ -146,7 +146,7 @@ class _Cut:
         plan: Plan,
         earlier: Mapping[str, CandidateGenerator],
     ) -> None:
-        self.data, self.interactions, self.window, self.plan = data, interactions, window, plan
+        self.data, self.window, self.plan = data, window, plan
         self.history = interactions.before(window.cut_at)
         self.catalogue = data.catalogue(window.cut_at)
         self.seconds: dict[str, float] = {}
@@ -159,16 +159,6 @@ class _Cut:
         started = time.monotonic()
         self.features = Features(data, window.cut_at)
         self.seconds[TWO_STAGE] = time.monotonic() - started
-
-    def labels(self, task: Task) -> Labels:
-        meta = self.data.meta
-        return labels_of(
-            self.interactions,
-            self.window,
-            task,
-            label_event_types=meta.label_event_types,
-            bought_event_types=meta.bought_event_types,
-        )
 
     def stage(self, task: Task) -> Stage:
         """The first stage of a task: own items are proposed where they count, masked where they do not."""

@@ -22,6 +22,7 @@ from recsys.errors import ArtifactError, HousekeepingError, NotFoundError
 from recsys.online import commands
 from recsys.steps.context import Context, step
 from recsys.storage import expiry, pruning
+from recsys.storage.engine import url_of
 from recsys.storage.tables import list_versions, model_updates, publications, training_runs
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def _rules(ctx: Context, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str,
         lambda: rows(expiry.quarantine, keep.quarantine_days),
     )
     if keep.event_days is not None:
-        of_the_database = keep.model_copy(update={"database_url": _url(ctx)})
+        of_the_database = keep.model_copy(update={"database_url": url_of(ctx.engine)})
         yield (
             f"events received more than {keep.event_days:g} days ago, archived first",
             lambda: Gone(commands.let_go(of_the_database, now, dry_run=dry_run)),
@@ -92,10 +93,6 @@ def _rules(ctx: Context, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str,
     )
     yield f"logs older than {keep.log_days:g} days", lambda: _files(logs, "*.log*", now, keep.log_days, dry_run)
     yield f"MLflow runs older than {keep.run_days:g} days", lambda: _runs(ctx, now, dry_run)
-
-
-def _url(ctx: Context) -> str:
-    return ctx.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def _rows(ctx: Context, now: dt.datetime, dry_run: bool, expire: Callable[..., expiry.Expired], days: float) -> Gone:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from recsys import log
 from recsys.data.sources.base import Part, Rejected
 
 logger = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 180  # of a part in the name of its quarantine file
-SAY_EVERY_S = 20.0  # how far a long file is, where no terminal shows it
+SAY_EVERY_S = 10.0  # how far a long file is, where no terminal shows it
 
 
 def file_name(name: str) -> str:
@@ -73,13 +73,11 @@ class Bar:
     def file(self, part: Part) -> Iterator[Any]:
         """A function that is told the number of rows so far."""
         task = self._bar.add_task(f"{part.stream} {part.name}", total=None, rows="0")
-        said_at = time.monotonic()
+        pace = log.Pace(SAY_EVERY_S)
 
         def say(n_rows: int) -> None:
-            nonlocal said_at
             self._bar.update(task, rows=f"{n_rows:,}")
-            if self._bar.disable and time.monotonic() - said_at > SAY_EVERY_S:
-                said_at = time.monotonic()
+            if self._bar.disable and pace.is_due():
                 logger.info("%s of %s: %s rows so far", part.stream, part.name, f"{n_rows:,}")
 
         yield say

@@ -18,13 +18,13 @@ from recsys import columns as col
 from recsys.artifacts import split_ref, version_of
 from recsys.data import checks
 from recsys.data.dataset import Dataset, instant, microseconds
-from recsys.data.instants import LATEST_AHEAD
 from recsys.data.keys import KnownKeys
 from recsys.data.posted import AFTER_GAP, MIN_AFTER_GAP, NO_WEIGHT, end_of_posted
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.data.rekey import moved, rewrite
 from recsys.errors import ArtifactError, EmptyResultError, ImportUnderWayError, InputError, ShopReplacedError
+from recsys.instants import LATEST_AHEAD, instant_of
 from recsys.serving.ids import digest_of
 from recsys.settings import Settings
 from recsys.steps.context import Context, step
@@ -289,10 +289,9 @@ def _parse(as_of: str | None) -> int:
     if as_of is None:
         return 2**62
     try:
-        at = dt.datetime.fromisoformat(as_of)
+        return microseconds(instant_of(as_of))
     except ValueError:
         raise InputError(f"as_of {as_of!r} is no instant; write it as 2011-12-09T12:50:00+00:00") from None
-    return microseconds(at if at.tzinfo else at.replace(tzinfo=dt.UTC))
 
 
 def _finished_imports(snapshot: RawSnapshot) -> list[dict[str, Any]]:

@@ -24,13 +24,14 @@ LIST_STEPS = (
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Make the lists of `dataset` (the newest when None) what readers see, all kinds together.
 
-    A kind for which the data set has no lists keeps what is published now, unless that is too old. Lists of older data
+    A kind for which the data set has no lists keeps what is published now, which "kept" says; ranked and personal ones
+    that are too old or made for another task leave ("dropped"). Lists of older data
     than those that are published, from a run for a past interval, change nothing unless `force`: "skipped" says so.
     Raises PublicationError with all reasons when an invariant is broken, and FencedError when somebody else published
     or rolled back meanwhile: what they published keeps serving.
     """
     ctx = ctx or Context.open()
-    ref, _ = ctx.dataset(dataset)
+    ref, data = ctx.dataset(dataset)
     fence = publications.read_fence(ctx.engine)
     found = _newest_lists(ctx, ref)
     if not found:
@@ -44,6 +45,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
             models=_scoring_model(ctx, ref) | _models(found),
             min_share=ctx.settings.publication_min_share,
             max_age_days=ctx.settings.list_max_age_days,
+            task=data.meta.task,
             force=force,
         )
     except NewerDataError as error:
@@ -56,6 +58,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
         "lists": {kind: checks["n_rows"] for kind, checks in counted.items()},
         "age_days": {kind: checks.get("age_days") for kind, checks in counted.items()},
         "dropped": published.checks.get("dropped", {}),
+        "kept": published.checks.get("kept", {}),
     }
 
 

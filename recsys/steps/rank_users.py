@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from recsys.errors import NothingToDoError
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.two_stage import rank
 from recsys.steps.context import SERVING, Context, may_skip, step
@@ -19,19 +20,21 @@ from recsys.types import Lists
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Ranked lists for the most recently active users, up to `max_ranked_users`; `dataset`: the newest when None.
 
-    Without a champion there is nothing to rank by: `list_version` is None, "skipped" says so, and the other lists
-    serve.
+    Without a champion of the data set's task there is nothing to rank by: NothingToDoError, which skips the step.
     """
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
     champion = ctx.champion("ranker")
     if champion is None:
-        reason = "no ranker has been accepted yet: personal and default lists serve; see why at train_ranker in MLflow"
-        return {"dataset": ref, "list_version": None, "n_rows": 0, "skipped": reason}
+        raise NothingToDoError(
+            "no ranker has been accepted yet: personal and default lists serve; see why at train_ranker in MLflow"
+        )
     folder, manifest = ctx.store.open(champion)
     if task_of(manifest) is not data.meta.task:
-        reason = f"the champion {champion} was trained for another task than {data.meta.task}: train_ranker makes one"
-        return {"dataset": ref, "list_version": None, "n_rows": 0, "reason": reason}
+        raise NothingToDoError(
+            f"the champion {champion} was trained for the task {task_of(manifest)}, and the data set is for "
+            f"{data.meta.task}: personal and default lists serve until train_ranker makes one"
+        )
     names: list[str] = manifest.meta["generators"]
     artifacts = serving_artifacts(ctx, ref, names)
     length, most = ctx.settings.list_length, ctx.settings.max_ranked_users

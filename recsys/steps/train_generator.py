@@ -21,7 +21,7 @@ from recsys.candidates import registry
 from recsys.data.dataset import Dataset, instant
 from recsys.errors import NothingToDoError
 from recsys.evaluation import gate, plots
-from recsys.evaluation.metrics import Labels, accuracy, novelty, user_coverage
+from recsys.evaluation.metrics import accuracy, novelty, user_coverage
 from recsys.evaluation.protocol import Window, labels_of
 from recsys.ranking.windows import training_windows
 from recsys.steps.context import HISTORY, SERVING, Context, require_purpose
@@ -63,7 +63,7 @@ def train_generator(ctx: Context, name: str, dataset: str | None, *, force: bool
     if (interactions.item_key == interactions.item_key[0]).all():
         raise NothingToDoError("there are events on one item alone: no model can say what else people may like")
     windows = training_windows(interactions, n=ctx.settings.n_label_windows, days=ctx.settings.label_window_days)
-    _labels(data, interactions, windows[-1])  # without any, nothing can be judged, and nothing need be fitted
+    labels_of(interactions, windows[-1], data.meta)  # without any, nothing can be judged, and nothing need be fitted
     plan = _plan(ctx, name, ref, [w.cut_at for w in windows], data.meta.as_of)
     serving = f"{name}/{plan[-1].version}"
     history = [f"{name}/{fit.version}" for fit in plan[:-1]]
@@ -115,7 +115,8 @@ def _train(
     with ctx.tracker.run(
         name, f"{name} {data.meta.as_of_at:%Y-%m-%d}", params=params | {"dataset": ref}, tags=tags
     ) as run:
-        for fit in plan:
+        for number, fit in enumerate(plan, 1):
+            logger.info("%s, fit %d of %d, on what lies before %s", name, number, len(plan), instant(fit.cut_at))
             seconds = _fit(ctx, name, fit, data, interactions, force=force)
             run.metrics({f"seconds.{fit.purpose}": seconds}, step=fit.cut_at // 1_000_000)
             run.tag(f"artifact.{fit.purpose}.{instant(fit.cut_at):%Y%m%d}", f"{name}/{fit.version}")
@@ -138,16 +139,6 @@ def _train(
         mlflow_run_id=run.run_id,
     )
     return decision.accepted, decision.reason
-
-
-def _labels(data: Dataset, interactions: Interactions, window: Window) -> Labels:
-    return labels_of(
-        interactions,
-        window,
-        data.meta.task,
-        label_event_types=data.meta.label_event_types,
-        bought_event_types=data.meta.bought_event_types,
-    )
 
 
 def _fit(ctx: Context, name: str, fit: Fit, data: Dataset, interactions: Interactions, *, force: bool) -> float:
@@ -190,7 +181,7 @@ def _measure(
 ) -> tuple[gate.GateDecision, dict[str, float]]:
     """The newest history model on the newest label window, beside popularity: metrics, plots, the verdict."""
     history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
-    labels = _labels(data, interactions, window)
+    labels = labels_of(interactions, window, data.meta)
     if len(labels) > MAX_MEASURED_USERS:
         rng = np.random.default_rng(ctx.settings.seed)
         labels = labels.of_users(rng.choice(labels.user_key, MAX_MEASURED_USERS, replace=False))

@@ -19,7 +19,7 @@ from recsys.candidates.popular import Popular
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation import gate, plots
-from recsys.evaluation.metrics import Labels, Values, accuracy
+from recsys.evaluation.metrics import Values, accuracy
 from recsys.evaluation.protocol import Window, labels_of
 from recsys.ranking.ranker import Ranker, RankerParams
 from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
@@ -145,8 +145,9 @@ def _examples(ctx: Context, plan: Plan, data: Dataset, interactions: Interaction
     rows = plan.params.max_rows // len(plan.windows)
     found = []
     for number, window in enumerate(plan.windows):
+        logger.info("label window %d of %d: candidates and their features", number + 1, len(plan.windows))
         try:
-            labels = _labels(data, interactions, window)
+            labels = labels_of(interactions, window, data.meta)
         except TooFewLabelsError as error:
             logger.warning("label window %d of %d is left out: %s", number + 1, len(plan.windows), error)
             continue
@@ -162,16 +163,6 @@ def _examples(ctx: Context, plan: Plan, data: Dataset, interactions: Interaction
     return found
 
 
-def _labels(data: Dataset, interactions: Interactions, window: Window) -> Labels:
-    return labels_of(
-        interactions,
-        window,
-        data.meta.task,
-        label_event_types=data.meta.label_event_types,
-        bought_event_types=data.meta.bought_event_types,
-    )
-
-
 def _judge(
     ctx: Context,
     run: Run,
@@ -183,7 +174,7 @@ def _judge(
 ) -> tuple[gate.GateDecision, dict[str, float]]:
     """Challenger, champion and popularity on the held-out users of the newest window."""
     window = plan.windows[-1]
-    labels = _labels(data, interactions, window)
+    labels = labels_of(interactions, window, data.meta)
     labels = labels.of_users(labels.user_key[is_held_out(labels.user_key)][:MAX_JUDGED_USERS])
     bounds = gate.Bounds(max_relative_loss=ctx.settings.gate_max_relative_loss, min_users=ctx.settings.gate_min_users)
     if not len(labels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from recsys.evaluation.protocol import seen_items
 from recsys.steps.context import Context
 from recsys.storage import lists as list_store
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Lists, Task
+
+logger = logging.getLogger(__name__)
 
 OWNERS_PER_BLOCK = 20_000
 
@@ -50,7 +53,7 @@ def write_lists(
             dataset=dataset,
             made_by=step,
             sources=sources,
-            meta=dict(inputs),
+            meta={**inputs, "task": data.meta.task},
         )
     except EmptyResultError as error:
         if why_none is None:
@@ -90,6 +93,7 @@ def recent_users(interactions: Interactions, n: int) -> Keys:
 def blocks(keys: Keys) -> Iterator[Keys]:
     """`keys` in runs of bounded length."""
     for start in range(0, len(keys), OWNERS_PER_BLOCK):
+        logger.info("lists of %d owners; %d are done", len(keys), start)
         yield keys[start : start + OWNERS_PER_BLOCK]
 
 

@@ -64,6 +64,11 @@ def engine_of(url: str) -> sa.Engine:
     )
 
 
+def url_of(engine: sa.Engine) -> str:
+    """An engine's URL as DATABASE_URL has it, password included, for other drivers."""
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def migrate(engine: sa.Engine) -> None:
     """Bring the schema to the newest version, and the log to this server where it has moved (`server_identity`); safe
     to call at any time, from several processes at once.
@@ -78,8 +83,8 @@ def migrate(engine: sa.Engine) -> None:
         connection.commit()
         with connection.begin():
             _refuse_stranger(_revision(connection))
-        _patiently(lambda: _upgrade(connection))
-        if _patiently(lambda: _adopt(connection)):
+        with_lock_patience(lambda: _upgrade(connection), _LOCKS_S)
+        if with_lock_patience(lambda: _adopt(connection), _LOCKS_S):
             log.warning("the database has moved to this server: its log goes on with the next epoch")
 
 
@@ -107,15 +112,6 @@ def _adopt(connection: sa.Connection) -> bool:
         return bool(connection.scalar(sa.text("select server_moved() and adopt_server()")))
 
 
-def _patiently(work: Callable[[], Result]) -> Result:
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_lock_timeout),
-        wait=tenacity.wait_random(0.1, 1.0),
-        stop=tenacity.stop_after_delay(_LOCKS_S),
-        reraise=True,
-    )(work)
-
-
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", "recsys.storage:migrations")
@@ -136,6 +132,20 @@ def _refuse_stranger(revision: str | None) -> None:
             f"the database is of revision {revision}, which this release does not know: it is of a newer release (then "
             "use that one), or of a state of the code before the first release (then give an empty database)"
         )
+
+
+def with_lock_patience(work: Callable[[], Result], patience_s: float) -> Result:
+    """`work()`, tried again after short pauses for up to `patience_s` seconds while others hold what it locks.
+
+    A lock that waits holds up all who come after it: so `work` gives up soon, by a lock time-out of its own, and lets
+    go of all that it has locked. The last time-out is raised when patience ends (`is_lock_timeout`).
+    """
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_lock_timeout),
+        wait=tenacity.wait_random(0.1, 0.5),
+        stop=tenacity.stop_after_delay(patience_s),
+        reraise=True,
+    )(work)
 
 
 def is_lock_timeout(error: BaseException) -> bool:

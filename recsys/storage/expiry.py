@@ -8,14 +8,13 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
-import tenacity
 
 from recsys.storage import months
-from recsys.storage.engine import is_lock_timeout
+from recsys.storage.engine import with_lock_patience
 from recsys.storage.tables import event_quarantine, predictions, user_recent
 
 _ROWS_AT_ONCE: Final = 20_000  # of one transaction: none holds back the vacuum for long
-_TRIES: Final = 10
+_PATIENCE_S: Final = 5.0  # with locks that others hold
 GUEST: Final = "session:%"  # owners of `user_recent` that are sessions
 
 
@@ -73,12 +72,10 @@ def _rows(engine: sa.Engine, table: sa.FromClause, old: sa.ColumnElement[bool], 
 
 
 def _patiently(engine: sa.Engine, work: Callable[[sa.Connection], object]) -> None:
-    """`work` in a transaction, begun anew while readers or writers hold a table; a lock that waits holds up others."""
-    for attempt in tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_lock_timeout),
-        wait=tenacity.wait_random(0.1, 0.5),
-        stop=tenacity.stop_after_attempt(_TRIES),
-        reraise=True,
-    ):
-        with attempt, engine.begin() as connection:
+    """`work` in a transaction, begun anew while readers or writers hold a table."""
+
+    def once() -> None:
+        with engine.begin() as connection:
             work(connection)
+
+    with_lock_patience(once, _PATIENCE_S)

@@ -6,17 +6,16 @@ import logging
 from typing import Final
 
 import sqlalchemy as sa
-import tenacity
 
 from recsys.storage import lists as list_store
-from recsys.storage.engine import is_lock_timeout
+from recsys.storage.engine import is_lock_timeout, with_lock_patience
 from recsys.storage.list_format import partition_name
 from recsys.storage.tables import event_settings, list_versions, predictions, publication_pointer, publications
 
 log = logging.getLogger(__name__)
 
 _LOCK_MS: Final = 300  # readers wait behind a drop that waits; so it gives up early and tries again
-_TRIES: Final = 10
+_PATIENCE_S: Final = 5.0
 
 
 def prune(engine: sa.Engine, keep: int, *, dry_run: bool = False) -> list[int]:
@@ -27,13 +26,7 @@ def prune(engine: sa.Engine, keep: int, *, dry_run: bool = False) -> list[int]:
     table all the time, then the next call drops them.
     """
 
-    @tenacity.retry(
-        retry=tenacity.retry_if_exception(is_lock_timeout),
-        wait=tenacity.wait_random(0.1, 0.5),
-        stop=tenacity.stop_after_attempt(_TRIES),
-        reraise=True,
-    )
-    def patiently() -> list[int]:
+    def once() -> list[int]:
         with engine.connect() as connection, connection.begin() as transaction:
             dropped = _prune(connection, keep, dry_run=dry_run)
             if dry_run:
@@ -41,7 +34,7 @@ def prune(engine: sa.Engine, keep: int, *, dry_run: bool = False) -> list[int]:
             return dropped
 
     try:
-        dropped = patiently()
+        dropped = with_lock_patience(once, _PATIENCE_S)
     except sa.exc.DBAPIError as error:
         if not is_lock_timeout(error):
             raise

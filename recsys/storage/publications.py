@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -18,6 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from recsys.errors import FencedError, NewerDataError, NotFoundError, PublicationError
+from recsys.instants import age_days
 from recsys.storage import lists as list_store
 from recsys.storage.list_checks import HISTORY, ListChecks
 from recsys.storage.lists import ListVersion
@@ -26,8 +26,6 @@ from recsys.storage.tables import ALL_ITEMS_OWNER, items, list_versions, lists, 
 log = logging.getLogger(__name__)
 
 DROPPED_WHEN_OLD: Final = ("ranked", "personal")  # others are better old than missing
-_DATA_END: Final = re.compile(r"(?:^|/)(\d{8}T\d{6})-")  # in names of data sets and of what is made of them
-_DAY_S: Final = 86_400.0
 DEFAULT_LENGTH: Final = 10  # what the default list over all items must hold at least, if so many are available
 
 
@@ -49,18 +47,6 @@ def read_fence(engine: sa.Engine) -> int:
     """The pointer's number as it is now, for `publish`."""
     with engine.connect() as connection:
         return connection.execute(sa.select(publication_pointer.c.fence)).scalar_one()
-
-
-def age_days(of: str, dataset: str) -> float | None:
-    """How many days the data of an artifact or list version end before those of a data set, by their names.
-
-    None when a name does not say when its data end.
-    """
-    ends = [_DATA_END.search(name) for name in (of, dataset)]
-    if ends[0] is None or ends[1] is None:
-        return None
-    earlier, later = (dt.datetime.strptime(end.group(1), "%Y%m%dT%H%M%S") for end in ends if end)  # noqa: DTZ007
-    return (later - earlier).total_seconds() / _DAY_S
 
 
 def current(engine: sa.Engine) -> Publication | None:
@@ -94,13 +80,15 @@ def publish(
     checks: Mapping[str, Any] | None = None,
     min_share: float = 0.5,
     max_age_days: float = float("inf"),
+    task: str | None = None,
     force: bool = False,
 ) -> Publication:
     """Check the list versions of `manifest` (kind → list_version_id) and move the pointer to them, or do nothing.
 
-    Kinds and models that are not named stay as they are in the current publication, but those of DROPPED_WHEN_OLD go
-    when their data end more than `max_age_days` before the data set's: `checks["dropped"]` says so. Publishing what
-    is published already changes nothing.
+    Kinds and models that are not named stay as they are in the current publication, which `checks["kept"]` says; but
+    those of DROPPED_WHEN_OLD go when their data end more than `max_age_days` before the data set's, or when they were
+    made for another task than `task` (None: for any): `checks["dropped"]` says so. Publishing what is published already
+    changes nothing.
     `fence`: what `read_fence` gave before the lists were looked up. Raises FencedError when the pointer has moved
     since, NewerDataError when newer data are published (unless `force`), and PublicationError with all reasons when
     an invariant is broken: a version that is not complete or has lost rows, an unknown or
@@ -122,10 +110,11 @@ def publish(
                 f"force publishes {dataset}"
             )
         whole = {**(former.manifest if former else {}), **manifest}
-        dropped = _too_old(connection, whole, dataset, max_age_days)
+        dropped = _stale(connection, whole, dataset, max_age_days, task)
         whole = {kind: list_version_id for kind, list_version_id in whole.items() if kind not in dropped}
         known_models = {**(former.models if former else {}), **(models or {})}
         counted = _check(connection, whole, dataset, former, min_share)
+        kept = {kind: _why_kept(kind, counted[kind], dataset) for kind in whole.keys() - manifest.keys()}
         if former and (former.manifest, former.models, former.dataset) == (whole, known_models, dataset):
             log.info("publication %d is current already", former.publication_id)
             return former
@@ -137,7 +126,7 @@ def publish(
                 manifest=whole,
                 models=known_models,
                 fence=_raise_fence(connection),
-                checks={"lists": counted, "dropped": dropped, **(checks or {})},
+                checks={"lists": counted, "dropped": dropped, "kept": kept, **(checks or {})},
             )
             .returning(publications.c.publication_id)
         ).scalar_one()
@@ -145,6 +134,8 @@ def publish(
         published = _get(connection, publication_id)
     for reason in dropped.values():
         log.warning("publication %d goes without: %s", published.publication_id, reason)
+    for reason in kept.values():
+        log.warning("publication %d keeps: %s", published.publication_id, reason)
     log.info("published %d: %s", published.publication_id, published.manifest)
     return published
 
@@ -221,22 +212,32 @@ def _as_written(found: Mapping[str, Any], checks: Mapping[str, Any]) -> bool:
     return all(found.get(name) == checks.get(name) for name in names)
 
 
-def _too_old(
-    connection: sa.Connection, manifest: Mapping[str, int], dataset: str, max_age_days: float
+def _stale(
+    connection: sa.Connection, manifest: Mapping[str, int], dataset: str, max_age_days: float, task: str | None
 ) -> dict[str, str]:
     """Kind → why its lists must not be published any more, of those that their readers can do without."""
     found = {}
     for kind in manifest.keys() & set(DROPPED_WHEN_OLD):
-        version = connection.execute(
-            sa.select(list_versions.c.version).where(list_versions.c.list_version_id == manifest[kind])
-        ).scalar_one_or_none()
-        age = age_days(version or "", dataset)
+        version, made_for = connection.execute(
+            sa.select(list_versions.c.version, list_versions.c.meta["task"].astext).where(
+                list_versions.c.list_version_id == manifest[kind]
+            )
+        ).one_or_none() or ("", None)
+        age = age_days(version, dataset)
         if age is not None and age > max_age_days:
             found[kind] = (
                 f"{kind} lists are of data that end {age:.1f} days before {dataset}, more than {max_age_days:g}; "
                 "see why no new ones were written"
             )
+        elif task is not None and made_for not in (None, task):
+            found[kind] = f"{kind} lists were made for the task {made_for}, and {dataset} is for {task}"
     return found
+
+
+def _why_kept(kind: str, counted: Mapping[str, Any], dataset: str) -> str:
+    age = counted["age_days"]
+    ends = "" if age is None else f", whose data end {age:.1f} days earlier"
+    return f"{kind} lists {counted['version']}{ends}: none were written for {dataset}"
 
 
 def _check(

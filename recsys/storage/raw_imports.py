@@ -7,7 +7,6 @@ any point goes on where the last commit left it, and no row is loaded twice.
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from recsys.errors import RecsysError
 from recsys.storage import raw_tables as raw
 from recsys.storage import tables
-from recsys.storage.engine import is_lock_timeout
+from recsys.storage.engine import is_lock_timeout, with_lock_patience
 from recsys.storage.pruning import erase
 
 TABLES = {table.name: table for table in (raw.events, raw.item_properties, raw.user_properties, raw.category_tree)}
@@ -213,26 +212,22 @@ def _lock_out_readers(connection: sa.Connection) -> None:
     Raises RecsysError where that lasts.
     """
     names = ", ".join(table.fullname for table in (*_KEYED, tables.lists))
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        attempt = connection.begin_nested()
-        try:
+
+    def once() -> None:
+        with connection.begin_nested():
             connection.execute(sa.text(f"set local lock_timeout = '{LOCK_MS}ms'"))
             connection.execute(sa.text(f"lock table {names} in access exclusive mode"))
             connection.execute(sa.text("set local lock_timeout = 0"))
-        except sa.exc.DBAPIError as error:
-            attempt.rollback()
-            if not is_lock_timeout(error):
-                raise
-            if time.monotonic() > deadline:
-                raise RecsysError(
-                    f"somebody reads the tables of items and users for more than {LOCK_PATIENCE_S:.0f} s, so that they "
-                    "cannot be replaced; nothing was changed. End that transaction (pg_stat_activity), and import again"
-                ) from error
-            time.sleep(LOCK_MS / 1000)
-        else:
-            attempt.commit()
-            return
+
+    try:
+        with_lock_patience(once, LOCK_PATIENCE_S)
+    except sa.exc.DBAPIError as error:
+        if not is_lock_timeout(error):
+            raise
+        raise RecsysError(
+            f"somebody reads the tables of items and users for more than {LOCK_PATIENCE_S:.0f} s, so that they "
+            "cannot be replaced; nothing was changed. End that transaction (pg_stat_activity), and import again"
+        ) from error
 
 
 _KEYED = (

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from adbc_driver_postgresql import dbapi
 
 from recsys.action import BY_PARAMETER
+from recsys.storage.engine import url_of
 
 STREAMS: Mapping[str, tuple[str, ...]] = {
     "events": ("timestamp", "visitorid", "event", "itemid", "transactionid", "value", "seq"),
@@ -171,8 +172,7 @@ def raw_snapshot(engine: sa.Engine) -> Iterator[RawSnapshot]:
 
 @contextmanager
 def _connected(engine: sa.Engine) -> Iterator[RawSnapshot]:
-    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with closing(dbapi.connect(url)) as connection:
+    with closing(dbapi.connect(url_of(engine))) as connection:
         with closing(connection.cursor()) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
             # Before the snapshot is taken: a table that is truncated after it would look empty.

@@ -33,6 +33,7 @@ from recsys.data.prepare import prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.features.item import item_features
 from recsys.features.user import user_features
+from recsys.storage.engine import url_of
 from research.benchmarks.preparation_pandas import DAY_MS, WEIGHTS, prepare_pandas
 
 N_EVENTS, N_PROPERTIES, N_USERS, N_ITEMS = 2_760_000, 20_000_000, 1_400_000, 235_000
@@ -207,8 +208,7 @@ def run_postgres(raw: Path) -> None:
         ids = dict.fromkeys(("user_id_type", "item_id_type", "category_id_type"), "integer")
         kinds = {"label_event_types": ["transaction"], "bought_event_types": ["transaction"]}
         connection.execute(imports.insert().values(**values, **ids, **kinds))
-    url = ctx.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with dbapi.connect(url) as connection, connection.cursor() as cursor:
+    with dbapi.connect(url_of(ctx.engine)) as connection, connection.cursor() as cursor:
         for name in ("events", "item_properties", "category_tree"):
             table = pq.read_table(raw / f"{name}.parquet")
             cursor.adbc_ingest(name, table, mode="append", db_schema_name="raw")

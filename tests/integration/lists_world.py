@@ -39,6 +39,17 @@ def add_items(engine: sa.Engine) -> None:
         )
 
 
+def execute(engine: sa.Engine, statement: str, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text(statement), values)
+
+
+def partitions(engine: sa.Engine) -> set[int]:
+    with engine.connect() as connection:
+        names = connection.scalars(sa.text("select relname from pg_class where relname ~ '^lists_[0-9]+$'"))
+        return {int(name.removeprefix("lists_")) for name in names}
+
+
 def make(edition: int, n_owners: int = 200, n_items: int = N_ITEMS, block: int = 50) -> Iterator[Lists]:
     """Lists for the owners 0 … n_owners − 1 in blocks; the same for the same edition."""
     rng = np.random.default_rng(edition)

@@ -20,8 +20,10 @@ from typing import Any
 import httpx
 import numpy as np
 import sqlalchemy as sa
+from pydantic import BaseModel
 
 from fast_api_service.document_examples import ENTITY_BY_FIELD
+from fast_api_service.schemas import RecommendAnswer
 from recsys.storage import lists, tables
 from recsys.types import Lists
 
@@ -147,6 +149,30 @@ def _history(done_by_user: Mapping[int, Sequence[tuple[int, str, float]]]) -> Li
             block.score[row, place] = time.time() / 86_400 - days_ago
             block.source[row, place] = EVENT_TYPES.index(kind)
     return block
+
+
+@contextmanager
+def served(database_url: str, engine: sa.Engine) -> Iterator[httpx.Client]:
+    """A client of a service that is ready, with the shop and its first publication."""
+    stock(engine)
+    publish(engine, "v1", FIRST)
+    with running_service(database_url) as client:
+        wait_until(lambda: is_ready(client), 10)
+        yield client
+
+
+def answered(client: httpx.Client, route: str, model: type[BaseModel], **request: Any) -> dict[str, Any]:
+    """The answer to a request that is to succeed, in the form that the documentation promises."""
+    response = client.post(route, json=request)
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    model.model_validate(body)
+    return body
+
+
+def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
+    """Of /recommend."""
+    return answered(client, "/recommend", RecommendAnswer, **request)
 
 
 @contextmanager

@@ -13,19 +13,15 @@ from recsys.artifacts import ArtifactStore
 from recsys.errors import NotFoundError
 from recsys.settings import Settings
 from recsys.steps import (
-    default_recommendations,
     generate_shop,
-    i2i_recommendations,
     import_raw,
-    personal_recommendations,
     prepare_dataset,
     publish,
     rank_users,
-    similar_items,
+    run_all,
     train_als,
     train_ranker,
     training_due,
-    user_history,
 )
 from recsys.steps.context import Context
 from recsys.storage import publications
@@ -37,14 +33,7 @@ pytestmark = [
 ]
 
 NEW_USER, NEW_ITEM = "99000001", "98000001"
-LISTS = (
-    default_recommendations,
-    i2i_recommendations,
-    personal_recommendations,
-    similar_items,
-    rank_users,
-    user_history,
-)
+STEPS = dict(run_all.STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +66,7 @@ def ctx(database_url: str, database: sa.Engine, tmp_path_factory: pytest.TempPat
 
 
 def write_and_publish(ctx: Context) -> dict[str, Any]:
-    steps = {step.__name__.rpartition(".")[2]: step.run(ctx=ctx) for step in LISTS}
+    steps = {name: STEPS[name](ctx=ctx) for name in publish.LIST_STEPS}
     return publish.run(ctx=ctx) | {"steps": steps}
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from recsys.artifacts import ArtifactStore
 from recsys.settings import Settings
-from recsys.steps import import_raw, prepare_dataset, rank_users, train_ranker
+from recsys.steps import default_recommendations, import_raw, prepare_dataset, publish, rank_users, train_ranker
 from recsys.steps.context import Context
 from recsys.storage import tables
 from recsys.tracking import Tracker
@@ -45,8 +45,7 @@ def imported(database: sa.Engine, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def ranked(database: sa.Engine, url: str, folder: Path, **changed: object) -> tuple[Task, float]:
-    """The task of the data set, and how much of the top 3 of the ranked lists their users have bought before."""
+def context(database: sa.Engine, url: str, folder: Path, **changed: object) -> Context:
     settings = Settings(
         database_url=url,
         artifact_root=str(folder / "artifacts"),
@@ -58,12 +57,13 @@ def ranked(database: sa.Engine, url: str, folder: Path, **changed: object) -> tu
         gate_min_users=1_000_000,
         **changed,
     )
-    ctx = Context(
-        settings,
-        database,
-        ArtifactStore(settings.artifact_root),
-        Tracker(settings.mlflow_tracking_uri, str(folder / "m")),
-    )
+    tracker = Tracker(settings.mlflow_tracking_uri, str(folder / "m"))
+    return Context(settings, database, ArtifactStore(settings.artifact_root), tracker)
+
+
+def ranked(database: sa.Engine, url: str, folder: Path, **changed: object) -> tuple[Task, float]:
+    """The task of the data set, and how much of the top 3 of the ranked lists their users have bought before."""
+    ctx = context(database, url, folder, **changed)
     ref = prepare_dataset.run(ctx=ctx)["dataset"]
     _, data = ctx.dataset(ref)
     assert train_ranker.run(ctx=ctx)["accepted"]
@@ -94,3 +94,33 @@ def test_bought_items_are_hidden_by_default_and_lead_the_lists_where_the_task_is
     task, share = ranked(database, database_url, imported, bought_event_types=[])
     assert task is Task.ALL, "where nothing counts as bought, nothing is hidden"
     assert share > 0.9
+
+
+def test_a_champion_of_another_task_ranks_nothing_and_the_lists_of_that_task_leave(
+    database: sa.Engine, database_url: str, imported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The night after the task was changed, and before a ranker of the new one is accepted."""
+    before = context(database, database_url, imported, bought_event_types=[])
+    prepare_dataset.run(ctx=before)
+    default_recommendations.run(ctx=before)
+    rank_users.run(ctx=before)
+    assert "ranked" in publish.run(ctx=before)["lists"]
+
+    ctx = context(database, database_url, imported, task="discovery")
+    ref = prepare_dataset.run(ctx=ctx)["dataset"]
+    with database.begin() as connection:  # what the ranker of an earlier test made
+        connection.execute(sa.delete(tables.training_runs).where(tables.training_runs.c.dataset == ref))
+    default_recommendations.run(ref, ctx=ctx)
+    caplog.clear()
+    skipped = rank_users.run(ref, ctx=ctx)["skipped"]
+    assert "was trained for the task all, and the data set is for discovery" in skipped
+    assert f"rank_users is skipped: {skipped}" in caplog.text
+    assert ctx.refusal("rank_users", ref) == skipped
+    published = publish.run(ref, ctx=ctx)
+    assert "ranked" not in published["lists"]
+    assert "made for the task all" in published["dropped"]["ranked"]
+    client = ctx.tracker._client
+    (experiment,) = [one for one in client.search_experiments() if one.name == "skipped"]
+    (run,) = client.search_runs([experiment.experiment_id], "tags.step = 'rank_users'")
+    assert (run.info.status, run.data.tags["skipped"]) == ("FINISHED", skipped)
+    assert run.data.tags["dataset"] == ref

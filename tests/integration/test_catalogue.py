@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from recsys.storage import locks, tables
+from recsys.storage.engine import url_of
 from tests.integration import serving_shop as shop
 from tests.integration.serving_shop import count, put, row_of
 
@@ -178,7 +179,7 @@ def test_a_deleted_item_is_gone_for_ever_and_keeps_its_key(
         shop.wait_until(lambda client=client: 2 not in offered(client), SOON_S)
         assert client.get("/similar/1002").json()["status"] == "unknown_item"
     assert row_of(database, tables.items, "1002")["item_key"] == 2
-    with shop.running_service(database.url.render_as_string(False).replace("+psycopg2", "")) as fresh:
+    with shop.running_service(url_of(database)) as fresh:
         shop.wait_until(lambda: shop.is_ready(fresh), 10)
         assert 2 not in offered(fresh)
         assert fresh.get("/similar/1002").json()["status"] == "unknown_item"

@@ -14,10 +14,7 @@ from tests.integration import serving_shop as shop
 
 @pytest.fixture(scope="module")
 def client(database_url: str, database: sa.Engine) -> Iterator[httpx.Client]:
-    shop.stock(database)
-    shop.publish(database, "v1", shop.FIRST)
-    with shop.running_service(database_url) as client:
-        shop.wait_until(lambda: shop.is_ready(client), 10)
+    with shop.served(database_url, database) as client:
         yield client
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import pyarrow.parquet as pq
@@ -29,6 +28,7 @@ from recsys.online.sink import GROUP
 from recsys.storage.engine import engine_of
 from tests.conftest import database_named
 from tests.integration import serving_shop as shop
+from tests.integration.connected import run
 from tests.integration.dying_command import ARCHIVE, RELAY, REPLAY, SINK
 from tests.kafka_broker import Broker
 
@@ -36,7 +36,6 @@ pytestmark = [pytest.mark.slow]  # processes are killed
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 N = 30  # events before each death
-Answer = TypeVar("Answer")
 
 
 def events_of(round_: int) -> list[Event]:
@@ -52,17 +51,6 @@ def events_of(round_: int) -> list[Event]:
         for number in range(round_ * N, round_ * N + N)
     ]
     return [event for _, event in parse(raw, NOW)[0]]
-
-
-def run(url: str, work: Callable[[Connections], Awaitable[Answer]]) -> Answer:
-    async def bounded() -> Answer:
-        connections = Connections(url, "tests")
-        try:
-            return await asyncio.wait_for(work(connections), 60)
-        finally:
-            await connections.close()
-
-    return asyncio.run(bounded())
 
 
 def read_all(url: str, open_: Callable[[Connections], EventLog]) -> list[Event]:

@@ -22,10 +22,7 @@ CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 @pytest.fixture(scope="module")
 def service(database_url: str, database: sa.Engine) -> Iterator[httpx.Client]:
     """A service that showed eight answers, six of them to somebody: two of these were clicked, one was bought from."""
-    shop.stock(database)
-    shop.publish(database, "v1", shop.FIRST)
-    with shop.running_service(database_url) as client:
-        shop.wait_until(lambda: shop.is_ready(client), 10)
+    with shop.served(database_url, database) as client:
         for body in (
             *({"user_id": user_id} for user_id in (501, 502, 503, 999)),
             {"session_id": "guest", "surface": "cart"},

@@ -13,11 +13,12 @@ from airflow_service.demo.data import Input
 from airflow_service.demo.services import Services
 from recsys.errors import InputError, RecsysError
 from recsys.storage import raw_tables as raw
+from recsys.storage.engine import url_of
 
 
 @pytest.fixture
 def stack(clean_database: sa.Engine, tmp_path):
-    url = clean_database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(clean_database)
     for name in ("run", "log", "data"):
         (tmp_path / name).mkdir()
     return SimpleNamespace(

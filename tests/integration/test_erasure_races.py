@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fast_api_service import erasure
-from fast_api_service.database import postgres_dsn
 from fast_api_service.exposures import Exposures
 from fast_api_service.metrics import Metrics
 from fast_api_service.writable import Writable
+from recsys.dsn import postgres_url
 from recsys.errors import PublicationError
 from recsys.online import event, postgres_log
 from recsys.online.event import Event
@@ -49,7 +49,7 @@ def events_of(user_id: str | None, n: int, session_id: str | None = None, name: 
 
 def run(url: str, play: Callable[[Writable], Awaitable[None]]) -> None:
     async def whole() -> None:
-        writes = Writable(postgres_dsn(url))
+        writes = Writable(postgres_url(url))
         await writes.open()
         try:
             await play(writes)
@@ -82,7 +82,7 @@ def test_an_append_that_began_before_is_waited_for(
     shop.stock(clean_database)
 
     async def play(writes: Writable) -> None:
-        appending = await asyncpg.connect(postgres_dsn(clean_database_url))
+        appending = await asyncpg.connect(postgres_url(clean_database_url))
         transaction = appending.transaction()
         await transaction.start()
         await postgres_log.append(appending, events_of("501", 3, "s1"), are_new=are_new)
@@ -113,7 +113,7 @@ def test_an_erasure_that_waits_too_long_says_that_it_is_to_be_sent_again(
     monkeypatch.setattr(erasure, "_APPENDS_S", 0.2)
 
     async def play(writes: Writable) -> None:
-        appending = await asyncpg.connect(postgres_dsn(clean_database_url))
+        appending = await asyncpg.connect(postgres_url(clean_database_url))
         transaction = appending.transaction()
         await transaction.start()
         await postgres_log.append(appending, events_of("501", 3))
@@ -140,7 +140,7 @@ def test_readers_of_the_log_do_not_wait_while_the_raw_tables_are_searched(
 
     async def play(writes: Writable) -> None:
         log = postgres_log.PostgresLog(writes)
-        holder = await asyncpg.connect(postgres_dsn(clean_database_url))
+        holder = await asyncpg.connect(postgres_url(clean_database_url))
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute("update raw.events set itemid = '2' where visitorid = '501'")
@@ -163,7 +163,7 @@ def test_what_a_guest_was_shown_in_a_session_of_theirs_is_not_written_afterwards
 
     async def play(writes: Writable) -> None:
         await writes.transaction(lambda connection: postgres_log.append(connection, events_of("501", 1, "s0")))
-        log = Exposures(postgres_dsn(clean_database_url), Metrics())
+        log = Exposures(postgres_url(clean_database_url), Metrics())
         log.append(shown(0, session_id="s0"))  # waits in memory, as in any worker
         log.append(shown(1, session_id="s1"))
         log.append(shown(2, session_id=None))

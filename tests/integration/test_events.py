@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fast_api_service.writable import Writable
+from recsys.dsn import postgres_url
 from recsys.online import postgres_log, recent_rows
 from recsys.online.event import Event, parse
 from recsys.online.log import Appended
@@ -58,13 +59,9 @@ samples = st.lists(
 )
 
 
-def dsn(url: str) -> str:
-    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 def append(url: str, *batches: Sequence[Event], at_once: bool = False) -> list[Appended]:
     async def one(batch: Sequence[Event]) -> Appended:
-        connection = await asyncpg.connect(dsn(url))
+        connection = await asyncpg.connect(postgres_url(url))
         try:
             async with connection.transaction():
                 return await postgres_log.append(connection, batch)
@@ -285,7 +282,7 @@ def test_who_sends_the_same_ids_at_the_same_moment_waits_and_all_are_counted_onc
     )
 
     async def work() -> list[Appended]:
-        writes = Writable(dsn(database_url))
+        writes = Writable(postgres_url(database_url))
         await writes.open()
         try:
             logs = [PostgresLog(writes) for _ in range(4)]  # as many workers

@@ -15,10 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 from fast_api_service import erasure, exposures
-from fast_api_service.database import postgres_dsn
 from fast_api_service.exposures import BATCH, Exposures, Shown
 from fast_api_service.metrics import Metrics
 from fast_api_service.writable import Writable
+from recsys.dsn import postgres_url
 from recsys.serving.ids import digest_of
 from recsys.storage import embedded, locks, tables
 from recsys.storage.engine import engine_of, migrate
@@ -96,7 +96,7 @@ def test_while_postgres_is_away_the_newest_wait_and_the_others_are_counted() -> 
     capacity = 3 * BATCH
 
     async def play(url: str, metrics: Metrics) -> None:
-        log = Exposures(postgres_dsn(url), metrics, capacity)
+        log = Exposures(postgres_url(url), metrics, capacity)
         writer = asyncio.create_task(log.write_on())
 
         async def until(condition: Any) -> None:
@@ -150,7 +150,7 @@ def test_an_answer_is_written_once_though_the_connection_ended_at_the_commit(
     metrics = Metrics()
 
     async def play() -> None:
-        log = Exposures(postgres_dsn(clean_database_url), metrics)
+        log = Exposures(postgres_url(clean_database_url), metrics)
         settle = log._settle
 
         def lose(outcome: str) -> None:
@@ -178,7 +178,7 @@ def test_whenever_the_writer_is_ended_each_answer_is_written_once(
     async def play() -> int:
         n = 0
         for _ in range(80):
-            log = Exposures(postgres_dsn(clean_database_url), Metrics())
+            log = Exposures(postgres_url(clean_database_url), Metrics())
             writer = asyncio.create_task(log.write_on())
             for _ in range(random.randint(1, 4)):
                 log.append(shown(n))
@@ -201,7 +201,7 @@ def test_a_row_that_cannot_be_stored_holds_up_no_other(clean_database_url: str, 
     metrics = Metrics()
 
     async def play() -> None:
-        log = Exposures(postgres_dsn(clean_database_url), metrics)
+        log = Exposures(postgres_url(clean_database_url), metrics)
         log.append(shown(1, session_id="\0"))
         assert await log._write_all()
         log.append(shown(2))
@@ -218,7 +218,7 @@ def test_an_erasure_that_is_under_way_ends_before_what_was_shown_is_written(
     """The erased user's answers, which wait in memory, are left out then."""
 
     async def play() -> None:
-        log = Exposures(postgres_dsn(clean_database_url), Metrics())
+        log = Exposures(postgres_url(clean_database_url), Metrics())
         for number, user_id in enumerate((501, 502, 501)):
             log.append(shown(number, user_id=user_id))
         with clean_database.begin() as erasing:
@@ -238,7 +238,7 @@ def test_an_erasure_waits_for_what_is_being_written(clean_database_url: str, cle
     shop.stock(clean_database)
 
     async def play() -> erasure.Erased:
-        writes = Writable(postgres_dsn(clean_database_url))
+        writes = Writable(postgres_url(clean_database_url))
         await writes.open()
         try:
             with clean_database.begin() as writing:
@@ -259,7 +259,7 @@ def test_an_erasure_waits_for_what_is_being_written(clean_database_url: str, cle
 def test_noting_an_answer_costs_microseconds(clean_database_url: str) -> None:
     from recsys.serving.cascade import Pick
 
-    log = Exposures(postgres_dsn(clean_database_url), Metrics())
+    log = Exposures(postgres_url(clean_database_url), Metrics())
     picks = [Pick(key, 0.5, "ranked", "als") for key in range(10)]
     provenance = {"tier": "ranked", "publication_id": 1, "list_version": "v1", "time_ms": 1.0, "degraded": []}
     scope = {"state": {"request_id": "r"}, "route": SimpleNamespace(path_format="/recommend")}

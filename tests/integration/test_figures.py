@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fast_api_service import figures
-from fast_api_service.database import postgres_dsn
+from recsys.dsn import postgres_url
 from recsys.storage import expiry, pruning, tables
 
 FIRST_DAY = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -150,7 +150,7 @@ def counted(world: World, shown: Sequence[Answer], k: int) -> dict[str, Any]:
 
 def computed(url: str, k: int) -> figures.Figures:
     until = FIRST_DAY + dt.timedelta(days=N_DAYS)
-    return asyncio.run(figures.compute(postgres_dsn(url), FIRST_DAY, until, BOUGHT, k))
+    return asyncio.run(figures.compute(postgres_url(url), FIRST_DAY, until, BOUGHT, k))
 
 
 def agrees(row: dict[str, Any], world: World, shown: Sequence[Answer], k: int) -> None:

@@ -211,10 +211,7 @@ def test_examples_ask_for_what_there_is(service: httpx.Client) -> None:
 
 @pytest.fixture
 def other_service(clean_database_url: str, clean_database: sa.Engine) -> Iterator[httpx.Client]:
-    shop.stock(clean_database)
-    shop.publish(clean_database, "v1", shop.FIRST)
-    with shop.running_service(clean_database_url) as client:
-        shop.wait_until(lambda: shop.is_ready(client), 10)
+    with shop.served(clean_database_url, clean_database) as client:
         yield client
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from fast_api_service.schemas import RecommendAnswer
 from recsys.artifacts import ArtifactStore
 from recsys.candidates.als import Als
 from recsys.types import MICROSECONDS_PER_DAY, Catalogue, Interactions
 from tests.integration import serving_shop as shop
+from tests.integration.serving_shop import recommended
 
 TOOLS, TOYS = set(range(31, 46)), set(range(46, 61))  # two tastes; nothing of either is popular
 
@@ -58,14 +58,6 @@ def service(database_url: str, database: sa.Engine, root: Path) -> Iterator[http
         seq = [1031, 1032, 1034]
         shop.wait_until(lambda: recommended(client, seq=seq)["provenance"]["tier"] == "fold_in", 10)
         yield client
-
-
-def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
-    response = client.post("/recommend", json=request)
-    assert response.status_code == 200, response.text
-    RecommendAnswer.model_validate(response.json())
-    body: dict[str, Any] = response.json()
-    return body
 
 
 def post(client: httpx.Client, keys: Sequence[int], **of: Any) -> None:

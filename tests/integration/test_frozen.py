@@ -22,9 +22,9 @@ import pytest
 import sqlalchemy as sa
 
 from fast_api_service import writable
-from fast_api_service.database import postgres_dsn
 from fast_api_service.errors import ApiError
 from fast_api_service.writable import Writable
+from recsys.dsn import postgres_url
 from recsys.online import connections
 from recsys.online.connections import Connections
 from recsys.online.log import LogAwayError
@@ -161,7 +161,7 @@ def test_a_transaction_ends_though_the_server_does_not_answer_and_the_next_one_g
     folder, url, _ = server
 
     async def play() -> None:
-        writes = Writable(postgres_dsn(url))
+        writes = Writable(postgres_url(url))
         await writes.open()
         others = Connections(url, "tests")
 

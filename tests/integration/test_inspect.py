@@ -20,6 +20,7 @@ from recsys import cli
 from recsys.errors import InputError
 from recsys.steps import import_raw, inspect_file
 from recsys.storage import raw_tables as raw
+from recsys.storage.engine import url_of
 
 
 @dataclass(frozen=True)
@@ -462,7 +463,7 @@ def test_that_nothing_counts_as_bought_lasts(load, clean_database, tmp_path):
     with clean_database.connect() as connection:
         query = sa.select(raw.imports.c.bought_event_types).order_by(raw.imports.c.import_id.desc())
         assert connection.execute(query).scalars().first() == []
-    there = held(clean_database.url.render_as_string(hide_password=False).replace("postgresql+psycopg:", "postgresql:"))
+    there = held(url_of(clean_database))
     assert there is not None
     assert (there.source, there.path, there.is_complete) == ("table", tmp_path, True)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -24,28 +22,17 @@ from recsys.settings import Settings
 from recsys.steps import housekeeping
 from recsys.steps.context import Context
 from recsys.tracking import Tracker
+from tests.integration import connected
 from tests.integration import serving_shop as shop
 
 NOW = dt.datetime.now(dt.UTC)
 YEARS = dt.timedelta(days=500)
-Answer = TypeVar("Answer")
-
-
-def with_connections(url: str, work: Callable[[Connections], Awaitable[Answer]]) -> Answer:
-    async def bounded() -> Answer:
-        connections = Connections(url, "tests")
-        try:
-            return await asyncio.wait_for(work(connections), 60)
-        finally:
-            await connections.close()
-
-    return asyncio.run(bounded())
 
 
 def append(url: str, first: int, last: int) -> None:
     raw = [{"event_id": f"e{n:02}", "user_id": "501", "item_id": "1001", "timestamp": NOW} for n in range(first, last)]
     events = [event for _, event in parse(raw, NOW)[0]]
-    with_connections(url, lambda connections: PostgresLog(connections).append(events))
+    connected.run(url, lambda connections: PostgresLog(connections).append(events))
 
 
 def left(engine: sa.Engine) -> list[int]:
@@ -116,9 +103,68 @@ def test_what_a_reader_has_not_passed_stays(world: tuple[str, sa.Engine, Path]) 
         assert left(engine) == list(range(12, 30))
         assert await letting_go.let_go(connections, folder, before) == 8
 
-    with_connections(url, work)
+    connected.run(url, work)
     assert left(engine) == list(range(20, 30))
     assert archived(folder) == list(range(30))
+
+
+def housekept(url: str, engine: sa.Engine, folder: Path) -> int:
+    """How many events housekeeping lets go of."""
+    settings = Settings(database_url=url, event_days=400, event_archive=folder, local_dir=folder.parent, _env_file=None)
+    assert commands.let_go(settings, NOW, dry_run=True) == commands.let_go(settings, NOW, dry_run=False) == 0
+    n = commands.archive(settings, folder)["events"]
+    assert n == 0, "it is in the archive already"
+    ctx = Context(settings, engine, ArtifactStore(str(folder.parent / "artifacts")), Tracker("sqlite://", "nowhere"))
+    rules = [rule for name, rule in housekeeping._rules(ctx, NOW, False) if name.startswith("events received")]
+    return sum(rule().n for rule in rules)
+
+
+def test_of_an_empty_log_nothing_goes_and_nothing_fails(
+    clean_database_url: str, clean_database: sa.Engine, tmp_path: Path
+) -> None:
+    settings = Settings(database_url=clean_database_url, _env_file=None)
+    assert commands.archive(settings, tmp_path / "other")["events"] == 0
+    assert housekept(clean_database_url, clean_database, tmp_path / "archive") == 0
+    assert archived(tmp_path / "archive") == []
+
+
+def test_of_a_log_whose_events_are_all_newer_nothing_goes(
+    clean_database_url: str, clean_database: sa.Engine, tmp_path: Path
+) -> None:
+    shop.stock(clean_database)
+    append(clean_database_url, 0, 10)
+    assert housekept(clean_database_url, clean_database, tmp_path / "archive") == 0
+    assert left(clean_database) == archived(tmp_path / "archive") == list(range(10))
+
+
+@pytest.mark.parametrize("reader", ["updater", "archive", "relay"])
+def test_nothing_goes_while_a_reader_has_never_read(
+    world: tuple[str, sa.Engine, Path], reader: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, engine, folder = world
+    before, outbox = NOW - dt.timedelta(days=400), reader == "relay"
+
+    async def work(connections: Connections) -> None:
+        if reader == "updater":  # it works, and no publication stands on its model yet
+            assert await connections.transaction(lambda c: training_state.take_lease(c, "here")) == 1
+        if reader == "archive":  # made when there was no event
+            await connections.transaction(lambda c: keep_offset(c, "archive:weekly", ""))
+        await connections.transaction(lambda c: keep_offset(c, "archive:of_kafka", '{"0": 5}'))
+        assert await letting_go.count(connections, folder, before, outbox=outbox) == 0
+        assert await letting_go.let_go(connections, folder, before, outbox=outbox) == 0
+
+    connected.run(url, work)
+    assert left(engine) == archived(folder) == list(range(30))
+    assert f"until {'archive:weekly' if reader == 'archive' else reader} has read them" in caplog.text
+
+
+def test_an_updater_that_nobody_wants_holds_nothing_up(world: tuple[str, sa.Engine, Path]) -> None:
+    url, engine, folder = world
+    connected.run(url, lambda connections: connections.transaction(lambda c: training_state.take_lease(c, "here")))
+    with engine.begin() as connection:
+        connection.execute(sa.text("update training_state set wanted = 'stopped'"))
+    settings = Settings(database_url=url, event_days=400, event_archive=folder, _env_file=None)
+    assert commands.let_go(settings, NOW, dry_run=False) == 20
 
 
 def test_it_is_refused_where_rows_say_what_counts_and_where_a_retry_would_count_twice(tmp_path: Path) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import subprocess
-import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -20,10 +17,10 @@ from recsys.online.connections import Connections, keep_offset, offset_of
 from recsys.online.event import Event, parse
 from recsys.online.log import START
 from recsys.online.postgres_log import PostgresLog
-from recsys.storage import embedded
-from recsys.storage.embedded_server import STOP_S, Home
+from recsys.storage.embedded_server import Home
 from recsys.storage.engine import engine_of, migrate
-from tests.conftest import execute, free_port, open_temporary_folder, sibling
+from tests.conftest import execute, new_server, sibling
+from tests.integration import connected
 from tests.integration import serving_shop as shop
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -38,20 +35,8 @@ def events_of(first: int, last: int, user: str = "501") -> list[Event]:
 @pytest.fixture(scope="module")
 def other_server() -> Iterator[str]:
     """URL of the maintenance database of a new server, whose transactions count from the beginning."""
-    folder = open_temporary_folder()
-    call = [sys.executable, "-m", "recsys.storage.embedded", "--dir", str(folder), "--port", str(free_port())]
-    with (folder / "keeper.log").open("ab") as output:
-        keeper = subprocess.Popen(call, stderr=output)
-    try:
-        deadline = time.monotonic() + embedded.START_S
-        while (server := embedded.running(folder)) is None:
-            assert keeper.poll() is None, (folder / "keeper.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield server.url("postgres")
-    finally:
-        keeper.terminate()
-        keeper.wait(STOP_S)
+    with new_server() as url:
+        yield url
 
 
 def move(source: str, server: str, name: str, dump: Path) -> str:
@@ -74,14 +59,7 @@ def burn(url: str, n: int) -> None:
 
 
 def with_log(url: str, work: Callable[[PostgresLog, Connections], Awaitable[Answer]]) -> Answer:
-    async def bounded() -> Answer:
-        connections = Connections(url, "tests")
-        try:
-            return await asyncio.wait_for(work(PostgresLog(connections), connections), 60)
-        finally:
-            await connections.close()
-
-    return asyncio.run(bounded())
+    return connected.run(url, lambda connections: work(PostgresLog(connections), connections))
 
 
 async def drain(log: PostgresLog, after: str) -> tuple[list[str], str]:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,11 @@ from recsys.settings import Settings
 from recsys.steps import (
     default_recommendations,
     generate_shop,
-    i2i_recommendations,
     import_raw,
     personal_recommendations,
     prepare_dataset,
     publish,
-    rank_users,
-    similar_items,
-    train_als,
-    train_ranker,
-    user_history,
+    run_all,
 )
 from recsys.steps.context import HISTORY, SERVING, Context
 from recsys.steps.train_generator import load_generator
@@ -83,16 +78,7 @@ def ctx(database_url: str, database: sa.Engine, tmp_path_factory: pytest.TempPat
     )
 
 
-STEPS: dict[str, Callable[..., dict[str, Any]]] = {
-    "default-recommendations": default_recommendations.run,
-    "i2i-recommendations": i2i_recommendations.run,
-    "train-als": train_als.run,
-    "personal-recommendations": personal_recommendations.run,
-    "similar-items": similar_items.run,
-    "train-ranker": train_ranker.run,
-    "rank-users": rank_users.run,
-    "user-history": user_history.run,
-}
+STEPS = {name.replace("_", "-"): step for name, step in run_all.STEPS if name != "train_deepfm"}
 
 
 def night(ctx: Context) -> dict[str, Any]:

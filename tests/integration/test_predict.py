@@ -16,10 +16,11 @@ import onnxruntime
 import pytest
 import sqlalchemy as sa
 
-from fast_api_service.schemas import ModelInfo, RecommendAnswer
+from fast_api_service.schemas import ModelInfo
 from fast_api_service.schemas_predict import ExportAnswer, PositionsAnswer, PredictAnswer
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
+from tests.integration.serving_shop import recommended
 
 RESCORED = {"surfaces": {"homepage": {"blend": "rescore"}}}
 
@@ -45,23 +46,11 @@ def service(database_url: str, database: sa.Engine, artifacts: Path) -> Iterator
 
 
 def predicted(client: httpx.Client, **request: Any) -> dict[str, Any]:
-    response = client.post("/predict", json=request)
-    assert response.status_code == 200, response.text
-    PredictAnswer.model_validate(response.json())
-    body: dict[str, Any] = response.json()
-    return body
+    return shop.answered(client, "/predict", PredictAnswer, **request)
 
 
 def probabilities(client: httpx.Client, **request: Any) -> list[float]:
     return [one["probability"] for one in predicted(client, **request)["predictions"]]
-
-
-def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
-    response = client.post("/recommend", json=request)
-    assert response.status_code == 200, response.text
-    RecommendAnswer.model_validate(response.json())
-    body: dict[str, Any] = response.json()
-    return body
 
 
 def test_requests_of_the_same_moment_get_each_its_own_answer(service: httpx.Client) -> None:

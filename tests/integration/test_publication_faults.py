@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from recsys.errors import FencedError, NotFoundError, PublicationError
 from recsys.storage import embedded, publications
 from recsys.storage import lists as list_store
-from recsys.storage.engine import engine_of, is_lost_connection, migrate, with_patience
+from recsys.storage.engine import engine_of, is_lost_connection, migrate, url_of, with_patience
 from recsys.storage.list_format import partition_name
 from recsys.storage.pruning import erase, prune
 from recsys.storage.tables import list_versions, publication_pointer
@@ -80,10 +80,6 @@ def traces(engine: sa.Engine) -> tuple[list[str], list[str]]:
             sa.select(list_versions.c.version).where(list_versions.c.status == "writing")
         ).all()
     return list(tables), list(writing)
-
-
-def url_of(engine: sa.Engine) -> str:
-    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def test_a_writer_killed_at_any_point_and_run_again_leaves_the_state_of_an_undisturbed_run(shop: sa.Engine) -> None:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from fast_api_service.schemas import ModelInfo, RecommendAnswer, SimilarAnswer
+from fast_api_service.schemas import ModelInfo, SimilarAnswer
 from fast_api_service.schemas_batch import BatchAnswer
 from recsys.storage import embedded
 from recsys.storage.engine import engine_of, migrate
@@ -38,10 +38,7 @@ def service(database_url: str, database: sa.Engine, tmp_path_factory: pytest.Tem
 
 
 def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
-    response = client.post("/recommend", json=request)
-    assert response.status_code == 200, response.text
-    RecommendAnswer.model_validate(response.json())
-    body: dict[str, Any] = response.json()
+    body = shop.recommended(client, **request)
     ids = [item["item_id"] for item in body["recommendations"]]
     assert len(ids) == len(set(ids))
     assert [item["rank"] for item in body["recommendations"]] == list(range(1, len(ids) + 1))

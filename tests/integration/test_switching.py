@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,26 @@ import sqlalchemy as sa
 from recsys.artifacts import MANIFEST
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
+from tests.integration.serving_shop import recommended
 from tests.integration.test_fold_in import train
 
 SEQ = [1031, 1032, 1034]  # of somebody new, whom the ALS can fold in
 RESCORED = {"surfaces": {"homepage": {"blend": "rescore"}}}
 
 
-def recommended(client: httpx.Client, **request: Any) -> dict[str, Any]:
-    answer = client.post("/recommend", json=request)
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
-    return body
+@contextmanager
+def scoring(database_url: str, engine: sa.Engine, root: Path, **environment: str) -> Iterator[httpx.Client]:
+    """A service that scores by v1 of ALS and DeepFM; there is a v2 of both."""
+    shop.stock(engine)
+    for number in (1, 2):
+        tiny_model.write(root, f"v{number}", rising=number == 2)
+        train(root, f"v{number}")
+    shop.publish(engine, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
+    with shop.running_service(database_url, ARTIFACT_ROOT=str(root), **environment) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        client.put("/config", json={"config": RESCORED}).raise_for_status()
+        shop.wait_until(lambda: recommended(client, seq=SEQ)["provenance"].get("rescored_by") == "deepfm/v1", 20)
+        yield client
 
 
 def shown(client: httpx.Client) -> set[int]:
@@ -121,30 +130,33 @@ def held_back(folder: Path) -> Iterator[None]:
         os.close(pipe)
 
 
+@contextmanager
+def asking(client: httpx.Client, n: int, once: Callable[[httpx.Client], None]) -> Iterator[None]:
+    """Have `n` others ask all the time."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=client.base_url, timeout=60) as own:
+            while not stop.is_set():
+                once(own)
+
+    threads = [threading.Thread(target=ask) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_lists_wait_for_their_models_and_all_are_switched_as_one(
     clean_database_url: str, clean_database: sa.Engine, root: Path
 ) -> None:
-    shop.stock(clean_database)
-    for number in (1, 2):
-        tiny_model.write(root, f"v{number}", rising=number == 2)
-        train(root, f"v{number}")
-    shop.publish(clean_database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
-    with shop.running_service(clean_database_url, ARTIFACT_ROOT=str(root)) as client:
-        shop.wait_until(lambda: shop.is_ready(client), 10)
-        client.put("/config", json={"config": RESCORED}).raise_for_status()
-        shop.wait_until(lambda: recommended(client, seq=SEQ)["provenance"].get("rescored_by") == "deepfm/v1", 20)
+    with scoring(clean_database_url, clean_database, root) as client:
         seen: list[dict[str, Any]] = []
-        stop = threading.Event()
-
-        def ask() -> None:
-            with httpx.Client(base_url=client.base_url, timeout=30) as own:
-                while not stop.is_set():
-                    seen.append(recommended(own, seq=SEQ))
-
-        threads = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        try:
+        with asking(client, 3, lambda own: seen.append(recommended(own, seq=SEQ))):
             with held_back(root / "deepfm_serving" / "v2"):
                 shop.publish(clean_database, "v2", shop.SECOND, {"deepfm": "deepfm/v2"})
                 time.sleep(3)
@@ -152,10 +164,6 @@ def test_lists_wait_for_their_models_and_all_are_switched_as_one(
             shop.wait_until(lambda: seen[-1]["provenance"]["publication_id"] == 2, 20)
             again = shop.publish(clean_database, "v3", shop.FIRST, {"als": "als/v2", "deepfm": "deepfm/v2"})
             shop.wait_until(lambda: seen[-1]["provenance"]["publication_id"] == again, 20)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
         of = [answer["provenance"] for answer in seen]
         assert {tuple(provenance["degraded"]) for provenance in of} == {()}
         assert {(provenance["publication_id"], provenance["rescored_by"]) for provenance in of} == {
@@ -170,16 +178,7 @@ def test_lists_wait_for_their_models_and_all_are_switched_as_one(
 def test_after_a_while_it_goes_without_and_says_so(
     clean_database_url: str, clean_database: sa.Engine, root: Path
 ) -> None:
-    shop.stock(clean_database)
-    for number in (1, 2):
-        tiny_model.write(root, f"v{number}", rising=number == 2)
-        train(root, f"v{number}")
-    shop.publish(clean_database, "v1", shop.FIRST, {"deepfm": "deepfm/v1"})
-    environment = {"ARTIFACT_ROOT": str(root), "API_MODEL_WAIT_S": "0.5"}
-    with shop.running_service(clean_database_url, **environment) as client:
-        shop.wait_until(lambda: shop.is_ready(client), 10)
-        client.put("/config", json={"config": RESCORED}).raise_for_status()
-        shop.wait_until(lambda: recommended(client, seq=SEQ)["provenance"].get("rescored_by") == "deepfm/v1", 20)
+    with scoring(clean_database_url, clean_database, root, API_MODEL_WAIT_S="0.5") as client:
         pair = {"user_id": 501, "item_id": 1001}
         with held_back(root / "deepfm_serving" / "v2"), held_back(root / "als" / "v2"):
             shop.publish(clean_database, "v2", shop.SECOND, {"deepfm": "deepfm/v2"})
@@ -237,28 +236,14 @@ def test_a_batch_has_one_configuration_and_one_model(
         client.put("/config", json={"config": RESCORED}).raise_for_status()
         shop.wait_until(lambda: recommended(client)["provenance"]["config_id"] == 1, 5)
         answers: list[dict[str, Any]] = []
-        stop = threading.Event()
-
-        def ask() -> None:
-            with httpx.Client(base_url=client.base_url, timeout=60) as own:
-                body = {"user_ids": [501] * 400, "top_k": 5, "surface": "homepage"}
-                while not stop.is_set():
-                    answers.append(own.post("/recommend/batch", json=body).json())
-
-        threads = [threading.Thread(target=ask) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        try:
+        body = {"user_ids": [501] * 400, "top_k": 5, "surface": "homepage"}
+        with asking(client, 2, lambda own: answers.append(own.post("/recommend/batch", json=body).json())):
             for number in range(6):  # in the middle of batches
                 client.put("/config", json={"config": {} if number % 2 == 0 else RESCORED}).raise_for_status()
                 time.sleep(0.7)
             shop.publish(clean_database, "v2", shop.FIRST, {"deepfm": "deepfm/v2"})
             shop.wait_until(lambda: publication(client) == 2, 20)
             shop.wait_until(lambda: answers[-1]["provenance"]["publication_id"] == 2, 20)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
         for answer in answers:
             assert len({str(result["recommendations"]) for result in answer["results"]}) == 1, answer["provenance"]
             is_rescored = answer["provenance"]["config_id"] % 2 == 1

@@ -22,7 +22,7 @@ from recsys.online.log import START, LogGapError
 from recsys.online.postgres_log import PostgresLog
 from recsys.online.supervisor import Supervisor
 from recsys.online.training_state import UpdateRow
-from recsys.online.updater import Updater
+from recsys.online.update_loop import Updater
 from recsys.settings import Settings
 from recsys.storage import tables
 from tests import online_world as world

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.data.instants import LATEST_AHEAD
 from recsys.data.sources.numbers import per_value
 from recsys.errors import InputError
+from recsys.instants import LATEST_AHEAD
 
 DAY_MS: Final = 86_400_000
 SINCE_MS: Final = 315_532_800_000  # 1980: a number that means an earlier instant is of another unit

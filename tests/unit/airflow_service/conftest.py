@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 
-os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="recsys-airflow-home-")
+from tests.conftest import open_temporary_folder
+
+os.environ["AIRFLOW_HOME"] = str(open_temporary_folder())

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from recsys.data.dataset import DatasetMeta
 from recsys.errors import InputError
 from recsys.evaluation import protocol, segments
 from recsys.evaluation.protocol import Window
@@ -38,7 +39,15 @@ EVENTS = interactions(
     end_day=21,
 )
 WINDOW = Window(10 * DAY, 20 * DAY)
-TYPES = {"label_event_types": ["transaction"], "bought_event_types": ["transaction"]}
+META = DatasetMeta(
+    source="test",
+    as_of=EVENTS.cut_at,
+    event_types=EVENTS.event_types,
+    event_weights={"view": 1.0, "transaction": 5.0},
+    label_event_types=("transaction",),
+    bought_event_types=("transaction",),
+    task=Task.ALL,
+)
 
 
 def test_windows_are_back_to_back_and_end_with_the_data():
@@ -53,19 +62,19 @@ def test_no_windows_is_an_error():
 
 
 def test_all_purchases_take_every_label_of_known_users_inside_the_window():
-    labels = protocol.labels_of(EVENTS, WINDOW, Task.ALL, **TYPES)
+    labels = protocol.labels_of(EVENTS, WINDOW, META)
     assert labels.user_key.tolist() == [1]
     assert labels.item_key.tolist() == [100, 101]
 
 
 def test_discovery_leaves_out_what_was_bought_but_not_what_was_viewed():
-    labels = protocol.labels_of(EVENTS, WINDOW, Task.DISCOVERY, **TYPES)
+    labels = protocol.labels_of(EVENTS, WINDOW, META, Task.DISCOVERY)
     assert labels.item_key.tolist() == [101]
 
 
 def test_a_window_without_labels_is_an_error_that_says_what_to_do():
     with pytest.raises(InputError, match="or use fewer"):
-        protocol.labels_of(EVENTS, Window(5 * DAY, 6 * DAY), Task.DISCOVERY, **TYPES)
+        protocol.labels_of(EVENTS, Window(5 * DAY, 6 * DAY), META, Task.DISCOVERY)
 
 
 def test_seen_items_follow_the_rows_asked_for():

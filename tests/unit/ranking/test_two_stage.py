@@ -57,7 +57,7 @@ def stage(data: Dataset, cut_at: int, task: Task) -> Stage:
 
 
 def labels_in(data: Dataset, window: Window, task: Task) -> Labels:
-    return labels_of(data.interactions(), window, task, label_event_types=["buy"], bought_event_types=["buy"])
+    return labels_of(data.interactions(), window, data.meta, task)
 
 
 def trained(windows: list[tuple[Stage, Labels]]) -> Ranker:

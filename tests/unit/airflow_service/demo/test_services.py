@@ -234,6 +234,31 @@ def test_a_job_runs_to_its_end_or_says_why_not(services: Services, state: Path) 
     assert services.names() == []
 
 
+def test_a_job_that_takes_long_is_told_with_what_it_says(
+    services: Services, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_service.demo.services.SAY_S", 0.05)
+    code = f"""
+import logging, pathlib, time
+from recsys import log
+log.setup()
+logging.getLogger("recsys.steps.import_progress").info("events of a.csv: 20,000 rows so far")
+logging.getLogger("elsewhere").warning("something else")
+while not pathlib.Path({str(state / "told")!r}).exists():
+    time.sleep(0.05)
+"""
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "rows so far" in text:
+            (state / "told").touch()
+
+    services.run_job("job", (sys.executable, "-c", code), os.environ, say)
+    assert said[0].startswith("job runs, ")
+    assert said[-1].endswith(" s: events of a.csv: 20,000 rows so far")
+
+
 def test_one_demo_at_a_time_and_it_can_be_ended(state: Path) -> None:
     assert not lock.end_starter(state)
     with subprocess.Popen([sys.executable, "-c", HOLD, str(state)], stdout=subprocess.PIPE, text=True) as holder:
