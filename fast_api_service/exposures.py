@@ -18,8 +18,8 @@ from starlette.types import Scope
 from fast_api_service.metrics import Metrics
 from fast_api_service.reads import AWAY
 from recsys.online.connections import ended_after
-from recsys.serving.cascade import Pick
 from recsys.serving.ids import ExternalId, digest_of
+from recsys.serving.sources import Pick
 from recsys.storage import locks
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
 from fast_api_service.watched import Watched
-from recsys.serving.cascade import Pick, tier
+from recsys.serving.cascade import tier
 from recsys.serving.config import Surface
 from recsys.serving.snapshot import Snapshot
+from recsys.serving.sources import Pick
 
 _DATASET = re.compile(r"dataset/([0-9]{8}T[0-9]{6})-")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)

@@ -21,10 +21,10 @@ from fast_api_service.state import State
 from recsys.action import interest_of
 from recsys.errors import InputError
 from recsys.ids import BLANKS, MAX_ID_LENGTH
-from recsys.serving import cascade
-from recsys.serving.cascade import Query
+from recsys.serving import blend, cascade
 from recsys.serving.config import ServingConfig
 from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.query import Query
 from recsys.serving.recent import Recent
 from recsys.serving.snapshot import Snapshot
 
@@ -102,7 +102,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     status = answers.user_status(user_id, body.session_id, lists)
     provenance = answers.origin(request.scope, snapshot, cascade.tier(picks), degraded)
     provenance["user"] = status
-    provenance["n_recent"] = cascade.n_recent(snapshot, user, query, now.config)
+    provenance["n_recent"] = blend.n_recent(snapshot, user, query, now.config)
     provenance["surface"] = body.surface
     provenance["config_id"] = now.config_id
     if feats.rescored_by:
