@@ -22,6 +22,7 @@ from recsys.errors import InputError
 from recsys.ids import MAX_ID_LENGTH
 from recsys.online import event, postgres_log
 from recsys.online.event_names import EventNames
+from recsys.online.event_names import names_of as names_in_force
 from recsys.serving.ids import ExternalId, JsonType, external_id, to_external
 from recsys.serving.recent import EventMeaning
 
@@ -194,7 +195,7 @@ def _readable(
 def names_of(state: State) -> EventNames:
     """What event types are called here; before anything is published, as where the data declare nothing."""
     meaning = state.snapshot.meaning if state.snapshot else EventMeaning()
-    return event_warnings.names_of(meaning, state.config, state.settings.event_synonyms)
+    return names_in_force(meaning, state.config, state.event_synonyms)
 
 
 def owners_of_fields(state: State) -> Sequence[str]:
