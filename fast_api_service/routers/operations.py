@@ -20,12 +20,14 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/health", summary="Is the process alive?", operation_id="health")
+@router.head("/health", include_in_schema=False)  # load balancers ask so
 async def health() -> Health:
     """Alive means that it answers; see /ready for whether it can serve."""
     return Health(version=__version__)
 
 
 @router.get("/ready", responses=documented(503), summary="Can it serve?", operation_id="ready")
+@router.head("/ready", include_in_schema=False)
 async def ready(request: Request) -> Ready:
     """Ready when a publication and its item dictionary are loaded, even while Postgres is away."""
     state, snapshot = _in_service(request)
