@@ -98,7 +98,7 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC), names, key)
     rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}
     appended = await state.appends.append([one for _, one in events])
-    rejected |= {readable[events[place][0]][0]: (422, "this user was erased") for place in appended.erased}
+    rejected |= {readable[events[place][0]][0]: (422, "the user of this event was erased") for place in appended.erased}
     for place in appended.conflicts:
         index = readable[events[place][0]][0]
         rejected[index] = (409, "this event_id is taken by an event with another content, which stays")
