@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any, get_args
@@ -96,6 +96,10 @@ class Metrics:
         self.data_age = Gauge(
             "recsys_data_age_seconds", "Since the last event of the data set behind the publication", registry=registry
         )
+        self.list_data_age = Gauge(
+            "recsys_list_data_age_seconds", "Since the last event of the data set behind the lists of a kind", ["kind"],
+            registry=registry,
+        )  # fmt: skip
         self.model_info = Gauge(
             "recsys_model_info", "1 for each model behind the publication in service", ["model", "artifact"],
             registry=registry,
@@ -227,23 +231,21 @@ class Metrics:
     def show(self, snapshot: Snapshot | None) -> None:
         """Set what depends on the snapshot in service."""
         self.model_info.clear()
+        self.list_data_age.clear()
         if snapshot is None:
             self.publication_id.set(0)
-            self.publication_age.set_function(lambda: float("nan"))
-            self.data_age.set_function(lambda: float("nan"))
+            self.publication_age.set_function(_age_s(None))
+            self.data_age.set_function(_age_s(None))
             self.catalogue_items.clear()
             return
         for model, artifact in snapshot.publication.models.items():
             self.model_info.labels(model, str(artifact)).set(1)
         created_at = snapshot.publication.created_at if snapshot.is_published else None
         self.publication_id.set(snapshot.publication.publication_id)
-        self.publication_age.set_function(
-            lambda: (dt.datetime.now(dt.UTC) - created_at).total_seconds() if created_at else float("nan")
-        )
-        data_until = data_until_of(snapshot.publication.dataset)
-        self.data_age.set_function(
-            lambda: (dt.datetime.now(dt.UTC) - data_until).total_seconds() if data_until else float("nan")
-        )
+        self.publication_age.set_function(_age_s(created_at))
+        self.data_age.set_function(_age_s(data_until_of(snapshot.publication.dataset)))
+        for kind, version in snapshot.publication.lists.items():
+            self.list_data_age.labels(kind).set_function(_age_s(data_until_of(version.dataset)))
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
         self.unreadable_rows.labels("item").set(len(snapshot.items.unreadable))
@@ -263,15 +265,12 @@ class Metrics:
 
     def show_watched(self, watched: Watched) -> None:
         """Set what Postgres says of the updater, of the quarantine and of its connections."""
-        heartbeat_at = watched.heartbeat_at
         self.updater_wanted.set(watched.is_wanted)
         self.updater_given_up.set(watched.has_given_up)
         self.quarantined.set(watched.n_quarantined)
         self.connections.set(watched.n_connections)
         self.max_connections.set(watched.max_connections)
-        self.updater_heartbeat_age.set_function(
-            lambda: (dt.datetime.now(dt.UTC) - heartbeat_at).total_seconds() if heartbeat_at else float("nan")
-        )
+        self.updater_heartbeat_age.set_function(_age_s(watched.heartbeat_at))
 
     def show_database(self, *, up: bool, n_in_use: int, n_idle: int, is_open: Mapping[str, bool]) -> None:
         """Set what is known of Postgres at the moment of a scrape; `is_open`: the circuit breakers."""
@@ -290,6 +289,11 @@ def data_until_of(dataset: str) -> dt.datetime | None:
     """When the last event of a data set occurred, as its name says; None where it does not."""
     found = _DATASET.match(dataset)
     return dt.datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=dt.UTC) if found else None
+
+
+def _age_s(since: dt.datetime | None) -> Callable[[], float]:
+    """Gives the seconds since an instant, NaN where there is none."""
+    return lambda: (dt.datetime.now(dt.UTC) - since).total_seconds() if since else float("nan")
 
 
 def _series(metric: Any, *labels: str) -> Any:
