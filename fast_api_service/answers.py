@@ -14,12 +14,13 @@ from fast_api_service.errors import ApiError
 from fast_api_service.in_service import InService
 from fast_api_service.reads import UserLists
 from fast_api_service.state import State
-from recsys.serving import cascade, filters
-from recsys.serving.cascade import Pick, UserState
+from recsys.serving import filters, sources
 from recsys.serving.filters import Filters
 from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.query import NOBODY, UserState
 from recsys.serving.rules import Restriction
 from recsys.serving.snapshot import Snapshot
+from recsys.serving.sources import Pick
 
 # parts that may be missing; FOLD_IN: the item factors behind the lists, so that nobody new is folded in, and diversity
 # goes by categories alone
@@ -27,12 +28,12 @@ PERSONAL_LISTS, RECENT_EVENTS, NEIGHBOURS = "personal_lists", "recent_events", "
 PUBLICATION, FOLD_IN = "publication", "fold_in"
 
 _KIND_BY_TIER: Final = {
-    cascade.RANKED: "ranked",
-    cascade.PERSONAL: "personal",
-    cascade.POPULAR_IN_CATEGORY: "default",
-    cascade.POPULAR: "default",
-    cascade.I2I: "i2i",
-    cascade.SIMILAR: "similar",
+    sources.RANKED: "ranked",
+    sources.PERSONAL: "personal",
+    sources.POPULAR_IN_CATEGORY: "default",
+    sources.POPULAR: "default",
+    sources.I2I: "i2i",
+    sources.SIMILAR: "similar",
 }
 
 
@@ -72,7 +73,7 @@ def category_key(snapshot: Snapshot, category_id: ExternalId | None) -> int | No
 def user_state(lists: UserLists | None) -> UserState:
     """Of who asks, what the cascade works with; None: nothing could be read."""
     if lists is None:
-        return cascade.NOBODY
+        return NOBODY
     return UserState(lists.ranked, lists.personal, lists.recent, history=lists.history)
 
 

@@ -20,7 +20,7 @@ from fast_api_service.security import StoredKey
 from fast_api_service.settings import ApiSettings
 from fast_api_service.writable import CLOSE_S
 from recsys.dsn import postgres_url
-from recsys.online.connections import ended_after
+from recsys.online.connections import ENDS_WITH_CLIENT, ended_after
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _SESSION = {
     "default_transaction_read_only": "on",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",  # planning costs ten times the reading
-    "client_connection_check_interval": "2s",  # a look that was given up leaves no backend that waits for a lock
+    **ENDS_WITH_CLIENT,
 }
 # A request's query looks a few rows up by key; without statistics yet, or with old ones, Postgres might think of more.
 _LOOK_UP = {"statement_timeout": "10s", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}

@@ -29,14 +29,15 @@ _LONG: Final = f"set local statement_timeout = '{_LONG_S:.0f}s'"
 _APPENDS_S: Final = 20.0  # more than an append may take
 _LOOK_S: Final = 0.02
 
-# Guests' events of a session that the user had are theirs as well.
+# Guests' events of a session that the user had are theirs as well. What happened there before the erasure is not taken
+# any more (postgres_log); what a guest does there later is a guest's, and nothing leads from it to the user.
 _SESSIONS_SQL = """
 select session_id from events where user_id = $1 and session_id is not null
 union select session_id from predictions where user_id = $1 and session_id is not null
 """
 _SESSION_TOMBSTONES_SQL = """
 insert into erased_sessions (digest) select sha256(convert_to(session_id, 'UTF8')) from unnest($1::text[]) session_id
-on conflict do nothing
+on conflict (digest) do update set erased_at = excluded.erased_at
 """
 # Transactions that have entered the log to write, see postgres_log: what they add may be of a user whose tombstone they
 # have not seen. One that enters later takes its look at the tombstones afterwards.

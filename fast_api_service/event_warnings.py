@@ -13,9 +13,7 @@ from recsys.features.context import OUTCOMES, context_of
 from recsys.online.event import Event
 from recsys.online.event_names import DEFAULT_TYPE, EventNames
 from recsys.serving.catalogue import ItemDictionary
-from recsys.serving.config import ServingConfig
 from recsys.serving.ids import to_external
-from recsys.serving.recent import EventMeaning
 from recsys.serving.snapshot import Snapshot
 
 _MAX_NAMED: Final = 5
@@ -23,25 +21,6 @@ _MAX_SHOWN: Final = 40  # characters of a name
 _PLAIN: Final = (str, int, float, bool)
 _NO_NUMBER = "should be a number, so it gives the event neither weight nor label"
 _NOT_PLAIN = "should be text, a number, true or false, to be an input of the model"
-
-
-def names_of(meaning: EventMeaning, config: ServingConfig, synonyms: Mapping[str, Sequence[str]]) -> EventNames:
-    """The names of event types under what the data declare and the configuration in force."""
-    of_rules = () if config.bought is None else tuple(rule.event_type for rule in config.bought)
-    weights = (*meaning.weights, *(config.event_weights or ()), *of_rules)
-    in_force = tuple((dict.fromkeys(of_rules, 0.0) | dict(meaning.under(config).weights)).items())
-    rows = tuple((row, tuple(names)) for row, names in synonyms.items())
-    return _names(weights, tuple(meaning.bought), rows, in_force)
-
-
-@lru_cache(maxsize=8)
-def _names(
-    declared: tuple[str, ...],
-    bought: tuple[str, ...],
-    synonyms: tuple[tuple[str, tuple[str, ...]], ...],
-    weights: tuple[tuple[str, float], ...],
-) -> EventNames:
-    return EventNames(declared, bought, dict(synonyms), dict(weights))
 
 
 def stored_as(samples: Iterable[Mapping[str, Any]], names: EventNames) -> dict[str, str]:

@@ -17,9 +17,9 @@ from starlette.types import Scope
 
 from fast_api_service.metrics import Metrics
 from fast_api_service.reads import AWAY
-from recsys.online.connections import ended_after
-from recsys.serving.cascade import Pick
+from recsys.online.connections import ENDS_WITH_CLIENT, ended_after
 from recsys.serving.ids import ExternalId, digest_of
+from recsys.serving.sources import Pick
 from recsys.storage import locks
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ CAPACITY: Final = 10_000  # answers that wait for Postgres; beyond, the oldest a
 BATCH: Final = 200  # answers in one transaction; putting them on the wire holds up the requests for some 2 ms
 _EVERY_S: Final = 0.5
 _PATIENCE_S: Final = 5.0  # with one batch, and at the end with all that is left
-_SESSION = {"application_name": "recsys-api-exposures", "jit": "off"}
+_SESSION = {"application_name": "recsys-api-exposures", "jit": "off", **ENDS_WITH_CLIENT}
 _REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)  # the rows are wrong, and will be
 _ERASED_SQL = """
 select array(select digest from erased_users where digest = any($1::bytea[])),

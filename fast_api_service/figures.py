@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from recsys.online.connections import ended_after
+from recsys.online.connections import ENDS_WITH_CLIENT, ended_after
 
 HIT: Final = dt.timedelta(minutes=30)
 FUTURE: Final = dt.timedelta(hours=24)
@@ -35,6 +35,7 @@ _SESSION: Final = {
     "statement_timeout": str(int(STATEMENT_S * 1000)),
     "work_mem": "64MB",
     "jit": "off",
+    **ENDS_WITH_CLIENT,
 }
 
 # Answers from before the catalogue was replaced, whose keys name other items, have no publication any more; 0 stands

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fast_api_service.models import FACTORS, MODEL, LoadedModel
-from recsys.serving import cascade
-from recsys.serving.cascade import UserState
+from recsys.serving import blend
 from recsys.serving.config import ServingConfig, Surface
+from recsys.serving.query import UserState
 from recsys.serving.snapshot import Snapshot
 
 
@@ -29,4 +29,4 @@ class InService(NamedTuple):
         snapshot = self.snapshot
         if snapshot.factors is not None or not snapshot.publication.models.get(FACTORS):
             return False
-        return cascade.uses_factors(user, self.config, surface)
+        return blend.uses_factors(user, self.config, surface)

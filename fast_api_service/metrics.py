@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import product
 from typing import Any, get_args
@@ -13,9 +13,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
 from fast_api_service.watched import Watched
 from recsys.instants import data_ends_at
-from recsys.serving.cascade import Pick, tier
+from recsys.serving.cascade import tier
 from recsys.serving.config import Surface
 from recsys.serving.snapshot import Snapshot
+from recsys.serving.sources import Pick
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
@@ -69,6 +70,9 @@ class Metrics:
         self.publication_id = gauge("recsys_publication_id", "Publication in service, 0: none")
         self.publication_age = gauge("recsys_publication_age_seconds", "Time since the publication in service was made")
         self.data_age = gauge("recsys_data_age_seconds", "Since the last event of the data set behind the publication")
+        self.list_data_age = gauge(
+            "recsys_list_data_age_seconds", "Since the last event of the data set behind the lists of a kind", ["kind"]
+        )
         self.model_info = gauge(
             "recsys_model_info", "1 for each model behind the publication in service", ["model", "artifact"]
         )
@@ -176,23 +180,21 @@ class Metrics:
     def show(self, snapshot: Snapshot | None) -> None:
         """Set what depends on the snapshot in service."""
         self.model_info.clear()
+        self.list_data_age.clear()
         if snapshot is None:
             self.publication_id.set(0)
-            self.publication_age.set_function(lambda: float("nan"))
-            self.data_age.set_function(lambda: float("nan"))
+            self.publication_age.set_function(_age_s(None))
+            self.data_age.set_function(_age_s(None))
             self.catalogue_items.clear()
             return
         for model, artifact in snapshot.publication.models.items():
             self.model_info.labels(model, str(artifact)).set(1)
         created_at = snapshot.publication.created_at if snapshot.is_published else None
         self.publication_id.set(snapshot.publication.publication_id)
-        self.publication_age.set_function(
-            lambda: (dt.datetime.now(dt.UTC) - created_at).total_seconds() if created_at else float("nan")
-        )
-        data_until = data_ends_at(snapshot.publication.dataset)
-        self.data_age.set_function(
-            lambda: (dt.datetime.now(dt.UTC) - data_until).total_seconds() if data_until else float("nan")
-        )
+        self.publication_age.set_function(_age_s(created_at))
+        self.data_age.set_function(_age_s(data_ends_at(snapshot.publication.dataset)))
+        for kind, version in snapshot.publication.lists.items():
+            self.list_data_age.labels(kind).set_function(_age_s(data_ends_at(version.dataset)))
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
         self.unreadable_rows.labels("item").set(len(snapshot.items.unreadable))
@@ -212,15 +214,12 @@ class Metrics:
 
     def show_watched(self, watched: Watched) -> None:
         """Set what Postgres says of the updater, of the quarantine and of its connections."""
-        heartbeat_at = watched.heartbeat_at
         self.updater_wanted.set(watched.is_wanted)
         self.updater_given_up.set(watched.has_given_up)
         self.quarantined.set(watched.n_quarantined)
         self.connections.set(watched.n_connections)
         self.max_connections.set(watched.max_connections)
-        self.updater_heartbeat_age.set_function(
-            lambda: (dt.datetime.now(dt.UTC) - heartbeat_at).total_seconds() if heartbeat_at else float("nan")
-        )
+        self.updater_heartbeat_age.set_function(_age_s(watched.heartbeat_at))
 
     def show_database(self, *, up: bool, n_in_use: int, n_idle: int, is_open: Mapping[str, bool]) -> None:
         """Set what is known of Postgres at the moment of a scrape; `is_open`: the circuit breakers."""
@@ -233,6 +232,11 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+def _age_s(since: dt.datetime | None) -> Callable[[], float]:
+    """Gives the seconds since an instant, NaN where there is none."""
+    return lambda: (dt.datetime.now(dt.UTC) - since).total_seconds() if since else float("nan")
 
 
 def _series(metric: Any, *labels: str) -> Any:

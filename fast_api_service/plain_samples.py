@@ -15,7 +15,7 @@ import orjson
 
 from fast_api_service.schemas_events import MAX_SAMPLES, MILLISECONDS_FROM, Samples
 from recsys.ids import MAX_ID_LENGTH, MAX_INTEGER
-from recsys.online.event import is_type
+from recsys.online.event_names import is_type
 from recsys.serving.ids import JsonType
 
 _Column = Sequence[Any]

@@ -12,6 +12,7 @@ from asyncpg.pool import PoolConnectionProxy as Connection
 
 from fast_api_service import catalogue_reader, item_rows
 from fast_api_service.catalogue_reader import Epoch
+from recsys.online import event_meaning
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
 from recsys.serving.recent import EventMeaning
 from recsys.serving.snapshot import NOT_PUBLISHED, ListVersion, Publication, StoredList
@@ -30,7 +31,6 @@ from list_versions where list_version_id = any($1)
 _NEIGHBOURS_SQL: Final = f"""
 select owner_key, item_keys[1:{N_NEIGHBOURS}], scores[1:{N_NEIGHBOURS}] from lists where list_version_id = $1
 """  # noqa: S608 - a number of ours
-_MEANING_SQL: Final = "select event_weights, bought_event_types, hides_bought from event_meaning"
 _DEFAULT_SQL: Final = "select owner_key, item_keys, scores, sources from lists where list_version_id = $1"
 
 
@@ -72,7 +72,7 @@ async def read(connection: Connection, former: Published | None) -> Published:
         publication,
         default_lists,
         await _neighbours(connection, publication, former),
-        await _meaning(connection),
+        await event_meaning.meaning(connection),
     )
 
 
@@ -114,10 +114,3 @@ async def _neighbours(
                 for row in portion:
                     index.add(*row)
     return found
-
-
-async def _meaning(connection: Connection) -> EventMeaning:
-    row = await connection.fetchrow(_MEANING_SQL)
-    if row is None:
-        return EventMeaning()
-    return EventMeaning(orjson.loads(row["event_weights"]), tuple(row["bought_event_types"]), row["hides_bought"])

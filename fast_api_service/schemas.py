@@ -183,6 +183,9 @@ class ListInfo(BaseModel):
     list_version_id: int
     version: str
     dataset: str
+    data_until: dt.datetime | None = Field(
+        description="the last event of that data set; a kind that a night could not make anew stays as it was"
+    )
     made_by: str
     created_at: dt.datetime
     n_rows: int | None

@@ -20,7 +20,7 @@ from pydantic import (
 
 from fast_api_service.schemas import ItemId, TextId, UserId
 from recsys.instants import instant_of
-from recsys.online.event import TYPE_PATTERN
+from recsys.online.event_names import TYPE_PATTERN
 
 MAX_SAMPLES = 1000
 

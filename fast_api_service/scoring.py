@@ -21,10 +21,10 @@ from fast_api_service.models import INLINE, LoadedModel, category_of
 from fast_api_service.reads import DatabaseAwayError, UserEvents
 from fast_api_service.state import State
 from recsys.features.deepfm_fields import Floats
-from recsys.serving.cascade import Score, UserState
 from recsys.serving.config import ServingConfig, Surface
 from recsys.serving.ids import ExternalId, JsonType, to_external
 from recsys.serving.model_state import Asker, CategoryOf, Moment
+from recsys.serving.query import Score, UserState
 from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Snapshot
 

@@ -8,7 +8,6 @@ import re
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from recsys.online.event_names import SYNONYMS
 from recsys.settings import ROOT
 
 
@@ -41,11 +40,6 @@ class ApiSettings(BaseSettings):
 
     hosts: list[str] = Field(
         [], description="names of this service in the Host header, beside localhost, while no API key is needed"
-    )
-    event_synonyms: dict[str, tuple[str, ...]] = Field(
-        dict(SYNONYMS),
-        description="names that clients give to one action; which is stored is what the data declare of a row, and"
-        " `bought` stands for what they declare as bought",
     )
 
     @field_validator("cors_origins")

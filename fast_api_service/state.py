@@ -40,7 +40,9 @@ class State:
         self.models = models
         self.writes = writes
         self.lookups = Writable.for_lookups(writes.dsn)
-        self.log: EventLog = open_log(load(), writes, "recsys-monitor")
+        pipeline = load()
+        self.event_synonyms = pipeline.event_synonyms
+        self.log: EventLog = open_log(pipeline, writes, "recsys-monitor")
         self.appends = AppendTogether(self.log)
         self.updates = Updates(database.dsn, self.log, models, metrics)
         self.metrics = metrics

@@ -11,7 +11,7 @@ import asyncpg
 
 from fast_api_service.errors import ApiError
 from fast_api_service.reads import NO_TABLES
-from recsys.online.connections import BUSY, LOST, ended_after
+from recsys.online.connections import BUSY, ENDS_WITH_CLIENT, LOST, ended_after
 from recsys.serving.ids import JsonType
 
 Answer = TypeVar("Answer")
@@ -58,6 +58,7 @@ class Writable:
                 "idle_in_transaction_session_timeout": str(int(_STATEMENT_S * 1000)),
                 "jit": "off",
                 "enable_seqscan": "off",  # plans are made while tables are small, and kept
+                **ENDS_WITH_CLIENT,
             },
         )
 

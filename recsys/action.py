@@ -1,4 +1,5 @@
 """What an action says: how much it counts, and whether it speaks for the item or against it. By night and by day.
+Also the usual words for one action.
 
 What is known only after the action (stars, completion, duration, quantity) makes label and weight, never an input of
 the network: when a pair is scored, it has not happened. What is known before (hour, day, device …) is input, see
@@ -26,6 +27,13 @@ AGAINST: Final[Mapping[str, float]] = {
     "bounce": WEAK,
     "skip": WEAK,
     "hide": 1.0,
+}
+
+BOUGHT: Final = "bought"  # of the synonyms, the row that stands for what the data declare as bought
+SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = {
+    BOUGHT: ("transaction", "purchase", "order", "buy", "checkout", "sale"),
+    "addtocart": ("cart", "add_to_cart", "add-to-cart", "add_cart", "basket", "add_to_basket"),
+    "view": ("click", "pageview", "page_view", "page-view", "view_item", "product_view", "detail"),
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from recsys.action import SYNONYMS
 from recsys.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,6 +161,11 @@ class Settings(BaseSettings):
     gate_min_users: int = Field(50, ge=1, description="segments with fewer users are reported, not judged")
 
     # --- the event log: Postgres, or Kafka where its servers are named
+    event_synonyms: dict[str, tuple[str, ...]] = Field(
+        dict(SYNONYMS),
+        description="names that clients and producers give to one action; which is stored is what the data declare of a"
+        " row, and `bought` stands for what they declare as bought",
+    )
     kafka_bootstrap_servers: str | None = Field(None, description="host:port,…; Postgres is the log when not set")
     kafka_topic: str = Field("recsys-events", pattern=r"^[A-Za-z0-9._-]{1,200}$")
     kafka_options: dict[str, str | int | float | bool] = Field(

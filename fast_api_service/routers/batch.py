@@ -18,8 +18,8 @@ from fast_api_service.scoring import Feats, rescoring
 from fast_api_service.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade
-from recsys.serving.cascade import Query
 from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.query import Query
 from recsys.serving.snapshot import Snapshot
 
 router = APIRouter(tags=["recommend"], route_class=HotRoute)

@@ -22,6 +22,7 @@ from recsys.errors import InputError
 from recsys.ids import MAX_ID_LENGTH
 from recsys.online import event, postgres_log
 from recsys.online.event_names import EventNames
+from recsys.online.event_names import names_of as names_in_force
 from recsys.serving.ids import ExternalId, JsonType, external_id, to_external
 from recsys.serving.recent import EventMeaning
 
@@ -97,7 +98,7 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC), names, key)
     rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}
     appended = await state.appends.append([one for _, one in events])
-    rejected |= {readable[events[place][0]][0]: (422, "this user was erased") for place in appended.erased}
+    rejected |= {readable[events[place][0]][0]: (422, "the user of this event was erased") for place in appended.erased}
     for place in appended.conflicts:
         index = readable[events[place][0]][0]
         rejected[index] = (409, "this event_id is taken by an event with another content, which stays")
@@ -194,7 +195,7 @@ def _readable(
 def names_of(state: State) -> EventNames:
     """What event types are called here; before anything is published, as where the data declare nothing."""
     meaning = state.snapshot.meaning if state.snapshot else EventMeaning()
-    return event_warnings.names_of(meaning, state.config, state.settings.event_synonyms)
+    return names_in_force(meaning, state.config, state.event_synonyms)
 
 
 def owners_of_fields(state: State) -> Sequence[str]:

@@ -14,17 +14,20 @@ from fast_api_service.errors import ApiError, documented
 from fast_api_service.schemas import Health, ModelInfo, Ready
 from fast_api_service.state import State
 from recsys import __version__
+from recsys.instants import data_ends_at
 from recsys.serving.snapshot import ListVersion, Snapshot
 
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health", include_in_schema=False)  # load balancers ask so
 @router.get("/health", summary="Is the process alive?", operation_id="health")
 async def health() -> Health:
     """Alive means that it answers; see /ready for whether it can serve."""
     return Health(version=__version__)
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=documented(503), summary="Can it serve?", operation_id="ready")
 async def ready(request: Request) -> Ready:
     """Ready when a publication and its item dictionary are loaded, even while Postgres is away."""
@@ -98,4 +101,5 @@ def _in_service(request: Request) -> tuple[State, Snapshot]:
 
 
 def _list_info(version: ListVersion) -> dict[str, Any]:
-    return {name: value for name, value in asdict(version).items() if name != "kind"}
+    told = {name: value for name, value in asdict(version).items() if name != "kind"}
+    return told | {"data_until": data_ends_at(version.dataset)}

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi import Query as UrlQuery
 from fastapi.responses import Response
 
-from fast_api_service import answers, event_warnings
+from fast_api_service import answers
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.hot import HotRoute, JsonBytes
 from fast_api_service.metrics import SIMILAR
@@ -21,10 +21,11 @@ from fast_api_service.state import State
 from recsys.action import interest_of
 from recsys.errors import InputError
 from recsys.ids import BLANKS, MAX_ID_LENGTH
-from recsys.serving import cascade
-from recsys.serving.cascade import Query
+from recsys.online.event_names import names_of
+from recsys.serving import blend, cascade
 from recsys.serving.config import ServingConfig
 from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.query import Query
 from recsys.serving.recent import Recent
 from recsys.serving.snapshot import Snapshot
 
@@ -102,7 +103,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     status = answers.user_status(user_id, body.session_id, lists)
     provenance = answers.origin(request.scope, snapshot, cascade.tier(picks), degraded)
     provenance["user"] = status
-    provenance["n_recent"] = cascade.n_recent(snapshot, user, query, now.config)
+    provenance["n_recent"] = blend.n_recent(snapshot, user, query, now.config)
     provenance["surface"] = body.surface
     provenance["config_id"] = now.config_id
     if feats.rescored_by:
@@ -178,7 +179,7 @@ def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, 
 
 def _type_of_a_look(state: State, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> str:
     """The event type that `seq` stands for; a warning where that counts nothing."""
-    type_ = event_warnings.names_of(snapshot.meaning, config, state.settings.event_synonyms).seen
+    type_ = names_of(snapshot.meaning, config, state.event_synonyms).seen
     if interest_of(type_, snapshot.meaning.under(config).weights) <= 0:
         warnings.append("seq: no event type that it could stand for has a positive weight here, so it counts nothing")
     return type_

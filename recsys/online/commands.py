@@ -128,7 +128,7 @@ def _keep_at(settings: Settings, name: str, step: Callable[..., Awaitable[int]],
 
     async def work() -> int:
         connections = Connections(database_url(settings), name)
-        log = KafkaLog(kafka, connections, group=name)
+        log = KafkaLog(kafka, connections, group=name, synonyms=settings.event_synonyms)
         try:
             return await keep_at(lambda: step(log, connections), connections, lock, once=once)
         finally:

@@ -24,6 +24,9 @@ LOST: Final = (  # Postgres is not there, or is going
 )
 BUSY: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)  # others hold what is needed
 AWAY: Final = LOST + BUSY
+# A backend ends when its client has given up the connection, also while it waits for a lock: else each look that times
+# out would leave one behind for as long as somebody holds a long lock, until Postgres has no connection left.
+ENDS_WITH_CLIENT: Final = {"client_connection_check_interval": "2s"}
 _CONNECT_S = 5.0
 _STATEMENT_MS = 30_000
 _WORK_S = 60.0  # a transaction; beyond, the server hangs, or the network swallows what it says
@@ -98,6 +101,7 @@ class Connections:
                     "idle_in_transaction_session_timeout": str(_STATEMENT_MS),
                     "jit": "off",
                     "enable_seqscan": "off",  # plans are made while tables are small, and kept
+                    **ENDS_WITH_CLIENT,
                 },
             )
         return self._connection

@@ -20,9 +20,7 @@ from recsys.online.event_names import AS_POSTED, EventNames
 MAX_AGE = dt.timedelta(days=366)
 MAX_PARAMETERS, MAX_PARAMETER_BYTES = 64, 8192
 RETRY_WINDOW_S = 600
-TYPE_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # an escape, and not the end of an escaped backslash
-_TYPE = re.compile(TYPE_PATTERN.replace("$", r"\Z"))
 
 
 class Event(NamedTuple):
@@ -104,12 +102,9 @@ def _event(sample: Mapping[str, Any], digest: bytes, now: dt.datetime, names: Ev
     user_id, session_id = get("user_id"), get("session_id")
     if user_id is None and session_id is None:
         raise InputError("user_id or session_id is needed: whose event is it?")
-    event_type = get("event_type") or get("action_type") or names.default
-    if not _TYPE.match(event_type):
-        raise InputError(f"event_type {event_type[:40]!r}: use up to 64 letters, digits and _ . : -")
     # in the order of the fields: by name it takes three times as long
     return Event(
-        get("event_id") or "", None, None, user_id, session_id, sample["item_id"], names.stored(event_type),
+        get("event_id") or "", None, None, user_id, session_id, sample["item_id"], names.of(sample),
         get("timestamp") or now, get("label"), json_object(sample, "parameters"), json_object(sample, "features"),
         get("version"), digest,
     )  # fmt: skip
@@ -133,11 +128,6 @@ def _out_of_time(at: dt.datetime, now: dt.datetime) -> str:
 
 def _derived(digest: bytes, n_before: int, period: int | None, key: bytes = b"") -> str:
     return "auto-" + hashlib.sha256(digest + f"{n_before}:{period}".encode() + key).hexdigest()[:40]
-
-
-def is_type(text: str) -> bool:
-    """Whether a text can be an event type."""
-    return _TYPE.match(text) is not None
 
 
 def json_object(sample: Mapping[str, Any], name: str) -> bytes:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
 
-from recsys.action import AGAINST, interest_of
+from recsys.action import AGAINST, BOUGHT, SYNONYMS, interest_of
+from recsys.errors import InputError
+from recsys.serving.config import ServingConfig
+from recsys.serving.recent import EventMeaning
 
+TYPE_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 DEFAULT_TYPE: Final = "view"  # of an event that names none, where the shop has such a type
-BOUGHT: Final = "bought"  # of the synonyms, the row that stands for what the data declare as bought
-SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = {
-    BOUGHT: ("transaction", "purchase", "order", "buy", "checkout", "sale"),
-    "addtocart": ("cart", "add_to_cart", "add-to-cart", "add_cart", "basket", "add_to_basket"),
-    "view": ("click", "pageview", "page_view", "page-view", "view_item", "product_view", "detail"),
-}
+_TYPE: Final = re.compile(TYPE_PATTERN.replace("$", r"\Z"))
 
 
 class EventNames:
@@ -61,9 +62,43 @@ class EventNames:
         """The name under which an event of this type is stored."""
         return self._exact.get(name) or self._stored.get(name.casefold(), name)
 
+    def of(self, sample: Mapping[str, Any]) -> str:
+        """The type of a posted event, from whatever way it came: `event_type` or `action_type` as it is stored, or what
+        counts where there is none. InputError where it can be no type."""
+        posted = sample.get("event_type")
+        if posted is None:
+            posted = sample.get("action_type", self.default)
+        if not isinstance(posted, str) or not is_type(posted):
+            raise InputError(f"event_type {str(posted)[:40]!r}: use up to 64 letters, digits and _ . : -")
+        return self.stored(posted)
+
     def has_meaning(self, name: str) -> bool:
         """Whether a stored name has a weight in force, is bought, or speaks against the item anyway."""
         return name in self._meant
 
 
+def is_type(text: str) -> bool:
+    """Whether a text can be an event type."""
+    return _TYPE.match(text) is not None
+
+
 AS_POSTED: Final = EventNames((), (), {})
+
+
+def names_of(meaning: EventMeaning, config: ServingConfig, synonyms: Mapping[str, Sequence[str]]) -> EventNames:
+    """The names of event types under what the data declare and the configuration in force."""
+    of_rules = () if config.bought is None else tuple(rule.event_type for rule in config.bought)
+    weights = (*meaning.weights, *(config.event_weights or ()), *of_rules)
+    in_force = tuple((dict.fromkeys(of_rules, 0.0) | dict(meaning.under(config).weights)).items())
+    rows = tuple((row, tuple(names)) for row, names in synonyms.items())
+    return _names(weights, tuple(meaning.bought), rows, in_force)
+
+
+@lru_cache(maxsize=8)
+def _names(
+    declared: tuple[str, ...],
+    bought: tuple[str, ...],
+    synonyms: tuple[tuple[str, tuple[str, ...]], ...],
+    weights: tuple[tuple[str, float], ...],
+) -> EventNames:
+    return EventNames(declared, bought, dict(synonyms), dict(weights))

@@ -2,7 +2,8 @@
 
 A message may be in Kafka twice: its acknowledgement was lost, or the service was killed before it could answer. The row
 of an event in `events` names the one message that counts (partition and offset); whoever reads a message that no row
-decides about writes the row. So an event counts once for every reader, and an erased one for none.
+decides about writes the row. So an event counts once for every reader, and an erased one for none. The row also has
+the event's type under the name that the shop has for it (`event_names`), and every reader gets that one.
 research/decisions/0010 has the reasons.
 """
 
@@ -10,22 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import asyncpg
 import orjson
 from confluent_kafka import Message
 
+from recsys.action import SYNONYMS
 from recsys.errors import InputError
-from recsys.online import kafka_message, postgres_log
+from recsys.online import event_meaning, kafka_message, postgres_log
 from recsys.online.event import Event
+from recsys.online.event_names import EventNames
 from recsys.online.kafka_client import Deliveries, Ends, Kafka, Partitions, Place, place_of
 from recsys.online.log import MAX_LAG, START, Answer, Appended, Batch, Offset, Transactions
 
 TRAINER, MONITOR = "recsys-trainer", "recsys-monitor"  # consumer groups
 _UNSTORABLE: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
-_PLACES_SQL = "select event_id, kafka_partition, kafka_offset from events where event_id = any($1::text[])"
+_ROWS_SQL = """
+select event_id, event_type, kafka_partition, kafka_offset from events
+where event_id = any($1::text[]) and kafka_offset is not null
+"""
 _PLACE_SQL = """
 update events e set kafka_partition = t.part, kafka_offset = t.place
 from unnest($1::text[], $2::bytea[], $3::integer[], $4::bigint[]) t (event_id, digest, part, place)
@@ -48,12 +54,27 @@ class _Read(NamedTuple):
     message: Message
 
 
+class _Row(NamedTuple):
+    """What the tables say of an event."""
+
+    event_type: str
+    place: Place  # of the message that counts
+
+
 class KafkaLog:
     """`outbox`: append to the tables alone; `recsys relay` delivers."""
 
-    def __init__(self, kafka: Kafka, connections: Transactions, *, group: str = TRAINER, outbox: bool = False) -> None:
+    def __init__(
+        self,
+        kafka: Kafka,
+        connections: Transactions,
+        *,
+        group: str = TRAINER,
+        outbox: bool = False,
+        synonyms: Mapping[str, Sequence[str]] = SYNONYMS,
+    ) -> None:
         self.kafka = kafka
-        self._connections = connections
+        self._connections, self._synonyms = connections, synonyms
         self._group, self.outbox = group, outbox
         self._deliveries: Deliveries | None = None
         self._readers: dict[str, Partitions] = {}
@@ -97,7 +118,7 @@ class KafkaLog:
         """As read, and the messages among them that are no events."""
         last = None if until is None else _numbers(until)
         messages, at = await self._with(self._group, lambda reader: reader.fetch(_numbers(after), limit, last))
-        found, poison = _decoded(messages)
+        found, poison = await self._decoded(messages)
         return Batch(await self._counted(found, poison), _offset(at)), poison
 
     async def end(self) -> Offset:
@@ -131,9 +152,8 @@ class KafkaLog:
             messages, _ = reader.fetch(after, n * max(1, len(after)))
             return sorted(messages, key=lambda message: message.timestamp())[-n:]
 
-        found, _ = _decoded(await self._with(MONITOR, latest))
-        places = await self._places(found)
-        return [one.event for one in found if places.get(one.event.event_id) == one.place]
+        found, _ = await self._decoded(await self._with(MONITOR, latest))
+        return _as_stored(found, await self._rows(found))
 
     async def close(self) -> None:
         """See EventLog."""
@@ -166,12 +186,18 @@ class KafkaLog:
 
     async def _counted(self, found: list[_Read], poison: list[Poison]) -> list[Event]:
         """The events of messages that count; rows are written where none decides yet."""
-        places = await self._places(found)
-        open_ = [one for one in found if one.event.event_id not in places]
+        rows = await self._rows(found)
+        open_ = [one for one in found if one.event.event_id not in rows]
         if open_:
             poison.extend(await self._settle(open_))
-            places |= await self._places(open_)
-        return [one.event for one in found if places.get(one.event.event_id) == one.place]
+            rows |= await self._rows(open_)
+        return _as_stored(found, rows)
+
+    async def _decoded(self, messages: Sequence[Message]) -> tuple[list[_Read], list[Poison]]:
+        if not messages:
+            return [], []
+        names = await self._connections.transaction(lambda c: event_meaning.names(c, self._synonyms))
+        return _decoded(messages, names)
 
     async def _settle(self, found: Sequence[_Read]) -> list[Poison]:
         """Write rows; one by one where they cannot all be stored, and those that cannot are returned."""
@@ -184,13 +210,13 @@ class KafkaLog:
             return [poison for one in found for poison in await self._settle([one])]
         return []
 
-    async def _places(self, found: Sequence[_Read]) -> dict[str, Place]:
-        """By event id: the message that counts, where one is known."""
+    async def _rows(self, found: Sequence[_Read]) -> dict[str, _Row]:
+        """By event id: what the tables say of it, where they know the message that counts."""
         ids = [one.event.event_id for one in found]
         if not ids:
             return {}
-        rows = await self._connections.transaction(lambda connection: connection.fetch(_PLACES_SQL, ids))
-        return {name: (number, place) for name, number, place in rows if place is not None}
+        rows = await self._connections.transaction(lambda connection: connection.fetch(_ROWS_SQL, ids))
+        return {name: _Row(event_type, (number, place)) for name, event_type, number, place in rows}
 
     async def _ends(self) -> Ends:
         return await self._with(MONITOR, lambda reader: reader.ends())
@@ -225,12 +251,21 @@ async def settle(connection: asyncpg.Connection, events: Sequence[Event], places
     return appended
 
 
-def _decoded(messages: Sequence[Message]) -> tuple[list[_Read], list[Poison]]:
+def _as_stored(found: Sequence[_Read], rows: Mapping[str, _Row]) -> list[Event]:
+    """The events of messages that count, with the type that is stored."""
+    return [
+        event if event.event_type == row.event_type else event._replace(event_type=row.event_type)
+        for event, place, _ in found
+        if (row := rows.get(event.event_id)) is not None and row.place == place
+    ]
+
+
+def _decoded(messages: Sequence[Message], names: EventNames) -> tuple[list[_Read], list[Poison]]:
     found: list[_Read] = []
     poison: list[Poison] = []
     for message in messages:
         try:
-            event = kafka_message.decode(message.value())
+            event = kafka_message.decode(message.value(), names)
             found.append(_Read(event, place_of(message), message))
         except InputError as error:
             poison.append(Poison(message, str(error)))

@@ -12,7 +12,7 @@ from recsys.errors import InputError
 from recsys.instants import instant_of
 from recsys.online import event as events
 from recsys.online.event import Event
-from recsys.online.event_names import DEFAULT_TYPE
+from recsys.online.event_names import EventNames
 from recsys.serving.ids import external_id
 
 _OPTIONAL = ("user_id", "session_id", "retry_of", "retried_as", "version")
@@ -33,23 +33,20 @@ def encode(event: Event) -> bytes:
     return orjson.dumps({name: value for name, value in fields.items() if value is not None})
 
 
-def decode(message: bytes | None) -> Event:
-    """The event of a message; InputError says why it is none.
+def decode(message: bytes | None, names: EventNames) -> Event:
+    """The event of a message, its type as in `names`; InputError says why it is none.
 
     Others may write to the topic as well: `event_id`, `item_id`, `user_id` or `session_id`, and `occurred_at` (ISO
     8601) are needed, the rest as in POST /online/data/add. Without `digest`, it is that of the content.
     """
     fields = _object(message)
-    event_type = fields.get("event_type", DEFAULT_TYPE)
-    if not isinstance(event_type, str) or not events.is_type(event_type):
-        raise InputError("event_type should be up to 64 letters, digits and _ . : -")
     optional = {name: _id(fields, name) for name in _OPTIONAL}
     if optional["user_id"] is None and optional["session_id"] is None:
         raise InputError("user_id or session_id is needed")
     return Event(
         event_id=_needed(fields, "event_id"),
         item_id=_needed(fields, "item_id"),
-        event_type=event_type,
+        event_type=names.of(fields),
         occurred_at=_instant(fields.get("occurred_at")),
         label=_label(fields.get("label")),
         parameters=events.json_object(fields, "parameters"),

@@ -19,4 +19,4 @@ def open_log(settings: Settings, connections: Transactions, group: str = "recsys
 
     kafka = kafka_of(settings)
     assert kafka is not None  # noqa: S101 - the servers are set
-    return KafkaLog(kafka, connections, group=group, outbox=settings.event_outbox)
+    return KafkaLog(kafka, connections, group=group, outbox=settings.event_outbox, synonyms=settings.event_synonyms)

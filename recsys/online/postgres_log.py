@@ -24,10 +24,18 @@ import orjson
 from recsys.online import recent_rows
 from recsys.online.event import Event
 from recsys.online.log import MAX_LAG, START, Appended, Batch, Offset, Transactions
-from recsys.serving.ids import digest_of
 from recsys.serving.recent import DEFAULT_BOUGHT
 
-_ERASED_SQL = "select digest from erased_users where digest = any($1::bytea[])"
+# Of an event `t`: its user was erased, or it is a guest's from before the erasure of a user who had the session.
+_IS_ERASED = """case when t.user_id is null then exists (
+    select from erased_sessions x
+    where x.digest = sha256(convert_to(t.session_id, 'UTF8')) and x.erased_at >= t.occurred_at
+) else exists (select from erased_users x where x.digest = sha256(convert_to(t.user_id, 'UTF8'))) end"""
+_ERASED_SQL = f"""
+select place - 1 as place
+from unnest($1::text[], $2::text[], $3::timestamptz[]) with ordinality t (user_id, session_id, occurred_at, place)
+where {_IS_ERASED}
+"""  # noqa: S608 - our own words
 # One row: how many were inserted, from which position to which, and their ids where they are not all of the $16; the
 # owners whose rows in user_recent are left to be made, and what counts as bought ($17 where the data do not say).
 _INSERT_SQL = f"""
@@ -44,7 +52,7 @@ from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text
                            parameters, features, version, digest, kafka_partition, kafka_offset, place)
 where (retry_of is null or not exists (select from events e where e.event_id = t.retry_of))
   and (retried_as is null or not exists (select from events e where e.event_id = t.retried_as))
-  and (user_id is null or not exists (select from erased_users x where x.digest = sha256(convert_to(user_id, 'UTF8'))))
+  and not {_IS_ERASED}
 order by place
 on conflict (event_id) do nothing
 returning event_id, position, user_id, session_id, item_id, event_type, occurred_at
@@ -215,7 +223,7 @@ async def judge(connection: asyncpg.Connection, events: Sequence[Event]) -> Appe
     judged = Appended()
     new: dict[str, bytes] = {}
     for place, event in enumerate(events):
-        if event.user_id in erased:
+        if place in erased:
             judged.erased.append(place)
         elif _is_same(event, found) or new.get(event.event_id) == event.digest:
             judged.duplicates.append(place)
@@ -283,10 +291,10 @@ def _bytes(json_text: Any) -> bytes:
     return orjson.dumps(orjson.loads(json_text), option=orjson.OPT_SORT_KEYS)
 
 
-async def _erased(connection: asyncpg.Connection, events: Sequence[Event]) -> set[str]:
-    """Users of the events who were erased."""
-    user_by_digest = {digest_of(user): user for user in {event.user_id for event in events} if user is not None}
-    return {user_by_digest[row["digest"]] for row in await connection.fetch(_ERASED_SQL, list(user_by_digest))}
+async def _erased(connection: asyncpg.Connection, events: Sequence[Event]) -> set[int]:
+    """Places of the events that are of erased users."""
+    columns = [[getattr(event, name) for event in events] for name in ("user_id", "session_id", "occurred_at")]
+    return {row["place"] for row in await connection.fetch(_ERASED_SQL, *columns)}
 
 
 def _columns(events: Sequence[Event]) -> list[Sequence[Any]]:
@@ -325,8 +333,8 @@ async def _sort_out(connection: asyncpg.Connection, events: Sequence[Event], ins
             others.append(place)
     erased = await _erased(connection, [events[place] for place in others])
     found = await _found(connection, [events[place] for place in others])
-    for place in others:
-        if events[place].user_id in erased:
+    for among, place in enumerate(others):
+        if among in erased:
             appended.erased.append(place)
         elif _is_same(events[place], found):
             appended.duplicates.append(place)

@@ -11,11 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 import orjson
-from pydantic import ValidationError
 
 from recsys.errors import RecsysError
-from recsys.serving.config import ServingConfig
-from recsys.serving.recent import DEFAULT_WEIGHTS
 
 UPDATES: Final = "recsys_updates"  # the channel on which commits are told
 TRAINING: Final = "recsys_training"  # … and what people ask for
@@ -165,22 +162,6 @@ async def wanted_model(connection: asyncpg.Connection) -> str | None:
     """The model of the publication in service."""
     model: str | None = await connection.fetchval(_WANTED_MODEL_SQL)
     return model
-
-
-async def event_weights(connection: asyncpg.Connection) -> dict[str, float]:
-    """What types of events are worth, as the service has it: by the configuration, else by the pipeline's settings and
-    the data's source."""
-    weights: Mapping[str, float] | None = None
-    async for row in connection.cursor("select config from config_versions order by config_id desc"):
-        try:  # as the service: a version that this release cannot read is passed over
-            weights = ServingConfig.model_validate_json(row["config"]).event_weights
-            break
-        except ValidationError:
-            continue
-    if weights is None:
-        text = await connection.fetchval("select event_weights from event_meaning")
-        weights = orjson.loads(text) if text else None
-    return dict(DEFAULT_WEIGHTS if weights is None else weights)
 
 
 async def log_lines(connection: asyncpg.Connection, stream: str, lines: Sequence[str]) -> None:

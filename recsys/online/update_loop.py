@@ -23,7 +23,7 @@ from recsys.artifacts import ArtifactStore, split_ref
 from recsys.data.dataset import instant
 from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
 from recsys.instants import CLOCKS_AHEAD
-from recsys.online import new_users, training_state
+from recsys.online import event_meaning, new_users, training_state
 from recsys.online.connections import Connections, offset_of
 from recsys.online.event import Event
 from recsys.online.known import known
@@ -177,7 +177,7 @@ class Updater:
             folder = (await self._worker.do(self._store.open, f"{SERVED_AS}/{split_ref(model)[1]}"))[0]
         except NotFoundError as error:
             raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
-        weights = await self._do(training_state.event_weights)
+        weights = await self._do(event_meaning.weights)
         self._trainer = await self._worker.do(Trainer, folder, weights, self.options)
         self._base, self._pending = model, []
         last = await self._do(training_state.newest)

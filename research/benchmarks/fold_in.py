@@ -30,12 +30,12 @@ from recsys.candidates.als import Als
 from recsys.candidates.covisitation import Covisitation
 from recsys.candidates.popular import Popular
 from recsys.serving import cascade, fold_in
-from recsys.serving.cascade import Query, UserState
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.neighbours import NeighbourIndex
+from recsys.serving.query import NOBODY, Query, UserState
 from recsys.serving.recent import Recent
 from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
 from recsys.types import Catalogue, Interactions
@@ -137,7 +137,7 @@ def answered(snapshot: Snapshot, events: pd.DataFrame, event_type: str, k: int) 
     equal = ServingConfig(surfaces={"homepage": SurfaceConfig(recent_weight=0.5)})
     without, alone = ServingConfig(fold_in=False), replace(snapshot, neighbours={})
     asked = [
-        (alone, replace(cascade.NOBODY, recent=recent), without),  # what he has is left out here as well
+        (alone, replace(NOBODY, recent=recent), without),  # what he has is left out here as well
         (snapshot, UserState(recent=recent), without),
         (alone, UserState(recent=recent), ServingConfig()),
         (snapshot, UserState(recent=recent), equal),

@@ -176,6 +176,36 @@ def test_what_a_guest_was_shown_in_a_session_of_theirs_is_not_written_afterwards
     assert found == [("s1", None), (None, None), ("s0", "502")]
 
 
+@pytest.mark.parametrize("are_new", [True, False])
+def test_what_a_guest_did_before_in_a_session_of_theirs_is_not_taken_and_what_a_guest_does_later_is(
+    clean_database_url: str, clean_database: sa.Engine, are_new: bool
+) -> None:
+    """A retry, a tracker that was without network, the sink, an archive that is replayed: it comes again after the
+    receipt. A session is a client's word, which may go on."""
+    shop.stock(clean_database)
+    before = events_of(None, 3, "s0", "g")
+    later = [one._replace(event_id="later", occurred_at=NOW + dt.timedelta(minutes=5)) for one in before[:1]]
+    others = [before[0]._replace(event_id="other", session_id="s1"), before[0]._replace(event_id="of", user_id="502")]
+
+    async def play(writes: Writable) -> None:
+        async def append(events: list[Event]) -> postgres_log.Appended:
+            return await writes.transaction(lambda c: postgres_log.append(c, events, are_new=are_new))
+
+        await append(before + events_of("501", 1, "s0"))
+        assert (await erasure.erase(writes, 501)).removed["events"] == 4
+        again = before + later + others
+        judged = await writes.transaction(lambda c: postgres_log.judge(c, again))
+        appended = await append(again)
+        assert (appended.erased, appended.accepted) == (judged.erased, judged.accepted) == ([0, 1, 2], [3, 4, 5])
+
+    run(clean_database_url, play)
+    with clean_database.connect() as connection:
+        left_over = connection.scalars(sa.text("select event_id from events order by 1")).all()
+        recent = connection.execute(sa.text("select owner, item_keys from user_recent order by 1")).all()
+    assert left_over == ["later", "of", "other"]
+    assert [tuple(row) for row in recent] == [("session:s0", [1, 1]), ("session:s1", [1]), ("user:502", [1])]
+
+
 def test_lists_that_are_written_meanwhile_are_without_the_user_and_can_be_checked(
     clean_database_url: str, clean_database: sa.Engine
 ) -> None:

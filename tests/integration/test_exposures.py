@@ -257,7 +257,7 @@ def test_an_erasure_waits_for_what_is_being_written(clean_database_url: str, cle
 
 
 def test_noting_an_answer_costs_microseconds(clean_database_url: str) -> None:
-    from recsys.serving.cascade import Pick
+    from recsys.serving.sources import Pick
 
     log = Exposures(postgres_url(clean_database_url), Metrics())
     picks = [Pick(key, 0.5, "ranked", "als") for key in range(10)]

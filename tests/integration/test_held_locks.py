@@ -1,14 +1,23 @@
-"""What a service that waits holds on to in Postgres: nothing."""
+"""What a service holds on to in Postgres: nothing while it waits, and no backend that it has given up."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime as dt
 
 import asyncpg
+import pytest
 import sqlalchemy as sa
 
+from fast_api_service import database, exposures, figures
 from fast_api_service.held import HeldConnections
+from fast_api_service.reads import DatabaseAwayError
+from fast_api_service.state import State
 from recsys.dsn import postgres_url
+from tests.integration import serving_shop as shop
+from tests.integration.test_background import backends, run, until
+from tests.integration.test_exposures import shown
 
 
 def test_a_statement_that_is_prepared_ahead_locks_no_table(clean_database: sa.Engine, clean_database_url: str) -> None:
@@ -26,3 +35,37 @@ def test_a_statement_that_is_prepared_ahead_locks_no_table(clean_database: sa.En
             await other.close()
 
     assert asyncio.run(look()) == []
+
+
+def test_looks_and_writes_that_were_given_up_leave_no_backend_while_somebody_holds_a_long_lock(
+    clean_database: sa.Engine, clean_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    for module, name in ((database, "_LOOK_S"), (exposures, "_PATIENCE_S")):
+        monkeypatch.setattr(module, name, 0.3)
+    locked = sa.text(
+        "lock table publication_pointer, items, users, lists, events, user_recent, predictions, config_versions,"
+        " api_keys, training_state in access exclusive mode"
+    )
+
+    async def play(state: State) -> None:
+        """Five times all that looks and writes, given up."""
+        await until(lambda: state.snapshot is not None and state.snapshot.is_published)
+        publication = state.snapshot.publication  # type: ignore[union-attr]
+        today = dt.datetime.now(dt.UTC)
+        holder.execute(locked)
+        for number in range(5):
+            state.exposures.append(shown(number))
+            with contextlib.suppress(DatabaseAwayError):
+                await state.database.reads.user("501", None, publication, 0.1)
+            for look in (state.database.pointer, state.database.api_keys):
+                with pytest.raises(DatabaseAwayError):
+                    await look()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(figures.compute(state.database.dsn, today, today, ["transaction"]), 0.3)
+
+    with clean_database.connect() as holder:
+        run(clean_database_url, play)
+        shop.wait_until(lambda: backends(clean_database, "recsys-api%") == [], 15)
+        assert holder.in_transaction(), "the lock is still held"

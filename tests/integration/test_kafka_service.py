@@ -25,6 +25,7 @@ from recsys.online.event import Event
 from recsys.online.kafka_client import Kafka
 from recsys.online.kafka_log import KafkaLog
 from recsys.online.log import START
+from recsys.storage import raw_tables
 from tests.conftest import free_port
 from tests.integration import serving_shop as shop
 from tests.integration.posting import Clients, kill_postgres, own_postgres
@@ -81,6 +82,27 @@ def running(kafka: Kafka, url: str, *arguments: str) -> Iterator[subprocess.Pope
     finally:
         process.kill()
         process.wait(20)
+
+
+def declare(engine: sa.Engine, weights: dict[str, float], bought: list[str]) -> None:
+    """What the event types of the shop are from now on."""
+    row = {
+        "source": "tests",
+        "path": "shop",
+        "options": {},
+        **{f"{entity}_id_type": "integer" for entity in ("user", "item", "category")},
+        "event_weights": weights,
+        "label_event_types": [],
+        "bought_event_types": bought,
+        "status": "complete",
+    }
+    with engine.begin() as connection:
+        connection.execute(sa.insert(raw_tables.imports).values(row))
+
+
+def stored_types(engine: sa.Engine) -> dict[str, str]:
+    with engine.connect() as connection:
+        return dict(map(tuple, connection.execute(sa.text("select event_id, event_type from events"))))
 
 
 def add(client: httpx.Client, *raw: dict[str, Any]) -> httpx.Response:
@@ -184,6 +206,54 @@ def test_poison_is_put_aside_with_its_reason_and_blocks_nobody(
     assert found.keys() == messages.keys()
     for value, reason in messages.items():
         assert reason in found[value]
+
+
+def test_messages_of_other_producers_have_the_types_of_the_shop(
+    clean_database_url: str, clean_database: sa.Engine, broker: Broker
+) -> None:
+    """As events that are posted over HTTP; also for a reader that finds the message before the sink does."""
+    shop.stock(clean_database)
+    declare(clean_database, {"listen": 1.0, "save": 2.0, "Kauf": 5.0}, ["Kauf"])
+    kafka = Kafka(broker.servers, broker.create(f"events-{uuid4().hex[:8]}", n_partitions=1))
+    posted = {
+        "none": {},
+        "null": {"event_type": None},
+        "of_another_name": {"action_type": "SAVE"},
+        "bought": {"event_type": "Purchase"},
+        "strange": {"event_type": "gift"},
+    }
+    expected = {"none": "listen", "null": "listen", "of_another_name": "save", "bought": "Kauf", "strange": "gift"}
+    producer = Producer(kafka.producer())
+    for name, fields in posted.items():
+        message = {"event_id": name, "user_id": 501, "item_id": 1001, "occurred_at": "2026-03-01T00:00:00Z"} | fields
+        producer.produce(kafka.topic, json.dumps(message), key="501")
+    assert producer.flush(30) == 0
+    assert command(kafka, clean_database_url, "sink", "--once")["messages"] == len(posted)
+    assert stored_types(clean_database) == expected
+    declare(clean_database, {"watch": 1.0}, [])  # what is stored stays, also for those who read it later
+    assert {event.event_id: event.event_type for event in read_all(kafka, clean_database_url)} == expected
+    producer.produce(kafka.topic, json.dumps(message | {"event_id": "later", "event_type": None}), key="501")
+    assert producer.flush(30) == 0
+    assert read_all(kafka, clean_database_url)[-1].event_type == "watch"
+    assert stored_types(clean_database) == expected | {"later": "watch"}
+
+
+def test_the_words_of_the_setting_hold_for_messages_and_for_posts(
+    clean_database_url: str, clean_database: sa.Engine, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_EVENT_SYNONYMS", json.dumps({"bought": ["erworben"]}))
+    shop.stock(clean_database)
+    shop.publish(clean_database, "v1", shop.FIRST)
+    kafka = Kafka(broker.servers, broker.create(f"events-{uuid4().hex[:8]}", n_partitions=1))
+    message = {"event_id": "message", "user_id": 501, "item_id": 1001, "event_type": "Erworben"}
+    producer = Producer(kafka.producer())
+    producer.produce(kafka.topic, json.dumps(message | {"occurred_at": "2026-03-01T00:00:00Z"}), key="501")
+    assert producer.flush(30) == 0
+    assert command(kafka, clean_database_url, "sink", "--once")["messages"] == 1
+    with shop.running_service(clean_database_url, **settings_of(kafka)) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        assert add(client, message | {"event_id": "post"}).json()["stored_as"] == {"Erworben": "transaction"}
+    assert stored_types(clean_database) == {"message": "transaction", "post": "transaction"}
 
 
 def test_the_metrics_tell_what_stands_between_kafka_and_the_tables(

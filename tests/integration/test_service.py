@@ -50,6 +50,17 @@ def keys(body: dict[str, Any]) -> list[int]:
     return [item["item_id"] - 1000 for item in body["recommendations"]]
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_a_load_balancer_may_ask_for_the_head_alone(service: httpx.Client, path: str) -> None:
+    whole, head = service.get(path), service.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == whole.headers[name]
+    assert service.get(path).json() == whole.json()  # over the same connection: no byte of a body was left in it
+    assert path in service.get("/openapi.json").json()["paths"]
+    assert "head" not in service.get("/openapi.json").json()["paths"][path]
+
+
 @pytest.mark.parametrize(
     ("user_id", "status", "tier", "expected"),
     [
@@ -191,6 +202,7 @@ def test_on_older_tables_it_serves_nothing_and_says_what_to_do(postgres_server: 
     try:
         with shop.running_service(sibling(postgres_server, name), log_file=log) as client:
             assert client.get("/ready").status_code == 503
+            assert (client.head("/ready").status_code, client.head("/ready").content) == (503, b"")
             assert client.post("/recommend", json={}).status_code == 503
             shop.wait_until(lambda: "recsys migrate" in log.read_text(), 10)
     finally:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from recsys.artifacts import ArtifactStore
-from recsys.online import training_state, updater
+from recsys.online import event_meaning, training_state, updater
 from recsys.online.connections import Connections
 from recsys.online.event import parse
 from recsys.online.log import START, LogGapError
@@ -263,7 +263,7 @@ def test_events_weigh_by_the_newest_configuration_that_can_be_read(database_url:
     async def weights() -> dict[str, float]:
         connections = Connections(database_url, "tests")
         try:
-            return await connections.transaction(training_state.event_weights)
+            return await connections.transaction(event_meaning.weights)
         finally:
             await connections.close()
 

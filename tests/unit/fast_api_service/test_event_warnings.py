@@ -7,12 +7,13 @@ from typing import Any
 
 from fast_api_service import event_warnings
 from recsys.online.event import parse
+from recsys.online.event_names import names_of
 from recsys.serving.config import BoughtRule, ServingConfig
 from recsys.serving.recent import EventMeaning
 from tests.unit.serving.test_cascade import snapshot_of
 
 NOW = dt.datetime(2026, 3, 1, 12, 5, tzinfo=dt.UTC)
-NAMES = event_warnings.names_of(EventMeaning(), ServingConfig(), {"bought": ("purchase",)})
+NAMES = names_of(EventMeaning(), ServingConfig(), {"bought": ("purchase",)})
 
 
 def warnings(*samples: dict[str, Any], owners: tuple[str, ...] = (), n_apart: int = 0) -> list[str]:
@@ -70,7 +71,7 @@ def test_purchases_that_count_each_time_are_told() -> None:
 
 def test_types_of_the_configuration_in_force_are_known() -> None:
     config = ServingConfig(event_weights={"gift": 2.0}, bought=(BoughtRule(event_type="loan", days=None),))
-    names = event_warnings.names_of(EventMeaning(), config, {})
+    names = names_of(EventMeaning(), config, {})
     assert names.has_meaning("gift")
     assert names.has_meaning("loan")
     assert names.stored("GIFT") == "gift"

@@ -12,7 +12,7 @@ import pytest
 
 from fast_api_service.metrics import LISTING_ROUTES, Metrics
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
-from recsys.serving.snapshot import Publication, Snapshot
+from recsys.serving.snapshot import ListVersion, Publication, Snapshot
 
 README = Path(__file__).resolve().parents[3] / "monitoring" / "README.md"
 
@@ -66,6 +66,20 @@ def test_the_age_of_the_data_is_what_the_name_of_the_data_set_says() -> None:
     for nameless in (snapshot(), None):  # dataset/1
         metrics.show(nameless)
         assert math.isnan(value(metrics, "recsys_data_age_seconds") or 0)
+
+
+def test_each_kind_of_list_has_the_age_of_its_own_data() -> None:
+    metrics = Metrics()
+    now = dt.datetime.now(dt.UTC)
+    versions = {
+        kind: ListVersion(1, kind, "v", f"dataset/{now - dt.timedelta(days=days):%Y%m%dT%H%M%S}-1a", "t", now, 1, 1, ())
+        for kind, days in {"ranked": 1, "i2i": 9}.items()
+    }
+    metrics.show(replace(snapshot(), publication=replace(snapshot().publication, lists=versions)))
+    for kind, days in {"ranked": 1, "i2i": 9}.items():
+        assert value(metrics, "recsys_list_data_age_seconds", kind=kind) == pytest.approx(days * 86400, abs=60)
+    metrics.show(snapshot())  # a publication without these kinds
+    assert value(metrics, "recsys_list_data_age_seconds", kind="i2i") is None
 
 
 def test_answers_begin_at_zero_for_every_surface_and_list() -> None:

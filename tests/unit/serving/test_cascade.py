@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.serving import cascade
-from recsys.serving.cascade import Query, UserState
+from recsys.serving import blend, cascade, sources
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.neighbours import NeighbourIndex
+from recsys.serving.query import NOBODY, Query, UserState
 from recsys.serving.recent import DAY_MS, N_FOLLOWED, History, Recent, merged
 from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
 from recsys.storage import tables
@@ -60,7 +60,7 @@ histories = st.lists(
     max_size=8,
 )
 BELOW = {None: set(PARENTS), 1: {1, 2, 3, 4}, 2: {2, 4}, 3: {3}, 4: {4}}
-POPULAR = [cascade.POPULAR_IN_CATEGORY, cascade.POPULAR, cascade.AVAILABLE]
+POPULAR = [sources.POPULAR_IN_CATEGORY, sources.POPULAR, sources.AVAILABLE]
 
 
 def index_of(lists: Mapping[int, Sequence[int]]) -> NeighbourIndex:
@@ -141,7 +141,7 @@ def test_every_answer_keeps_the_rules_and_is_as_long_as_it_can_be(
     assert len(keys) == len(set(keys)) == min(top_k, len(possible))
     assert set(keys) <= possible
     own = {*context, *(event.item_key for event in (history if seq is None else seq))}
-    assert all(pick.because_key in own for pick in picks if pick.source in (cascade.I2I, cascade.SIMILAR))
+    assert all(pick.because_key in own for pick in picks if pick.source in (sources.I2I, sources.SIMILAR))
     by_default = cascade.recommend(snapshot, user, query)
     places = [POPULAR.index(pick.source) if pick.source in POPULAR else -1 for pick in by_default]
     if candidates is None:
@@ -237,7 +237,7 @@ def test_candidates_are_ranked_and_none_is_added() -> None:
 def test_the_narrowest_popular_list_comes_first() -> None:
     rows: dict[int, tuple[int | None, bool]] = {1: (4, True), 2: (4, True), 3: (2, True), 4: (3, True), 5: (4, True)}
     snapshot = snapshot_of(rows, {4: [2], 2: [3, 1], ALL_ITEMS: [4, 3, 2]})
-    picks = cascade.recommend(snapshot, cascade.NOBODY, Query(5, category_key=4))
+    picks = cascade.recommend(snapshot, NOBODY, Query(5, category_key=4))
     assert [(pick.item_key, pick.source) for pick in picks] == [
         (2, "popular_in_category"),
         (1, "popular_in_category"),  # from the parent's list
@@ -311,7 +311,7 @@ def test_the_model_is_asked_for_so_many_at_most() -> None:
     snapshot = snapshot_of(dict.fromkeys(keys, (1, True)), {})
     user = UserState(ranked=stored(keys), score=lambda asked: [float(key) / 1000 for key in asked])
     picks = cascade.recommend(snapshot, user, Query(300), RESCORE)
-    n = cascade.N_RESCORED
+    n = blend.N_RESCORED
     assert [pick.item_key for pick in picks] == [*range(n, 0, -1), *range(n + 1, 301)]
     assert [pick.score for pick in picks[n:]] == [None] * (300 - n)
 

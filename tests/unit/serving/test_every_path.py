@@ -13,15 +13,16 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from recsys.serving import cascade, filters
-from recsys.serving.cascade import Query, UserState
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import Policy, ServingConfig, SourceName, Surface, SurfaceConfig
 from recsys.serving.filters import Filters, Range
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.item_numbers import numbers_in
+from recsys.serving.query import Query, UserState
 from recsys.serving.recent import Recent, merged
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot
+from recsys.serving.sources import FOLD_IN
 from tests.unit.serving.test_cascade import (
     BELOW,
     N_ITEMS,
@@ -206,8 +207,8 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
     config = ServingConfig(surfaces={surface: configured})
     picks = cascade.recommend(snapshot, user, query, config)
     keys = [pick.item_key for pick in picks]
-    event(f"folded in: {any(pick.source == cascade.FOLD_IN for pick in picks)}")
-    if any(pick.source == cascade.FOLD_IN for pick in picks):
+    event(f"folded in: {any(pick.source == FOLD_IN for pick in picks)}")
+    if any(pick.source == FOLD_IN for pick in picks):
         assert with_factors
         assert ranked is None
         assert personal is None

@@ -1,0 +1,48 @@
+"""What is asked, in keys, and what is known of who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Final
+
+from recsys.serving.config import Surface
+from recsys.serving.recent import N_FOLLOWED, History, Recent
+from recsys.serving.rules import Restriction
+from recsys.serving.snapshot import StoredList
+
+Score = Callable[[Sequence[int]], Sequence[float] | None]  # item keys → probabilities; None when it failed
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked, in keys."""
+
+    top_k: int
+    category_key: int | None = None
+    excluded: Set[int] = frozenset()
+    context_keys: Sequence[int] = ()  # the product or the cart
+    candidate_keys: Sequence[int] | None = None  # rank these and no others
+    surface: Surface = "homepage"
+    now_ms: float = 0  # milliseconds since the epoch
+    restriction: Restriction | None = None  # the request's filters; those of the surface are added to them
+
+
+@dataclass(frozen=True)
+class UserState:
+    """What is known of who asks."""
+
+    ranked: StoredList | None = None
+    personal: StoredList | None = None
+    recent: Sequence[Recent] = ()  # the latest events and older ones that tell what was bought, newest first
+    seq: Sequence[Recent] | None = None  # what is followed in their place; what was bought is still told by `recent`
+    history: History | None = None  # what was done before the lists were made; it is not followed
+    score: Score | None = None  # of items for this user, by the model; None where there is none
+
+    @property
+    def followed(self) -> Sequence[Recent]:
+        """The events that call their neighbours."""
+        return self.recent[:N_FOLLOWED] if self.seq is None else self.seq
+
+
+NOBODY: Final = UserState()
