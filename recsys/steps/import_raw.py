@@ -22,7 +22,7 @@ from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.steps import import_summary
 from recsys.steps.import_erased import without
-from recsys.steps.import_known import continued, shown
+from recsys.steps.import_known import are_others, continued, shown
 from recsys.steps.import_plan import (
     START_OVER,
     Plan,
@@ -40,6 +40,7 @@ from recsys.storage.engine import engine as open_engine
 from recsys.storage.engine import require_current, with_patience
 from recsys.storage.raw_differences import Staged, n_duplicates
 from recsys.storage.raw_imports import FileProgress
+from recsys.storage.raw_seen import Seen
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,8 @@ class _Loading:
         self.lines: dict[tuple[str, str], LineCount] = {}  # (stream, file) → what became of its lines
         self.erased: Set[str] = frozenset()  # digests of users whose rows are left out
         self.begun: list[int] = []  # ids of the files that are loaded here
+        self.n_to_compare = 0
+        self.seen: Seen | None = None  # made when many files are compared
         self.n_there: Mapping[int, int] = {}  # file → its events that are there, where users were erased since
 
     def run(self, engine: sa.Engine) -> dict[str, Any]:
@@ -191,6 +194,8 @@ class _Loading:
         with self._transaction(connection):
             begun = self._register(connection, planned, options, newest)
         self.begun = [file.file_id for file in begun]
+        self.n_to_compare = sum(task.part.stream == EVENTS for task in planned.tasks)
+        self.seen = None
         try:
             return self._load_files(connection, planned, begun)
         except RecsysError:
@@ -302,6 +307,7 @@ class _Loading:
                         left_out=chunk.left_out,
                     )
                     progress = self._before_commit(connection, part, progress)
+                    self.seen = None
                 say(progress.n_loaded)
         with self._transaction(connection):
             self._mark_complete(connection, part, progress)
@@ -389,19 +395,23 @@ class _Loading:
         if self.drop_duplicates and part.stream == EVENTS:
             return staged.insert_distinct(file), DUPLICATE if not task.former else f"{LOADED_BEFORE} or {DUPLICATE}"
         if part.stream == EVENTS and not self.keep_duplicates:
-            self._set_against_others(staged, task, self._others(connection, file), has_grown)
+            self._set_against_others(connection, staged, task, self._others(connection, file), has_grown)
         return staged.insert_new(file), why
 
-    def _set_against_others(self, staged: Staged, task: Task, others: list[FileProgress], has_grown: bool) -> None:
+    def _set_against_others(
+        self, connection: sa.Connection, staged: Staged, task: Task, others: list[FileProgress], has_grown: bool
+    ) -> None:
         """Compare with the files of any name that this one holds, beside those that its own name brought."""
         own = {former.file_id for former in task.former}
         others = [other for other in others if other.file_id not in own]
+        if self.seen is None and self.n_to_compare > 1:
+            self.seen = Seen(connection)
+        if self.seen is not None and are_others(staged, others, self.seen):
+            return
         held = continued(task.part, staged, others, is_known=has_grown)
         if held:
             staged.against([*own, *(other.file_id for other in held)])
             self._note([f"{task.part.name} holds what {shown(held)} brought: it has grown, its new rows are loaded"])
-        elif not own:
-            staged.against([])
 
     def _others(self, connection: sa.Connection, file: FileProgress) -> list[FileProgress]:
         """The files of events that are loaded, but this one, with the number of their events that are there."""
