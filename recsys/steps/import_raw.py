@@ -20,10 +20,10 @@ from recsys.data.sources import open_source, source_of
 from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source, as_text
 from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
-from recsys.steps import import_summary
-from recsys.steps.import_erased import without
-from recsys.steps.import_known import are_others, continued, shown
-from recsys.steps.import_plan import (
+from recsys.steps.imports import summary
+from recsys.steps.imports.erased import without
+from recsys.steps.imports.known import are_others, continued, shown
+from recsys.steps.imports.plan import (
     START_OVER,
     Plan,
     Task,
@@ -34,7 +34,7 @@ from recsys.steps.import_plan import (
     spelt_out,
     with_roles_kept,
 )
-from recsys.steps.import_progress import Bar, Quarantine, file_name, progress_bar
+from recsys.steps.imports.progress import Bar, Quarantine, file_name, progress_bar
 from recsys.storage import keys, raw_erased, raw_imports
 from recsys.storage.engine import engine as open_engine
 from recsys.storage.engine import require_current, with_patience
@@ -266,7 +266,7 @@ class _Loading:
             of_ours = [file for file in current if file.import_id in ours]
             new_events = [file.file_id for file in of_ours if file.stream == EVENTS]
             n_twice = n_duplicates(connection, new_events) if new_events else 0
-            whole = import_summary.of_database(connection) if ours else {}
+            whole = summary.of_database(connection) if ours else {}
             paths = [row.path for row in raw_imports.imports(connection) if row.import_id in finished - ours]
         self._note([f"the import of {path}, which was interrupted at its very end, is finished" for path in paths])
         if n_twice:
@@ -505,12 +505,12 @@ class _Loading:
             "lines": {"read": lines.total(), **lines},
             "n_duplicates": n_duplicates,
             "quarantine": [str(self._quarantine_file(file)) for file in current if file.n_rejected],
-            "files": [import_summary.of_file(file) for file in of_ours],
+            "files": [summary.of_file(file) for file in of_ours],
             **whole,
             "notes": self.notes,
         }
         if of_ours:
-            import_summary.show(result)
+            summary.show(result)
         else:
             told = ", ".join(f"{n:,} rows of {stream}" for stream, n in n_before.items())
             logger.info(
