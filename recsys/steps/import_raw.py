@@ -6,9 +6,9 @@ import datetime as dt
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from recsys.data.sources import open_source, source_of
 from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source, as_text
 from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
-from recsys.steps import import_summary
-from recsys.steps.import_known import continued, shown
-from recsys.steps.import_plan import (
+from recsys.steps.imports import summary
+from recsys.steps.imports.erased import without
+from recsys.steps.imports.known import are_others, continued, shown
+from recsys.steps.imports.plan import (
     START_OVER,
     Plan,
     Task,
@@ -33,12 +34,13 @@ from recsys.steps.import_plan import (
     spelt_out,
     with_roles_kept,
 )
-from recsys.steps.import_progress import Bar, Quarantine, file_name, progress_bar
-from recsys.storage import raw_imports
+from recsys.steps.imports.progress import Bar, Quarantine, file_name, progress_bar
+from recsys.storage import keys, raw_erased, raw_imports
 from recsys.storage.engine import engine as open_engine
 from recsys.storage.engine import require_current, with_patience
 from recsys.storage.raw_differences import Staged, n_duplicates
 from recsys.storage.raw_imports import FileProgress
+from recsys.storage.raw_seen import Seen
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +141,11 @@ class _Loading:
         self.complete_until = complete_until
         self.emptied: dict[tuple[str, str], Counter[str]] = {}  # (stream, file) → reason → cells left empty
         self.lines: dict[tuple[str, str], LineCount] = {}  # (stream, file) → what became of its lines
+        self.erased: Set[str] = frozenset()  # digests of users whose rows are left out
+        self.begun: list[int] = []  # ids of the files that are loaded here
+        self.n_to_compare = 0
+        self.seen: Seen | None = None  # made when many files are compared
+        self.n_there: Mapping[int, int] = {}  # file → its events that are there, where users were erased since
 
     def run(self, engine: sa.Engine) -> dict[str, Any]:
         with engine.connect() as connection:
@@ -152,6 +159,8 @@ class _Loading:
                     raw_imports.empty_raw(connection)
                     result = self._load(connection)
                     raw_imports.start_over(connection)  # last: readers of lists wait from here to the commit
+                    raw_erased.hold_off_erasures(connection)
+                    self._leave_out_erased(connection)
                 self.replace = False  # after a lost connection a load goes on, it does not start over
             return {"seconds": round(time.monotonic() - started, 1), **result}
 
@@ -162,6 +171,8 @@ class _Loading:
     def _load(self, connection: sa.Connection) -> dict[str, Any]:
         with self._transaction(connection):
             former = raw_imports.imports(connection)
+            self.erased = keys.erased(connection)
+            self.n_there = raw_erased.n_there(connection) if self.erased else {}
         newest = former[-1] if former else None
         options = inherited(newest, source_of(self.source_name, self.path), self.options)
         weights = {**(newest.event_weights if newest is not None else {}), **self.weights}
@@ -182,12 +193,17 @@ class _Loading:
         _check_readable(self.source, [task.part for task in planned.tasks])
         with self._transaction(connection):
             begun = self._register(connection, planned, options, newest)
+        self.begun = [file.file_id for file in begun]
+        self.n_to_compare = sum(task.part.stream == EVENTS for task in planned.tasks)
+        self.seen = None
         try:
             return self._load_files(connection, planned, begun)
         except RecsysError:
             if not self.replace:
                 with connection.begin():
+                    unfinished = {row.import_id for row in former if row.status != "complete"}
                     touched = {file.import_id for file in begun}
+                    touched |= {file.import_id for file in planned.current} & unfinished
                     files = raw_imports.files(connection)
                     raw_imports.take_back(connection, [file for file in files if file.import_id in touched])
             raise
@@ -233,21 +249,31 @@ class _Loading:
                     loaded.append(self._load_rows(connection, task.part, file, bar))
                 else:
                     loaded.append(self._load_difference(connection, task, file, bar))
-        former = [file for task in planned.tasks for file in task.former if task.how != "state"]
-        files = {file.file_id: file for file in [*planned.before, *former, *loaded]}.values()
+        return self._finish(connection, planned, loaded)
+
+    def _finish(self, connection: sa.Connection, planned: Plan, loaded: list[FileProgress]) -> dict[str, Any]:
+        """All files are loaded, now or before the import was killed: what is left to do once they are."""
+        former = [file for task in planned.tasks for file in task.former if not task.part.is_state]
         with self._transaction(connection):
+            now = {file.file_id: file for file in raw_imports.files(connection)}
+            loaded = [now[file.file_id] for file in loaded]
+            current = [*planned.current, *loaded]
+            files = {file.file_id: file for file in [*planned.before, *former, *loaded]}.values()
             if not sum(file.n_loaded for file in files if file.stream == EVENTS):
                 raise EmptyResultError(f"{self.path}: not one event was left to load; see the counts above")
-            new_events = [file.file_id for file in loaded if file.stream == EVENTS]
+            finished = raw_imports.mark_complete(connection)
+            ours = finished & {file.import_id for file in current}
+            of_ours = [file for file in current if file.import_id in ours]
+            new_events = [file.file_id for file in of_ours if file.stream == EVENTS]
             n_twice = n_duplicates(connection, new_events) if new_events else 0
-            for import_id in {file.import_id for file in loaded}:
-                raw_imports.mark_complete(connection, import_id)
-            whole = import_summary.of_database(connection) if loaded else {}
+            whole = summary.of_database(connection) if ours else {}
+            paths = [row.path for row in raw_imports.imports(connection) if row.import_id in finished - ours]
+        self._note([f"the import of {path}, which was interrupted at its very end, is finished" for path in paths])
         if n_twice:
             self._note(
                 [f"{n_twice:,} of the events equal another one in every column; --drop-duplicates leaves such out"]
             )
-        return self._result([*planned.current, *loaded], list(files), loaded, n_twice, whole)
+        return self._result(current, list(files), of_ours, n_twice, whole)
 
     def _may_be_there(self, connection: sa.Connection, task: Task, file: FileProgress) -> bool:
         """Whether events of a file can be loaded already, so that it is compared before it is loaded."""
@@ -256,7 +282,7 @@ class _Loading:
         if self.keep_duplicates or file.position:
             return False
         with self._transaction(connection):
-            return bool(_others(connection, file))
+            return bool(self._others(connection, file))
 
     def _load_rows(self, connection: sa.Connection, part: Part, progress: FileProgress, bar: Bar) -> FileProgress:
         """Chunk by chunk, each with the note of how far the file is dealt with; goes on where that note stands."""
@@ -280,8 +306,13 @@ class _Loading:
                         reasons=_reasons(chunk),
                         left_out=chunk.left_out,
                     )
+                    progress = self._before_commit(connection, part, progress)
+                    self.seen = None
                 say(progress.n_loaded)
-        return self._complete(connection, part, progress)
+        with self._transaction(connection):
+            self._mark_complete(connection, part, progress)
+        self._say(part, progress)
+        return progress
 
     def _load_difference(self, connection: sa.Connection, task: Task, file: FileProgress, bar: Bar) -> FileProgress:
         """What the file says beyond what is there, in one transaction."""
@@ -294,6 +325,8 @@ class _Loading:
             Quarantine(self._quarantine_file(file), part.name) as quarantine,
             bar.file(part) as say,
         ):
+            if file.position:  # killed while it was loaded row by row: all of it is looked at now
+                file = raw_imports.begin_again(connection, file)
             staged = Staged(connection, part.stream)
             for chunk in self._read(part):
                 quarantine.write(chunk.rejected)
@@ -305,8 +338,30 @@ class _Loading:
             n_new, why = self._insert(connection, staged, task, file)
             if staged.n_rows > n_new:
                 left_out[why] += staged.n_rows - n_new
+                if part.stream == EVENTS:  # elsewhere a line may be several rows
+                    self.lines[part.stream, part.name].leave_out(staged.n_rows - n_new)
             file = raw_imports.note(connection, file, end=end, n_loaded=n_new, reasons=reasons, left_out=left_out)
-        return self._complete(connection, part, file)
+            file = self._before_commit(connection, part, file)
+            self._mark_complete(connection, part, file)
+        self._say(part, file)
+        return file
+
+    def _leave_out_erased(self, connection: sa.Connection) -> bool:
+        """Remove what was loaded here of users who were erased since this was looked at; whether there are any."""
+        known, self.erased = self.erased, keys.erased(connection)
+        if late := self.erased - known:
+            raw_erased.remove(connection, self.begun, late)
+        return bool(late)
+
+    def _before_commit(self, connection: sa.Connection, part: Part, file: FileProgress) -> FileProgress:
+        """The file, less what it brought of users who were erased meanwhile."""
+        if not self.replace:  # that one is committed as a whole, see `run`
+            raw_erased.hold_off_erasures(connection)
+        if not self._leave_out_erased(connection):
+            return file
+        less = raw_imports.again(connection, file)
+        self.lines[part.stream, part.name].leave_out(file.n_loaded - less.n_loaded)
+        return less
 
     def _insert(self, connection: sa.Connection, staged: Staged, task: Task, file: FileProgress) -> tuple[int, str]:
         """The number of rows that were new, and why the others were left out."""
@@ -340,25 +395,37 @@ class _Loading:
         if self.drop_duplicates and part.stream == EVENTS:
             return staged.insert_distinct(file), DUPLICATE if not task.former else f"{LOADED_BEFORE} or {DUPLICATE}"
         if part.stream == EVENTS and not self.keep_duplicates:
-            self._set_against_others(staged, task, _others(connection, file), has_grown)
+            self._set_against_others(connection, staged, task, self._others(connection, file), has_grown)
         return staged.insert_new(file), why
 
-    def _set_against_others(self, staged: Staged, task: Task, others: list[FileProgress], has_grown: bool) -> None:
+    def _set_against_others(
+        self, connection: sa.Connection, staged: Staged, task: Task, others: list[FileProgress], has_grown: bool
+    ) -> None:
         """Compare with the files of any name that this one holds, beside those that its own name brought."""
         own = {former.file_id for former in task.former}
         others = [other for other in others if other.file_id not in own]
+        if self.seen is None and self.n_to_compare > 1:
+            self.seen = Seen(connection)
+        if self.seen is not None and are_others(staged, others, self.seen):
+            return
         held = continued(task.part, staged, others, is_known=has_grown)
         if held:
             staged.against([*own, *(other.file_id for other in held)])
             self._note([f"{task.part.name} holds what {shown(held)} brought: it has grown, its new rows are loaded"])
-        elif not own:
-            staged.against([])
+
+    def _others(self, connection: sa.Connection, file: FileProgress) -> list[FileProgress]:
+        """The files of events that are loaded, but this one, with the number of their events that are there."""
+        known = [f for f in raw_imports.files(connection) if f.stream == EVENTS and f.complete]
+        if self.erased:
+            known = [replace(f, n_loaded=self.n_there.get(f.file_id, f.n_loaded)) for f in known]
+        return [f for f in known if f.n_loaded and f.file_id != file.file_id]
 
     def _read(self, part: Part) -> Iterator[Chunk]:
         """The chunks of a part; every line of it must be accounted for."""
         emptied = self.emptied[part.stream, part.name] = Counter()
         count = self.lines[part.stream, part.name] = LineCount()
         for chunk in part.read():
+            chunk = without(chunk, self.erased)
             count.add(part, chunk)
             for reason, n in chunk.emptied.items():
                 may_be_told = reason in emptied or len(emptied) < raw_imports.MAX_REASONS
@@ -378,14 +445,21 @@ class _Loading:
             f"{self._quarantine_file(file)}. --allow-bad-rows loads the others all the same"
         )
 
-    def _complete(self, connection: sa.Connection, part: Part, file: FileProgress) -> FileProgress:
+    def _mark_complete(self, connection: sa.Connection, part: Part, file: FileProgress) -> None:
+        """Check what was noted of a file that is read to its end."""
         self._check_share_of_bad(part, file)
-        with self._transaction(connection):
-            raw_imports.mark_file_complete(connection, file)
+        n_told = file.n_loaded + file.n_rejected + sum(file.left_out.values())
+        if part.stream == EVENTS and n_told != file.position:
+            raise RecsysError(
+                f"{part.path}: {file.n_loaded:,} rows loaded, {file.n_rejected:,} rejected, {file.left_out} left out "
+                f"are not its {file.position:,} rows; this is a fault of the import: nothing of it is loaded"
+            )
+        raw_imports.mark_file_complete(connection, file)
+
+    def _say(self, part: Part, file: FileProgress) -> None:
         key = part.stream, part.name
         told = _told(file, self._quarantine_file(file), self.emptied[key])
         logger.info("%s%s", told, _lines_told(self.lines[key]))
-        return file
 
     def _note(self, notes: Sequence[str]) -> None:
         for note in notes:
@@ -400,7 +474,7 @@ class _Loading:
         self,
         current: list[FileProgress],
         all_states: list[FileProgress],
-        loaded: list[FileProgress],
+        of_ours: list[FileProgress],
         n_duplicates: int,
         whole: dict[str, Any],
     ) -> dict[str, Any]:
@@ -411,7 +485,7 @@ class _Loading:
         lines: Counter[str] = Counter()
         for count in self.lines.values():
             lines.update(count.by_fate())
-        ours = {file.import_id for file in loaded}
+        ours = {file.import_id for file in of_ours}
         for file in all_states:
             counted, other = (n_loaded, n_before) if file.import_id in ours else (n_before, n_loaded)
             counted[file.stream] += file.n_loaded
@@ -421,7 +495,7 @@ class _Loading:
             reasons.update(file.reasons)
         result = {
             "source": self.source.name,
-            "status": "loaded" if loaded else "already loaded",
+            "status": "loaded" if of_ours else "already loaded",
             "n_loaded": dict(n_loaded),
             "n_loaded_before": dict(n_before),
             "n_rejected": sum(file.n_rejected for file in current),
@@ -431,12 +505,12 @@ class _Loading:
             "lines": {"read": lines.total(), **lines},
             "n_duplicates": n_duplicates,
             "quarantine": [str(self._quarantine_file(file)) for file in current if file.n_rejected],
-            "files": [import_summary.of_file(file) for file in loaded],
+            "files": [summary.of_file(file) for file in of_ours],
             **whole,
             "notes": self.notes,
         }
-        if loaded:
-            import_summary.show(result)
+        if of_ours:
+            summary.show(result)
         else:
             told = ", ".join(f"{n:,} rows of {stream}" for stream, n in n_before.items())
             logger.info(
@@ -455,12 +529,6 @@ def _check_readable(source: Source, parts: list[Part]) -> None:
                 f"{part.path}: not one of the first {len(first.rejected):,} rows can be read as {part.stream} of "
                 f"{source.name}; line {row.line}: {row.reason} ({row.text[:200]})"
             )
-
-
-def _others(connection: sa.Connection, file: FileProgress) -> list[FileProgress]:
-    """The files of events that are loaded, but this one."""
-    known = raw_imports.files(connection)
-    return [f for f in known if f.stream == EVENTS and f.complete and f.n_loaded and f.file_id != file.file_id]
 
 
 def _reasons(chunk: Chunk) -> Counter[str]:

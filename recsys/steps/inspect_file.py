@@ -31,7 +31,8 @@ from recsys.data.sources.proposal import (
     types_for,
 )
 from recsys.data.sources.reading import CsvFormat, columns_of, has_rows, is_parquet, parquet_types, read_blocks
-from recsys.data.sources.table import COLUMN_OPTIONS, csv_format
+from recsys.data.sources.table import COLUMN_OPTIONS
+from recsys.data.sources.table_options import csv_format
 from recsys.errors import InputError
 from recsys.ids import MAX_DIGITS
 

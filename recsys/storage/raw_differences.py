@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from recsys.storage import raw_tables as raw
 from recsys.storage.raw_imports import TABLES, FileProgress, copy
+from recsys.storage.raw_seen import Seen
 
 _IDS = ARRAY(sa.BigInteger)
 
@@ -29,6 +30,7 @@ class Staged:
         self._table = TABLES[stream]
         self._columns = [column.name for column in self._table.columns if column.name not in ("seq", "file_id")]
         self.n_rows = 0
+        self._has_former = False
         connection.execute(sa.text("drop table if exists staged"))
         connection.execute(
             sa.text(
@@ -47,6 +49,7 @@ class Staged:
     def against(self, former: Sequence[int]) -> Against:
         """Compare with the rows that the files `former` (ids) brought; rows that are there twice count twice."""
         names = self._names()
+        self._has_former = True
         self._run("drop table if exists former_rows")
         self._run(
             f"create temp table former_rows on commit drop as select {names}, count(*) as n "
@@ -66,10 +69,13 @@ class Staged:
         """How many rows of each file (id) that is loaded are in this one; rows that are there twice count twice."""
         names = self._names()
         self._run("analyze staged", "drop table if exists shared_rows")
+        bounds: Any = self._run('select min("timestamp"), max("timestamp") from staged').one()
+        low, high = bounds
+        # The bounds as numbers: of queries Postgres knows nothing, and it would hash all events instead of these few.
         self._run(f"""
             create temp table shared_rows on commit drop as
             select file_id, {names}, count(*) as n from {self._table.fullname} e
-            where "timestamp" between (select min("timestamp") from staged) and (select max("timestamp") from staged)
+            where "timestamp" between {low or 0} and {high or 0}
               and file_id is not null and exists (select 1 from staged s where {self._same("e", "s")})
             group by file_id, {names}
         """)
@@ -82,8 +88,16 @@ class Staged:
         """)
         return {int(row[0]): int(row[1]) for row in found}
 
+    def n_known(self, seen: Seen) -> int:
+        """How many rows may be loaded already, at most; from then on `seen` knows all of them."""
+        n = seen.n_known(self._connection, "staged")
+        seen.add(self._connection, "staged")
+        return n
+
     def insert_new(self, file: FileProgress) -> int:
-        """Insert what the files of `against` did not bring; the number of rows."""
+        """Insert what the files of `against` did not bring, all where there were none; the number of rows."""
+        if not self._has_former:
+            return self._insert(f"select {self._names('s')}, :file_id, s.ord from staged s", file)
         return self._insert(
             f"""
             select {self._names("s")}, :file_id, s.ord

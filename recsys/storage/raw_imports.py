@@ -64,6 +64,12 @@ def files(connection: sa.Connection) -> list[FileProgress]:
     return [FileProgress(**row) for row in rows]
 
 
+def again(connection: sa.Connection, file: FileProgress) -> FileProgress:
+    """A file as it is noted now."""
+    row = connection.execute(sa.select(raw.import_files).where(raw.import_files.c.file_id == file.file_id))
+    return FileProgress(**row.mappings().one())
+
+
 def add_import(
     connection: sa.Connection, values: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]
 ) -> list[FileProgress]:
@@ -134,13 +140,11 @@ def mark_file_complete(connection: sa.Connection, progress: FileProgress) -> Non
     )
 
 
-def mark_complete(connection: sa.Connection, import_id: int) -> None:
-    """Note that all files of an import are loaded."""
-    connection.execute(
-        sa.update(raw.imports)
-        .where(raw.imports.c.import_id == import_id)
-        .values(status="complete", completed_at=sa.func.now())
-    )
+def mark_complete(connection: sa.Connection) -> set[int]:
+    """Note that all files of the imports under way are loaded; gives the imports' ids."""
+    loading = sa.update(raw.imports).where(raw.imports.c.status == "loading")
+    done = loading.values(status="complete", completed_at=sa.func.now()).returning(raw.imports.c.import_id)
+    return set(connection.scalars(done))
 
 
 def say_complete(connection: sa.Connection, until: dt.datetime) -> None:

@@ -138,6 +138,12 @@ class LineCount:
                 "this is a fault of the reader: nothing more is loaded"
             )
 
+    def leave_out(self, n: int) -> None:
+        """Of the lines that were counted as loaded, `n` are left out after all."""
+        if self.lines.total:  # of rows that were derived in memory no line is counted
+            self.loaded -= n
+            self.left_out += n
+
     def by_fate(self) -> dict[str, int]:
         """Number of lines by what became of them; their sum is all lines of the file."""
         return {

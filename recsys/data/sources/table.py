@@ -6,13 +6,11 @@ this file for every option.
 
 from __future__ import annotations
 
-import csv as csv_module
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,10 +30,8 @@ from recsys.data.sources.base import (
     name_in,
 )
 from recsys.data.sources.checking import Checked, reject_unweighed
-from recsys.data.sources.formats import DELIMITER_WORDS
 from recsys.data.sources.numbers import Decimal, plain_numbers
 from recsys.data.sources.reading import (
-    CsvFormat,
     columns_of,
     filled_files,
     is_empty,
@@ -47,13 +43,12 @@ from recsys.data.sources.reading import (
     shown_formats,
 )
 from recsys.data.sources.survey import Decimals, Ids, Survey, Times
-from recsys.data.sources.texts import is_encoding
+from recsys.data.sources.table_options import FORMAT_OPTIONS, as_id_type, csv_format, decimal_sign, types_of, weights_of
 from recsys.data.sources.times import TimeFormat, as_numbers, checked_zone
 from recsys.errors import InputError
 from recsys.ids import IdType, is_storable
 
 COLUMN_OPTIONS = ("user", "item", "timestamp", "event", "value", "transaction")
-FORMAT_OPTIONS = ("delimiter", "header", "names", "encoding", "quoting")
 DEFAULT_WEIGHTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 SINGLE_EVENT = "interaction"  # the event type of a file without such a column
 
@@ -247,7 +242,7 @@ class Table:
 
     def _look_over(self, options: Mapping[str, str]) -> tuple[TimeFormat, Decimal | None]:
         """How times and values are written, as the options say or the files tell; and notes of what is odd."""
-        zone, decimal = checked_zone(options.get("timezone")), _decimal(options.get("decimal"))
+        zone, decimal = checked_zone(options.get("timezone")), decimal_sign(options.get("decimal"))
         declared = {"user": self.declaration.user_id_type, "item": self.declaration.item_id_type}
         survey = Survey(
             times=None if "timestamp_format" in options else Times(zone),
@@ -293,11 +288,11 @@ class Table:
         for name, ids in survey.ids.items():
             self.notes += ids.notes(name, "category")
         prices = survey.decimals.get("price")
-        return _decimal(options.get("decimal")) or (prices.sign if prices else None)
+        return decimal_sign(options.get("decimal")) or (prices.sign if prices else None)
 
     def _declaration(self, options: Mapping[str, str], others: Mapping[str, float]) -> Declaration:
         if "weights" in options:
-            weights = _weights(options["weights"])
+            weights = weights_of(options["weights"])
         else:
             weights = DEFAULT_WEIGHTS if "event" in self._columns else {SINGLE_EVENT: 1.0}
         if "event" not in self._columns and len(weights) != 1:
@@ -313,93 +308,20 @@ class Table:
         return Declaration(
             user_id_type=self._id_type("user", options),
             item_id_type=self._id_type("item", options),
-            category_id_type=_as_id_type("category", options.get("category_id_type", "string")),
+            category_id_type=as_id_type("category", options.get("category_id_type", "string")),
             event_weights=weights,
-            label_event_types=_types("labels", options, weights, labels),
-            bought_event_types=_types("bought", options, weights, bought),
+            label_event_types=types_of("labels", options, weights, labels),
+            bought_event_types=types_of("bought", options, weights, bought),
         )
 
     def _id_type(self, entity: str, options: Mapping[str, str]) -> IdType:
         if given := options.get(f"{entity}_id_type"):
-            return _as_id_type(entity, given)
+            return as_id_type(entity, given)
         path = self._filled[0]
         if not is_parquet(path):
             return "string"
         kind = parquet_types(path)[self._columns[entity]]
         return "integer" if pa.types.is_integer(kind) else "string"
-
-
-def _decimal(given: str | None) -> Decimal | None:
-    if given not in (None, ".", ","):
-        raise InputError(f"option decimal={given} is unknown; use . or ,")
-    return None if given is None else cast(Decimal, given)
-
-
-def _as_id_type(entity: str, given: str) -> IdType:
-    if given not in ("integer", "string"):
-        raise InputError(f"option {entity}_id_type={given} is unknown; use integer or string")
-    return cast(IdType, given)
-
-
-def _weights(given: str) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for pair in given.split(","):
-        name, _, number = pair.rpartition(":")
-        try:
-            weights[name.strip()] = float(number)
-        except ValueError:
-            name = ""
-        if not name.strip() or not math.isfinite(weights[name.strip()]):
-            raise InputError(f"option weights={given}: {pair!r} is not of the form TYPE:NUMBER with a finite number")
-    return weights
-
-
-def _types(
-    option: str, options: Mapping[str, str], weights: Mapping[str, float], default: tuple[str, ...]
-) -> tuple[str, ...]:
-    if option not in options:
-        return default
-    chosen = tuple(name.strip() for name in options[option].split(",")) if options[option].strip() else ()
-    if option == "labels" and not chosen:
-        raise InputError("option labels is empty; name one event type at least that the ranker is to bring about")
-    unknown = [name for name in chosen if name not in weights]
-    if unknown:
-        raise InputError(
-            f"option {option} names {', '.join(unknown)}, which has no weight; known: {', '.join(weights)}"
-        )
-    return chosen
-
-
-def csv_format(options: Mapping[str, str]) -> CsvFormat:
-    """The options that say how files are written; InputError for one that cannot be."""
-    given = {name: options[name] for name in FORMAT_OPTIONS if options.get(name)}
-    delimiter = given.get("delimiter")
-    if delimiter is not None:
-        delimiter = DELIMITER_WORDS.get(delimiter.lower(), delimiter)
-        if len(delimiter.encode()) > 4 or set(delimiter) & set('"\r\n\0'):
-            raise InputError(
-                f"option delimiter={delimiter!r} is none; use comma, semicolon, tab, pipe, space or 1 to 4 characters"
-            )
-    names = given.get("names")
-    columns = None if names is None else tuple(name.strip() for name in next(csv_module.reader([names])))
-    encoding = given.get("encoding")
-    if encoding is not None and not is_encoding(encoding):
-        raise InputError(f"option encoding={encoding} is unknown; use utf-8, utf-16, cp1252, latin-1 or the like")
-    return CsvFormat(
-        delimiter=delimiter,
-        names=columns,
-        header=_yes_or_no("header", given),
-        quoting=_yes_or_no("quoting", given),
-        encoding=encoding,
-    )
-
-
-def _yes_or_no(option: str, given: Mapping[str, str]) -> bool | None:
-    if option not in given:
-        return None
-    if given[option].lower() not in ("yes", "no"):
-        raise InputError(f"option {option}={given[option]} is unknown; use yes or no")
-    return given[option].lower() == "yes"
 
 
 def _beside(path: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ from recsys.data.sources.base import Part
 from recsys.errors import InputError
 from recsys.storage.raw_differences import Staged
 from recsys.storage.raw_imports import FileProgress
+from recsys.storage.raw_seen import Seen
 
 CONTAINED = 0.9  # of a loaded file's rows, from which on the new file is that file grown
 NEARLY_ALL = 0.9  # of the new file's rows are there: it goes on from several files
@@ -39,6 +40,12 @@ def continued(part: Part, staged: Staged, files: Sequence[FileProgress], *, is_k
             "--drop-duplicates loads the events that are not there yet, --keep-duplicates all of them once more"
         )
     return held
+
+
+def are_others(staged: Staged, files: Sequence[FileProgress], seen: Seen) -> bool:
+    """Whether `continued` would find none for certain, told without looking at loaded rows."""
+    n = staged.n_known(seen)
+    return n < ACCIDENTAL * staged.n_rows and all(n < CONTAINED * file.n_loaded for file in files)
 
 
 def shown(files: Sequence[FileProgress]) -> str:
