@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,14 @@ import sqlalchemy as sa
 from recsys import log
 from recsys import settings as settings_module
 from recsys.data.sources import open_source, source_of
-from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source, as_text
+from recsys.data.sources.base import EVENTS, Chunk, Part, Source, as_text
 from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.steps.imports import summary
-from recsys.steps.imports.erased import without
-from recsys.steps.imports.known import are_others, continued, shown
+from recsys.steps.imports.accounts import Accounts
+from recsys.steps.imports.files import Files
 from recsys.steps.imports.plan import (
-    START_OVER,
     Plan,
-    Task,
     changes,
     check_fits,
     inherited,
@@ -34,22 +29,15 @@ from recsys.steps.imports.plan import (
     spelt_out,
     with_roles_kept,
 )
-from recsys.steps.imports.progress import Bar, Quarantine, file_name, progress_bar
-from recsys.storage import keys, raw_erased, raw_imports
+from recsys.steps.imports.progress import progress_bar
+from recsys.steps.imports.request import Request
+from recsys.storage import raw_erased, raw_imports
 from recsys.storage.engine import engine as open_engine
 from recsys.storage.engine import require_current, with_patience
-from recsys.storage.raw_differences import Staged, n_duplicates
+from recsys.storage.raw_differences import n_duplicates
 from recsys.storage.raw_imports import FileProgress
-from recsys.storage.raw_seen import Seen
-
-logger = logging.getLogger(__name__)
 
 LOCK_PATIENCE_S = 15.0  # a killed import's last transaction may still be ending
-MAX_BAD = 0.5  # of a file's rows
-MAX_BAD_REPLACING = 0.1  # what is there is lost, so what takes its place must be right
-LOADED_BEFORE = "loaded before"
-DUPLICATE = "exact duplicates"
-AS_BEFORE = "said before"  # of a catalogue
 
 
 def run(
@@ -94,7 +82,7 @@ def run(
     source_of(source, Path(path))  # before a database is started
     settings = settings_module.load()
     engine = engine or open_engine(settings)
-    loading = _Loading(
+    request = Request(
         source=source,
         path=Path(path),
         options=dict(options or {}),
@@ -106,6 +94,7 @@ def run(
         allow_bad_rows=allow_bad_rows,
         complete_until=complete_until,
     )
+    loading = _Loading(request)
     with_patience(lambda: require_current(engine), settings.database_patience_s)
     return with_patience(lambda: loading.run(engine), settings.database_patience_s)
 
@@ -114,45 +103,18 @@ class _Loading:
     """One call of `run`; started again from the database's own record when the connection is lost."""
 
     source: Source
-    notes: list[str]
 
-    def __init__(
-        self,
-        source: str,
-        path: Path,
-        options: dict[str, str],
-        weights: Mapping[str, float],
-        quarantine: Path,
-        replace: bool,
-        drop_duplicates: bool,
-        keep_duplicates: bool,
-        allow_bad_rows: bool,
-        complete_until: dt.datetime | None,
-    ) -> None:
-        self.source_name = source
-        self.path = path
-        self.options = options
-        self.weights = weights
-        self.quarantine = quarantine
-        self.replace = replace
-        self.drop_duplicates = drop_duplicates
-        self.keep_duplicates = keep_duplicates
-        self.allow_bad_rows = allow_bad_rows
-        self.complete_until = complete_until
-        self.emptied: dict[tuple[str, str], Counter[str]] = {}  # (stream, file) → reason → cells left empty
-        self.lines: dict[tuple[str, str], LineCount] = {}  # (stream, file) → what became of its lines
-        self.erased: Set[str] = frozenset()  # digests of users whose rows are left out
-        self.begun: list[int] = []  # ids of the files that are loaded here
-        self.n_to_compare = 0
-        self.seen: Seen | None = None  # made when many files are compared
-        self.n_there: Mapping[int, int] = {}  # file → its events that are there, where users were erased since
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.accounts = Accounts(request)
+        self.files = Files(request, self.accounts)
 
     def run(self, engine: sa.Engine) -> dict[str, Any]:
         with engine.connect() as connection:
             connection.detach()  # the lock lasts as long as the connection: it must not go back to a pool
             _lock(connection)
             started = time.monotonic()
-            if not self.replace:
+            if not self.request.replace:
                 result = self._load(connection)
             else:
                 with connection.begin():
@@ -160,46 +122,39 @@ class _Loading:
                     result = self._load(connection)
                     raw_imports.start_over(connection)  # last: readers of lists wait from here to the commit
                     raw_erased.hold_off_erasures(connection)
-                    self._leave_out_erased(connection)
-                self.replace = False  # after a lost connection a load goes on, it does not start over
+                    self.files.leave_out_erased(connection)
+                self.request.replace = False  # after a lost connection a load goes on, it does not start over
             return {"seconds": round(time.monotonic() - started, 1), **result}
 
-    def _transaction(self, connection: sa.Connection) -> AbstractContextManager[Any]:
-        """Each step is one, unless all is to take the place of what is there."""
-        return nullcontext() if self.replace else connection.begin()
-
     def _load(self, connection: sa.Connection) -> dict[str, Any]:
-        with self._transaction(connection):
+        with self.request.transaction(connection):
             former = raw_imports.imports(connection)
-            self.erased = keys.erased(connection)
-            self.n_there = raw_erased.n_there(connection) if self.erased else {}
+            self.files.look_at_erased(connection)
         newest = former[-1] if former else None
-        options = inherited(newest, source_of(self.source_name, self.path), self.options)
-        weights = {**(newest.event_weights if newest is not None else {}), **self.weights}
-        self.source = open_source(self.source_name, self.path, options, weights)
+        options = inherited(newest, source_of(self.request.source, self.request.path), self.request.options)
+        weights = {**(newest.event_weights if newest is not None else {}), **self.request.weights}
+        self.source = open_source(self.request.source, self.request.path, options, weights)
         parts = self.source.parts()
-        self.notes = []
-        self._note(self.source.notes)
+        self.accounts.notes = []
+        self.accounts.note(self.source.notes)
         if newest is not None:
             check_fits(newest, self.source, options)
             self.source.declaration = with_roles_kept(newest, self.source, options)
         options = spelt_out(self.source, options)
         checksums = checksums_of(parts)
-        with self._transaction(connection):
+        with self.request.transaction(connection):
             known = raw_imports.files(connection)
         planned = plan(
             parts, checksums, known, {row.import_id: row for row in former}, options, self.source.declaration
         )
         _check_readable(self.source, [task.part for task in planned.tasks])
-        with self._transaction(connection):
+        with self.request.transaction(connection):
             begun = self._register(connection, planned, options, newest)
-        self.begun = [file.file_id for file in begun]
-        self.n_to_compare = sum(task.part.stream == EVENTS for task in planned.tasks)
-        self.seen = None
+        self.files.begin(planned.tasks, begun)
         try:
             return self._load_files(connection, planned, begun)
         except RecsysError:
-            if not self.replace:
+            if not self.request.replace:
                 with connection.begin():
                     unfinished = {row.import_id for row in former if row.status != "complete"}
                     touched = {file.import_id for file in begun}
@@ -214,10 +169,10 @@ class _Loading:
         """Note what is new in this import; gives the file of each task."""
         if planned.take_back:
             raw_imports.take_back(connection, planned.take_back)
-        self._note(planned.notes)
+        self.accounts.note(planned.notes)
         declaration = {name: _json(value) for name, value in asdict(self.source.declaration).items()}
         said = changes(newest, self.source.declaration) if newest is not None else []
-        self._note(said)
+        self.accounts.note(said)
         new = [
             {"stream": task.part.stream, "file": task.part.name, "sha256": task.sha256}
             for task in planned.tasks
@@ -230,37 +185,33 @@ class _Loading:
         added: list[FileProgress] = []
         if new or aliases or said:
             said_options = {name: as_text(value) for name, value in options.items()}
-            path = as_text(str(self.path))
+            path = as_text(str(self.request.path))
             values = {"source": self.source.name, "path": path, "options": said_options, **declaration}
             status = "loading" if new else "complete"
             added = raw_imports.add_import(
-                connection, values | {"complete_until": self.complete_until, "status": status}, [*new, *aliases]
+                connection, values | {"complete_until": self.request.complete_until, "status": status}, [*new, *aliases]
             )
-        elif self.complete_until is not None:
-            raw_imports.say_complete(connection, self.complete_until)
+        elif self.request.complete_until is not None:
+            raw_imports.say_complete(connection, self.request.complete_until)
         waiting = iter(added)
         return [task.begun or next(waiting) for task in planned.tasks]
 
     def _load_files(self, connection: sa.Connection, planned: Plan, begun: list[FileProgress]) -> dict[str, Any]:
-        loaded = []
         with progress_bar() as bar:
-            for task, file in zip(planned.tasks, begun, strict=True):
-                if task.how == "rows" and not self._may_be_there(connection, task, file):
-                    loaded.append(self._load_rows(connection, task.part, file, bar))
-                else:
-                    loaded.append(self._load_difference(connection, task, file, bar))
+            pairs = zip(planned.tasks, begun, strict=True)
+            loaded = [self.files.load(connection, task, file, bar) for task, file in pairs]
         return self._finish(connection, planned, loaded)
 
     def _finish(self, connection: sa.Connection, planned: Plan, loaded: list[FileProgress]) -> dict[str, Any]:
         """All files are loaded, now or before the import was killed: what is left to do once they are."""
         former = [file for task in planned.tasks for file in task.former if not task.part.is_state]
-        with self._transaction(connection):
+        with self.request.transaction(connection):
             now = {file.file_id: file for file in raw_imports.files(connection)}
             loaded = [now[file.file_id] for file in loaded]
             current = [*planned.current, *loaded]
             files = {file.file_id: file for file in [*planned.before, *former, *loaded]}.values()
             if not sum(file.n_loaded for file in files if file.stream == EVENTS):
-                raise EmptyResultError(f"{self.path}: not one event was left to load; see the counts above")
+                raise EmptyResultError(f"{self.request.path}: not one event was left to load; see the counts above")
             finished = raw_imports.mark_complete(connection)
             ours = finished & {file.import_id for file in current}
             of_ours = [file for file in current if file.import_id in ours]
@@ -268,255 +219,14 @@ class _Loading:
             n_twice = n_duplicates(connection, new_events) if new_events else 0
             whole = summary.of_database(connection) if ours else {}
             paths = [row.path for row in raw_imports.imports(connection) if row.import_id in finished - ours]
-        self._note([f"the import of {path}, which was interrupted at its very end, is finished" for path in paths])
+        self.accounts.note(
+            [f"the import of {path}, which was interrupted at its very end, is finished" for path in paths]
+        )
         if n_twice:
-            self._note(
+            self.accounts.note(
                 [f"{n_twice:,} of the events equal another one in every column; --drop-duplicates leaves such out"]
             )
-        return self._result(current, list(files), of_ours, n_twice, whole)
-
-    def _may_be_there(self, connection: sa.Connection, task: Task, file: FileProgress) -> bool:
-        """Whether events of a file can be loaded already, so that it is compared before it is loaded."""
-        if task.part.stream != EVENTS or self.drop_duplicates:
-            return task.part.stream == EVENTS
-        if self.keep_duplicates or file.position:
-            return False
-        with self._transaction(connection):
-            return bool(self._others(connection, file))
-
-    def _load_rows(self, connection: sa.Connection, part: Part, progress: FileProgress, bar: Bar) -> FileProgress:
-        """Chunk by chunk, each with the note of how far the file is dealt with; goes on where that note stands."""
-        resume_at, read_to = progress.position, 0
-        with Quarantine(self._quarantine_file(progress), part.name) as quarantine, bar.file(part) as say:
-            for chunk in self._read(part):
-                quarantine.write(chunk.rejected)
-                starts_at, read_to = read_to, chunk.end
-                if read_to <= resume_at:
-                    continue  # loaded before the last interruption
-                if starts_at != progress.position:  # a release that reads in other pieces: from the file's start
-                    with self._transaction(connection):
-                        progress = raw_imports.begin_again(connection, progress)
-                    return self._load_rows(connection, part, progress, bar)
-                with self._transaction(connection):
-                    progress = raw_imports.append(
-                        connection,
-                        progress,
-                        chunk.rows,
-                        end=chunk.end,
-                        reasons=_reasons(chunk),
-                        left_out=chunk.left_out,
-                    )
-                    progress = self._before_commit(connection, part, progress)
-                    self.seen = None
-                say(progress.n_loaded)
-        with self._transaction(connection):
-            self._mark_complete(connection, part, progress)
-        self._say(part, progress)
-        return progress
-
-    def _load_difference(self, connection: sa.Connection, task: Task, file: FileProgress, bar: Bar) -> FileProgress:
-        """What the file says beyond what is there, in one transaction."""
-        part = task.part
-        reasons: Counter[str] = Counter()
-        left_out: Counter[str] = Counter()
-        end = 0
-        with (
-            self._transaction(connection),
-            Quarantine(self._quarantine_file(file), part.name) as quarantine,
-            bar.file(part) as say,
-        ):
-            if file.position:  # killed while it was loaded row by row: all of it is looked at now
-                file = raw_imports.begin_again(connection, file)
-            staged = Staged(connection, part.stream)
-            for chunk in self._read(part):
-                quarantine.write(chunk.rejected)
-                staged.add(chunk.rows)
-                reasons.update(_reasons(chunk))
-                left_out.update(chunk.left_out)
-                end = chunk.end
-                say(staged.n_rows)
-            n_new, why = self._insert(connection, staged, task, file)
-            if staged.n_rows > n_new:
-                left_out[why] += staged.n_rows - n_new
-                if part.stream == EVENTS:  # elsewhere a line may be several rows
-                    self.lines[part.stream, part.name].leave_out(staged.n_rows - n_new)
-            file = raw_imports.note(connection, file, end=end, n_loaded=n_new, reasons=reasons, left_out=left_out)
-            file = self._before_commit(connection, part, file)
-            self._mark_complete(connection, part, file)
-        self._say(part, file)
-        return file
-
-    def _leave_out_erased(self, connection: sa.Connection) -> bool:
-        """Remove what was loaded here of users who were erased since this was looked at; whether there are any."""
-        known, self.erased = self.erased, keys.erased(connection)
-        if late := self.erased - known:
-            raw_erased.remove(connection, self.begun, late)
-        return bool(late)
-
-    def _before_commit(self, connection: sa.Connection, part: Part, file: FileProgress) -> FileProgress:
-        """The file, less what it brought of users who were erased meanwhile."""
-        if not self.replace:  # that one is committed as a whole, see `run`
-            raw_erased.hold_off_erasures(connection)
-        if not self._leave_out_erased(connection):
-            return file
-        less = raw_imports.again(connection, file)
-        self.lines[part.stream, part.name].leave_out(file.n_loaded - less.n_loaded)
-        return less
-
-    def _insert(self, connection: sa.Connection, staged: Staged, task: Task, file: FileProgress) -> tuple[int, str]:
-        """The number of rows that were new, and why the others were left out."""
-        part = task.part
-        if task.how == "state":
-            state = staged.insert_state(file, int(dt.datetime.now(dt.UTC).timestamp() * 1000))
-            said = f"{part.name} is a later state: {state.n_told:,} properties are new or changed"
-            said += f", {state.n_emptied:,} emptied" if state.n_emptied else ""
-            if state.n_missing:
-                said += f"; {state.n_missing:,} that were described before are not in it and stay as they were"
-            self._note([said])
-            return state.n_told, AS_BEFORE
-        why = LOADED_BEFORE
-        has_grown = False
-        if task.former and part.stream == EVENTS:
-            against = staged.against([former.file_id for former in task.former])
-            if against.is_later:
-                self._note([f"{part.name} is another file than before, and all later: taken as a further one"])
-            elif against.n_missing:
-                raise InputError(
-                    f"{part.path}: another file of this name is loaded already, and this one differs from it: "
-                    f"{against.n_missing:,} of the {against.n_former:,} rows that it brought are not in it any more. "
-                    f"If it holds new rows alone, give it a name of its own; if rows were withdrawn, {START_OVER}"
-                )
-            else:
-                has_grown = True
-                self._note([f"{part.name} has grown: its new rows alone are loaded"])
-        elif task.former:
-            staged.against([former.file_id for former in task.former])
-            self._note([f"{part.name} has changed: its new rows are loaded, what it said before stays"])
-        if self.drop_duplicates and part.stream == EVENTS:
-            return staged.insert_distinct(file), DUPLICATE if not task.former else f"{LOADED_BEFORE} or {DUPLICATE}"
-        if part.stream == EVENTS and not self.keep_duplicates:
-            self._set_against_others(connection, staged, task, self._others(connection, file), has_grown)
-        return staged.insert_new(file), why
-
-    def _set_against_others(
-        self, connection: sa.Connection, staged: Staged, task: Task, others: list[FileProgress], has_grown: bool
-    ) -> None:
-        """Compare with the files of any name that this one holds, beside those that its own name brought."""
-        own = {former.file_id for former in task.former}
-        others = [other for other in others if other.file_id not in own]
-        if self.seen is None and self.n_to_compare > 1:
-            self.seen = Seen(connection)
-        if self.seen is not None and are_others(staged, others, self.seen):
-            return
-        held = continued(task.part, staged, others, is_known=has_grown)
-        if held:
-            staged.against([*own, *(other.file_id for other in held)])
-            self._note([f"{task.part.name} holds what {shown(held)} brought: it has grown, its new rows are loaded"])
-
-    def _others(self, connection: sa.Connection, file: FileProgress) -> list[FileProgress]:
-        """The files of events that are loaded, but this one, with the number of their events that are there."""
-        known = [f for f in raw_imports.files(connection) if f.stream == EVENTS and f.complete]
-        if self.erased:
-            known = [replace(f, n_loaded=self.n_there.get(f.file_id, f.n_loaded)) for f in known]
-        return [f for f in known if f.n_loaded and f.file_id != file.file_id]
-
-    def _read(self, part: Part) -> Iterator[Chunk]:
-        """The chunks of a part; every line of it must be accounted for."""
-        emptied = self.emptied[part.stream, part.name] = Counter()
-        count = self.lines[part.stream, part.name] = LineCount()
-        for chunk in part.read():
-            chunk = without(chunk, self.erased)
-            count.add(part, chunk)
-            for reason, n in chunk.emptied.items():
-                may_be_told = reason in emptied or len(emptied) < raw_imports.MAX_REASONS
-                emptied[reason if may_be_told else raw_imports.OTHER_REASONS] += n
-            yield chunk
-
-    def _check_share_of_bad(self, part: Part, file: FileProgress) -> None:
-        """InputError where so many rows are bad that the file, or an option, is rather the wrong one."""
-        bound = MAX_BAD_REPLACING if self.replace else MAX_BAD
-        if self.allow_bad_rows or file.n_rejected <= bound * file.position:
-            return
-        often = sorted(file.reasons.items(), key=lambda reason: -reason[1])[:3]
-        raise InputError(
-            f"{part.path}: {file.n_rejected:,} of its {file.position:,} rows cannot be read as {part.stream} of "
-            f"{self.source.name}: {'; '.join(f'{reason} ({n:,})' for reason, n in often)}. More than {bound:.0%} is "
-            f"refused{' with --replace' if self.replace else ''}, and nothing was loaded; the rows are in "
-            f"{self._quarantine_file(file)}. --allow-bad-rows loads the others all the same"
-        )
-
-    def _mark_complete(self, connection: sa.Connection, part: Part, file: FileProgress) -> None:
-        """Check what was noted of a file that is read to its end."""
-        self._check_share_of_bad(part, file)
-        n_told = file.n_loaded + file.n_rejected + sum(file.left_out.values())
-        if part.stream == EVENTS and n_told != file.position:
-            raise RecsysError(
-                f"{part.path}: {file.n_loaded:,} rows loaded, {file.n_rejected:,} rejected, {file.left_out} left out "
-                f"are not its {file.position:,} rows; this is a fault of the import: nothing of it is loaded"
-            )
-        raw_imports.mark_file_complete(connection, file)
-
-    def _say(self, part: Part, file: FileProgress) -> None:
-        key = part.stream, part.name
-        told = _told(file, self._quarantine_file(file), self.emptied[key])
-        logger.info("%s%s", told, _lines_told(self.lines[key]))
-
-    def _note(self, notes: Sequence[str]) -> None:
-        for note in notes:
-            logger.info("%s: %s", self.source.name, note)
-        self.notes += notes
-
-    def _quarantine_file(self, progress: FileProgress) -> Path:
-        folder = self.quarantine / f"{self.source.name}-{progress.import_id}"
-        return folder / f"{progress.stream}-{file_name(progress.file)}.csv"
-
-    def _result(
-        self,
-        current: list[FileProgress],
-        all_states: list[FileProgress],
-        of_ours: list[FileProgress],
-        n_duplicates: int,
-        whole: dict[str, Any],
-    ) -> dict[str, Any]:
-        n_loaded: Counter[str] = Counter()
-        n_before: Counter[str] = Counter()  # by earlier imports, from the files of this one
-        left_out: Counter[str] = Counter()
-        reasons: Counter[str] = Counter()
-        lines: Counter[str] = Counter()
-        for count in self.lines.values():
-            lines.update(count.by_fate())
-        ours = {file.import_id for file in of_ours}
-        for file in all_states:
-            counted, other = (n_loaded, n_before) if file.import_id in ours else (n_before, n_loaded)
-            counted[file.stream] += file.n_loaded
-            other[file.stream] += 0
-        for file in current:
-            left_out.update(file.left_out)
-            reasons.update(file.reasons)
-        result = {
-            "source": self.source.name,
-            "status": "loaded" if of_ours else "already loaded",
-            "n_loaded": dict(n_loaded),
-            "n_loaded_before": dict(n_before),
-            "n_rejected": sum(file.n_rejected for file in current),
-            "rejected": dict(reasons.most_common()),
-            "left_out": dict(left_out),
-            "emptied": dict(sum(self.emptied.values(), Counter())),
-            "lines": {"read": lines.total(), **lines},
-            "n_duplicates": n_duplicates,
-            "quarantine": [str(self._quarantine_file(file)) for file in current if file.n_rejected],
-            "files": [summary.of_file(file) for file in of_ours],
-            **whole,
-            "notes": self.notes,
-        }
-        if of_ours:
-            summary.show(result)
-        else:
-            told = ", ".join(f"{n:,} rows of {stream}" for stream, n in n_before.items())
-            logger.info(
-                "%s: all files of %s were loaded before (%s); nothing is loaded now", self.source.name, self.path, told
-            )
-        return result
+        return summary.of_import(self.accounts, current, list(files), of_ours, n_twice, whole)
 
 
 def _check_readable(source: Source, parts: list[Part]) -> None:
@@ -531,10 +241,6 @@ def _check_readable(source: Source, parts: list[Part]) -> None:
             )
 
 
-def _reasons(chunk: Chunk) -> Counter[str]:
-    return Counter(row.reason for row in chunk.rejected)
-
-
 def _lock(connection: sa.Connection) -> None:
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while not raw_imports.try_lock(connection):
@@ -543,24 +249,6 @@ def _lock(connection: sa.Connection) -> None:
         connection.commit()
         time.sleep(0.25)
     connection.commit()
-
-
-def _told(progress: FileProgress, quarantine: Path, emptied: Mapping[str, int]) -> str:
-    text = f"{progress.stream} of {progress.file}: {progress.n_loaded:,} rows loaded now"
-    for reason, n in progress.left_out.items():
-        text += f"; left out, {reason}: {n:,}"
-    for reason, n in emptied.items():
-        text += f"; cells not read, {reason}: {n:,}"
-    if progress.n_rejected:
-        text += f"; {progress.n_rejected:,} bad rows are in {quarantine}"
-    return text
-
-
-def _lines_told(count: LineCount) -> str:
-    if not count.lines.total:
-        return ""
-    fates = ", ".join(f"{n:,} {fate}" for fate, n in count.by_fate().items() if n)
-    return f"; {count.lines.total:,} lines = {fates}"
 
 
 def _json(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
+from collections import Counter
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recsys.steps.imports.accounts import Accounts
 from recsys.storage.raw_imports import FileProgress
+
+logger = logging.getLogger(__name__)
 
 _EVENTS = 'select count(*), count(distinct visitorid), min("timestamp"), max("timestamp") from raw.events'
 _TYPES = "select event, count(*) as n from raw.events group by event order by n desc, event"
@@ -52,6 +57,59 @@ def of_database(connection: sa.Connection) -> dict[str, Any]:
             "items_with_events_described": n_both,
         },
     }
+
+
+def of_import(
+    accounts: Accounts,
+    current: list[FileProgress],
+    all_states: list[FileProgress],
+    of_ours: list[FileProgress],
+    n_duplicates: int,
+    whole: dict[str, Any],
+) -> dict[str, Any]:
+    """The result of an import, which is printed as well."""
+    n_loaded: Counter[str] = Counter()
+    n_before: Counter[str] = Counter()  # by earlier imports, from the files of this one
+    left_out: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    lines: Counter[str] = Counter()
+    for count in accounts.lines.values():
+        lines.update(count.by_fate())
+    ours = {file.import_id for file in of_ours}
+    for file in all_states:
+        counted, other = (n_loaded, n_before) if file.import_id in ours else (n_before, n_loaded)
+        counted[file.stream] += file.n_loaded
+        other[file.stream] += 0
+    for file in current:
+        left_out.update(file.left_out)
+        reasons.update(file.reasons)
+    result = {
+        "source": accounts.request.source,
+        "status": "loaded" if of_ours else "already loaded",
+        "n_loaded": dict(n_loaded),
+        "n_loaded_before": dict(n_before),
+        "n_rejected": sum(file.n_rejected for file in current),
+        "rejected": dict(reasons.most_common()),
+        "left_out": dict(left_out),
+        "emptied": dict(sum(accounts.emptied.values(), Counter())),
+        "lines": {"read": lines.total(), **lines},
+        "n_duplicates": n_duplicates,
+        "quarantine": [str(accounts.quarantine_file(file)) for file in current if file.n_rejected],
+        "files": [of_file(file) for file in of_ours],
+        **whole,
+        "notes": accounts.notes,
+    }
+    if of_ours:
+        show(result)
+    else:
+        told = ", ".join(f"{n:,} rows of {stream}" for stream, n in n_before.items())
+        logger.info(
+            "%s: all files of %s were loaded before (%s); nothing is loaded now",
+            accounts.request.source,
+            accounts.request.path,
+            told,
+        )
+    return result
 
 
 def show(result: dict[str, Any]) -> None:
