@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from fast_api_service import erasure
-from fast_api_service.database import postgres_dsn
 from fast_api_service.writable import Writable
 from recsys.data.sources import reading
+from recsys.dsn import postgres_url
 from recsys.storage import keys, raw_imports
 from recsys.storage import raw_tables as raw
 from tests.integration.imports import MAP, rows, write
@@ -33,7 +33,7 @@ def erase(clean_database: sa.Engine, clean_database_url: str) -> Callable[[str],
     """Erase a user as the service does; gives the number of imported events that went."""
 
     async def whole(user: str) -> int:
-        writes = Writable(postgres_dsn(clean_database_url))
+        writes = Writable(postgres_url(clean_database_url))
         await writes.open()
         try:
             return (await erasure.erase(writes, user)).removed["raw_events"]
