@@ -66,6 +66,7 @@ def pytest_sessionstart() -> None:
     remove_folders(of_this_process=False)
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures have ended what they began
 def pytest_sessionfinish() -> None:
     remove_folders(of_this_process=True)
 

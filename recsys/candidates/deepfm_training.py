@@ -137,6 +137,9 @@ def train(
     Raises ModelError when a loss or a weight is not finite.
     """
     rng = np.random.default_rng(schedule.seed)
+    logger.info(
+        "deepfm: loading TensorFlow, then up to %d epochs of %d rows", schedule.max_epochs, schedule.rows_per_epoch
+    )
     network = make_network(config, weights)
     compile_network(network, schedule)
     curve: dict[str, list[float]] = {}

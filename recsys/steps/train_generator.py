@@ -22,7 +22,7 @@ from recsys.data.dataset import Dataset, instant
 from recsys.errors import NothingToDoError
 from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import accuracy, novelty, user_coverage
-from recsys.evaluation.protocol import Window, labels_of
+from recsys.evaluation.protocol import Window, date, labels_of
 from recsys.ranking.windows import training_windows
 from recsys.steps.context import HISTORY, SERVING, Context, require_purpose
 from recsys.steps.write_lists import bought
@@ -116,7 +116,7 @@ def _train(
         name, f"{name} {data.meta.as_of_at:%Y-%m-%d}", params=params | {"dataset": ref}, tags=tags
     ) as run:
         for number, fit in enumerate(plan, 1):
-            logger.info("%s, fit %d of %d, on what lies before %s", name, number, len(plan), instant(fit.cut_at))
+            logger.info("%s, fit %d of %d, on what lies before %s", name, number, len(plan), date(fit.cut_at))
             seconds = _fit(ctx, name, fit, data, interactions, force=force)
             run.metrics({f"seconds.{fit.purpose}": seconds}, step=fit.cut_at // 1_000_000)
             run.tag(f"artifact.{fit.purpose}.{instant(fit.cut_at):%Y%m%d}", f"{name}/{fit.version}")

@@ -42,7 +42,10 @@ def run_in(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     call = [sys.executable, "-m", "pytest", "--noconftest", "-p", "tests.conftest", "-c", "pyproject.toml"]
     environment = os.environ | {"TMPDIR": str(folder), "STARTED": str(folder / "started")}
     environment.pop("RECSYS_TEST_DATABASE_URL", None)
-    return subprocess.Popen([*call, *arguments, str(folder / "test_waiting.py")], cwd=ROOT, env=environment)
+    with (folder / "output").open("wb") as output:
+        return subprocess.Popen(
+            [*call, *arguments, str(folder / "test_waiting.py")], cwd=ROOT, env=environment, stdout=output
+        )
 
 
 def left(folder: Path) -> list[str]:
@@ -66,6 +69,10 @@ def test_neither_a_signal_nor_a_kill_leaves_a_server_or_a_folder_for_long(folder
         assert left(folder)
         waiting.send_signal(number)
         waiting.wait(60)
+        told = (folder / "output").read_text()
+        if number == signal.SIGTERM:
+            assert "KeyboardInterrupt" in told
+            assert "Error" not in told, "fixtures end before their servers do"
         if number == signal.SIGKILL:
             assert left(folder)
             run_in(folder, "--collect-only", "-q").wait(60)

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from recsys.artifacts import ArtifactStore
-from recsys.online import event_meaning, training_state, updater
+from recsys.online import event_meaning, training_state, update_loop
 from recsys.online.connections import Connections
 from recsys.online.event import parse
 from recsys.online.log import START, LogGapError
@@ -75,7 +75,7 @@ TRAINERS: list[Trainer] = []
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_database: sa.Engine) -> Settings:
     TRAINERS.clear()
-    monkeypatch.setattr(updater, "Trainer", Trainer)
+    monkeypatch.setattr(update_loop, "Trainer", Trainer)
     with ArtifactStore(str(tmp_path)).writing("deepfm_serving", "v1", made_by="tests") as (folder, _):
         (folder / "a file").write_text("of a model")
     world.stock(clean_database)
