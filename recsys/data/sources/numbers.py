@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from recsys.data.sources.words import BLANKS
 
 Decimal = Literal[".", ","]
+_NUMBER: Final = r"^[+-]?[0-9]+(?:[.,][0-9]*)?(?:[eE][+-]?[0-9]+)?$"
 MAX_LENGTH: Final = 100  # characters of a number; on longer texts the patterns below could take for ever
 
 _MONEY: Final = (
@@ -44,6 +45,17 @@ def read_numbers(texts: pa.Array, decimal: Decimal | None) -> pa.Array:
         except pa.ArrowInvalid:
             pass
     return per_value(texts, lambda text: number(text, decimal), pa.float64())
+
+
+def as_numbers(texts: pa.Array) -> pa.Array:
+    """Texts as integers where all are, else as floats; null where one is no plain number."""
+    texts = pc.utf8_trim_whitespace(texts)
+    texts = pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, pa.scalar(None, pa.string()))
+    texts = pc.replace_substring(texts, ",", ".")
+    try:
+        return texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return texts.cast(pa.float64())
 
 
 def plain_numbers(numbers: pa.Array) -> pa.Array:

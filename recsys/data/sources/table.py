@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv as csv_module
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ from recsys.data.sources.base import (
     name_in,
 )
 from recsys.data.sources.checking import Checked, reject_unweighed
+from recsys.data.sources.day_times import DayTimes
 from recsys.data.sources.formats import DELIMITER_WORDS
 from recsys.data.sources.numbers import Decimal, plain_numbers
 from recsys.data.sources.reading import (
@@ -48,7 +50,7 @@ from recsys.data.sources.reading import (
 )
 from recsys.data.sources.survey import Decimals, Ids, Survey, Times
 from recsys.data.sources.texts import is_encoding
-from recsys.data.sources.times import TimeFormat, as_numbers, checked_zone
+from recsys.data.sources.times import TimeFormat, checked_zone
 from recsys.errors import InputError
 from recsys.ids import IdType, is_storable
 
@@ -251,6 +253,7 @@ class Table:
         declared = {"user": self.declaration.user_id_type, "item": self.declaration.item_id_type}
         survey = Survey(
             times=None if "timestamp_format" in options else Times(zone),
+            day_times=DayTimes() if "time" in self._columns else None,
             ids={name: Ids() for name, id_type in declared.items() if id_type == "string"},
             decimals={"value": Decimals()} if "value" in self._columns and not decimal else {},
         )
@@ -262,16 +265,14 @@ class Table:
             decimal = decimals.sign
         if survey.times is None:
             written = TimeFormat.of(options["timestamp_format"], zone)
-            return replace(written, of_day="time" in self._columns and self._counts_milliseconds()), decimal
-        written = survey.times.format(self._columns["timestamp"])
-        if survey.times.n:
-            self.notes.append(survey.times.note(written))
+        else:
+            written = survey.times.format(self._columns["timestamp"])
+            if survey.times.n:
+                self.notes.append(survey.times.note(written))
+        if survey.day_times is not None and not re.search("%[HIcXT]", written.name):
+            written = replace(written, of_day=survey.day_times.unit)
+            self.notes += survey.day_times.notes(self._columns["time"])
         return written, decimal
-
-    def _counts_milliseconds(self) -> bool:
-        block = next(read_blocks(self._filled[0], [self._columns["time"]], csv=self._csv))
-        numbers = as_numbers(Checked(block, self._columns, self._null_values).text("time", required=False))
-        return bool(numbers.null_count * 2 < len(numbers))
 
     def _look_over_items(self, options: Mapping[str, str]) -> Decimal | None:
         """The decimal sign of prices in the file of items."""
