@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from recsys.data.sources import SOURCES, open_source
 from recsys.data.sources.base import DATA_SUFFIXES, EVENTS, Chunk, LineCount, Source, find_files, name_in
 from recsys.data.sources.checking import Checked
-from recsys.data.sources.formats import forms_of
+from recsys.data.sources.formats import csv_format, forms_of
 from recsys.data.sources.proposal import (
     Column,
     ambiguous_order,
@@ -31,7 +31,7 @@ from recsys.data.sources.proposal import (
     types_for,
 )
 from recsys.data.sources.reading import CsvFormat, columns_of, has_rows, is_parquet, parquet_types, read_blocks
-from recsys.data.sources.table import COLUMN_OPTIONS, csv_format
+from recsys.data.sources.table import COLUMN_OPTIONS
 from recsys.errors import InputError
 from recsys.ids import MAX_DIGITS
 

@@ -305,6 +305,20 @@ def is_nothing(texts: pa.Array) -> pa.Array:
     return pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
 
 
+def as_declared(event: pa.Array, names: Collection[str]) -> pa.Array:
+    """Event types without blanks at their ends; one of `names` where only the case tells it from that one."""
+    event = _trimmed(event)
+    by_case: dict[str, list[str]] = {}
+    for name in names:
+        by_case.setdefault(name.casefold(), []).append(name)
+
+    def declared(text: str) -> str:
+        alike = by_case.get(text.casefold(), [])
+        return alike[0] if len(alike) == 1 else text
+
+    return per_value(event, lambda text: None if text is None else declared(text), pa.string())
+
+
 def reject_unweighed(checked: Checked, event: pa.Array, weights: Mapping[str, float], fix: str) -> None:
     """Send rows of event types without a weight to quarantine; the reason names the type, and what gives it one."""
     strays = pc.and_(pc.is_valid(event), pc.invert(pc.is_in(event, value_set=pa.array(list(weights), pa.string()))))

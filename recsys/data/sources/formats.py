@@ -6,17 +6,18 @@ import csv as csv_module
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from recsys.data.sources.opening import READ_ERRORS, SUPPORTED, Member, members
-from recsys.data.sources.texts import encoding_of, pieces
+from recsys.data.sources.texts import encoding_of, is_encoding, pieces
 from recsys.errors import InputError
 
 DELIMITERS = (",", ";", "\t", "|", "::")
 DELIMITER_WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", r"\t": "\t", "pipe": "|", "space": " "}
+FORMAT_OPTIONS = ("delimiter", "header", "names", "encoding", "quoting")
 JSON_LINES = "JSON lines"
 MAX_COLUMNS = 10_000
 _SAMPLE_BYTES = 1 << 16
@@ -34,6 +35,38 @@ class CsvFormat:
     header: bool | None = None  # None: there is one, unless `names` are given and the first line does not hold them
     quoting: bool | None = None  # None: yes, but for tabs and `::` only where the header is quoted
     encoding: str | None = None
+
+
+def csv_format(options: Mapping[str, str]) -> CsvFormat:
+    """The options that say how files are written; InputError for one that cannot be."""
+    given = {name: options[name] for name in FORMAT_OPTIONS if options.get(name)}
+    delimiter = given.get("delimiter")
+    if delimiter is not None:
+        delimiter = DELIMITER_WORDS.get(delimiter.lower(), delimiter)
+        if len(delimiter.encode()) > 4 or set(delimiter) & set('"\r\n\0'):
+            raise InputError(
+                f"option delimiter={delimiter!r} is none; use comma, semicolon, tab, pipe, space or 1 to 4 characters"
+            )
+    names = given.get("names")
+    columns = None if names is None else tuple(name.strip() for name in next(csv_module.reader([names])))
+    encoding = given.get("encoding")
+    if encoding is not None and not is_encoding(encoding):
+        raise InputError(f"option encoding={encoding} is unknown; use utf-8, utf-16, cp1252, latin-1 or the like")
+    return CsvFormat(
+        delimiter=delimiter,
+        names=columns,
+        header=_yes_or_no("header", given),
+        quoting=_yes_or_no("quoting", given),
+        encoding=encoding,
+    )
+
+
+def _yes_or_no(option: str, given: Mapping[str, str]) -> bool | None:
+    if option not in given:
+        return None
+    if given[option].lower() not in ("yes", "no"):
+        raise InputError(f"option {option}={given[option]} is unknown; use yes or no")
+    return given[option].lower() == "yes"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from recsys.data.sources.checking import Checked, is_instant, is_nothing, is_number
 from recsys.data.sources.day_times import DAY_MS, DayTimes, joined
-from recsys.data.sources.numbers import Decimal, as_numbers, decimal_of, votes
+from recsys.data.sources.numbers import Decimal, ambiguous, as_numbers, decimal_of, votes
 from recsys.data.sources.reading import CsvFormat, read_blocks
 from recsys.data.sources.times import (
     COMPACT,
@@ -246,9 +246,21 @@ class Decimals:
     """Which decimal sign a column's numbers have."""
 
     counted: Counter[str] = field(default_factory=Counter)
+    doubtful: str | None = None  # the first that either sign would make sense of
 
     def add(self, texts: pa.Array) -> None:
-        self.counted.update(votes(_some(texts, MAX_CELLS)))
+        texts = _some(texts, MAX_CELLS)
+        self.counted.update(votes(texts))
+        self.doubtful = self.doubtful or ambiguous(texts)
+
+    def notes(self, column: str) -> list[str]:
+        """What people should know, with the option that helps."""
+        if self.sign is not None or self.doubtful is None:
+            return []
+        return [
+            f"{column}: nothing tells whether the dot in {self.doubtful!r} divides thousands; it is read as a decimal "
+            "point, and option decimal=, reads it as the other"
+        ]
 
     @property
     def sign(self) -> Decimal | None:
@@ -301,7 +313,8 @@ class Survey:
             for name, ids in self.ids.items():
                 ids.add(checked.text(name, required=False))
             for name, decimals in self.decimals.items():
-                decimals.add(checked.text(name, required=False))
+                if (cells := checked.cells(name)) is not None and not is_number(cells.type):
+                    decimals.add(checked.text(name, required=False))
             if self.day_times is not None:
                 self.day_times.add(_some(checked.text("time", required=False), MAX_WORDS))
             if self.times is not None:

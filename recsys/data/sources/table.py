@@ -6,7 +6,6 @@ this file for every option.
 
 from __future__ import annotations
 
-import csv as csv_module
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -32,12 +31,11 @@ from recsys.data.sources.base import (
     find_files,
     name_in,
 )
-from recsys.data.sources.checking import Checked, reject_unweighed
+from recsys.data.sources.checking import Checked, as_declared, reject_unweighed
 from recsys.data.sources.day_times import DayTimes
-from recsys.data.sources.formats import DELIMITER_WORDS
+from recsys.data.sources.formats import FORMAT_OPTIONS, csv_format
 from recsys.data.sources.numbers import Decimal, plain_numbers
 from recsys.data.sources.reading import (
-    CsvFormat,
     columns_of,
     filled_files,
     is_empty,
@@ -49,13 +47,11 @@ from recsys.data.sources.reading import (
     shown_formats,
 )
 from recsys.data.sources.survey import Decimals, Ids, Survey, Times
-from recsys.data.sources.texts import is_encoding
 from recsys.data.sources.times import TimeFormat, checked_zone
 from recsys.errors import InputError
 from recsys.ids import IdType, is_storable
 
 COLUMN_OPTIONS = ("user", "item", "timestamp", "event", "value", "transaction")
-FORMAT_OPTIONS = ("delimiter", "header", "names", "encoding", "quoting")
 DEFAULT_WEIGHTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 SINGLE_EVENT = "interaction"  # the event type of a file without such a column
 
@@ -161,7 +157,8 @@ class Table:
         for block in read_blocks(path, list(self._columns.values()), csv=self._csv):
             checked = Checked(block, self._columns, self._null_values)
             if "event" in self._columns:
-                event = checked.text("event")
+                event = as_declared(checked.text("event"), weights)
+                checked.reject(pc.is_null(event), f"{self._columns['event']} is empty")
                 reject_unweighed(checked, event, weights, f"option weights; known are {', '.join(weights)}")
             else:
                 event = pa.array([next(iter(weights))] * checked.n, pa.string())
@@ -263,6 +260,7 @@ class Table:
             self.notes += ids.notes(self._columns[name], name)
         if decimals := survey.decimals.get("value"):
             decimal = decimals.sign
+            self.notes += decimals.notes(self._columns["value"])
         if survey.times is None:
             written = TimeFormat.of(options["timestamp_format"], zone)
         else:
@@ -293,8 +291,11 @@ class Table:
         survey.look_over(self._items, {}, self._csv_beside, self._null_values)
         for name, ids in survey.ids.items():
             self.notes += ids.notes(name, "category")
-        prices = survey.decimals.get("price")
-        return _decimal(options.get("decimal")) or (prices.sign if prices else None)
+        prices, given = survey.decimals.get("price"), _decimal(options.get("decimal"))
+        if prices is None or given is not None:
+            return given
+        self.notes += prices.notes("price")
+        return prices.sign
 
     def _declaration(self, options: Mapping[str, str], others: Mapping[str, float]) -> Declaration:
         if "weights" in options:
@@ -369,38 +370,6 @@ def _types(
             f"option {option} names {', '.join(unknown)}, which has no weight; known: {', '.join(weights)}"
         )
     return chosen
-
-
-def csv_format(options: Mapping[str, str]) -> CsvFormat:
-    """The options that say how files are written; InputError for one that cannot be."""
-    given = {name: options[name] for name in FORMAT_OPTIONS if options.get(name)}
-    delimiter = given.get("delimiter")
-    if delimiter is not None:
-        delimiter = DELIMITER_WORDS.get(delimiter.lower(), delimiter)
-        if len(delimiter.encode()) > 4 or set(delimiter) & set('"\r\n\0'):
-            raise InputError(
-                f"option delimiter={delimiter!r} is none; use comma, semicolon, tab, pipe, space or 1 to 4 characters"
-            )
-    names = given.get("names")
-    columns = None if names is None else tuple(name.strip() for name in next(csv_module.reader([names])))
-    encoding = given.get("encoding")
-    if encoding is not None and not is_encoding(encoding):
-        raise InputError(f"option encoding={encoding} is unknown; use utf-8, utf-16, cp1252, latin-1 or the like")
-    return CsvFormat(
-        delimiter=delimiter,
-        names=columns,
-        header=_yes_or_no("header", given),
-        quoting=_yes_or_no("quoting", given),
-        encoding=encoding,
-    )
-
-
-def _yes_or_no(option: str, given: Mapping[str, str]) -> bool | None:
-    if option not in given:
-        return None
-    if given[option].lower() not in ("yes", "no"):
-        raise InputError(f"option {option}={given[option]} is unknown; use yes or no")
-    return given[option].lower() == "yes"
 
 
 def _beside(path: Path, name: str) -> Path:
