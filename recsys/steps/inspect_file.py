@@ -30,7 +30,15 @@ from recsys.data.sources.proposal import (
     tells_bought,
     types_for,
 )
-from recsys.data.sources.reading import CsvFormat, columns_of, has_rows, is_parquet, parquet_types, read_blocks
+from recsys.data.sources.reading import (
+    CsvFormat,
+    columns_of,
+    has_rows,
+    is_parquet,
+    parquet_types,
+    read_blocks,
+    values_of,
+)
 from recsys.data.sources.table import COLUMN_OPTIONS
 from recsys.errors import InputError
 from recsys.ids import MAX_DIGITS
@@ -199,7 +207,7 @@ def _look(
     report: Report, file: Path, csv: CsvFormat, given: Mapping[str, str], counted: dict[Path, Counter[str]]
 ) -> tuple[dict[str, str], str]:
     """Options for a file, and what it is: events (their types then are in `counted`), items, categories or other."""
-    names = columns_of(file, csv)
+    names = values_of(file, csv)
     options: dict[str, str] = {}
     is_named = csv.names is not None or is_parquet(file) or not has_no_header(names)
     if not is_named:

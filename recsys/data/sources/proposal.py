@@ -60,7 +60,7 @@ _NAMES: Final = {
 NAMES: Final = {role: tuple(names.split()) for role, names in _NAMES.items()}
 # Beside a usual name they only say that its values are ids: `id_produktu`, `user [id]`.
 _OF_IDS: Final = frozenset(
-    ["id", "ids", "nr", "no", "num", "number", "code", "key", "uuid", "kod", "codigo", "numero", "pseudo"]
+    ["id", "ids", "nr", "no", "num", "number", "code", "key", "uuid", "kod", "codigo", "numero", "ref", "pseudo"]
 )
 # Words for what people do to an item, without marks and in lower case.
 _WEIGHTS: Final = {
