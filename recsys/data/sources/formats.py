@@ -104,6 +104,13 @@ class TextForm:
         return self.delimiter == JSON_LINES
 
     @property
+    def beyond_ascii(self) -> str | None:
+        """A word of the first lines with letters beyond ASCII."""
+        texts = (*self.columns, *(line.decode(errors="replace") for line in self.sample))
+        found = re.search(r"\w*[^\W\x00-\x7f]\w*", " ".join(texts))
+        return found[0][:40] if found else None
+
+    @property
     def is_plain(self) -> bool:
         """Whether it is UTF-8 with commas and a header, as nobody needs to be told."""
         is_usual = (self.delimiter, self.encoding, self.has_header) == (",", "utf-8", True) and self.quoting

@@ -186,14 +186,17 @@ def parquet_types(path: Path) -> dict[str, pa.DataType]:
 def shown_formats(files: Sequence[Path], csv: CsvFormat) -> list[str]:
     """How texts are read where that was told from them and is not plain CSV: one sentence for each way."""
     by_way: dict[str, list[str]] = {}
+    beyond_ascii: dict[str, str] = {}
     for path in files:
         if not is_parquet(path):
             for form in forms_of(path, csv):
                 if not form.is_plain:
-                    by_way.setdefault(form.described(), []).append(path.name)
+                    by_way.setdefault(way := form.described(), []).append(path.name)
+                    if csv.encoding is None and form.encoding == "cp1252" and (word := form.beyond_ascii):
+                        beyond_ascii.setdefault(way, f" (a guess: is {word!r} what stands in it?)")
     return [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: read as {way}; "
-        "--option delimiter=, header=, encoding=, quoting= say otherwise"
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: "
+        f"read as {way}{beyond_ascii.get(way, '')}; --option delimiter=, header=, encoding=, quoting= say otherwise"
         for way, names in by_way.items()
     ]
 

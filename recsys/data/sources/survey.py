@@ -42,6 +42,7 @@ MIN_SHARE: Final = 0.5  # of the times that one way of reading must make sense o
 _DAY_FIRST: Final = r"^\s*(?:1[3-9]|2[0-9]|3[01])[-/.](?:0?[1-9]|1[0-2])[-/.][0-9]"
 _MONTH_FIRST: Final = r"^\s*(?:0?[1-9]|1[0-2])[-/.](?:1[3-9]|2[0-9]|3[01])[-/.][0-9]"
 _DOTTED: Final = "^-?[0-9]+[.,]0{1,2}$"
+_SHORTENED: Final = r"^-?[1-9][.,][0-9]+[eE][+][0-9]{2}$"
 _DIGITS: Final = r"^-?[0-9]+$"
 
 
@@ -209,6 +210,8 @@ class Ids:
     nothing: Counter[str] = field(default_factory=Counter)
     dotted: list[pa.Array] = field(default_factory=list)  # different ids like 12.0
     whole: list[pa.Array] = field(default_factory=list)  # and like 12
+    shortened: list[pa.Array] = field(default_factory=list)  # and like 9.14896E+18, as spreadsheets write long numbers
+    accented: list[pa.Array] = field(default_factory=list)  # and with letters beyond ASCII
 
     def add(self, texts: pa.Array) -> None:
         texts = pc.utf8_trim_whitespace(_some(texts, MAX_CELLS))
@@ -220,6 +223,8 @@ class Ids:
         self.nothing.update({pair["values"]: pair["counts"] for pair in empty.value_counts().to_pylist()})
         self.dotted.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _DOTTED))))
         self.whole.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _DIGITS))))
+        self.shortened.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _SHORTENED))))
+        self.accented.append(pc.unique(texts.filter(pc.invert(pc.string_is_ascii(texts)))))
 
     def notes(self, column: str, entity: str) -> list[str]:
         """What people should know, with the option that helps."""
@@ -237,6 +242,17 @@ class Ids:
                 f"{column}: {len(dotted):,} different ids end in .0, like {dotted[0].as_py()!r}; "
                 f"{_share(twins, len(dotted))} of them have a twin without it, which is another {entity}; where all "
                 f"ids are whole numbers, option {entity}_id_type=integer makes them one"
+            )
+        if len(shortened := pc.unique(_together(self.shortened))):
+            notes.append(
+                f"{column}: {len(shortened):,} different ids are numbers that a spreadsheet has shortened, like "
+                f"{shortened[0].as_py()!r}; several {entity} ids may have become one: export the column as text"
+            )
+        accented = pc.unique(_together(self.accented))
+        if n_twins := len(accented) - len(pc.unique(pc.utf8_normalize(accented, form="NFC"))):
+            notes.append(
+                f"{column}: {n_twins:,} different ids look like another one, which is written with other code points "
+                f"(Unicode's NFC and NFD): each counts as {entity} of its own; write the column in one of these forms"
             )
         return notes
 

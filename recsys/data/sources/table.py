@@ -22,6 +22,7 @@ from recsys.data.sources.base import (
     DATA_SUFFIXES,
     EVENTS,
     ITEM_PROPERTIES,
+    SHOWN_SUFFIXES,
     Chunk,
     Declaration,
     Part,
@@ -30,6 +31,7 @@ from recsys.data.sources.base import (
     check_options,
     find_files,
     name_in,
+    passed_over,
 )
 from recsys.data.sources.checking import Checked, as_declared, reject_unweighed
 from recsys.data.sources.day_times import DayTimes
@@ -105,8 +107,14 @@ class Table:
         files = find_files(path, "*", DATA_SUFFIXES) if path.is_dir() else [path]
         self._files = [file for file in files if file.resolve() not in {other.resolve() for other in extra}]
         if not self._files:
-            raise InputError(f"{path}: no file that ends in {', '.join(DATA_SUFFIXES)} in this folder or below it")
+            raise InputError(f"{path}: no file whose name ends in {SHOWN_SUFFIXES} in this folder or below it")
         self.notes: list[str] = []
+        if path.is_dir() and (others := [other for other in passed_over(path) if other not in extra]):
+            self.notes.append(
+                f"{len(others)} file{'s' if len(others) > 1 else ''} of other kinds passed over: "
+                f"{', '.join(name_in(path, other) for other in others[:5])}{' and others' if len(others) > 5 else ''}; "
+                f"data end in {SHOWN_SUFFIXES}"
+            )
         self._filled = filled_files(self._files, self._csv, self.notes)
         day, plus, time = self._columns["timestamp"].partition("+")
         if plus and self._columns["timestamp"] not in columns_of(self._filled[0], self._csv):
