@@ -22,6 +22,7 @@ from recsys.data.sources.heads import (
     with_unnamed,
 )
 from recsys.data.sources.opening import READ_ERRORS, SUPPORTED, Member, members
+from recsys.data.sources.splitting import escapes_quotes
 from recsys.data.sources.texts import encoding_of, is_encoding, pieces
 from recsys.errors import InputError
 
@@ -95,6 +96,7 @@ class TextForm:
     n_header: int = 0  # lines of the header, of `sep=` and of a title
     n_title: int = 0  # of these, of the title
     skips_blanks: bool = False  # between a delimiter and a quote
+    escapes: bool = False  # quotes, with backslashes
     sample: tuple[bytes, ...] = ()  # the first lines with something in them, after the header
     has_rows: bool = True
 
@@ -230,6 +232,7 @@ def _form_of(member: Member, csv: CsvFormat) -> TextForm:
         n_header + has_header,
         n_title,
         does_skip,
+        quoting and escapes_quotes(rows, len(columns), delimiter),
         tuple(rows),
         bool(rows or more),
     )

@@ -11,7 +11,7 @@ another backslash, stands for it, is read so. Every other line is rejected alone
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,7 +81,14 @@ class Splitter:
     """Takes pieces of whole lines that end with LF, keeps back what later lines must decide."""
 
     def __init__(
-        self, n_columns: int, delimiter: str, quoting: bool, first_line: int, *, skips_blanks: bool = False
+        self,
+        n_columns: int,
+        delimiter: str,
+        quoting: bool,
+        first_line: int,
+        *,
+        skips_blanks: bool = False,
+        escapes: bool = False,
     ) -> None:
         self.line = first_line  # number of the next line
         self._n = n_columns
@@ -89,6 +96,7 @@ class Splitter:
         self._delimiter = self._shown_delimiter if len(self._shown_delimiter) == 1 else _STAND_IN
         self._quoting = quoting
         self._blanks = blanks_before_quotes(delimiter) if skips_blanks else None
+        self._escapes = escapes
         self._kept = b""
         self._run = _records(n_columns, self._delimiter, quoting, several_lines=False)
         self._one = _records(n_columns, self._delimiter, quoting, several_lines=True)
@@ -102,6 +110,8 @@ class Splitter:
         """The records of what was kept back and a further piece; `last`: nothing follows that could decide."""
         if self._blanks is not None:
             piece = self._blanks.sub(self._shown_delimiter, piece)
+        if self._escapes:
+            piece = _doubled(piece)
         if self._delimiter != self._shown_delimiter:
             piece = piece.replace(self._shown_delimiter, self._delimiter)
         data = self._kept + piece if self._kept else piece
@@ -144,7 +154,7 @@ class Splitter:
         """A line that escapes quotes with backslashes with doubled ones in their place; None where it is no record."""
         if not self._quoting or b'\\"' not in line:
             return None
-        doubled = _ESCAPED.sub(lambda found: b'""' if found[1] == b'"' else b"\\", line)
+        doubled = _doubled(line)
         return doubled if self._one.fullmatch(doubled) else None
 
     def _end_of_record(self, data: bytes, at: int, line_end: int, last: bool) -> int | None:
@@ -202,6 +212,17 @@ class Splitter:
 _ESCAPED = re.compile(rb'\\(["\\])')
 _QUOTED = re.compile(rb'"(?:[^"]++|"")*+"')
 _BLANK = re.compile(rb"\n++")
+
+
+def escapes_quotes(lines: Sequence[bytes], n_columns: int, delimiter: str) -> bool:
+    """Whether any of the lines is a record only where backslashes escape its quotes."""
+    record = _records(n_columns, delimiter.encode(), True, several_lines=False)
+    escaped = (line + b"\n" for line in lines if b'\\"' in line)
+    return any(not record.fullmatch(line) and record.fullmatch(_doubled(line)) is not None for line in escaped)
+
+
+def _doubled(data: bytes) -> bytes:
+    return _ESCAPED.sub(lambda found: b'""' if found[1] == b'"' else b"\\", data)
 
 
 def _records(n_columns: int, delimiter: bytes, quoting: bool, *, several_lines: bool) -> re.Pattern[bytes]:

@@ -233,3 +233,11 @@ def test_an_archive_of_different_files_says_that_they_are_read_as_one(tmp_path):
         file.writestr("items.csv", "item,title\npear,Pear\n")
     with pytest.raises(InputError, match=r"items\.csv.*read as one: unpack it"):
         Table(tmp_path / "log.zip", MAP)
+
+
+def test_escaped_quotes_in_a_text_that_is_told_to_escape_them(tmp_path):
+    text = "user,item,at,title\n" + lines('"u{i}","{item}","{day}","5\\" x, \\\\{i}"')
+    source = Table(write(tmp_path, text), {**MAP, "item": "title"})
+    got = Read(source)
+    assert got.items[:2] == ['5" x, \\0', '5" x, \\1']
+    assert (got.count.loaded, got.count.lines.total) == (12, 13)
