@@ -16,9 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.sources import SOURCES, open_source
-from recsys.data.sources.base import DATA_SUFFIXES, EVENTS, Chunk, LineCount, Source, find_files, name_in
+from recsys.data.sources.base import (
+    DATA_SUFFIXES,
+    EVENTS,
+    SHOWN_SUFFIXES,
+    Chunk,
+    LineCount,
+    Source,
+    find_files,
+    name_in,
+)
 from recsys.data.sources.checking import Checked
-from recsys.data.sources.formats import forms_of
+from recsys.data.sources.formats import csv_format, forms_of
 from recsys.data.sources.proposal import (
     Column,
     ambiguous_order,
@@ -30,11 +39,19 @@ from recsys.data.sources.proposal import (
     tells_bought,
     types_for,
 )
-from recsys.data.sources.reading import CsvFormat, columns_of, has_rows, is_parquet, parquet_types, read_blocks
+from recsys.data.sources.reading import (
+    CsvFormat,
+    columns_of,
+    has_rows,
+    is_parquet,
+    parquet_types,
+    read_blocks,
+    values_of,
+)
 from recsys.data.sources.table import COLUMN_OPTIONS
-from recsys.data.sources.table_options import csv_format
 from recsys.errors import InputError
 from recsys.ids import MAX_DIGITS
+from recsys.steps.inspect_demo import demo_line
 
 MAX_FILES: Final = 5  # of a folder, that are read
 MAX_BLOCKS: Final = 4  # of each, some hundred thousand rows
@@ -78,7 +95,7 @@ def run(path: str | Path, *, options: Mapping[str, str] | None = None) -> Report
         raise InputError(f"{path}: no such file or folder")
     files = find_files(path, "*", DATA_SUFFIXES) if path.is_dir() else [path]
     if not files:
-        raise InputError(f"{path}: no file that ends in {', '.join(DATA_SUFFIXES)} in this folder or below it")
+        raise InputError(f"{path}: no file whose name ends in {SHOWN_SUFFIXES} in this folder or below it")
     report = Report(str(path), [name_in(path, file) for file in files])
     given = dict(options or {})
     try:
@@ -89,25 +106,11 @@ def run(path: str | Path, *, options: Mapping[str, str] | None = None) -> Report
             source = open_source("table", command[3], _options(command))
         _read(report, source)
         report.command = shlex.join(command)
-        report.demo = _demo(command)
+        report.demo = demo_line(command)
     except InputError as error:
         report.problem = str(error)
     report.warnings = list(dict.fromkeys(report.warnings))
     return report
-
-
-def _demo(command: list[str]) -> str:
-    """The line of `make demo` that imports the same; a dollar is doubled for make."""
-    options = " ".join(_quoted(word) for word in command[5::2])
-    words = [f"SOURCE={command[2]}", f"INPUT={shlex.quote(str(Path(command[3]).resolve()))}"]
-    words += [f"OPTIONS={shlex.quote(options)}"] if options else []
-    return f"make demo {' '.join(words)}".replace("$", "$$")
-
-
-def _quoted(word: str) -> str:
-    """As `shlex.quote`, with double quotes where they do: the line has single ones around all options."""
-    quoted = shlex.quote(word)
-    return quoted if quoted == word or re.search(r"[\"'\\$`!]", word) else f'"{word}"'
 
 
 def _known(path: Path) -> Source | None:
@@ -200,7 +203,7 @@ def _look(
     report: Report, file: Path, csv: CsvFormat, given: Mapping[str, str], counted: dict[Path, Counter[str]]
 ) -> tuple[dict[str, str], str]:
     """Options for a file, and what it is: events (their types then are in `counted`), items, categories or other."""
-    names = columns_of(file, csv)
+    names = values_of(file, csv)
     options: dict[str, str] = {}
     is_named = csv.names is not None or is_parquet(file) or not has_no_header(names)
     if not is_named:

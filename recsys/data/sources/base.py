@@ -243,6 +243,14 @@ DATA_SUFFIXES: Final = (
     ".zip",
     ".gz",
 )
+NO_DATA_SUFFIXES: Final = (".crc", ".py", ".sh", ".log", ".png", ".jpg", ".ipynb", ".yaml", ".yml", ".toml", ".ini")
+
+
+# The kinds in words, for messages.
+SHOWN_SUFFIXES: Final = (
+    ".csv, .tsv, .psv, .txt, .dat, .data, .jsonl, .ndjson, .json (also packed: .gz, .bz2, .zst, .zip), .parquet, .pq "
+    "or nothing"
+)
 
 
 def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
@@ -255,7 +263,7 @@ def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
     for path in _files_below(folder):
         parts = path.relative_to(folder).parts
         if (
-            path.name.lower().endswith(tuple(suffixes))
+            _may_hold(path.name, suffixes)
             and not any(part.startswith((".", "_")) for part in parts)
             and any(fnmatch(part, stem) for part in parts)
             and not is_about(path.name)
@@ -263,6 +271,24 @@ def find_files(folder: Path, stem: str, suffixes: Sequence[str]) -> list[Path]:
         ):
             found.append(path)
     return sorted(found)
+
+
+def passed_over(folder: Path) -> list[Path]:
+    """Files in and below `folder` that may be meant as data, and that no source reads because of their names."""
+    return [
+        path
+        for path in sorted(_files_below(folder))
+        if path.is_file()
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        and not is_about(path.name)
+        and not path.name.lower().endswith(NO_DATA_SUFFIXES)
+        and not _may_hold(path.name, DATA_SUFFIXES)
+    ]
+
+
+def _may_hold(name: str, suffixes: Sequence[str]) -> bool:
+    """By its name; Hadoop and Hive write `part-00000` and `000000_0`, without an ending."""
+    return name.lower().endswith(tuple(suffixes)) or ("." not in name and DATA_SUFFIXES[-1] in suffixes)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 
 from recsys.data.flags import flag
 from recsys.data.sources.base import STREAMS, Chunk, Rejected
+from recsys.data.sources.day_times import DAY_MS, joined, milliseconds
 from recsys.data.sources.numbers import Decimal, per_value, read_numbers
 from recsys.data.sources.reading import Block, decoded
-from recsys.data.sources.times import DAY_MS, SINCE_MS, TimeFormat, as_numbers, latest_ms
+from recsys.data.sources.times import SINCE_MS, TimeFormat, latest_ms
 from recsys.data.sources.words import NOTHING
 from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_DIGITS, MAX_ID_LENGTH, IdType
 
@@ -198,35 +200,41 @@ class Checked:
         return said.cast(pa.int8()).cast(pa.string())
 
     def timestamp(self, column: str, written: TimeFormat) -> pa.Array:
-        """A column of instants as milliseconds since the epoch, int64. What lies in the future is bad, and what a
-        number puts before 1980. `time`, where there is such a column, is the time of the day."""
-        name, cells = self._where.get(column, column), self.cells(column)
-        since = SINCE_MS if written.is_number else 0
-        if cells is not None and is_instant(cells.type) and "time" not in self._where:
-            zone, since = getattr(cells.type, "tz", None), 0
-            millis = cells.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())
-            millis = millis if zone else written.localized(millis)
-            self.reject(pc.is_null(millis), f"{name} is empty")
-        elif cells is not None and written.is_number and is_number(cells.type):
-            self.reject(pc.is_null(cells, nan_is_null=True), f"{name} is empty")
-            millis = written.numbers(cells)
+        """A column of instants as milliseconds since the epoch, int64. What lies in the future is bad, on the first day
+        of 1970 (no time, but a clock's zero) or before, and what a number puts before 1980. `time`, where there is such
+        a column, is the time of the day."""
+        name = self._where.get(column, column)
+        since = SINCE_MS if written.is_number else DAY_MS
+        if written.of_day is not None:
+            day = self._instants(column, replace(written, zone=None))
+            millis = written.localized(pc.add(day, self._of_day(written.of_day)))
         else:
-            texts, of_day = self.text(column), pa.scalar(0)
-            if written.of_day:
-                of_day = self._milliseconds_of_day()
-            elif "time" in self._where:
-                texts = pc.binary_join_element_wise(texts, self.text("time"), " ")
-            millis = pc.add(written.texts(texts), of_day)
+            millis = self._instants(column, written)
         self.reject(pc.is_null(millis), f"{name} is no time as timestamp_format={written.name} reads it")
-        self.reject(pc.less(millis, since), f"{name} lies before {1980 if since else 1970}: wrong unit?")
+        self.reject(
+            pc.less(millis, since), f"{name} lies before {'1980' if since > DAY_MS else '1970-01-02'}: wrong unit?"
+        )
         self.reject(pc.greater(millis, latest_ms()), f"{name} lies more than a day in the future: wrong unit?")
         return millis
 
-    def _milliseconds_of_day(self) -> pa.Array:
-        numbers = as_numbers(self.text("time"))
-        fits = pc.fill_null(pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, DAY_MS)), False)
-        self.reject(pc.invert(fits), f"{self._where['time']} is no number of milliseconds of a day")
-        return pc.if_else(fits, numbers, 0).cast(pa.int64(), safe=False)
+    def _instants(self, column: str, written: TimeFormat) -> pa.Array:
+        name, cells = self._where.get(column, column), self.cells(column)
+        is_joined = "time" in self._where and written.of_day is None
+        if cells is not None and not is_joined and is_instant(cells.type):
+            zone = getattr(cells.type, "tz", None)
+            millis = cells.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())
+            self.reject(pc.is_null(millis), f"{name} is empty")
+            return millis if zone else written.localized(millis)
+        if cells is not None and not is_joined and written.is_number and is_number(cells.type):
+            self.reject(pc.is_null(cells, nan_is_null=True), f"{name} is empty")
+            return written.numbers(cells)
+        texts = self.text(column)
+        return written.texts(joined(texts, self.text("time")) if is_joined else texts)
+
+    def _of_day(self, unit: str) -> pa.Array:
+        millis = milliseconds(self.text("time"), unit)
+        self.reject(pc.is_null(millis), f"{self._where['time']} is no time of a day in {unit}")
+        return pc.fill_null(millis, 0)
 
     def chunk(self, stream: str, columns: Mapping[str, Any]) -> Chunk:
         """The good rows as a chunk of a stream; columns that are not given are null."""
@@ -295,6 +303,20 @@ _NOTHING = pa.array(sorted(NOTHING))
 def is_nothing(texts: pa.Array) -> pa.Array:
     """Which texts are words that stand for nothing."""
     return pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_NOTHING)
+
+
+def as_declared(event: pa.Array, names: Collection[str]) -> pa.Array:
+    """Event types without blanks at their ends; one of `names` where only the case tells it from that one."""
+    event = _trimmed(event)
+    by_case: dict[str, list[str]] = {}
+    for name in names:
+        by_case.setdefault(name.casefold(), []).append(name)
+
+    def declared(text: str) -> str:
+        alike = by_case.get(text.casefold(), [])
+        return alike[0] if len(alike) == 1 else text
+
+    return per_value(event, lambda text: None if text is None else declared(text), pa.string())
 
 
 def reject_unweighed(checked: Checked, event: pa.Array, weights: Mapping[str, float], fix: str) -> None:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import csv as csv_module
 import difflib
+import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from recsys.data.sources.heads import (
+    blanks_before_quotes,
+    cells_of,
+    delimiter_of,
+    n_title_lines,
+    skips_blanks,
+    with_header_on_one_line,
+    with_unnamed,
+)
 from recsys.data.sources.opening import READ_ERRORS, SUPPORTED, Member, members
-from recsys.data.sources.texts import encoding_of, pieces
+from recsys.data.sources.splitting import escapes_quotes
+from recsys.data.sources.texts import encoding_of, is_encoding, pieces
 from recsys.errors import InputError
 
-DELIMITERS = (",", ";", "\t", "|", "::")
 DELIMITER_WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", r"\t": "\t", "pipe": "|", "space": " "}
+_CODE = re.compile(r"\\(?:x|u00)?([0-9a-fA-F]{2,3})|\^A")  # of a control character, as Hive's \x01 or \001
+FORMAT_OPTIONS = ("delimiter", "header", "names", "encoding", "quoting")
 JSON_LINES = "JSON lines"
 MAX_COLUMNS = 10_000
 _SAMPLE_BYTES = 1 << 16
@@ -36,6 +48,40 @@ class CsvFormat:
     encoding: str | None = None
 
 
+def csv_format(options: Mapping[str, str]) -> CsvFormat:
+    """The options that say how files are written; InputError for one that cannot be."""
+    given = {name: options[name] for name in FORMAT_OPTIONS if options.get(name)}
+    delimiter = given.get("delimiter")
+    if delimiter is not None:
+        delimiter = DELIMITER_WORDS.get(delimiter.lower(), delimiter)
+        if code := _CODE.fullmatch(delimiter):
+            delimiter = chr(int(code[1] or "1", 16))
+        if len(delimiter.encode()) > 4 or set(delimiter) & set('"\r\n\0'):
+            raise InputError(
+                f"option delimiter={delimiter!r} is none; use comma, semicolon, tab, pipe, space or 1 to 4 characters"
+            )
+    names = given.get("names")
+    columns = None if names is None else tuple(name.strip() for name in next(csv_module.reader([names])))
+    encoding = given.get("encoding")
+    if encoding is not None and not is_encoding(encoding):
+        raise InputError(f"option encoding={encoding} is unknown; use utf-8, utf-16, cp1252, latin-1 or the like")
+    return CsvFormat(
+        delimiter=delimiter,
+        names=columns,
+        header=_yes_or_no("header", given),
+        quoting=_yes_or_no("quoting", given),
+        encoding=encoding,
+    )
+
+
+def _yes_or_no(option: str, given: Mapping[str, str]) -> bool | None:
+    if option not in given:
+        return None
+    if given[option].lower() not in ("yes", "no"):
+        raise InputError(f"option {option}={given[option]} is unknown; use yes or no")
+    return given[option].lower() == "yes"
+
+
 @dataclass(frozen=True)
 class TextForm:
     """How one text is written."""
@@ -47,7 +93,10 @@ class TextForm:
     quoting: bool = True
     has_header: bool = True
     n_blank: int = 0  # blank lines before the first record or header
-    n_header: int = 0  # lines of the header and of `sep=`
+    n_header: int = 0  # lines of the header, of `sep=` and of a title
+    n_title: int = 0  # of these, of the title
+    skips_blanks: bool = False  # between a delimiter and a quote
+    escapes: bool = False  # quotes, with backslashes
     sample: tuple[bytes, ...] = ()  # the first lines with something in them, after the header
     has_rows: bool = True
 
@@ -57,9 +106,17 @@ class TextForm:
         return self.delimiter == JSON_LINES
 
     @property
+    def beyond_ascii(self) -> str | None:
+        """A word of the first lines with letters beyond ASCII."""
+        texts = (*self.columns, *(line.decode(errors="replace") for line in self.sample))
+        found = re.search(r"\w*[^\W\x00-\x7f]\w*", " ".join(texts))
+        return found[0][:40] if found else None
+
+    @property
     def is_plain(self) -> bool:
         """Whether it is UTF-8 with commas and a header, as nobody needs to be told."""
-        return (self.delimiter, self.encoding, self.has_header) == (",", "utf-8", True) and self.quoting
+        is_usual = (self.delimiter, self.encoding, self.has_header) == (",", "utf-8", True) and self.quoting
+        return is_usual and not self.n_title
 
     def described(self) -> str:
         """In words, for messages: `CSV with ';', cp1252, header, gzip`."""
@@ -69,6 +126,8 @@ class TextForm:
             shown = {"\t": "tabs", " ": "spaces", ",": "commas", ";": "semicolons"}
             words = [f"columns divided by {shown.get(self.delimiter, repr(self.delimiter))}"]
             words.append("a header" if self.has_header else "no header")
+            if self.n_title:
+                words[-1] += f" below {self.n_title} line{'s' if self.n_title > 1 else ''} of a title"
         words.append(self.encoding)
         if self.member.packed:
             words.append(self.member.packed)
@@ -115,24 +174,42 @@ def _form_of(member: Member, csv: CsvFormat) -> TextForm:
         n_header, lines = 1, lines[1:]
         while lines and not lines[0].strip():
             n_blank, lines = n_blank + 1, lines[1:]
+    name = member.inner or member.path.name
     head = _text_of(member, lines[0] if lines else b"")
+    n_title = 0
+    if csv.names is None and csv.header is not False and not head.lstrip().startswith(("{", "[")):
+        lines, n_head = with_header_on_one_line(lines[: 2 * _SAMPLE_LINES], name)
+        n_title = n_title_lines(lines[: 2 * _SAMPLE_LINES], delimiter, name) if n_head == 1 else 0
+        n_empty = sum(not line.strip() for line in lines[:n_title])
+        lines, n_blank, n_header = lines[n_title:], n_blank + n_empty, n_header + n_title - n_empty + n_head - 1
+        n_title -= n_empty
+        head = _text_of(member, lines[0] if lines else b"")
     filled = [line for line in lines if line.strip()]
     if delimiter is None and csv.names is None and head.lstrip().startswith("{"):
+        if not (keys := _keys(filled)):
+            raise InputError(
+                f"{member.shown}: it begins like JSON, but none of its first lines is a JSON object; write one object "
+                f"a line, in JSON's quotes (`jq -c . file.json > file.jsonl`). Supported are {SUPPORTED}"
+            )
         return TextForm(
-            member, encoding, _keys(filled), JSON_LINES, False, False, n_blank, n_header, tuple(filled[:_SAMPLE_LINES])
+            member, encoding, keys, JSON_LINES, False, False, n_blank, n_header, sample=tuple(filled[:_SAMPLE_LINES])
         )
-    if delimiter is None and (head.strip() == "[" or head.lstrip().startswith("[{")):
+    if delimiter is None and (head.strip() == "[" or re.match(r'\s*\[\s*[\[{"]', head)):
         raise InputError(
             f"{member.shown}: a JSON array; write one object a line (`jq -c '.[]' file.json > file.jsonl`). "
             f"Supported are {SUPPORTED}"
         )
     filled = filled[: _SAMPLE_LINES + 1]
-    delimiter = delimiter or _delimiter_of(filled, member.inner or member.path.name)
+    delimiter = delimiter or delimiter_of(filled, name)
     quoting = csv.quoting
     if quoting is None:
         quoting = delimiter not in ("\t", "::") or any(
             len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in head.split(delimiter)
         )
+    does_skip = quoting and skips_blanks(filled, delimiter)
+    if does_skip:
+        filled = [blanks_before_quotes(delimiter).sub(delimiter.encode(), line) for line in filled]
+        head = filled[0].decode()
     cells = [cell.strip().strip("\ufeff") for cell in cells_of(head, delimiter, quoting)]
     names = csv.names
     has_header = csv.header
@@ -140,10 +217,10 @@ def _form_of(member: Member, csv: CsvFormat) -> TextForm:
         has_header = names is None or [name.casefold() for name in names] == [cell.casefold() for cell in cells]
     if names is None and not has_header:
         names = tuple(f"column{n}" for n in range(1, len(cells) + 1))
-    columns = tuple(cells) if names is None else names
+    rows = filled[1:] if has_header else filled
+    columns = with_unnamed(cells, rows, delimiter, quoting) if names is None else names
     if len(columns) > MAX_COLUMNS:
         raise InputError(f"{member.shown}: more than {MAX_COLUMNS:,} columns in its first line")
-    rows = filled[1:] if has_header else filled
     form = TextForm(
         member,
         encoding,
@@ -153,6 +230,9 @@ def _form_of(member: Member, csv: CsvFormat) -> TextForm:
         has_header,
         n_blank,
         n_header + has_header,
+        n_title,
+        does_skip,
+        quoting and escapes_quotes(rows, len(columns), delimiter),
         tuple(rows),
         bool(rows or more),
     )
@@ -187,32 +267,7 @@ def _text_of(member: Member, line: bytes) -> str:
         ) from None
 
 
-def cells_of(line: str, delimiter: str, quoting: bool) -> list[str]:
-    """The values of one line, also of one that is not well formed."""
-    if not quoting or len(delimiter) > 1:
-        return [cell.strip('"') if quoting else cell for cell in line.split(delimiter)]
-    try:
-        return next(iter(csv_module.reader([line], delimiter=delimiter)), [""])
-    except csv_module.Error:
-        return line.split(delimiter)
-
-
-def _delimiter_of(lines: Sequence[bytes], name: str) -> str:
-    """The one that divides most lines into as many columns as the first; the more columns the better."""
-    texts = [line.decode(errors="replace") for line in lines]
-    best, best_score = "\t" if ".tsv" in name.lower() else ",", (0.0, 0)
-    for delimiter in DELIMITERS:
-        counts = [len(cells_of(text, delimiter, True)) for text in texts]
-        if counts and counts[0] > 1:
-            score = (counts.count(counts[0]) / len(counts), counts[0])
-            if score > best_score:
-                best, best_score = delimiter, score
-    return best
-
-
 def _keys(lines: Sequence[bytes]) -> tuple[str, ...]:
-    import json
-
     keys: dict[str, None] = {}
     for line in lines:
         try:
@@ -243,6 +298,10 @@ def missing_columns(shown: str, missing: Sequence[str], found: Sequence[str], fo
     near = {name: _near(name, found) for name in missing}
     if any(near.values()):
         text += "; did you mean " + ", ".join(f"{found!r} by {name!r}" for name, found in near.items() if found) + "?"
+    if form is not None and form.member.inner is not None:
+        text += "; all files of a zip archive are read as one: unpack it to leave some out"
+    if form is not None and form.is_json and (inside := _list_in(form)):
+        text += f"; {inside!r} holds a list of objects: write them one a line (`jq -c '.{inside}[]' file > file.jsonl`)"
     if form is not None and not form.is_json:
         text += f" ({form.described()})"
         if form.has_header and looks_like_data(found):
@@ -253,6 +312,12 @@ def missing_columns(shown: str, missing: Sequence[str], found: Sequence[str], fo
         elif len(found) == 1:
             text += ". No delimiter was found: give it, as --option delimiter=';'"
     return InputError(text)
+
+
+def _list_in(form: TextForm) -> str | None:
+    found = json.loads(form.sample[0]) if len(form.sample) == 1 else {}
+    lists = {name: value for name, value in found.items() if isinstance(value, list) and value}
+    return next((name for name, value in lists.items() if isinstance(value[0], dict)), None)
 
 
 def looks_like_data(cells: Sequence[str]) -> bool:

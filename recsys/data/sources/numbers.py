@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from recsys.data.sources.words import BLANKS
 
 Decimal = Literal[".", ","]
+_NUMBER: Final = r"^[+-]?[0-9]+(?:[.,][0-9]*)?(?:[eE][+-]?[0-9]+)?$"
 MAX_LENGTH: Final = 100  # characters of a number; on longer texts the patterns below could take for ever
 
 _MONEY: Final = (
@@ -26,6 +27,8 @@ _BODY = re.compile(
     rf"(?P<sign>[+-]?){_BLANK}*(?:{_MONEY}{_BLANK}*)?(?P<inner>[+-]?)(?P<body>[0-9.,'\u2019{BLANKS}]*[0-9][.,]?)"
     rf"(?P<power>[eE][+-]?[0-9]+)?(?:,?-)?{_BLANK}*(?:{_MONEY})?"
 )
+_MINUS_LAST = re.compile(rf"^([^+-]*[0-9])-({_BLANK}*(?:{_MONEY})?)$")
+_THOUSANDS: Final = r"[1-9][0-9]{0,2}[.,][0-9]{3}"  # or a fraction of three digits
 _INDIAN: Final = "|[1-9][0-9]?(?:,[0-9]{2})*,[0-9]{3}"  # 1,00,000
 _GROUPS = {
     mark: re.compile(
@@ -44,6 +47,17 @@ def read_numbers(texts: pa.Array, decimal: Decimal | None) -> pa.Array:
         except pa.ArrowInvalid:
             pass
     return per_value(texts, lambda text: number(text, decimal), pa.float64())
+
+
+def as_numbers(texts: pa.Array) -> pa.Array:
+    """Texts as integers where all are, else as floats; null where one is no plain number."""
+    texts = pc.utf8_trim_whitespace(texts)
+    texts = pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, pa.scalar(None, pa.string()))
+    texts = pc.replace_substring(texts, ",", ".")
+    try:
+        return texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return texts.cast(pa.float64())
 
 
 def plain_numbers(numbers: pa.Array) -> pa.Array:
@@ -80,7 +94,24 @@ def number(text: str, decimal: Decimal | None) -> float | None:
 
 def _parts(text: str) -> re.Match[str] | None:
     text = text.strip()
-    return _BODY.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    return _BODY.fullmatch(_with_minus_first(text)) if len(text) <= MAX_LENGTH else None
+
+
+def _with_minus_first(text: str) -> str:
+    """A number below zero with a plain minus before it: books write `(4.20)` or `4.20-`, typesetters another sign."""
+    text = text.replace("\u2212", "-").replace("\u2011", "-")
+    if text.startswith("(") and text.endswith(")"):
+        return f"-{text[1:-1].strip()}"
+    return _MINUS_LAST.sub(r"-\1\2", text)
+
+
+def ambiguous(texts: pa.Array) -> str | None:
+    """One with a dot that may divide thousands or begin a fraction."""
+    doubtful = texts.filter(
+        pc.fill_null(pc.match_substring_regex(texts, rf"(^|[^0-9.,]){_THOUSANDS}($|[^0-9.,])"), False)
+    )
+    with_dot = doubtful.filter(pc.match_substring(doubtful, "."))
+    return with_dot[0].as_py() if len(with_dot) else None
 
 
 def votes(texts: pa.Array) -> Counter[str]:
@@ -110,6 +141,6 @@ def _decimal_of(body: str) -> Decimal | None:
         return ","
     if commas > 1:
         return "."
-    if re.fullmatch(r"[1-9][0-9]{0,2}[.,][0-9]{3}", body):
+    if re.fullmatch(_THOUSANDS, body):
         return None
     return "." if dots else ","

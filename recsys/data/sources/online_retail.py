@@ -76,6 +76,7 @@ class OnlineRetail:
         ).weighed(weights or {})
         self.notes = ["a cancelled invoice is left out; the purchase that it cancels stays"]
         self._root = path
+        self._files = _of_invoices(self._files, path, self.notes)
         self._filled = filled_files(self._files, _CSV, self.notes)
 
     def parts(self) -> list[Part]:
@@ -101,6 +102,21 @@ class OnlineRetail:
             *(Part(ITEM_PROPERTIES, file.path, name, file.item_properties) for name, file in files),
             *(Part(USER_PROPERTIES, file.path, name, file.user_properties) for name, file in files),
         ]
+
+
+def _of_invoices(files: list[Path], root: Path, notes: list[str]) -> list[Path]:
+    """Without the files of a folder that have hardly a column of invoice lines, which are told in `notes`."""
+    others = [path for path in files if not is_empty(path, _CSV) and _n_found(path) * 2 < len(COLUMNS)]
+    if not others or len(others) == len(files):
+        return files
+    shown = ", ".join(name_in(root, path) for path in others[:5]) + (" and others" if len(others) > 5 else "")
+    notes.append(f"{len(others)} of {len(files)} files hold no invoice lines and are passed over: {shown}")
+    return [path for path in files if path not in others]
+
+
+def _n_found(path: Path) -> int:
+    found = set(columns_of(path, _CSV))
+    return sum(not found.isdisjoint(spellings) for spellings in COLUMNS.values())
 
 
 def _columns_of(path: Path) -> dict[str, str]:

@@ -32,6 +32,15 @@ _PACKED: dict[bytes, tuple[str, Callable[[Path], Any]]] = {
     b"\x28\xb5\x2f\xfd": ("zstd", lambda path: pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")),
 }
 _ZIP = b"PK"
+# What is a zip archive by its form, by a file in it.
+_DOCUMENTS = {
+    "xl/workbook.xml": "an Excel workbook; save its sheet as CSV UTF-8",
+    "xl/workbook.bin": "an Excel workbook; save its sheet as CSV UTF-8",
+    "content.xml": "an OpenDocument file; save its sheet as CSV",
+    "word/document.xml": "a Word document; save its table as CSV",
+    "Index/Document.iwa": "a Numbers document; export it as CSV",
+}
+_SQL = re.compile(rb"\s*(--|/\*|INSERT\s+INTO|CREATE\s+(TABLE|DATABASE)|COPY\s+\S+\s*\()", re.IGNORECASE)
 _MARKUP = re.compile(rb"\s*<(!doctype|\?xml|html|table)", re.IGNORECASE)
 _OTHER = {
     b"PAR1": PARQUET,
@@ -44,6 +53,7 @@ _OTHER = {
     b"%PDF": "a PDF document",
     b"\xfd7zXZ": "packed with xz; unpack it, or pack it with gzip",
     b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"RDX": "a data file of R; write it as CSV",
     b"Rar!": "a RAR archive; unpack it",
 }
 SUPPORTED = "CSV, TSV and the like, JSON lines and Parquet; texts also packed with gzip, zip, bzip2 or zstd"
@@ -134,8 +144,9 @@ def _zipped(path: Path) -> list[Member]:
             infos = [info for info in archive.infolist() if not info.is_dir() and not _is_hidden(info.filename)]
     except READ_ERRORS as error:
         raise InputError(f"{path}: not a zip archive that can be read ({error})") from error
-    if any(info.filename == "xl/workbook.xml" for info in infos):
-        raise InputError(f"{path}: an Excel workbook; save its sheet as CSV UTF-8. Supported are {SUPPORTED}")
+    for name, what in _DOCUMENTS.items():
+        if any(info.filename == name for info in infos):
+            raise InputError(f"{path}: {what}. Supported are {SUPPORTED}")
     infos = [info for info in infos if not is_about(PurePosixPath(info.filename).name)]
     if not infos:
         raise InputError(f"{path}: the zip archive is empty")
@@ -176,6 +187,8 @@ def _refuse_other(member: Member, head: bytes) -> None:
         what = "packed twice; unpack it once"
     if what is None and _MARKUP.match(head):
         what = "HTML or XML; write it as CSV"
+    if what is None and _SQL.match(head):
+        what = "an SQL script; export the table as CSV"
     if what is not None:
         packed = f", packed with {member.packed}" if member.packed else ""
         more = "; unpack it" if what == PARQUET else ""

@@ -118,6 +118,8 @@ def _is_text(kind: Any) -> bool:
 def _plain(cells: Any) -> Any:
     """Cells of any type as one of those that `batches` promises."""
     of, kind = pa.types, cells.type
+    if isinstance(kind, pa.UuidType):
+        return pa.array([None if value is None else str(value) for value in cells.to_pylist()], pa.string())
     if isinstance(kind, pa.BaseExtensionType):
         return _plain(cells.storage)
     if of.is_dictionary(kind):

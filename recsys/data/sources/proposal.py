@@ -15,6 +15,7 @@ from recsys.data.sources.formats import looks_like_data
 from recsys.data.sources.numbers import decimal_of, read_numbers, votes
 from recsys.data.sources.survey import Times
 from recsys.data.sources.times import MONTH_FIRST
+from recsys.data.sources.words import NOTHING
 from recsys.errors import InputError
 from recsys.ids import MAX_DIGITS
 
@@ -24,30 +25,43 @@ _NAMES: Final = {
     "user": (
         "userid user visitorid customerid visitor customer clientid client memberid member accountid "
         "reviewerid reviewer buyerid buyer uid kundennummer kundennr kundenid kunde customernumber personid "
-        "who sessionid usersession session"
+        "klient klienta uzytkownik uzytkownika usuario cliente utilisateur client utente usuaria klant gebruiker "
+        "comprador acheteur kupujacy пользователь клиент покупатель who sessionid usersession session"
     ),
     "item": (
         "itemid item productid product sku articleid article artikelnummer artikelnr artikelid artikel "
         "stockcode parentasin asin isbn movieid movie bookid book trackid songid track song artistid artid "
-        "artist productcode offerid contentid videoid iid what"
+        "artist productcode offerid contentid videoid iid produkt produktu towar towaru producto articulo produit "
+        "prodotto articolo produto artigo товар продукт артикул what"
     ),
     "timestamp": (
         "timestamp eventtime eventtimestamp datetime createdat created time ts at date eventdate orderdate "
-        "invoicedate purchasedate unixreviewtime zeitpunkt zeit datum day timestampms when starttime playedat"
+        "invoicedate purchasedate unixreviewtime zeitpunkt zeitstempel bestelldatum zeit datum fecha "
+        "fechahora fechayhora horodatage data datahora dataora tijdstip дата day timestampms when starttime playedat"
     ),
     "event": (
         "event eventtype eventname feedbacktype behaviortype behaviourtype behavior behaviour actiontype "
         "action actionname interactiontype interaction activity type did vorgang aktion ereignis ereignistyp typ "
         "aktivitat evenement typeevenement evento tipoevento tipo accion azione acao gebeurtenis actie zdarzenie"
     ),
-    "value": ("value price unitprice rating stars score bookrating overall amount paid preis betrag bewertung revenue"),
+    "value": (
+        "value price unitprice rating stars score bookrating overall amount paid preis betrag bewertung revenue "
+        "precio importe prix montant prezzo importo preco valor prijs bedrag cena kwota цена сумма"
+    ),
     "transaction": (
         "transactionid transaction orderid order invoiceno invoice basketid basket bestellnummer bestellung "
         "rechnungsnummer"
     ),
-    "time": ("timeframe time hour uhrzeit zeit timeofday eventtime"),
+    "time": (
+        "timeframe time hour uhrzeit zeit timeofday eventtime clock purchasetime ordertime hora heure ora tijd "
+        "godzina czas время"
+    ),
 }
 NAMES: Final = {role: tuple(names.split()) for role, names in _NAMES.items()}
+# Beside a usual name they only say that its values are ids: `id_produktu`, `user [id]`.
+_OF_IDS: Final = frozenset(
+    ["id", "ids", "nr", "no", "num", "number", "code", "key", "uuid", "kod", "codigo", "numero", "ref", "pseudo"]
+)
 # Words for what people do to an item, without marks and in lower case.
 _WEIGHTS: Final = {
     1.0: (
@@ -80,6 +94,9 @@ WEIGHT_BY_TYPE: Final = {word: weight for weight, words in _WEIGHTS.items() for 
 
 
 _RATINGS: Final = frozenset(["rating", "ratings", "stars", "score", "bookrating", "overall", "bewertung"])
+
+
+_CLOCK: Final = r"^[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?( ?[AaPp][Mm])?$"
 
 
 @dataclass
@@ -147,7 +164,7 @@ def columns_for(columns: Sequence[Column], is_named: bool, given: Mapping[str, s
                 take(role, _named(role, free))
         at = roles.get("timestamp")
         if "timestamp" not in given and at is not None and _holds_days_alone(at):
-            take("time", _named("time", free))
+            take("time", _named("time", free) or next((column for column in free if _holds_clock_times(column)), None))
     for role in ("user", "item"):
         if role not in roles and role not in given:
             fitting = [column for column in free if _may_be_id(column, is_named)]
@@ -162,9 +179,14 @@ def columns_for(columns: Sequence[Column], is_named: bool, given: Mapping[str, s
 
 
 def possible_events(columns: Sequence[Column], roles: Mapping[str, str]) -> list[Column]:
-    """Columns without a role that might hold event types, as far as their few and repeated words tell."""
+    """Columns without a role that might hold event types, as far as their few and repeated words tell, or a name."""
     free = [column for column in columns if column.name not in roles.values()]
-    return [column for column in free if _are_few(column) and column.n_distinct <= _n_filled(column) / 2]
+    return [
+        column
+        for column in free
+        if (_are_few(column) or (column.plain in NAMES["event"] and 2 <= column.n_distinct <= MAX_TYPES))
+        and column.n_distinct <= _n_filled(column) / 2
+    ]
 
 
 def _time(columns: Sequence[Column], is_named: bool) -> Column | None:
@@ -199,17 +221,34 @@ def _holds_days_alone(column: Column) -> bool:
     return bool(len(texts)) and not pc.any(pc.match_substring_regex(texts, r":|[0-9]{9}")).as_py()
 
 
+def _holds_clock_times(column: Column) -> bool:
+    if column.type is not None and pa.types.is_time(column.type):
+        return True
+    times = pc.match_substring_regex(
+        column.values.drop_null(), r"^[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?( ?[AaPp][Mm])?$"
+    )
+    return bool(len(times)) and bool(pc.all(times).as_py())
+
+
 def _named(role: str, columns: Sequence[Column]) -> Column | None:
     fits = {"event": _types, "value": lambda column: column.is_number}.get(role, lambda _: True)
     by_name = {column.plain: column for column in reversed(columns)}
     for name in NAMES[role]:
         if name in by_name and (role == "value" or fits(by_name[name])):
             return by_name[name]
+    if role in ("user", "item"):
+        return next((column for column in columns if _is_id_of(role, column)), None)
     if role not in ("event", "value"):
         return None
     # One word of several, as in `Preis in €`.
     named = [column for column in columns if set(words_of(column.name)) & set(NAMES[role])]
     return next((column for column in named if fits(column) and not _looks_like_id(column)), None)
+
+
+def _is_id_of(role: str, column: Column) -> bool:
+    """Whether all words of a name are usual ones for the role, or say that it holds ids."""
+    words = set(words_of(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column.name)))
+    return bool(words - _OF_IDS) and words - _OF_IDS <= set(NAMES[role])
 
 
 def _may_be_id(column: Column, is_named: bool) -> bool:
@@ -281,7 +320,11 @@ def types_for(counted: Mapping[str, int], warnings: list[str]) -> dict[str, str]
 
     Labels are what tells more than a view, bought is what its word says was bought: perhaps nothing.
     """
-    known = {name: meaning_of(name) for name in counted}
+    known = {name: meaning_of(name) for name in counted if name.casefold() not in NOTHING}
+    if nothing := [name for name in counted if name not in known]:
+        warnings.append(
+            f"event type {', '.join(nothing)} is a word for nothing and has no weight: such rows are rejected"
+        )
     weights = {name: 1.0 if weight is None else weight for name, weight in known.items()}
     against = [name for name, weight in weights.items() if weight < 1]
     guessed = [name for name, weight in known.items() if weight is None]

@@ -40,6 +40,7 @@ __all__ = [
     "read_blocks",
     "read_lines",
     "shown_formats",
+    "values_of",
 ]
 
 BLOCK_BYTES = 16 << 20  # of a text, per chunk
@@ -86,6 +87,15 @@ def columns_of(path: Path, csv: CsvFormat = TOLD) -> list[str]:
             for name in (json_lines.keys(form, None, BLOCK_BYTES) if form.is_json else form.columns)
         )
     )
+
+
+def values_of(path: Path, csv: CsvFormat = TOLD) -> list[str]:
+    """As `columns_of`, with the paths to single values (`user.id`) in place of the JSON objects that hold them."""
+    names = columns_of(path, csv)
+    forms = [] if is_parquet(path) else forms_of(path, csv)
+    paths = [name for form in forms if form.is_json for name in json_lines.nested(form)]
+    inside = {name.split(".")[0] for name in paths}
+    return [*(name for name in names if name not in inside), *dict.fromkeys(paths)]
 
 
 def require_columns(path: Path, needed: Sequence[str], csv: CsvFormat = TOLD) -> list[str]:
@@ -176,14 +186,17 @@ def parquet_types(path: Path) -> dict[str, pa.DataType]:
 def shown_formats(files: Sequence[Path], csv: CsvFormat) -> list[str]:
     """How texts are read where that was told from them and is not plain CSV: one sentence for each way."""
     by_way: dict[str, list[str]] = {}
+    beyond_ascii: dict[str, str] = {}
     for path in files:
         if not is_parquet(path):
             for form in forms_of(path, csv):
                 if not form.is_plain:
-                    by_way.setdefault(form.described(), []).append(path.name)
+                    by_way.setdefault(way := form.described(), []).append(path.name)
+                    if csv.encoding is None and form.encoding == "cp1252" and (word := form.beyond_ascii):
+                        beyond_ascii.setdefault(way, f" (a guess: is {word!r} what stands in it?)")
     return [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: read as {way}; "
-        "--option delimiter=, header=, encoding=, quoting= say otherwise"
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: "
+        f"read as {way}{beyond_ascii.get(way, '')}; --option delimiter=, header=, encoding=, quoting= say otherwise"
         for way, names in by_way.items()
     ]
 
@@ -277,7 +290,15 @@ def _text_blocks(path: Path, needed: Sequence[str], optional: Sequence[str], csv
 
 def _csv_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split, dict[str, pa.Array]]]:
     n_before = form.n_blank + form.n_header
-    splitter = Splitter(max(len(form.columns), 1), form.delimiter, form.quoting, first_line=n_before + 1)
+    n_columns = max(len(form.columns), 1)
+    splitter = Splitter(
+        n_columns,
+        form.delimiter,
+        form.quoting,
+        first_line=n_before + 1,
+        skips_blanks=form.skips_blanks,
+        escapes=form.escapes,
+    )
     yield replace(_NOTHING, lines=Lines(n_before, blank=form.n_blank, header=form.n_header)), _no_cells(wanted)
     for split in _splits(form, splitter):
         yield split, _parsed(form, splitter, split, wanted)

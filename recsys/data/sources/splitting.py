@@ -4,19 +4,21 @@ The rule. A line ends with LF, CR LF or CR. A line is a record when each of its 
 start, or quoted as a whole (a quote inside doubled) with a delimiter or the line's end behind the closing quote, and
 their number is that of the columns. A record may go on over further lines inside a quoted value when all of it keeps to
 this, none of the lines in between has the right number of columns by itself (quotes taken as other characters), and
-not both its first and its last line have. Every other line is rejected alone, and reading goes on with the next.
+not both its first and its last line have. A line that is none, but is one where a backslash before a quote, or before
+another backslash, stands for it, is read so. Every other line is rejected alone, and reading goes on with the next.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.data.sources.base import Lines, Rejected
+from recsys.data.sources.heads import blanks_before_quotes
 
 MAX_RECORD_BYTES = 1 << 20  # of a record that goes on over several lines
 MAX_ROWS = 250_000  # about, that are given back at once
@@ -78,12 +80,23 @@ class _Found:
 class Splitter:
     """Takes pieces of whole lines that end with LF, keeps back what later lines must decide."""
 
-    def __init__(self, n_columns: int, delimiter: str, quoting: bool, first_line: int) -> None:
+    def __init__(
+        self,
+        n_columns: int,
+        delimiter: str,
+        quoting: bool,
+        first_line: int,
+        *,
+        skips_blanks: bool = False,
+        escapes: bool = False,
+    ) -> None:
         self.line = first_line  # number of the next line
         self._n = n_columns
         self._shown_delimiter = delimiter.encode()
         self._delimiter = self._shown_delimiter if len(self._shown_delimiter) == 1 else _STAND_IN
         self._quoting = quoting
+        self._blanks = blanks_before_quotes(delimiter) if skips_blanks else None
+        self._escapes = escapes
         self._kept = b""
         self._run = _records(n_columns, self._delimiter, quoting, several_lines=False)
         self._one = _records(n_columns, self._delimiter, quoting, several_lines=True)
@@ -95,6 +108,10 @@ class Splitter:
 
     def split(self, piece: bytes, *, last: bool) -> Iterator[Split]:
         """The records of what was kept back and a further piece; `last`: nothing follows that could decide."""
+        if self._blanks is not None:
+            piece = self._blanks.sub(self._shown_delimiter, piece)
+        if self._escapes:
+            piece = _doubled(piece)
         if self._delimiter != self._shown_delimiter:
             piece = piece.replace(self._shown_delimiter, self._delimiter)
         data = self._kept + piece if self._kept else piece
@@ -119,6 +136,8 @@ class Splitter:
                 end = until if until > at else line_end
                 if until > at:
                     found.add_record(data[at:end].replace(b"\0", _NO_TEXT))
+                elif doubled := self._with_doubled_quotes(data[at:line_end]):
+                    found.add_record(doubled.replace(b"\0", _NO_TEXT))
                 else:
                     found.reject(self._reason(data[at : line_end - 1]), self._shown(data, at, line_end))
             at = end
@@ -130,6 +149,13 @@ class Splitter:
         rejected = Rejected(self.line, reason, self._shown(text, 0, len(text)))
         self.line += 1
         return Split(b"", np.empty(0, np.int64), [rejected], Lines(1))
+
+    def _with_doubled_quotes(self, line: bytes) -> bytes | None:
+        """A line that escapes quotes with backslashes with doubled ones in their place; None where it is no record."""
+        if not self._quoting or b'\\"' not in line:
+            return None
+        doubled = _doubled(line)
+        return doubled if self._one.fullmatch(doubled) else None
 
     def _end_of_record(self, data: bytes, at: int, line_end: int, last: bool) -> int | None:
         """Where the record that begins at `at` ends; `at` where there is none; None where later lines decide."""
@@ -183,8 +209,20 @@ class Splitter:
             at, n = at + 1, n + 1
 
 
+_ESCAPED = re.compile(rb'\\(["\\])')
 _QUOTED = re.compile(rb'"(?:[^"]++|"")*+"')
 _BLANK = re.compile(rb"\n++")
+
+
+def escapes_quotes(lines: Sequence[bytes], n_columns: int, delimiter: str) -> bool:
+    """Whether any of the lines is a record only where backslashes escape its quotes."""
+    record = _records(n_columns, delimiter.encode(), True, several_lines=False)
+    escaped = (line + b"\n" for line in lines if b'\\"' in line)
+    return any(not record.fullmatch(line) and record.fullmatch(_doubled(line)) is not None for line in escaped)
+
+
+def _doubled(data: bytes) -> bytes:
+    return _ESCAPED.sub(lambda found: b'""' if found[1] == b'"' else b"\\", data)
 
 
 def _records(n_columns: int, delimiter: bytes, quoting: bool, *, several_lines: bool) -> re.Pattern[bytes]:

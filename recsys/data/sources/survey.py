@@ -19,18 +19,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.sources.checking import Checked, is_instant, is_nothing, is_number
-from recsys.data.sources.numbers import Decimal, decimal_of, votes
+from recsys.data.sources.day_times import DAY_MS, DayTimes, joined
+from recsys.data.sources.numbers import Decimal, ambiguous, as_numbers, decimal_of, votes
 from recsys.data.sources.reading import CsvFormat, read_blocks
 from recsys.data.sources.times import (
     COMPACT,
     DAY_FIRST,
     ISO,
     MONTH_FIRST,
-    NAMED_MONTHS,
+    MONTH_NAME,
     NUMBERS,
     SINCE_MS,
     TimeFormat,
-    as_numbers,
     latest_ms,
 )
 from recsys.errors import InputError
@@ -42,6 +42,7 @@ MIN_SHARE: Final = 0.5  # of the times that one way of reading must make sense o
 _DAY_FIRST: Final = r"^\s*(?:1[3-9]|2[0-9]|3[01])[-/.](?:0?[1-9]|1[0-2])[-/.][0-9]"
 _MONTH_FIRST: Final = r"^\s*(?:0?[1-9]|1[0-2])[-/.](?:1[3-9]|2[0-9]|3[01])[-/.][0-9]"
 _DOTTED: Final = "^-?[0-9]+[.,]0{1,2}$"
+_SHORTENED: Final = r"^-?[1-9][.,][0-9]+[eE][+][0-9]{2}$"
 _DIGITS: Final = r"^-?[0-9]+$"
 
 
@@ -70,24 +71,19 @@ class Times:
 
     zone: str | None
     n: int = 0
-    n_of_day: int = 0  # above 0: most values of the second column are numbers
     example: str = ""
     by_day: int = 0  # dates that can only name the day first
     by_month: int = 0  # and the month
     dots: int = 0  # dates like 1.5.2024, which nobody writes with the month first
+    unread: str = ""  # a text that no way of reading makes sense of
     ambiguous: str = ""  # a date that is one either way
     found: dict[str, Found] = field(default_factory=dict)
 
-    def look_at(self, checked: Checked) -> None:
-        """Take in the columns `timestamp` and, where there is one, `time`."""
+    def look_at(self, checked: Checked, *, is_joined: bool = False) -> None:
+        """Take in the column `timestamp`; where `is_joined`, with the text of `time`."""
         cells, texts = checked.cells("timestamp"), checked.text("timestamp", required=False)
-        of_day = checked.text("time", required=False)
-        if checked.cells("time") is not None:
-            numbers = as_numbers(of_day)
-            self.n_of_day += len(numbers) - numbers.null_count - (len(of_day) - of_day.null_count) // 2
-            if self.n_of_day <= 0:
-                texts = pc.binary_join_element_wise(texts, of_day, " ")
-            self.add(texts)
+        if is_joined:
+            self.add(joined(texts, checked.text("time", required=False)))
         elif cells is None or not (is_number(cells.type) or is_instant(cells.type)):
             self.add(texts)
         elif is_number(cells.type):
@@ -113,7 +109,7 @@ class Times:
         for name in NUMBERS:
             self._of(name).add(TimeFormat(name, self.zone).numbers(numbers), SINCE_MS, until)
         whole = numbers.cast(pa.int64(), safe=False)
-        for name, low in zip(COMPACT, (10_000_000, 10_000_000_000_000), strict=True):
+        for name, low in zip(COMPACT, (10**7, 10**11, 10**13), strict=True):
             fits = whole.filter(pc.and_(pc.greater_equal(whole, low), pc.less(whole, low * 10)))
             if len(fits):
                 self._of(name).add(TimeFormat(name, self.zone).texts(fits.cast(pa.string())), SINCE_MS, until)
@@ -124,17 +120,18 @@ class Times:
         texts = _some(texts, MAX_WORDS)
         self._count(texts)
         read = TimeFormat(ISO, self.zone).texts(texts)
-        self._of(ISO).add(read, 0, until)
+        self._of(ISO).add(read, DAY_MS, until)
         rest = texts.filter(pc.is_null(read))
-        named = rest.filter(pc.match_substring_regex(rest, "[A-Za-z]{3}"))
+        beyond = texts.filter(pc.or_(pc.less(read, DAY_MS), pc.greater(read, until)))
+        self.unread = self.unread or next((str(some[0].as_py()) for some in (beyond, rest) if len(some)), "")
+        named = rest.filter(pc.match_substring_regex(rest, r"\p{L}{3}"))
         if len(named):
-            for pattern in NAMED_MONTHS:
-                self._of(pattern).add(TimeFormat(pattern, self.zone).texts(named), 0, until)
+            self._of(MONTH_NAME).add(TimeFormat(MONTH_NAME, self.zone).texts(named), DAY_MS, until)
         if not len(rest):
             return
         either = [TimeFormat(name, self.zone).texts(rest) for name in (DAY_FIRST, MONTH_FIRST)]
         for name, millis in zip((DAY_FIRST, MONTH_FIRST), either, strict=True):
-            self._of(name).add(millis, 0, until)
+            self._of(name).add(millis, DAY_MS, until)
         self.dots += pc.sum(pc.match_substring_regex(rest, r"^\s*[0-9]+[.]")).as_py() or 0
         both = rest.filter(pc.and_(pc.is_valid(either[0]), pc.is_valid(either[1])))
         self.ambiguous = self.ambiguous or (both[0].as_py() if len(both) else "")
@@ -152,23 +149,32 @@ class Times:
         Raises InputError where none does for half of the times, or where days and months cannot be told apart.
         """
         if not self.n:  # instants, or nothing at all: then each row says so
-            return TimeFormat(ISO, self.zone, self.n_of_day > 0)
+            return TimeFormat(ISO, self.zone)
         name = max(self.found, key=lambda one: self.found[one].n, default=ISO)
-        if not self.found or self._total(name).n < MIN_SHARE * self.n:
+        if not self.found or (n_read := self._total(name).n) < MIN_SHARE * self.n:
+            best = f" ({n_read:,} of {self.n:,} at best)" if self.found and n_read else ""
             raise InputError(
-                f"column {column!r}: no way of reading makes sense of its times, like {self.example!r}: as seconds, "
-                "milliseconds, days of a spreadsheet or dates, most lie before 1980, in the future, or are no time "
+                f"column {column!r}: no way of reading makes sense of its times{best}, "
+                f"like {self.unread or self.example!r}: "
+                "as seconds, milliseconds, days of a spreadsheet or dates, most lie before 1980, in the future, or are "
+                "no time "
                 f"(option timestamp_format={'|'.join(NUMBERS)}|iso, or a pattern like %d.%m.%Y %H:%M, says how to read)"
             )
         if name in (DAY_FIRST, MONTH_FIRST):
             name = self._order(column, otherwise)
-        return TimeFormat(name, self.zone, self.n_of_day > 0)
+        return TimeFormat(name, self.zone)
 
     def _order(self, column: str, otherwise: str | None) -> str:
         if self.by_day != self.by_month:
             return DAY_FIRST if self.by_day > self.by_month else MONTH_FIRST
         if self.dots * 2 > self.n:
             return DAY_FIRST
+        if self.by_day:
+            raise InputError(
+                f"column {column!r}: as many dates can only name the day first as the month ({self.by_day:,} each): "
+                "it holds both, and a column is read one way; option timestamp_format=day-first or month-first says "
+                "which rows are right"
+            )
         if otherwise is None:
             raise InputError(
                 f"column {column!r}: {self.ambiguous!r} may name the day first or the month, and no other row tells; "
@@ -204,6 +210,8 @@ class Ids:
     nothing: Counter[str] = field(default_factory=Counter)
     dotted: list[pa.Array] = field(default_factory=list)  # different ids like 12.0
     whole: list[pa.Array] = field(default_factory=list)  # and like 12
+    shortened: list[pa.Array] = field(default_factory=list)  # and like 9.14896E+18, as spreadsheets write long numbers
+    accented: list[pa.Array] = field(default_factory=list)  # and with letters beyond ASCII
 
     def add(self, texts: pa.Array) -> None:
         texts = pc.utf8_trim_whitespace(_some(texts, MAX_CELLS))
@@ -215,6 +223,8 @@ class Ids:
         self.nothing.update({pair["values"]: pair["counts"] for pair in empty.value_counts().to_pylist()})
         self.dotted.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _DOTTED))))
         self.whole.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _DIGITS))))
+        self.shortened.append(pc.unique(texts.filter(pc.match_substring_regex(texts, _SHORTENED))))
+        self.accented.append(pc.unique(texts.filter(pc.invert(pc.string_is_ascii(texts)))))
 
     def notes(self, column: str, entity: str) -> list[str]:
         """What people should know, with the option that helps."""
@@ -233,6 +243,17 @@ class Ids:
                 f"{_share(twins, len(dotted))} of them have a twin without it, which is another {entity}; where all "
                 f"ids are whole numbers, option {entity}_id_type=integer makes them one"
             )
+        if len(shortened := pc.unique(_together(self.shortened))):
+            notes.append(
+                f"{column}: {len(shortened):,} different ids are numbers that a spreadsheet has shortened, like "
+                f"{shortened[0].as_py()!r}; several {entity} ids may have become one: export the column as text"
+            )
+        accented = pc.unique(_together(self.accented))
+        if n_twins := len(accented) - len(pc.unique(pc.utf8_normalize(accented, form="NFC"))):
+            notes.append(
+                f"{column}: {n_twins:,} different ids look like another one, which is written with other code points "
+                f"(Unicode's NFC and NFD): each counts as {entity} of its own; write the column in one of these forms"
+            )
         return notes
 
 
@@ -241,9 +262,21 @@ class Decimals:
     """Which decimal sign a column's numbers have."""
 
     counted: Counter[str] = field(default_factory=Counter)
+    doubtful: str | None = None  # the first that either sign would make sense of
 
     def add(self, texts: pa.Array) -> None:
-        self.counted.update(votes(_some(texts, MAX_CELLS)))
+        texts = _some(texts, MAX_CELLS)
+        self.counted.update(votes(texts))
+        self.doubtful = self.doubtful or ambiguous(texts)
+
+    def notes(self, column: str) -> list[str]:
+        """What people should know, with the option that helps."""
+        if self.sign is not None or self.doubtful is None:
+            return []
+        return [
+            f"{column}: nothing tells whether the dot in {self.doubtful!r} divides thousands; it is read as a decimal "
+            "point, and option decimal=, reads it as the other"
+        ]
 
     @property
     def sign(self) -> Decimal | None:
@@ -277,6 +310,7 @@ class Survey:
     """What is looked at, by the name of the column here; the same objects for all files of an import."""
 
     times: Times | None = None
+    day_times: DayTimes | None = None  # of the second column, where there is one
     ids: dict[str, Ids] = field(default_factory=dict)
     decimals: dict[str, Decimals] = field(default_factory=dict)
 
@@ -284,7 +318,9 @@ class Survey:
         """Read the columns of one file; InputError as `read_blocks`."""
         wanted = [*self.ids, *self.decimals]
         if self.times is not None:
-            wanted += ["timestamp", *(["time"] if "time" in where else [])]
+            wanted.append("timestamp")
+        if self.day_times is not None:
+            wanted.append("time")
         if not wanted:
             return
         columns = {name: where.get(name, name) for name in wanted}
@@ -293,6 +329,9 @@ class Survey:
             for name, ids in self.ids.items():
                 ids.add(checked.text(name, required=False))
             for name, decimals in self.decimals.items():
-                decimals.add(checked.text(name, required=False))
+                if (cells := checked.cells(name)) is not None and not is_number(cells.type):
+                    decimals.add(checked.text(name, required=False))
+            if self.day_times is not None:
+                self.day_times.add(_some(checked.text("time", required=False), MAX_WORDS))
             if self.times is not None:
-                self.times.look_at(checked)
+                self.times.look_at(checked, is_joined=self.day_times is not None and self.day_times.unit is None)

@@ -6,6 +6,7 @@ this file for every option.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from recsys.data.sources.base import (
     DATA_SUFFIXES,
     EVENTS,
     ITEM_PROPERTIES,
+    SHOWN_SUFFIXES,
     Chunk,
     Declaration,
     Part,
@@ -28,8 +30,11 @@ from recsys.data.sources.base import (
     check_options,
     find_files,
     name_in,
+    passed_over,
 )
-from recsys.data.sources.checking import Checked, reject_unweighed
+from recsys.data.sources.checking import Checked, as_declared, reject_unweighed
+from recsys.data.sources.day_times import DayTimes
+from recsys.data.sources.formats import FORMAT_OPTIONS, csv_format
 from recsys.data.sources.numbers import Decimal, plain_numbers
 from recsys.data.sources.reading import (
     columns_of,
@@ -43,8 +48,8 @@ from recsys.data.sources.reading import (
     shown_formats,
 )
 from recsys.data.sources.survey import Decimals, Ids, Survey, Times
-from recsys.data.sources.table_options import FORMAT_OPTIONS, as_id_type, csv_format, decimal_sign, types_of, weights_of
-from recsys.data.sources.times import TimeFormat, as_numbers, checked_zone
+from recsys.data.sources.table_options import as_id_type, decimal_sign, types_of, weights_of
+from recsys.data.sources.times import TimeFormat, checked_zone
 from recsys.errors import InputError
 from recsys.ids import IdType, is_storable
 
@@ -102,8 +107,14 @@ class Table:
         files = find_files(path, "*", DATA_SUFFIXES) if path.is_dir() else [path]
         self._files = [file for file in files if file.resolve() not in {other.resolve() for other in extra}]
         if not self._files:
-            raise InputError(f"{path}: no file that ends in {', '.join(DATA_SUFFIXES)} in this folder or below it")
+            raise InputError(f"{path}: no file whose name ends in {SHOWN_SUFFIXES} in this folder or below it")
         self.notes: list[str] = []
+        if path.is_dir() and (others := [other for other in passed_over(path) if other not in extra]):
+            self.notes.append(
+                f"{len(others)} file{'s' if len(others) > 1 else ''} of other kinds passed over: "
+                f"{', '.join(name_in(path, other) for other in others[:5])}{' and others' if len(others) > 5 else ''}; "
+                f"data end in {SHOWN_SUFFIXES}"
+            )
         self._filled = filled_files(self._files, self._csv, self.notes)
         day, plus, time = self._columns["timestamp"].partition("+")
         if plus and self._columns["timestamp"] not in columns_of(self._filled[0], self._csv):
@@ -154,7 +165,8 @@ class Table:
         for block in read_blocks(path, list(self._columns.values()), csv=self._csv):
             checked = Checked(block, self._columns, self._null_values)
             if "event" in self._columns:
-                event = checked.text("event")
+                event = as_declared(checked.text("event"), weights)
+                checked.reject(pc.is_null(event), f"{self._columns['event']} is empty")
                 reject_unweighed(checked, event, weights, f"option weights; known are {', '.join(weights)}")
             else:
                 event = pa.array([next(iter(weights))] * checked.n, pa.string())
@@ -246,6 +258,7 @@ class Table:
         declared = {"user": self.declaration.user_id_type, "item": self.declaration.item_id_type}
         survey = Survey(
             times=None if "timestamp_format" in options else Times(zone),
+            day_times=DayTimes() if "time" in self._columns else None,
             ids={name: Ids() for name, id_type in declared.items() if id_type == "string"},
             decimals={"value": Decimals()} if "value" in self._columns and not decimal else {},
         )
@@ -255,18 +268,17 @@ class Table:
             self.notes += ids.notes(self._columns[name], name)
         if decimals := survey.decimals.get("value"):
             decimal = decimals.sign
+            self.notes += decimals.notes(self._columns["value"])
         if survey.times is None:
             written = TimeFormat.of(options["timestamp_format"], zone)
-            return replace(written, of_day="time" in self._columns and self._counts_milliseconds()), decimal
-        written = survey.times.format(self._columns["timestamp"])
-        if survey.times.n:
-            self.notes.append(survey.times.note(written))
+        else:
+            written = survey.times.format(self._columns["timestamp"])
+            if survey.times.n:
+                self.notes.append(survey.times.note(written))
+        if survey.day_times is not None and not re.search("%[HIcXT]", written.name):
+            written = replace(written, of_day=survey.day_times.unit)
+            self.notes += survey.day_times.notes(self._columns["time"])
         return written, decimal
-
-    def _counts_milliseconds(self) -> bool:
-        block = next(read_blocks(self._filled[0], [self._columns["time"]], csv=self._csv))
-        numbers = as_numbers(Checked(block, self._columns, self._null_values).text("time", required=False))
-        return bool(numbers.null_count * 2 < len(numbers))
 
     def _look_over_items(self, options: Mapping[str, str]) -> Decimal | None:
         """The decimal sign of prices in the file of items."""
@@ -287,8 +299,11 @@ class Table:
         survey.look_over(self._items, {}, self._csv_beside, self._null_values)
         for name, ids in survey.ids.items():
             self.notes += ids.notes(name, "category")
-        prices = survey.decimals.get("price")
-        return decimal_sign(options.get("decimal")) or (prices.sign if prices else None)
+        prices, given = survey.decimals.get("price"), decimal_sign(options.get("decimal"))
+        if prices is None or given is not None:
+            return given
+        self.notes += prices.notes("price")
+        return prices.sign
 
     def _declaration(self, options: Mapping[str, str], others: Mapping[str, float]) -> Declaration:
         if "weights" in options:

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.data.sources.numbers import per_value
+from recsys.data.sources import months
+from recsys.data.sources.day_times import DAY_MS
+from recsys.data.sources.numbers import as_numbers, per_value
 from recsys.errors import InputError
 from recsys.instants import LATEST_AHEAD
 
-DAY_MS: Final = 86_400_000
 SINCE_MS: Final = 315_532_800_000  # 1980: a number that means an earlier instant is of another unit
 _FIRST_LOCAL: Final = -62_135_510_400_000  # 0001-01-02: what is earlier, or later than the next, has no zone's time
 _LAST_LOCAL: Final = 253_402_128_000_000  # 9999-12-30
@@ -26,39 +27,39 @@ _EXCEL_DAYS: Final = 25_569  # from 1899-12-30 to 1970
 _PER_MS: Final[Mapping[str, float]] = {"s": 1e-3, "ms": 1.0, "us": 1e3, "ns": 1e6, "excel": 1 / DAY_MS}  # of each unit
 NUMBERS: Final = tuple(_PER_MS)
 DAY_FIRST, MONTH_FIRST, ISO = "day-first", "month-first", "iso"  # the first two read what is ISO, too
-COMPACT: Final = ("%Y%m%d", "%Y%m%d%H%M%S")
-# With the month by its name: mail, web servers' logs, Oracle and people.
-NAMED_MONTHS: Final = (
-    *("%a, %d %b %Y %H:%M:%S %Z", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y"),
-    *("%d-%b-%y", "%d-%b-%Y", "%d-%b-%Y %H:%M", "%d-%b-%Y %H:%M:%S", "%d %b %Y", "%d %b %Y %H:%M", "%d %b %Y %H:%M:%S"),
-    *("%b %d, %Y", "%b %d, %Y %H:%M", "%b %d, %Y %I:%M %p", "%b %d, %Y %I:%M:%S %p", "%B %d, %Y", "%d %B %Y"),
-)
-NAMES: Final = (*NUMBERS, ISO, DAY_FIRST, MONTH_FIRST)
+COMPACT: Final = ("%Y%m%d", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
+MONTH_NAME: Final = "month-name"  # the month by a word, in any order and language that `months` knows
+NAMES: Final = (*NUMBERS, ISO, DAY_FIRST, MONTH_FIRST, MONTH_NAME)
 _ORDERS: Final = {
     ISO: ("a", "b", "c"),
     DAY_FIRST: ("c", "b", "a"),
     MONTH_FIRST: ("c", "a", "b"),
 }  # which part is the year, the month, the day
-_ZONE: Final = r"(?P<zone>Z|z|UTC|GMT|[+-][0-9]{2}:?(?:[0-9]{2})?(?: ?(?:UTC|GMT))?)"
+# Words for zones that mean one offset wherever they are written, in hours.
+_ZONE_WORDS: Final[Mapping[str, int]] = {
+    **{"Z": 0, "UTC": 0, "GMT": 0, "WET": 0, "WEST": 1, "CET": 1, "CEST": 2, "EET": 2, "EEST": 3, "MSK": 3, "JST": 9},
+    **{"EST": -5, "EDT": -4, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7},
+}
+_ZONE: Final = rf"(?P<zone>z|{'|'.join(_ZONE_WORDS)}|[+-][0-9]{{2}}:?(?:[0-9]{{2}})?(?: ?(?:UTC|GMT))?)"
 _PARTS: Final = (
     r"^\s*(?P<a>[0-9]{1,4})(?P<mark>[-/.])(?P<b>[0-9]{1,2})[-/.](?P<c>[0-9]{1,4})"
-    r"(?:(?:,?\s+|T)(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:[.,](?P<part>[0-9]{1,9}))?)?"
-    rf"(?:\s*(?P<half>[AaPp])\.?[Mm]\.?)?(?:\s*{_ZONE})?)?\s*$"
+    r"(?:(?:,?\s+(?:-\s+|um\s+)?|T)(?P<hour>[0-9]{1,2})[:.](?P<minute>[0-9]{2})"
+    r"(?:[:.](?P<second>[0-9]{2})(?:[.,](?P<part>[0-9]{1,9}))?)?"
+    rf"(?:\s*(?P<half>[AaPp])\.?[Mm]\.?)?(?:\s*Uhr)?(?:\s*{_ZONE})?)?\s*$"
 )
 _ZONED: Final = r":[0-9]{2}(?:[.,][0-9]+)?\s*(?:Z|z|UTC|GMT|[+-][0-9]{2}:?(?:[0-9]{2})?(?: ?(?:UTC|GMT))?)\s*$"
 _GIVEN: Final = ("a", "b", "c", "hour", "minute", "second", "part", "half", "zone")
-_NUMBER: Final = r"^[+-]?[0-9]+(?:[.,][0-9]*)?(?:[eE][+-]?[0-9]+)?$"
 _NO_ZONE: Final = np.iinfo(np.int32).min
 
 
 @dataclass(frozen=True)
 class TimeFormat:
-    """One of NAMES, or a strptime pattern. `zone`: of times that name none; None is UTC. `of_day`: a second column
-    counts the milliseconds of the day."""
+    """One of NAMES, or a strptime pattern. `zone`: of times that name none; None is UTC. `of_day`: the unit in
+    which a second column counts the time of the day; None where it is a text, or there is none."""
 
     name: str
     zone: str | None = None
-    of_day: bool = False
+    of_day: str | None = None
 
     @classmethod
     def of(cls, name: str, zone: str | None) -> TimeFormat:
@@ -102,6 +103,8 @@ class TimeFormat:
     def _words(self, texts: pa.Array) -> pa.Array:
         if self.name == ISO:
             return self._iso(texts)
+        if self.name == MONTH_NAME:
+            return TimeFormat(ISO, self.zone)._iso(per_value(texts, months.as_iso, pa.string()))
         if self.name in _ORDERS:
             read = self._by_parts(texts)
             return read if not read.null_count else pc.coalesce(read, TimeFormat(ISO, self.zone)._words(texts))
@@ -196,17 +199,6 @@ def latest_ms() -> int:
     return int((dt.datetime.now(dt.UTC) + LATEST_AHEAD).timestamp() * 1000)
 
 
-def as_numbers(texts: pa.Array) -> pa.Array:
-    """Texts as integers where all are, else as floats; null where one is no plain number."""
-    texts = pc.utf8_trim_whitespace(texts)
-    texts = pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, pa.scalar(None, pa.string()))
-    texts = pc.replace_substring(texts, ",", ".")
-    try:
-        return texts.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return texts.cast(pa.float64())
-
-
 def _from_iso(text: str) -> dt.datetime | None:
     at = _any_iso(text)
     return at.astimezone(dt.UTC) if at is not None and at.tzinfo else None
@@ -234,7 +226,7 @@ def _offset_ms(zone: str) -> int:
     if not zone:
         return int(_NO_ZONE)
     if zone[0] not in "+-":
-        return 0
+        return _ZONE_WORDS[zone.upper()] * 3_600_000
     digits = "".join(character for character in zone if character.isdigit()).ljust(4, "0")
     return (-1 if zone[0] == "-" else 1) * (int(digits[:2]) * 60 + int(digits[2:4])) * 60_000
 

@@ -187,7 +187,7 @@ def test_json_lines_are_read_with_nested_values_as_json(tmp_path):
     rows, rejected, count = read(source)
     assert [(row["visitorid"], row["itemid"]) for row in rows] == [("u1", "7"), ("ué", "9007199254740993")]
     assert [row.line for row in rejected] == [3, 4, 6, 7]
-    assert rejected[-1].reason == "user_id holds several values, where one is needed"
+    assert rejected[-1].reason == "user_id holds several values, where one is needed; name one, as user_id.id"
     assert (count.lines.total, count.lines.blank) == (7, 1)
     items = [
         {"item_id": "7", "title": "Lamp", "size": {"w": 2}},
@@ -245,7 +245,7 @@ def test_a_cell_of_another_encoding_costs_the_property_or_the_row(tmp_path):
     [
         ("x.csv", "AH2L9,0000000116,4.0,1019865600\n" * 2, r"first line looks like data.*--option names=c1,c2,c3,c4"),
         ("x.csv", "User_ID,item-id,ts\n1,2,3\n", r"did you mean 'User_ID' by 'user_id', 'item-id' by 'item_id'\?"),
-        ("x.csv", "user_id^item_id^ts\n1^2^3\n", "No delimiter was found"),
+        ("x.csv", "user_idþitem_idþts\n1þ2þ3\n", "No delimiter was found"),
         ("x.json", '[\n{"user_id": 1}\n]\n', "a JSON array; write one object a line"),
         (
             "x.jsonl",
