@@ -21,6 +21,7 @@ from recsys.data.sources.base import EVENTS, Chunk, LineCount, Part, Source, as_
 from recsys.data.sources.checksums import checksums_of
 from recsys.errors import EmptyResultError, InputError, RecsysError
 from recsys.steps import import_summary
+from recsys.steps.import_erased import of_the_living
 from recsys.steps.import_known import continued, shown
 from recsys.steps.import_plan import (
     START_OVER,
@@ -34,7 +35,7 @@ from recsys.steps.import_plan import (
     with_roles_kept,
 )
 from recsys.steps.import_progress import Bar, Quarantine, file_name, progress_bar
-from recsys.storage import raw_imports
+from recsys.storage import keys, raw_imports
 from recsys.storage.engine import engine as open_engine
 from recsys.storage.engine import require_current, with_patience
 from recsys.storage.raw_differences import Staged, n_duplicates
@@ -227,6 +228,9 @@ class _Loading:
 
     def _load_files(self, connection: sa.Connection, planned: Plan, begun: list[FileProgress]) -> dict[str, Any]:
         loaded = []
+        was_begun = any(task.begun for task in planned.tasks)
+        with self._transaction(connection):
+            erased = keys.erased(connection)
         with progress_bar() as bar:
             for task, file in zip(planned.tasks, begun, strict=True):
                 if task.how == "rows" and not self._may_be_there(connection, task, file):
@@ -242,6 +246,8 @@ class _Loading:
             n_twice = n_duplicates(connection, new_events) if new_events else 0
             for import_id in {file.import_id for file in loaded}:
                 raw_imports.mark_complete(connection, import_id)
+            if loaded and (was_begun or keys.erased(connection) != erased):  # while files were read
+                raw_imports.remove_erased(connection)
             whole = import_summary.of_database(connection) if loaded else {}
         if n_twice:
             self._note(
@@ -262,7 +268,7 @@ class _Loading:
         """Chunk by chunk, each with the note of how far the file is dealt with; goes on where that note stands."""
         resume_at, read_to = progress.position, 0
         with Quarantine(self._quarantine_file(progress), part.name) as quarantine, bar.file(part) as say:
-            for chunk in self._read(part):
+            for chunk in self._read(connection, part):
                 quarantine.write(chunk.rejected)
                 starts_at, read_to = read_to, chunk.end
                 if read_to <= resume_at:
@@ -295,7 +301,7 @@ class _Loading:
             bar.file(part) as say,
         ):
             staged = Staged(connection, part.stream)
-            for chunk in self._read(part):
+            for chunk in self._read(connection, part):
                 quarantine.write(chunk.rejected)
                 staged.add(chunk.rows)
                 reasons.update(_reasons(chunk))
@@ -354,12 +360,14 @@ class _Loading:
         elif not own:
             staged.against([])
 
-    def _read(self, part: Part) -> Iterator[Chunk]:
-        """The chunks of a part; every line of it must be accounted for."""
+    def _read(self, connection: sa.Connection, part: Part) -> Iterator[Chunk]:
+        """The chunks of a part without erased users; every line of it must be accounted for."""
         emptied = self.emptied[part.stream, part.name] = Counter()
         count = self.lines[part.stream, part.name] = LineCount()
-        for chunk in part.read():
-            count.add(part, chunk)
+        for read in part.read():
+            with nullcontext() if connection.in_transaction() else connection.begin():
+                chunk = of_the_living(read, keys.erased(connection))
+            count.add(part, read if read.n_records is not None else chunk)
             for reason, n in chunk.emptied.items():
                 may_be_told = reason in emptied or len(emptied) < raw_imports.MAX_REASONS
                 emptied[reason if may_be_told else raw_imports.OTHER_REASONS] += n

@@ -190,6 +190,14 @@ def _remove_rows(connection: sa.Connection, table: sa.Table, files: list[int]) -
     connection.execute(sa.text("drop table kept"))
 
 
+def remove_erased(connection: sa.Connection) -> None:
+    """Remove the rows of all users who have been erased; the caller commits. Looks at every row."""
+    erased = sa.select(tables.erased_users.c.digest)
+    for table in (raw.events, raw.user_properties):
+        digest = sa.func.sha256(sa.func.convert_to(table.c.visitorid, "UTF8"))
+        connection.execute(sa.delete(table).where(digest.in_(erased)))
+
+
 def empty_raw(connection: sa.Connection) -> None:
     """Empty the raw tables and the record of imports; the caller commits. Until then preparations wait, and other
     readers see what was there."""
