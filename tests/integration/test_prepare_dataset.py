@@ -216,7 +216,7 @@ def test_an_erased_user_is_in_no_later_data_set_though_his_files_are_loaded_agai
     second = prepare_dataset.run(ctx=ctx)
     with ctx.engine.connect() as connection:
         mentioned = sa.select(sa.func.count()).where(raw_tables.events.c.visitorid == "102")
-        assert connection.execute(mentioned).scalar_one() == 10
+        assert connection.execute(mentioned).scalar_one() == 0
     for result, there in ((first, True), (second, False)):
         dataset = ctx.dataset(result["dataset"])[1]
         assert (3 in dataset.table("users")["user_key"].to_pylist()) is there
@@ -319,12 +319,7 @@ def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: 
     ]
     by_price = newest[0]["weight"]  # of a view, which is 1 without
     assert (by_price > 1, newest[1]["weight"]) == (True, pytest.approx(5 * by_price))
-    told = dataset.interactions().parameters
-    assert told is not None
-    assert [told.texts[code] if code >= 0 else None for code in told.code[-3:].tolist()] == [
-        None,
-        *['{"price": 7.5}'] * 2,
-    ]
+    assert dataset.interactions().parameters is None  # two users told them: too few not to name one
     assert prepare_dataset.run(ctx=ctx) == second | {"made": False}
     # strictly before the cut, as for all others
     early = prepare_dataset.run(
