@@ -15,8 +15,9 @@ from recsys.serving.ids import JsonType
 _KEYS_A_TIME: Final = 10_000
 _EPOCH: Final = """
     (
-        select format('%s:%s:%s', system_identifier, timeline_id, oid)
-        from pg_control_system(), pg_control_checkpoint(), pg_database where datname = current_database()
+        select format('%s:%s:%s:%s', system_identifier, timeline_id, oid, (
+            select max(oid) from pg_trigger where tgrelid = to_regclass('items')
+        )) from pg_control_system(), pg_control_checkpoint(), pg_database where datname = current_database()
     ) as server,
     coalesce((select emptied from catalogue_epoch), 0) as emptied,
     coalesce((select json_type from id_types where entity = 'user'), 'string') as user_type,
@@ -46,7 +47,9 @@ _CATEGORIES_SQL: Final = (
 class Epoch(NamedTuple):
     """Within one, a key is of one item for good. What was read in two different ones must not be mixed."""
 
-    server: str  # which server, which of its histories, which database
+    # Which server, which of its histories, which database; and that it is whole: a restore adds triggers at last, and
+    # rows that it has brought since we looked are not marked as changed.
+    server: str
     emptied: int  # how often the catalogue was emptied
     user_type: JsonType
     item_type: JsonType

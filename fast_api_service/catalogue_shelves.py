@@ -12,6 +12,7 @@ import orjson
 from recsys.errors import InputError
 from recsys.serving.catalogue_changes import ItemState, Properties, cycle, told_properties
 from recsys.serving.ids import ExternalId, JsonType, digest_of, to_external
+from recsys.storage.last_keys import LAST_SQL
 
 _FIRST_KEY = 1  # as recsys.data.keys has it; 0 owns the default list of all items
 
@@ -46,8 +47,8 @@ class Shelf(ABC):
             self.keys[row[self.id]] = row[self.key]
             self._put_down(row)
         if len(ids - self.keys.keys()):
-            sql = f"select max({self.key}) from {self.table}"  # noqa: S608 - our own names
-            self._next_key = (await connection.fetchval(sql) or _FIRST_KEY - 1) + 1
+            sql = f"select {LAST_SQL.format(table=self.table, key=self.key)}"
+            self._next_key = max(await connection.fetchval(sql) + 1, _FIRST_KEY)
 
     def take(self, id_: str, fields: dict[str, Any]) -> str:
         """Change or add one object: "created", "updated" or "unchanged"; InputError with the reason against it."""

@@ -257,8 +257,8 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 
 
 def main() -> None:
-    """Entry point of the command `recsys`: errors made on purpose, and those of the disk, are one line, not a stack
-    trace."""
+    """Entry point of the command `recsys`: errors made on purpose, those of the disk, and those of Postgres' server are
+    one line, not a stack trace."""
     try:
         log.setup()
         app()
@@ -269,6 +269,16 @@ def main() -> None:
         if error.errno not in _OF_THE_DISK:
             raise
         typer.secho(f"error: {error.strerror}: {error.filename or 'no file is named'}", fg=typer.colors.RED, err=True)
+        raise SystemExit(1) from None
+    except Exception as error:
+        from recsys.storage.engine import said_by_server
+
+        if not (said := said_by_server(error)):
+            raise
+        text = (
+            f"error: Postgres does not do it: {said}. Once that is fixed, run the same again (DATABASE_URL says where)"
+        )
+        typer.secho(text, fg=typer.colors.RED, err=True)
         raise SystemExit(1) from None
 
 

@@ -18,6 +18,7 @@ from ibis import Table
 
 from recsys import columns as col
 from recsys.action import action_of
+from recsys.data import parameters
 from recsys.data.dataset import (
     AVAILABLE,
     CATEGORY,
@@ -134,6 +135,7 @@ def prepare(
         )
         users_told = con.to_pyarrow(tables.pop("users"))
         arrow = {name: con.to_pyarrow(tables[name].select(SCHEMAS[name].names)) for name in tables}
+        arrow["events"] = parameters.of_several(arrow["events"])
         con.disconnect()
         return Prepared(write_dataset(folder, meta, arrow | {"users": users_told}), users_told)
 

@@ -11,17 +11,18 @@ from recsys.errors import InputError
 from recsys.online.training_state import hold_lease
 from recsys.serving.ids import JsonType, digest_of, to_external
 from recsys.storage import locks
+from recsys.storage.last_keys import LAST_SQL
 
 _TYPE_SQL: Final = "select json_type from id_types where entity = 'user'"
 _LOCK_SQL: Final = "select pg_try_advisory_xact_lock($1)"
 # `told_at` stays null: nobody has told anything of them, and the next data set may.
-_GIVE_SQL: Final = """
+_GIVE_SQL: Final = f"""
 insert into users (user_key, user_id)
-select (select coalesce(max(user_key), 0) from users) + row_number() over (order by place), user_id
+select {LAST_SQL.format(table="users", key="user_key")} + row_number() over (order by place), user_id
 from unnest($1::text[], $2::bytea[]) with ordinality as of_log (user_id, digest, place)
 where not exists (select from users u where u.user_id = of_log.user_id)
   and not exists (select from erased_users e where e.digest = of_log.digest)
-"""
+"""  # noqa: S608 - our own names
 _KEYS_SQL: Final = "select user_id, user_key from users where user_id = any($1::text[])"
 
 

@@ -18,18 +18,20 @@ import asyncpg
 from recsys.online.event import Event
 
 N_RECENT: Final = 50  # events kept in user_recent
+_CONFIGURATIONS: Final = 10
 N_BOUGHT: Final = 1_000  # items by type of event that are kept beside those because they were bought
 
-# What counts as bought, by settings and the data's source ($2 where there is none), and by the configuration in force,
-# in order. Views are kept no longer than others.
-BOUGHT_SQL: Final = """
-select coalesce(array_agg(event_type order by event_type), '{}') as types from (
+# What counts as bought, in order: by settings and the data's source ($2 where there is none), and by the newest
+# configurations. The one in force is among them also where newer ones cannot be read. Views are kept no longer than
+# others.
+BOUGHT_SQL: Final = f"""
+select coalesce(array_agg(event_type order by event_type), '{{}}') as types from (
     select unnest(coalesce((select bought_event_types from event_meaning), $2::text[])) as event_type
     union
-    select jsonb_path_query(config, '$.bought[*].event_type') #>> '{}'
-    from (select config from config_versions order by config_id desc limit 1) newest
+    select jsonb_path_query(config, '$.bought[*].event_type') #>> '{{}}'
+    from (select config from config_versions order by config_id desc limit {_CONFIGURATIONS}) newest
 ) named where event_type <> 'view'
-"""
+"""  # noqa: S608 - a number of ours
 # Owners in one order, so that two batches cannot wait for each other; the rows, also those that are not updated, are
 # locked until the end. The lock that an INSERT takes on `events` comes first, see postgres_log.
 _LOCK_SQL = f"""

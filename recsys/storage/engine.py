@@ -169,6 +169,16 @@ def is_lost_connection(error: BaseException) -> bool:
     )
 
 
+def said_by_server(error: BaseException) -> str:
+    """The first line of what is wrong with the server or the way to it (away, full, refusing); empty for other errors,
+    such as a mistake in a statement."""
+    if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
+        return said_by_server(error.orig)
+    if not isinstance(error, psycopg2.OperationalError) and not is_lost_connection(error):
+        return ""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def with_patience(fn: Callable[[], Result], patience_s: float) -> Result:
     """`fn()`, tried again with growing pauses for up to `patience_s` seconds while Postgres is away.
 

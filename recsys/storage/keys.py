@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from recsys.errors import RecsysError
 from recsys.storage import locks
+from recsys.storage.last_keys import LAST_SQL
 from recsys.storage.tables import categories, erased_users, id_types, items, users
 
 # table → its key, its id, and the columns that a newer data set brings up to date
@@ -128,7 +129,8 @@ def store(
 
 def _place(cursor: Any, table: str, staged: str, key: str, id_: str, top: int) -> dict[int, int]:
     """Settle the keys that are asked for; of those that come out as others, the new one."""
-    now = _greatest(cursor, table, key)
+    cursor.execute(f"select {LAST_SQL.format(table=table, key=key)}")
+    now = cursor.fetchone()[0]
     if now <= top:
         return {}
     cursor.execute(

@@ -206,6 +206,7 @@ def start_over(connection: sa.Connection) -> None:
     _lock_out_readers(connection)
     erase(connection)
     connection.execute(sa.text(f"truncate {', '.join(table.fullname for table in _KEYED)}"))
+    connection.execute(sa.update(tables.catalogue_epoch).values(last_item_key=0, last_category_key=0, last_user_key=0))
     state = tables.training_state  # an updater that works on the old data is shut out
     connection.execute(sa.update(state).values(fence=state.c.fence + 1, holder=None))
 

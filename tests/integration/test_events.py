@@ -133,6 +133,26 @@ def test_recent_holds_the_newest_events_of_known_items(stocked: sa.Engine, datab
     assert at_ms == sorted(at_ms, reverse=True)
 
 
+def test_recent_keeps_what_the_configuration_in_force_calls_bought_under_newer_ones_that_cannot_be_read(
+    stocked: sa.Engine, database_url: str
+) -> None:
+    with stocked.begin() as connection:
+        connection.execute(sa.text("truncate events, user_recent"))
+        for config in (
+            '{"bought": [{"event_type": "rental"}]}',
+            '{"of_the_future": 1, "bought": {"rental": {}}}',
+            "[]",
+        ):
+            connection.execute(sa.text("insert into config_versions (config) values (:config)"), {"config": config})
+    raw = [{"user_id": "501", "item_id": "1041", "event_type": "rental", "timestamp": NOW - dt.timedelta(days=1)}]
+    raw += [{"user_id": "501", "item_id": "1001", "timestamp": NOW - dt.timedelta(minutes=i)} for i in range(80)]
+    append(database_url, events_of(raw))
+    [(_, keys, types, _)] = tables(stocked)[1]
+    assert (41, "rental") in list(zip(keys, types, strict=True))
+    with stocked.begin() as connection:
+        connection.execute(sa.text("truncate config_versions"))
+
+
 def test_recent_keeps_what_was_bought_before_the_newest_events(stocked: sa.Engine, database_url: str) -> None:
     def at(minutes: int, item: int, kind: str = "view") -> dict[str, Any]:
         """The same of the user and of a session."""

@@ -81,6 +81,11 @@ catalogue_epoch = sa.Table(
     sa.Column(
         "deleted", sa.BigInteger, nullable=False, server_default=sa.text("0")
     ),  # DELETE: other keys stay what they are
+    # the greatest key that a removed row had: it is not given again
+    *(
+        sa.Column(f"last_{key}", sa.Integer, nullable=False, server_default=sa.text("0"))
+        for key in ("item_key", "category_key", "user_key")
+    ),
     sa.CheckConstraint("singleton", name="singleton"),
 )
 

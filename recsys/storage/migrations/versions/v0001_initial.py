@@ -412,6 +412,9 @@ STATEMENTS = (
         singleton BOOLEAN DEFAULT true NOT NULL,
         emptied BIGINT DEFAULT 0 NOT NULL,
         deleted BIGINT DEFAULT 0 NOT NULL,
+        last_item_key INTEGER DEFAULT 0 NOT NULL,
+        last_category_key INTEGER DEFAULT 0 NOT NULL,
+        last_user_key INTEGER DEFAULT 0 NOT NULL,
         CONSTRAINT pk_catalogue_epoch PRIMARY KEY (singleton),
         CONSTRAINT ck_catalogue_epoch_singleton CHECK (singleton)
     )
@@ -451,6 +454,23 @@ STATEMENTS = (
     CREATE TRIGGER categories_deleted AFTER DELETE ON categories REFERENCING OLD TABLE AS gone
     FOR EACH STATEMENT EXECUTE FUNCTION count_deleted()
     """,
+    # lists and models speak in keys: that of a row that is gone is not given to another
+    """
+    CREATE FUNCTION note_last_key() RETURNS trigger LANGUAGE plpgsql AS $$
+    DECLARE
+        key text := quote_ident(TG_ARGV[0]);
+        noted text := quote_ident('last_' || TG_ARGV[0]);
+    BEGIN
+        EXECUTE 'UPDATE catalogue_epoch SET ' || noted || ' = k.last FROM (SELECT max(' || key || ') AS last FROM '
+            || quote_ident(TG_TABLE_NAME) || ') k WHERE ' || noted || ' < k.last';
+        RETURN NULL;
+    END $$
+    """,
+    *(
+        f"CREATE TRIGGER {table}_last_key BEFORE DELETE OR TRUNCATE ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION note_last_key('{key}')"
+        for table, key in (("items", "item_key"), ("categories", "category_key"), ("users", "user_key"))
+    ),
     # ---- configuration and exposures
     """
     CREATE TABLE event_settings (
@@ -574,6 +594,20 @@ STATEMENTS = (
     )
     """,
     "CREATE INDEX ix_training_logs_stream_log_id ON training_logs (stream, log_id)",
+    # ---- rows that everything reads: changed, never removed
+    """
+    CREATE FUNCTION keep_row() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION USING
+            MESSAGE = 'the row of ' || TG_TABLE_NAME || ' is needed and stays: nothing was removed',
+            HINT = 'To begin anew with other data use recsys import --replace, or drop the database.';
+    END $$
+    """,
+    *(
+        f"CREATE TRIGGER {table}_kept BEFORE DELETE OR TRUNCATE ON {table} "
+        "FOR EACH STATEMENT EXECUTE FUNCTION keep_row()"
+        for table in ("publication_pointer", "server_identity", "catalogue_epoch", "training_state")
+    ),
 )
 
 
