@@ -14,7 +14,9 @@ from recsys.settings import ROOT
 class ApiSettings(BaseSettings):
     """How the service listens and how patient it is. The database comes from DATABASE_URL (recsys.settings)."""
 
-    model_config = SettingsConfigDict(env_prefix="API_", env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="API_", env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", allow_inf_nan=False
+    )
 
     host: str = Field("127.0.0.1", description="loopback by default; elsewhere nothing is served without API keys")
     port: int = Field(8000, ge=0, le=65535)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -21,6 +21,7 @@ from recsys.action import SYNONYMS
 from recsys.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
+Days = Annotated[float, Field(le=36_500)]  # a hundred years: an instant so long ago can still be told
 LOCAL = ROOT / ".local"
 _SQLITE = "sqlite:///"
 _EXPECTED = "expected are lists and mappings in JSON, as in .env.example"
@@ -31,7 +32,7 @@ Loaded = TypeVar("Loaded", bound=BaseSettings)
 class UpdaterSettings(BaseModel):
     """How the updater learns from events and watches over what it has learned."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     priority_event_types: list[str] = Field(
         ["transaction", "purchase", "addtocart"], description="learned at once, with what came before them"
@@ -52,7 +53,12 @@ class Settings(BaseSettings):
     """One object, made by each entry point and handed down. Library code below the steps never reads it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RECSYS_", env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", populate_by_name=True
+        env_prefix="RECSYS_",
+        env_file=ROOT / ".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     database_url: str | None = Field(
@@ -100,7 +106,7 @@ class Settings(BaseSettings):
     )
 
     # --- training
-    label_window_days: float = Field(14.0, gt=0, description="length of the ranker's label windows")
+    label_window_days: Days = Field(14.0, gt=0, description="length of the ranker's label windows")
     n_label_windows: int = Field(4, ge=1, le=12, description="how many windows the ranker trains on")
     generators: list[str] = Field(
         ["popular", "als", "covisitation", "ease", "deepfm"],
@@ -122,7 +128,7 @@ class Settings(BaseSettings):
         0.5, ge=0, le=1, description="a publication with fewer owners or items than this share of the former is refused"
     )
 
-    list_max_age_days: float = Field(
+    list_max_age_days: Days = Field(
         7.0, ge=0, description="ranked and personal lists of data so much older than a publication's leave it"
     )
 
@@ -139,21 +145,21 @@ class Settings(BaseSettings):
     tasks_at_once: int = Field(2, ge=1, description="tasks of one DAG that run side by side: each takes memory")
 
     # --- housekeeping: how long things are kept that nobody needs (`recsys housekeeping --dry-run` says what would go)
-    artifact_days: float = Field(
+    artifact_days: Days = Field(
         3.0, ge=1, description="data sets and models that no kept publication, champion or newest data set stands on"
     )
-    export_days: float = Field(90.0, ge=1, description="models that were exported by POST /model/export")
-    event_days: float | None = Field(
+    export_days: Days = Field(90.0, ge=1, description="models that were exported by POST /model/export")
+    event_days: Days | None = Field(
         None,
         ge=400,
         description="posted events in tables and data sets, once an archive has them; for ever when not set",
     )
     event_archive: Path | None = Field(None, description="that archive; events/ under RECSYS_LOCAL_DIR when not set")
-    exposure_days: float = Field(90.0, ge=1, description="what was shown to whom, by whole months")
-    quarantine_days: float = Field(90.0, ge=1, description="bad rows of imports, and events that contradict others")
-    guest_days: float = Field(30.0, ge=1, description="recent events of sessions in which nothing happens any more")
-    run_days: float = Field(180.0, ge=1, description="MLflow runs, except those of champions and challengers")
-    log_days: float = Field(30.0, ge=1, description="log files under the local folder and in log_folders")
+    exposure_days: Days = Field(90.0, ge=1, description="what was shown to whom, by whole months")
+    quarantine_days: Days = Field(90.0, ge=1, description="bad rows of imports, and events that contradict others")
+    guest_days: Days = Field(30.0, ge=1, description="recent events of sessions in which nothing happens any more")
+    run_days: Days = Field(180.0, ge=1, description="MLflow runs, except those of champions and challengers")
+    log_days: Days = Field(30.0, ge=1, description="log files under the local folder and in log_folders")
     log_folders: list[Path] = Field([], description="further folders of logs, e.g. Airflow's")
 
     # --- the gate: how much worse than the champion a new model may be, per segment

@@ -125,3 +125,23 @@ def test_weights_are_finite(monkeypatch: pytest.MonkeyPatch, weight: str) -> Non
     monkeypatch.setenv("RECSYS_EVENT_WEIGHTS", f'{{"view": {weight}}}')
     with pytest.raises(InputError, match="RECSYS_EVENT_WEIGHTS, in view: input should be a finite number"):
         settings.read(Settings)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
+def test_no_number_without_end_is_a_setting(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for kind in (Settings, ApiSettings):
+        for name, field in kind.model_fields.items():
+            if field.annotation in (float, float | None):
+                variable = f"{kind.model_config['env_prefix']}{name}".upper()
+                monkeypatch.setenv(variable, value)
+                with pytest.raises(InputError, match=variable):
+                    settings.read(kind)
+                monkeypatch.delenv(variable)
+
+
+def test_a_number_of_days_is_one_that_a_calendar_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in Settings.model_fields if name.endswith("_days")]:
+        monkeypatch.setenv(f"RECSYS_{name.upper()}", "1e12")
+        with pytest.raises(InputError, match=f"RECSYS_{name.upper()}"):
+            settings.read(Settings)
+        monkeypatch.delenv(f"RECSYS_{name.upper()}")
