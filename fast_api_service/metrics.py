@@ -139,7 +139,7 @@ class Metrics:
             "recsys_updater_given_up", "1 while nobody tries to start the updater again", registry=registry
         )
         self.quarantined = Gauge(
-            "recsys_quarantined_events", "Posted events that contradict others and are kept apart", registry=registry
+            "recsys_quarantined_events", "Posted events in quarantine, as they contradict others", registry=registry
         )
         self.connections = Gauge(
             "recsys_postgres_connections", "Connections that Postgres has from anybody", registry=registry

@@ -1,4 +1,4 @@
-"""Training of DeepFM: Keras `fit` on arrays, epoch by epoch, until the last slice in time is foretold no better."""
+"""Training of DeepFM: Keras `fit` on arrays, epoch by epoch, until the last slice in time is predicted no better."""
 
 from __future__ import annotations
 

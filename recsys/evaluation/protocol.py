@@ -25,7 +25,7 @@ from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys, Task
 
 @dataclass(frozen=True)
 class Window:
-    """A label window: everything before `cut_at` may be learned from, [`cut_at`, `end_at`) is to be foretold."""
+    """A label window: everything before `cut_at` may be learned from, [`cut_at`, `end_at`) is to be predicted."""
 
     cut_at: int  # microseconds since the epoch
     end_at: int
@@ -47,7 +47,7 @@ def labels_of(
     label_event_types: Sequence[str],
     bought_event_types: Sequence[str],
 ) -> Labels:
-    """What is to be foretold, for users known before the window; TooFewLabelsError when the window has no label."""
+    """What is to be predicted, for users known before the window; TooFewLabelsError when the window has no label."""
     history = interactions.before(window.cut_at)
     events = interactions.between(window.cut_at, window.end_at).of_types(label_event_types).in_favour
     keep = np.isin(events.user_key, history.user_key)
