@@ -63,7 +63,7 @@ class Patience(RetryPolicy):
     """Try again what may go well the next time; what a step refuses, and a mistake in its code, stay as they are."""
 
     def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
-        """The decision; all that is no error of this project (a lost database, a full disk) deserves another try."""
+        """The decision; all that is no error of this project (a lost database, a full disk) is tried again."""
         if isinstance(exception, RecsysError) and not exception.transient:
             return RetryDecision.fail("the same input would be refused again")
         if isinstance(exception, TypeError | NameError | ImportError):

@@ -139,6 +139,10 @@ class Exposures:
                 self._drop_connection()
                 raise
             except Exception as error:  # whatever it is, what is shown later is still to be written
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # asyncpg's rollback failed, in place of the cancellation
+                    self._drop_connection()
+                    raise asyncio.CancelledError from error
                 if isinstance(error, AWAY) and not isinstance(error, _REFUSED):
                     self._give_up_connection(error)
                     return False

@@ -99,7 +99,7 @@ class Metrics:
         )
         self.updater_wanted = gauge("recsys_updater_wanted", "1 while the updater is asked to learn")
         self.updater_given_up = gauge("recsys_updater_given_up", "1 while nobody tries to start the updater again")
-        self.quarantined = gauge("recsys_quarantined_events", "Posted events that contradict others and are kept apart")
+        self.quarantined = gauge("recsys_quarantined_events", "Posted events in quarantine, as they contradict others")
         self.connections = gauge("recsys_postgres_connections", "Connections that Postgres has from anybody")
         self.max_connections = gauge("recsys_postgres_max_connections", "Connections that Postgres allows")
         self.outbox_events = gauge("recsys_outbox_events", "Events in the outbox that Kafka does not have yet")

@@ -3,7 +3,7 @@
     RECSYS_DATA_DIR=DATA python -m research.online_replay [online-retail ml-1m] [--learning-rate 0.002] [--plot FILE]
 
 DATA holds `online-retail/online_retail.parquet` and `ml-1m/`. The first 80 % of the events in time train DeepFM as at
-night; the last 20 % come one after another, as the updater reads them: 1,024 at a time, each foretold by both models
+night; the last 20 % come one after another, as the updater reads them: 1,024 at a time, each predicted by both models
 against the same sampled items before it is learned. Prints a table, and writes the curves (--json) and their plot.
 """
 
@@ -81,7 +81,7 @@ def _event(user: str, item: str, kind: str, at: dt.datetime) -> Event:
 
 
 def replay(data: Dataset, folder: Path, options: UpdaterSettings) -> dict[str, Any]:
-    """Train on the night, let the rest come; what was foretold how well."""
+    """Train on the night, let the rest come; how well it was predicted."""
     events = data.interactions()
     cut_at = int(events.occurred_at[int(len(events) * SHARE)])
     night, day = events.before(cut_at), events.between(cut_at, events.cut_at)

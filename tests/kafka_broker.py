@@ -1,7 +1,7 @@
 """A real Kafka broker for the tests: KRaft, one process with little memory, killed and started again where asked.
 
 The jars come through Maven once and stay in .local/kafka. Without Java and Maven the tests that ask for a broker fail:
-`apt-get install default-jre-headless maven` mends that, as .ci/run does.
+`apt-get install default-jre-headless maven` fixes that, as .ci/run does.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _EXAMPLES: dict[str, Any] = {
     _ROUTE,
     response_model=BatchAnswer,
     responses=documented(404, 413, 422, 503),
-    summary="Items for many users",
+    summary="Recommendations for many users",
     operation_id="recommend_batch",
 )
 async def recommend_batch(

@@ -55,14 +55,19 @@ async def read(request: Request) -> ConfigInForce:
     return ConfigInForce(**dict(found.version), passed_over=list(found.passed_over), problem=found.problem or None)
 
 
-@router.get("/config/history", responses=documented(422, 503), summary="Former versions", operation_id="config_history")
+@router.get(
+    "/config/history", responses=documented(422, 503), summary="Earlier versions", operation_id="config_history"
+)
 async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> ConfigHistory:
     """The newest first."""
     return ConfigHistory(versions=[version_of(row) for row in await _fetch(request, _HISTORY_SQL, limit)])
 
 
 @router.put(
-    "/config", responses=documented(409, 413, 422, 503), summary="Put another configuration", operation_id="put_config"
+    "/config",
+    responses=documented(409, 413, 422, 503),
+    summary="Add a configuration version",
+    operation_id="put_config",
 )
 async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples=_EXAMPLES)]) -> ConfigVersion:
     """Adds a version, which every worker follows within five seconds. With `replaces`, only if that one is in force:
@@ -73,7 +78,7 @@ async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples
 @router.post(
     "/config/revert/{config_id}",
     responses=documented(404, 409, 422, 503),
-    summary="Go back to a former version",
+    summary="Revert to an earlier version",
     operation_id="revert_config",
 )
 async def revert(request: Request, config_id: Annotated[int, Path(ge=0, le=2**53)]) -> ConfigVersion:

@@ -1,4 +1,4 @@
-"""POST /online/data/add and GET /online/events/{user_id}: events in, and what is known of a user's latest."""
+"""POST /online/data/add and GET /online/events/{user_id}: events in, and the newest ones of a user."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ router.include_router(_hot)
     "/online/events/{user_id:id}",
     response_model=EventsAnswer,
     responses=documented(404, 422, 503),
-    summary="What a user did of late",
+    summary="Recent events of a user",
     operation_id="events",
 )
 async def latest(

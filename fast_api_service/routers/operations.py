@@ -54,7 +54,12 @@ async def metrics(request: Request) -> Response:
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/model/info", responses=documented(503), summary="What is in service", operation_id="model_info")
+@router.get(
+    "/model/info",
+    responses=documented(503),
+    summary="Publication, models and catalogue in service",
+    operation_id="model_info",
+)
 async def model_info(request: Request) -> ModelInfo:
     """The publication with its lists, the models behind it, and the catalogue."""
     state, snapshot = _in_service(request)

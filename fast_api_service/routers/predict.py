@@ -109,7 +109,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     "/predict/product_positions",
     response_model=PositionsAnswer,
     responses=documented(404, 413, 422, 503),
-    summary="Where products stand in a category listing",
+    summary="Positions of products in a category listing",
     operation_id="product_positions",
 )
 async def product_positions(

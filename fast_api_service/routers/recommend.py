@@ -68,7 +68,7 @@ _EXAMPLES: dict[str, Any] = {
     "/recommend",
     response_model=RecommendAnswer,
     responses=documented(404, 413, 422, 503),
-    summary="Items for a user",
+    summary="Recommendations for a user",
     operation_id="recommend",
 )
 async def recommend(request: Request, body: Annotated[RecommendRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:

@@ -35,7 +35,7 @@ _HARMLESS = frozenset({
     "/online/streaming/status",
     response_model=StreamingStatus,
     responses=documented(503),
-    summary="Where the event log ends, and how far its readers are",
+    summary="Status of the event log and its readers",
     operation_id="streaming_status",
 )
 async def status(request: Request) -> Response:
@@ -70,7 +70,7 @@ async def status(request: Request) -> Response:
 @router.get(
     "/online/streaming/config",
     response_model=StreamingConfig,
-    summary="How the event log is set",
+    summary="Configuration of the event log",
     operation_id="streaming_config",
 )
 async def config(request: Request) -> Response:

@@ -118,7 +118,7 @@ async def logs(
 @router.patch(
     "/training/restart-policy",
     responses=documented(413, 422, 503),
-    summary="Change how the updater is started again",
+    summary="Change the updater's restart policy",
     operation_id="restart_policy",
 )
 async def restart_policy(

@@ -14,7 +14,7 @@ from recsys.networks.deepfm_scorer import Floats
 Calibration = NDArray[np.float64]  # (2,): scale > 0 and offset
 PRIOR = 0.5  # what half of the pairs are: observed ones
 UNCALIBRATED: Calibration = np.array([1.0, 0.0])  # where no events are held out
-_LEAST_SCALE = 1e-3  # of a network that foretells nothing: all pairs near the prior, in their order
+_LEAST_SCALE = 1e-3  # of a network that predicts nothing: all pairs near the prior, in their order
 _STEPS = 50
 
 

@@ -26,7 +26,7 @@ from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys, Task
 
 @dataclass(frozen=True)
 class Window:
-    """A label window: everything before `cut_at` may be learned from, [`cut_at`, `end_at`) is to be foretold."""
+    """A label window: everything before `cut_at` may be learned from, [`cut_at`, `end_at`) is to be predicted."""
 
     cut_at: int  # microseconds since the epoch
     end_at: int

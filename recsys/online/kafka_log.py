@@ -111,7 +111,7 @@ class KafkaLog:
         return await self._producer().deliver(self.kafka.topic, messages)
 
     async def read(self, after: Offset, limit: int, until: Offset | None = None) -> Batch:
-        """See EventLog. Messages that are no events are passed over; the sink puts them aside."""
+        """See EventLog. Messages that are no events are passed over; the sink moves them to the dead letters."""
         return (await self.read_all(after, limit, until))[0]
 
     async def read_all(self, after: Offset, limit: int, until: Offset | None = None) -> tuple[Batch, list[Poison]]:
@@ -164,7 +164,7 @@ class KafkaLog:
             await asyncio.to_thread(self._deliveries.close)
             self._deliveries = None
 
-    async def put_aside(self, poison: Sequence[Poison]) -> None:
+    async def to_dead_letters(self, poison: Sequence[Poison]) -> None:
         """Have messages in the topic for dead letters, each with its reason and where it was; LogAwayError."""
         messages = [
             {

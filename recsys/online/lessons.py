@@ -27,7 +27,7 @@ from recsys.serving.recent import Recent
 from recsys.serving.scorer import Scorer
 
 _MOST_OWNERS: Final = 50_000  # whose latest events are held in memory, those who were active last
-_LARGEST_WEIGHT: Final = 5.0  # of a lesson, in mean events
+_LARGEST_WEIGHT: Final = 5.0  # of an example, in mean events
 
 
 class Known(NamedTuple):
@@ -117,7 +117,7 @@ class Stream:
             weight=np.minimum(weight, _LARGEST_WEIGHT).astype(np.float32),
         )
 
-    def newcomers(self, known: Sequence[Known]) -> list[Known]:
+    def new_users(self, known: Sequence[Known]) -> list[Known]:
         """An event each of the users without a row who have had enough by these ones to get one, in order of their
         first, as long as there are rows to give. They may have no key yet."""
         first, n = self._without_row(known)
@@ -127,10 +127,10 @@ class Stream:
         due = [one for one, now, before in zip(first, total, at_cut, strict=True) if now + before >= least]
         return due[: self.state.rows_of_users.n_spare]
 
-    def deserving(self, known: Sequence[Known]) -> tuple[list[int], list[int]]:
+    def eligible(self, known: Sequence[Known]) -> tuple[list[int], list[int]]:
         """Keys of users and items that have had enough events by these ones to get a row of their own, as long as
         there are some to give; a user without a key waits for one."""
-        users = [one.user_key for one in self.newcomers(known) if one.user_key is not None]
+        users = [one.user_key for one in self.new_users(known) if one.user_key is not None]
         n, least = self._items_without_row(known), int(self.spec.training["min_item_events"])
         items = [key for key in n if self._n_by_item.get(key, 0) + n[key] >= least]
         return users, items[: self.state.rows_of_items.n_spare]

@@ -36,7 +36,9 @@ class Appended:
 
     accepted: list[int] = field(default_factory=list)
     duplicates: list[int] = field(default_factory=list)  # in the log since before
-    conflicts: list[int] = field(default_factory=list)  # the id has another payload: the first stays, this is put aside
+    conflicts: list[int] = field(
+        default_factory=list
+    )  # the id has another payload: the first stays, this goes to quarantine
     erased: list[int] = field(default_factory=list)  # of users who were erased; not taken
     position: int | None = None  # `events.position` that the log had reached with it
 

@@ -1,7 +1,7 @@
 """The event log in Postgres: one transaction a batch, acknowledged when it is committed.
 
-A batch leaves the same tables whatever came before, after or twice: events are rows by `event_id`, and what users did
-of late (`recent_rows`) is a function of the set of them.
+A batch leaves the same tables whatever came before, after or twice: events are rows by `event_id`, and recent events
+of users (`recent_rows`) are a function of the set of them.
 
 Readers go by (epoch_xid, position): the transaction that added a row, and its place within. The epoch is one more after
 each move to another server, whose transactions count anew: offsets of before stay what they were. Rows become visible
@@ -217,7 +217,7 @@ async def append(
 
 
 async def judge(connection: asyncpg.Connection, events: Sequence[Event]) -> Appended:
-    """What would become of a batch now; conflicts are put aside, nothing else is written."""
+    """What would become of a batch now; conflicts go to quarantine, nothing else is written."""
     erased = await _erased(connection, events)
     found = await _found(connection, events)
     judged = Appended()

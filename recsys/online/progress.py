@@ -1,4 +1,4 @@
-"""Progressive validation: every event is foretold before it is learned, by the updated model and by the frozen one.
+"""Progressive validation: every event is predicted before it is learned, by the updated model and by the frozen one.
 
 Dawid, "Present position and potential developments: the prequential approach", 1984. Both models see the same events
 with the same sampled negatives, so that their difference is the worth of what was learned.
@@ -20,7 +20,7 @@ Judged = NDArray[np.float32]  # (n, len(COLUMNS))
 
 
 def judge(logits: Floats, frozen: Floats, log_q: Floats, label: Floats, scale: float, offset: float) -> Judged:
-    """What `logits` and `frozen` (n, 1 + n_negatives), the event's item first, foretold of events with these labels.
+    """What `logits` and `frozen` (n, 1 + n_negatives), the event's item first, predicted of events with these labels.
 
     AUC: the share of negatives on the right side of the item. Log loss and mean: of calibrated probabilities, the
     negatives weighing as items drawn evenly from the catalogue, together as much as the event's item (as in
@@ -67,7 +67,7 @@ class Window:
         return len(self.judged) >= self.size
 
     def metrics(self) -> dict[str, float]:
-        """Means over the window; calibration: what was foretold over what came, 1 is right."""
+        """Means over the window; calibration: predicted over observed, 1 is right."""
         if not len(self.judged):
             return {"n": 0}
         mean = dict(zip(COLUMNS, self.judged.mean(axis=0, dtype=np.float64).tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Older lessons that are learned again beside the new ones, so that the model does not forget them."""
+"""Older training examples that are learned again beside the new ones, so that the model does not forget them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from recsys.serving.scorer import Scorer
 
 
 class ReplayBuffer:
-    """An even sample of all lessons so far, of bounded size (Vitter's reservoir sampling, 1985).
+    """An even sample of all training examples so far, of bounded size (Vitter's reservoir sampling, 1985).
 
-    It begins with lessons that the nightly model learned from: of the users' stored histories, an item and what came
+    It begins with those that the nightly model learned from: of the users' stored histories, an item and what came
     before it. Where no trend is known of that day, the one at the cut stands.
     """
 
     def __init__(self, size: int, seed: int) -> None:
         self._size, self._seed = size, seed
-        self.n_seen = 0  # lessons offered; each one's draw depends on its number alone
+        self.n_seen = 0  # examples offered; each one's draw depends on its number alone
         self.lessons: Lessons | None = None
 
     def seed_with(self, scorer: Scorer, pool: ItemPool) -> None:
@@ -31,7 +31,7 @@ class ReplayBuffer:
             self.lessons, self.n_seen = lessons, len(lessons)
 
     def offer(self, lessons: Lessons) -> None:
-        """Take new lessons in, each with the chance that keeps the sample even."""
+        """Take new examples in, each with the chance that keeps the sample even."""
         if not len(lessons) or not self._size:
             return
         rng = np.random.default_rng([self._seed, 1, self.n_seen])
@@ -52,7 +52,7 @@ class ReplayBuffer:
             array[target] = getattr(lessons, name)[source]
 
     def draw(self, n: int, rng: np.random.Generator) -> Lessons | None:
-        """`n` lessons drawn evenly, with repetition; None where there are none."""
+        """`n` examples drawn evenly, with repetition; None where there are none."""
         if self.lessons is None or not n:
             return None
         return self.lessons.take(rng.integers(0, len(self.lessons), n))
@@ -68,7 +68,7 @@ class ReplayBuffer:
 
 
 def nightly_lessons(scorer: Scorer, pool: ItemPool, n: int, rng: np.random.Generator) -> Lessons:
-    """Up to `n` lessons of the stored histories: items that users met, each with what the user had done before."""
+    """Up to `n` examples of the stored histories: items that users met, each with what the user had done before."""
     state: ModelState = scorer.state
     keys, start, history, history_weight = state.histories
     user_of_event = np.repeat(np.arange(len(keys)), np.diff(start))

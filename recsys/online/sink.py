@@ -23,6 +23,6 @@ async def step(log: KafkaLog, connections: Transactions) -> int:
     batch, poison = await log.read_all(after, _BATCH)
     if batch.after == after:
         return 0
-    await log.put_aside(poison)
+    await log.to_dead_letters(poison)
     await connections.transaction(lambda connection: keep_offset(connection, READER, batch.after))
     return len(batch.events) + len(poison) or 1

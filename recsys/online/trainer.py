@@ -1,4 +1,4 @@
-"""The model between two nights, in memory and on disk: learns in order, tells how well it foretold, can be restored.
+"""The model between two nights, in memory and on disk: learns in order, tells how well it predicted, can be restored.
 
 Pure of Postgres and of the clock: what it has become follows from the nightly model, the options and the events with
 the numbers of the updates in which they were learned.
@@ -73,16 +73,16 @@ class Trainer:
 
     def nameless(self, known: Sequence[Known]) -> list[str]:
         """Ids of users who get a row with these events if they have a key until then."""
-        found = [one.event.user_id for one in self.stream.newcomers(known) if one.user_key is None]
+        found = [one.event.user_id for one in self.stream.new_users(known) if one.user_key is None]
         return [user_id for user_id in found if user_id is not None]
 
     def learn(self, known: Sequence[Known], number: int, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Foretell and learn events in order, as part of update `number`; how many taught something, and the loss.
+        """Predict and learn events in order, as part of update `number`; how many taught something, and the loss.
 
         `alive` is called between steps. ModelError where a loss is not finite; then only `begin`, `restore` or
         `roll_back` make sense.
         """
-        users, items = self.stream.deserving(known)
+        users, items = self.stream.eligible(known)
         self.stream.count(known)
         self.stream.give_rows(users, items)
         self._given[0].extend(users)
@@ -203,8 +203,8 @@ class Trainer:
         self.window.add(read_arrays(folder / STREAM)["judged"])
 
     def roll_back(self, bases: Sequence[Path]) -> Path | None:
-        """Become the first of these bases that foretells the guard's window no worse than the bound allows, or else
-        (None) the nightly model. What users did stays known; what was learned of it, and the older lessons, do not.
+        """Become the first of these bases that predicts the guard's window no worse than the bound allows, or else
+        (None) the nightly model. What users did stays known; what was learned of it, and older training examples, go.
         """
         seen, bound = self._seen, self.options.guard_bound
         for folder in bases:

@@ -1,4 +1,4 @@
-"""What a user did a moment ago, and what it is worth."""
+"""Recent events of a user, and what they are worth."""
 
 from __future__ import annotations
 

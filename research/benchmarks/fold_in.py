@@ -5,8 +5,8 @@
 Online Retail, ML-1M and RetailRocket's sessions from RECSYS_DATA_DIR, with default hyper-parameters. Of the first two
 four cuts: the instants by which 60, 70, 80 and 90 % of the users have come. Everything before a cut is learned from;
 the next tenth of the users are new. The sessions are guests, split as published (they have no times in training, so
-they are spread evenly over the months before the test, in their order). Each new user is asked for after his first k
-distinct items, if he has more; labels are the next 10. All columns are answers of the cascade itself, to the same
+they are spread evenly over the months before the test, in their order). Each new user is asked for after their first k
+distinct items, if they have more; labels are the next 10. All columns are answers of the cascade itself, to the same
 users; `fold-in alone` has no i2i neighbours in memory, 1:1 and 1:2 are the weights of the list and of the neighbours in
 the fusion, and 1:2 is what is served. The 95 % intervals are of the differences to i2i alone (bootstrap over users).
 Below, the time that folding in takes of an answer, and the memory of the vectors, for two sizes.
@@ -137,7 +137,7 @@ def answered(snapshot: Snapshot, events: pd.DataFrame, event_type: str, k: int) 
     equal = ServingConfig(surfaces={"homepage": SurfaceConfig(recent_weight=0.5)})
     without, alone = ServingConfig(fold_in=False), replace(snapshot, neighbours={})
     asked = [
-        (alone, replace(NOBODY, recent=recent), without),  # what he has is left out here as well
+        (alone, replace(NOBODY, recent=recent), without),  # what they have is left out here as well
         (snapshot, UserState(recent=recent), without),
         (alone, UserState(recent=recent), ServingConfig()),
         (snapshot, UserState(recent=recent), equal),

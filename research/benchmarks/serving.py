@@ -4,7 +4,7 @@
 
 Both run as one uvicorn worker on the same embedded Postgres (a temporary one), with the same client (keep-alive
 connections in one asyncio process) and the same 100-item ranked lists; ours blends them with the neighbours (50 an
-item) of each user's 20 latest events, and leaves out what he bought by the 40 entries of his history. Rounds
+item) of each user's 20 latest events, and leaves out what they bought by the 40 entries of their history. Rounds
 alternate; medians, and medians of the ratios within a round, are reported. On a machine that others use as well only
 the ratios mean something.
 """

@@ -163,7 +163,7 @@ def test_what_was_acknowledged_is_there_and_comes_out_as_it_went_in(world: World
     assert [event_id for event_id, _ in world.stored()] == ["e001", "e002", "guest"]
 
 
-def test_a_repeated_event_counts_once_and_another_content_is_put_aside(world: World) -> None:
+def test_a_repeated_event_counts_once_and_another_content_goes_to_quarantine(world: World) -> None:
     log = world.open()
     world.run(log.append(events_of(sample(1), sample(2))))
     again = events_of(sample(2), sample(1, item_id="1050"), sample(3), sample(3), sample(3, item_id="1051"))

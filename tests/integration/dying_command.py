@@ -22,8 +22,8 @@ RELAY = {
 SINK = {
     "messages are read": Point(Partitions, "fetch", "after"),
     "rows are committed": Point(KafkaLog, "_settle", "after"),
-    "poison is not yet put aside": Point(KafkaLog, "put_aside", "before"),
-    "poison is put aside": Point(KafkaLog, "put_aside", "after"),
+    "poison is not yet in the dead letters": Point(KafkaLog, "to_dead_letters", "before"),
+    "poison is in the dead letters": Point(KafkaLog, "to_dead_letters", "after"),
     "the offset is written and not committed": Point(sink, "keep_offset", "after"),
     "all is committed": Point(sink, "step", "after"),
 }

@@ -17,7 +17,7 @@ from tests.integration.postgres_proxy import Proxy, proxy_to
 DEADLINE_MS: Final = 1000
 SLOW_S: Final = 4.0  # a slow Postgres takes so long for each answer
 
-# 503 has looked at item 1 of late; the guest has too. Item 1 calls 2 and 4 (3 is not available).
+# 503 has looked at item 1 recently; the guest has too. Item 1 calls 2 and 4 (3 is not available).
 WHO: Final[dict[str, dict[str, Any]]] = {
     "known": {"user_id": 501},
     "light": {"user_id": 503},

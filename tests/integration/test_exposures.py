@@ -11,6 +11,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 
@@ -254,6 +255,32 @@ def test_an_erasure_waits_for_what_is_being_written(clean_database_url: str, cle
 
     assert asyncio.run(play()).removed["predictions"] == 1
     assert rows(clean_database) == []
+
+
+def test_the_end_is_not_held_up_by_a_connection_that_ends_in_the_middle_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled transaction rolls back; where the connection ends then, asyncpg raises another error instead."""
+    monkeypatch.setattr(exposures, "_PATIENCE_S", 0.2)
+
+    async def write(_: Exposures) -> None:
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            raise asyncpg.InterfaceError("the underlying connection is closed") from None
+
+    monkeypatch.setattr(Exposures, "_write_batch", write)
+    metrics = Metrics()
+
+    async def end() -> None:
+        log = Exposures("postgresql://nobody@127.0.0.1:1/nothing", metrics)
+        log.append(shown(1))
+        ending = asyncio.create_task(log.close())
+        _, hanging = await asyncio.wait({ending}, timeout=10)
+        for task in hanging:
+            task.cancel()
+        assert not hanging
+
+    asyncio.run(end())
+    assert value(metrics, "recsys_exposures_total", outcome="dropped") == 1
 
 
 def test_noting_an_answer_costs_microseconds(clean_database_url: str) -> None:

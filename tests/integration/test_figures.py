@@ -215,7 +215,7 @@ def test_an_example_by_hand(database_url: str, database: sa.Engine) -> None:
     assert computed(database_url, 1).overall["hit_rate"] == 0
 
 
-def test_what_was_put_aside_long_ago_is_pruned(database: sa.Engine) -> None:
+def test_what_is_long_in_quarantine_is_pruned(database: sa.Engine) -> None:
     with database.begin() as connection:
         for event_id, age in (("old", 100), ("new", 80)):
             at = dt.datetime.now(dt.UTC) - dt.timedelta(days=age)

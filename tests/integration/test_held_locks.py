@@ -15,6 +15,7 @@ from fast_api_service.held import HeldConnections
 from fast_api_service.reads import DatabaseAwayError
 from fast_api_service.state import State
 from recsys.dsn import postgres_url
+from recsys.online.connections import LOST
 from tests.integration import serving_shop as shop
 from tests.integration.test_background import backends, run, until
 from tests.integration.test_exposures import shown
@@ -44,6 +45,7 @@ def test_looks_and_writes_that_were_given_up_leave_no_backend_while_somebody_hol
     shop.publish(clean_database, "v1", shop.FIRST)
     for module, name in ((database, "_LOOK_S"), (exposures, "_PATIENCE_S")):
         monkeypatch.setattr(module, name, 0.3)
+    monkeypatch.setattr(figures, "_MORE_S", 0.3 - figures.STATEMENT_S)
     locked = sa.text(
         "lock table publication_pointer, items, users, lists, events, user_recent, predictions, config_versions,"
         " api_keys, training_state in access exclusive mode"
@@ -62,8 +64,8 @@ def test_looks_and_writes_that_were_given_up_leave_no_backend_while_somebody_hol
             for look in (state.database.pointer, state.database.api_keys):
                 with pytest.raises(DatabaseAwayError):
                     await look()
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(figures.compute(state.database.dsn, today, today, ["transaction"]), 0.3)
+            with pytest.raises(LOST):
+                await figures.compute(state.database.dsn, today, today, ["transaction"])
 
     with clean_database.connect() as holder:
         run(clean_database_url, play)

@@ -172,7 +172,7 @@ def test_the_log_is_told_without_its_secrets_and_looked_into_without_moving_a_re
             assert lags == {"updater": 13 if more else 12, "monitor": 0} | ({"sink": 1} if more else {})
 
 
-def test_poison_is_put_aside_with_its_reason_and_blocks_nobody(
+def test_poison_goes_to_the_dead_letters_with_its_reason_and_blocks_nobody(
     clean_database_url: str, clean_database: sa.Engine, broker: Broker
 ) -> None:
     shop.stock(clean_database)

@@ -180,7 +180,7 @@ def test_wrong_labels_make_the_guard_roll_back_everywhere(
         append(clean_database_url, poisoned)
         shop.wait_until(lambda: learned(clean_database) == 1200, 60)
         shop.wait_until(lambda: online(client)["update"] == status(client)["last_update"], 5)
-        assert status(client)["rollbacks"] == 0, "as long as all is wrong, the wrong one foretells it better"
+        assert status(client)["rollbacks"] == 0, "as long as all is wrong, the wrong one predicts it better"
         assert np.abs(answers(client) - before).mean() > 0.05
         append(clean_database_url, [world.taste(number, random) for number in range(1200, 1600)])
         shop.wait_until(lambda: status(client)["rollbacks"] == 1, 30)

@@ -60,8 +60,8 @@ def finish(url: str, engine: sa.Engine, root: Path) -> list[dict[str, Any]]:
 def undisturbed(
     postgres_server: str, template_database: str, artifacts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
-    """On the Postgres log. To the bit: the chain is a checksum over all weights, moments and older lessons of all
-    updates."""
+    """On the Postgres log. To the bit: the chain is a checksum over all weights, moments and older training examples
+    of all updates."""
     root = shutil.copytree(artifacts, tmp_path_factory.mktemp("undisturbed") / "artifacts")
     with stocked(postgres_server, template_database, "undisturbed") as (url, engine):
         append(url, samples())

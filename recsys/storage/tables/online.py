@@ -67,7 +67,7 @@ event_quarantine = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("payload", JSONB, nullable=False),
     sa.Column("received_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
-    sa.Column("digest", sa.LargeBinary),  # SHA-256 of the payload: the same conflict is put aside once
+    sa.Column("digest", sa.LargeBinary),  # SHA-256 of the payload: the same conflict is kept once
     sa.Index("ix_event_quarantine_event_id_digest", "event_id", "digest", unique=True),
 )
 

@@ -77,7 +77,7 @@ def written(trainer: Trainer, folder: Path, *, is_base: bool = False) -> Path:
     return folder
 
 
-def test_likes_raise_and_dislikes_lower_what_is_foretold(folder: Path, tmp_path: Path) -> None:
+def test_likes_raise_and_dislikes_lower_predictions(folder: Path, tmp_path: Path) -> None:
     """Of an item beside the others that are liked all the same."""
     chances = {}
     for label in (0, 1):
@@ -106,17 +106,17 @@ def test_an_update_makes_a_served_model_what_the_trainer_is(trainer: Trainer, fo
 def test_who_comes_later_gets_a_row_when_there_were_events_enough(
     trainer: Trainer, folder: Path, tmp_path: Path
 ) -> None:
-    newcomer, new_item = 77, 45
+    new_user, new_item = 77, 45
     spare = trainer.scorer.state.rows_of_users.n_spare
-    trainer.learn(known([world.sample(newcomer, new_item, n) for n in range(4)]), 1)
+    trainer.learn(known([world.sample(new_user, new_item, n) for n in range(4)]), 1)
     first = served(folder, written(trainer, tmp_path / "1"))
     assert first.state.rows_of_users.later == [], "five events make a user"
     assert first.state.rows_of_items.later == [new_item], "two make an item"
-    trainer.learn(known([world.sample(newcomer, new_item, n) for n in range(4, 60)]), 2)
+    trainer.learn(known([world.sample(new_user, new_item, n) for n in range(4, 60)]), 2)
     assert trainer.scorer.state.rows_of_users.n_spare == spare - 1
     both = served(folder, tmp_path / "1", written(trainer, tmp_path / "2"))
-    assert both.state.rows_of_users.later == [newcomer]
-    assert probability(both, newcomer, new_item) > probability(served(folder), newcomer, new_item) + 0.02
+    assert both.state.rows_of_users.later == [new_user]
+    assert probability(both, new_user, new_item) > probability(served(folder), new_user, new_item) + 0.02
 
 
 def test_an_export_knows_who_came_later(trainer: Trainer, folder: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_events_before_the_cut_are_known_already(trainer: Trainer) -> None:
     assert trainer.learn(known([world.sample(1, 3, -5), world.sample(1, 3, 5)]), 1)["lessons"] == 1
 
 
-def test_the_past_alone_is_what_an_event_is_foretold_from(folder: Path) -> None:
+def test_the_past_alone_is_what_an_event_is_predicted_from(folder: Path) -> None:
     one, other = (Trainer(folder, EVENT_WEIGHTS, OPTIONS.model_copy(update={"guard_window": 1000})) for _ in range(2))
     one.learn(tastes(0, 96), 1)
     other.learn([*tastes(0, 96), *tastes(5000, 30, seed=1)], 1)
@@ -229,7 +229,7 @@ def test_the_guard_passes_over_a_base_that_was_poisoned_itself(folder: Path, tmp
     for number in range(5):
         wrong = [world.taste(1000 + 200 * number + n, random, label=0) for n in range(200)]
         trainer.learn(known(wrong), 2 + number)
-        assert trainer.problem() is None, "it foretells the wrong better"
+        assert trainer.problem() is None, "it predicts the wrong better"
     poisoned = written(trainer, tmp_path / "poisoned", is_base=True)
     trainer.window = Window(OPTIONS.guard_window)
     number = 10

@@ -143,7 +143,7 @@ def test_an_export_of_other_weights_or_rows_is_refused(fitted: DeepFm, folder: P
 
 
 def test_probabilities_tell_taste_and_are_calibrated(fitted: DeepFm, folder: Path) -> None:
-    """Against items drawn evenly, half of the pairs observed: the mean of what is foretold is near what happens."""
+    """Against items drawn evenly, half of the pairs observed: the mean of the predictions is near what happens."""
     scorer = Scorer(folder)
     assert scorer.spec.is_calibrated
     assert scorer.spec.scale > 0
@@ -153,14 +153,14 @@ def test_probabilities_tell_taste_and_are_calibrated(fitted: DeepFm, folder: Pat
     assert table[own].mean() > table[~own].mean() + 0.2
     history = world(seed=1)  # as many events again of the same world
     observed = table[(history.user_key - 5) // 2, history.item_key - 100]
-    foretold = np.concatenate([observed, table.ravel()])
+    predicted = np.concatenate([observed, table.ravel()])
     weight = np.concatenate([np.full(len(observed), 0.5 / len(observed)), np.full(table.size, 0.5 / table.size)])
     happened = np.concatenate([np.ones(len(observed)), np.zeros(table.size)])
-    assert (foretold * weight).sum() == pytest.approx(0.5, abs=0.07)
+    assert (predicted * weight).sum() == pytest.approx(0.5, abs=0.07)
     for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0)):
-        inside = (foretold >= low) & (foretold < high)
+        inside = (predicted >= low) & (predicted < high)
         share = np.average(happened[inside], weights=weight[inside])
-        assert share == pytest.approx(np.average(foretold[inside], weights=weight[inside]), abs=0.15), (low, high)
+        assert share == pytest.approx(np.average(predicted[inside], weights=weight[inside]), abs=0.15), (low, high)
 
 
 def test_a_guest_is_known_by_what_he_does(folder: Path) -> None:

@@ -93,7 +93,7 @@ def test_popularity_is_skewed(events):
     assert counts[: N_ITEMS // 10].sum() > 0.3 * N_EVENTS
 
 
-def test_neighbours_of_the_past_foretell_the_future_far_better_than_popularity(events, day):
+def test_neighbours_of_the_past_predict_the_future_far_better_than_popularity(events, day):
     past = day < N_DAYS - 14
     seen, later = (
         sp.csr_matrix((np.ones(rows.sum()), (events["user"][rows], events["item"][rows])), shape=(N_USERS, N_ITEMS))
