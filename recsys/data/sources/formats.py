@@ -22,7 +22,6 @@ from recsys.data.sources.heads import (
     with_unnamed,
 )
 from recsys.data.sources.opening import READ_ERRORS, SUPPORTED, Member, members
-from recsys.data.sources.splitting import escapes_quotes
 from recsys.data.sources.texts import encoding_of, is_encoding, pieces
 from recsys.errors import InputError
 
@@ -96,7 +95,6 @@ class TextForm:
     n_header: int = 0  # lines of the header, of `sep=` and of a title
     n_title: int = 0  # of these, of the title
     skips_blanks: bool = False  # between a delimiter and a quote
-    escapes: bool = False  # quotes, with backslashes
     sample: tuple[bytes, ...] = ()  # the first lines with something in them, after the header
     has_rows: bool = True
 
@@ -206,7 +204,7 @@ def _form_of(member: Member, csv: CsvFormat) -> TextForm:
         quoting = delimiter not in ("\t", "::") or any(
             len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in head.split(delimiter)
         )
-    does_skip = quoting and skips_blanks(filled, delimiter)
+    does_skip = quoting and csv.quoting is None and skips_blanks(filled, delimiter)
     if does_skip:
         filled = [blanks_before_quotes(delimiter).sub(delimiter.encode(), line) for line in filled]
         head = filled[0].decode()
@@ -232,7 +230,6 @@ def _form_of(member: Member, csv: CsvFormat) -> TextForm:
         n_header + has_header,
         n_title,
         does_skip,
-        quoting and escapes_quotes(rows, len(columns), delimiter),
         tuple(rows),
         bool(rows or more),
     )

@@ -106,7 +106,7 @@ def with_unnamed(names: Sequence[str], rows: Sequence[bytes], delimiter: str, qu
     """The columns' names, with an empty one for a column that the header leaves out: of nothing, where each line ends
     in a delimiter; or of the rows' numbers in front, as R writes them."""
     counted = [cells_of(row.decode(errors="replace"), delimiter, quoting) for row in rows]
-    if not counted or any(len(cells) != len(names) + 1 for cells in counted):
+    if len(counted) < 2 or any(len(cells) != len(names) + 1 for cells in counted):
         return tuple(names)
     if not any(cells[-1].strip() for cells in counted):
         return (*names, "")

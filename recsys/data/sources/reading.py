@@ -292,12 +292,7 @@ def _csv_splits(form: TextForm, wanted: Sequence[str]) -> Iterator[tuple[Split, 
     n_before = form.n_blank + form.n_header
     n_columns = max(len(form.columns), 1)
     splitter = Splitter(
-        n_columns,
-        form.delimiter,
-        form.quoting,
-        first_line=n_before + 1,
-        skips_blanks=form.skips_blanks,
-        escapes=form.escapes,
+        n_columns, form.delimiter, form.quoting, first_line=n_before + 1, skips_blanks=form.skips_blanks
     )
     yield replace(_NOTHING, lines=Lines(n_before, blank=form.n_blank, header=form.n_header)), _no_cells(wanted)
     for split in _splits(form, splitter):

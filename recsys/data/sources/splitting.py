@@ -11,7 +11,7 @@ another backslash, stands for it, is read so. Every other line is rejected alone
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,7 +88,6 @@ class Splitter:
         first_line: int,
         *,
         skips_blanks: bool = False,
-        escapes: bool = False,
     ) -> None:
         self.line = first_line  # number of the next line
         self._n = n_columns
@@ -96,7 +95,6 @@ class Splitter:
         self._delimiter = self._shown_delimiter if len(self._shown_delimiter) == 1 else _STAND_IN
         self._quoting = quoting
         self._blanks = blanks_before_quotes(delimiter) if skips_blanks else None
-        self._escapes = escapes
         self._kept = b""
         self._run = _records(n_columns, self._delimiter, quoting, several_lines=False)
         self._one = _records(n_columns, self._delimiter, quoting, several_lines=True)
@@ -110,8 +108,6 @@ class Splitter:
         """The records of what was kept back and a further piece; `last`: nothing follows that could decide."""
         if self._blanks is not None:
             piece = self._blanks.sub(self._shown_delimiter, piece)
-        if self._escapes:
-            piece = _doubled(piece)
         if self._delimiter != self._shown_delimiter:
             piece = piece.replace(self._shown_delimiter, self._delimiter)
         data = self._kept + piece if self._kept else piece
@@ -212,13 +208,6 @@ class Splitter:
 _ESCAPED = re.compile(rb'\\(["\\])')
 _QUOTED = re.compile(rb'"(?:[^"]++|"")*+"')
 _BLANK = re.compile(rb"\n++")
-
-
-def escapes_quotes(lines: Sequence[bytes], n_columns: int, delimiter: str) -> bool:
-    """Whether any of the lines is a record only where backslashes escape its quotes."""
-    record = _records(n_columns, delimiter.encode(), True, several_lines=False)
-    escaped = (line + b"\n" for line in lines if b'\\"' in line)
-    return any(not record.fullmatch(line) and record.fullmatch(_doubled(line)) is not None for line in escaped)
 
 
 def _doubled(data: bytes) -> bytes:
