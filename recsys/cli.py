@@ -54,7 +54,7 @@ def import_(
         bool,
         typer.Option(
             "--allow-bad-rows",
-            help="Load a file's good rows, even if more than half of its rows (with --replace: a tenth) are bad.",
+            help="Load a file's good rows, even if ten of them and more than half (with --replace: a tenth) are bad.",
         ),
     ] = False,
     keep_duplicates: Annotated[

@@ -63,8 +63,8 @@ def run(
     `drop_duplicates`: leave out events that equal, in every column, one that is there.
     `keep_duplicates`: load a new file whole, however many of its events are there; else a file that holds a loaded one
     is that one grown, under any name, and one that shares many events with loaded ones is refused.
-    `allow_bad_rows`: load a file's good rows however many of its rows are bad; else a file with more than half of them
-    bad is refused, with `replace` one with more than a tenth.
+    `allow_bad_rows`: load a file's good rows however many of its rows are bad; else a file with more than ten of
+    them and half of them bad is refused, with `replace` one with a tenth of them.
     `complete_until` (aware): before it, what is imported holds all events of the types that occur in it, so that data
     sets leave out posted events of that time and those types; it can be said of files that are loaded already.
 

@@ -43,25 +43,36 @@ def test_a_failed_replacement_leaves_everything_and_is_simply_run_again(load, cl
 def test_a_file_of_mostly_bad_rows_is_refused_with_numbers_and_reasons(load, clean_database, tmp_path, replace):
     load("table", write(tmp_path / "a.csv", "u1,a,2024-05-01", "u2,b,2024-05-02"), options=MAP)
     before = dump(clean_database)
-    n_bad = 3 if replace else 11  # of 20: above a tenth, above half
-    lines = [f"u{i},{'' if i < n_bad else 'i'},2024-06-01" for i in reversed(range(20))]
+    n_bad, n = (11, 100) if replace else (11, 20)  # above a tenth, above half
+    lines = [f"u{i},{'' if i < n_bad else 'i'},2024-06-01" for i in reversed(range(n))]
     bad = write(tmp_path / "b.csv", *lines)
-    with pytest.raises(InputError, match=rf"{n_bad} of its 20 rows.*item_id is empty \({n_bad}\).*--allow-bad-rows"):
+    with pytest.raises(InputError, match=rf"{n_bad} of its {n} rows.*item_id is empty \({n_bad}\).*--allow-bad-rows"):
         load("table", bad, options=MAP, replace=replace)
     assert dump(clean_database) == before
     assert list((tmp_path / "quarantine").rglob("*b.csv*"))
     load("table", bad, options=MAP, replace=replace, allow_bad_rows=True)
-    assert len(events(clean_database)) == 20 - n_bad + (0 if replace else 2)
+    assert len(events(clean_database)) == n - n_bad + (0 if replace else 2)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_dates_far_away_cost_their_own_rows_alone(load, clean_database, tmp_path, replace):
+    odd = ["1969-12-31", "0000-00-00", "1970-01-01", "9999-12-31"]
+    lines = [f"u{i},a,{day}" for i, day in enumerate(["2024-05-01", "2024-05-02", *odd])]
+    load("table", write(tmp_path / "few.csv", *lines), options=MAP, replace=replace)
+    assert len(events(clean_database)) == 2
 
 
 def test_the_bounds_of_bad_rows_hold_for_catalogues_and_are_not_met_by_fewer(load, clean_database, tmp_path):
     log = write(tmp_path / "e.csv", *[f"u{i},i,2024-05-01" for i in range(9)], ",i,2024-05-01")
     load("table", log, options=MAP, replace=True)
     assert len(events(clean_database)) == 9
-    items = write(tmp_path / "items.csv", "i,Lamp", ",Chair", ",Bed", header="item_id,title")
-    with pytest.raises(InputError, match=r"items\.csv: 2 of its 3 rows"):
+    items = write(tmp_path / "items.csv", *["i,Lamp", *[",Chair"] * 11], header="item_id,title")
+    with pytest.raises(InputError, match=r"items\.csv: 11 of its 12 rows"):
         load("table", log, options=MAP | {"items": str(items)})
     assert properties(clean_database) == []
+    few = write(tmp_path / "items.csv", "i,Lamp", ",Chair", ",Bed", header="item_id,title")
+    load("table", log, options=MAP | {"items": str(few)})
+    assert len(properties(clean_database)) > 0
 
 
 @pytest.mark.parametrize("name", ["category_tree.csv", "item_properties.csv", "events_2.csv"])

@@ -75,6 +75,7 @@ class Times:
     by_day: int = 0  # dates that can only name the day first
     by_month: int = 0  # and the month
     dots: int = 0  # dates like 1.5.2024, which nobody writes with the month first
+    beyond: int = 0  # dates of an unmistakable form that lie before 1970 or in the future: their rows are bad alone
     unread: str = ""  # a text that no way of reading makes sense of
     ambiguous: str = ""  # a date that is one either way
     found: dict[str, Found] = field(default_factory=dict)
@@ -123,6 +124,7 @@ class Times:
         self._of(ISO).add(read, DAY_MS, until)
         rest = texts.filter(pc.is_null(read))
         beyond = texts.filter(pc.or_(pc.less(read, DAY_MS), pc.greater(read, until)))
+        self.beyond += len(beyond)
         self.unread = self.unread or next((str(some[0].as_py()) for some in (beyond, rest) if len(some)), "")
         named = rest.filter(pc.match_substring_regex(rest, r"\p{L}{3}"))
         if len(named):
@@ -151,8 +153,10 @@ class Times:
         if not self.n:  # instants, or nothing at all: then each row says so
             return TimeFormat(ISO, self.zone)
         name = max(self.found, key=lambda one: self.found[one].n, default=ISO)
-        if not self.found or (n_read := self._total(name).n) < MIN_SHARE * self.n:
-            best = f" ({n_read:,} of {self.n:,} at best)" if self.found and n_read else ""
+        n_read = self._total(name).n if self.found else 0
+        n_meant = n_read + (self.beyond if name == ISO else 0)
+        if not n_read or n_meant < MIN_SHARE * self.n:
+            best = f" ({n_read:,} of {self.n:,} at best)" if n_read else ""
             raise InputError(
                 f"column {column!r}: no way of reading makes sense of its times{best}, "
                 f"like {self.unread or self.example!r}: "

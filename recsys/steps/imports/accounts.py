@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BAD = 0.5  # of a file's rows
 MAX_BAD_REPLACING = 0.1  # what is there is lost, so what takes its place must be right
+FEW_BAD = 10  # rows, which say nothing of the whole
 
 
 class Accounts:
@@ -32,9 +33,11 @@ class Accounts:
         self.lines: dict[tuple[str, str], LineCount] = {}  # (stream, file) → what became of its lines
 
     def note(self, notes: Sequence[str]) -> None:
+        """Say each once, however many streams of a file it holds for."""
         for note in notes:
-            logger.info("%s: %s", self.request.source, note)
-        self.notes += notes
+            if note not in self.notes:
+                logger.info("%s: %s", self.request.source, note)
+                self.notes.append(note)
 
     def read(self, part: Part) -> Iterator[Chunk]:
         """The chunks of a part; every line of it must be accounted for."""
@@ -51,7 +54,7 @@ class Accounts:
     def check_share_of_bad(self, part: Part, file: FileProgress) -> None:
         """InputError where so many rows are bad that the file, or an option, is rather the wrong one."""
         bound = MAX_BAD_REPLACING if self.request.replace else MAX_BAD
-        if self.request.allow_bad_rows or file.n_rejected <= bound * file.position:
+        if self.request.allow_bad_rows or file.n_rejected <= max(FEW_BAD, bound * file.position):
             return
         often = sorted(file.reasons.items(), key=lambda reason: -reason[1])[:3]
         raise InputError(
