@@ -30,9 +30,8 @@ from tests.integration.posting import Clients, kill_postgres, own_postgres
 from tests.integration.test_all_killed import Processes, kill_updater, surely
 from tests.integration.updater_processes import execute, learned, rows
 
-pytestmark = [pytest.mark.slow]
-
 N_KILLS = int(os.environ.get("RECSYS_TEST_KILLS", "8"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 + 30 * N_KILLS)]
 PAUSE_S = (4.0, 14.0)
 MODEL = "deepfm/v1"
 
