@@ -91,6 +91,16 @@ def execute(url: str, *statements: str) -> None:
                 cursor.execute(statement)
 
 
+@pytest.fixture(autouse=True)
+def settings_anew() -> Iterator[None]:
+    """Settings are read once a process: each test has those of its own environment."""
+    from recsys.settings import load
+
+    load.cache_clear()
+    yield
+    load.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of the maintenance database of a server that lives as long as the tests."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from recsys import settings
 from recsys.errors import InputError
 from recsys.storage import raw_tables as raw
 from tests.integration.imports import FOUR, MAP, TYPED, dump, events, write
@@ -78,12 +77,10 @@ def test_a_new_type_leaves_labels_and_bought_types_as_they_were(load, clean_data
         load("table", log, options=TYPED | {"weights": "view:-1,hide:-2"}, replace=True)
 
 
-def test_weights_of_the_settings_count_at_import(load, clean_database, tmp_path, monkeypatch, request):
+def test_weights_of_the_settings_count_at_import(load, clean_database, tmp_path, monkeypatch):
     header = "user_id,item_id,ts,event"
     log = write(tmp_path / "e.csv", "u1,a,2024-05-01,view", "u1,b,2024-05-02,wishlist", header=header)
     monkeypatch.setenv("RECSYS_EVENT_WEIGHTS", '{"view":1,"wishlist":2,"addtocart":3,"transaction":5}')
-    settings.load.cache_clear()
-    request.addfinalizer(settings.load.cache_clear)
     assert load("table", log, options=TYPED)["n_rejected"] == 0
     shop = write(
         tmp_path / "shop" / "events.csv", "1714521600000,1,wishlist,2", header="timestamp,visitorid,event,itemid"

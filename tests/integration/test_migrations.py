@@ -38,7 +38,7 @@ PARTITIONED = "select partrelid::regclass::text, pg_get_partkeydef(partrelid) fr
 def schema(engine: sa.Engine) -> list[list[tuple[object, ...]]]:
     with engine.connect() as connection:
         return [
-            [tuple(row) for row in connection.execute(sa.text(query))]
+            sorted((tuple(row) for row in connection.execute(sa.text(query))), key=str)
             for query in (COLUMNS, CONSTRAINTS, INDEXES, PARTITIONED)
         ]
 
