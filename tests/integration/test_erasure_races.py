@@ -184,7 +184,7 @@ def test_what_a_guest_did_before_in_a_session_of_theirs_is_not_taken_and_what_a_
     receipt. A session is a client's word, which may go on."""
     shop.stock(clean_database)
     before = events_of(None, 3, "s0", "g")
-    later = [one._replace(event_id="later", occurred_at=NOW + dt.timedelta(minutes=5)) for one in before[:1]]
+    later = [before[0]._replace(event_id="later", occurred_at=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=5))]
     others = [before[0]._replace(event_id="other", session_id="s1"), before[0]._replace(event_id="of", user_id="502")]
 
     async def play(writes: Writable) -> None:
