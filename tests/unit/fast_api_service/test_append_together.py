@@ -137,8 +137,10 @@ def test_who_has_waited_long_for_a_log_that_is_away_is_told_so_with_the_others(m
     async def post() -> list[Any]:
         log = HangingLog()
         together = AppendTogether(log)
-        soon = [asyncio.create_task(together.append(events_of(sample(f"s{n}")))) for n in range(4)]
+        soon = [asyncio.create_task(together.append(events_of(sample("s0"))))]
         await log.tries.acquire()
+        soon += [asyncio.create_task(together.append(events_of(sample(f"s{n}")))) for n in range(1, 4)]
+        await asyncio.sleep(0)
         together._waiting = deque(batch._replace(came_at=batch.came_at - 3601) for batch in together._waiting)
         just_came = asyncio.create_task(together.append(events_of(sample("late"))))
         await asyncio.sleep(0)
