@@ -19,9 +19,11 @@ MAX_ID_LENGTH: Final = 128  # characters
 MAX_DIGITS: Final = 18  # beyond them numbers leave the range of 64 bits
 MAX_INTEGER: Final = 10**MAX_DIGITS - 1
 INTEGER_ID_PATTERN: Final = "^(0|-?[1-9][0-9]{0,17})$"
+WHOLE_FRACTION: Final = "(?:[.,]0{0,2})?"  # of a whole number written as a float; three digits may be thousands
 NO_NUL: Final = r"^[^\u0000]+$"  # of a text that Postgres can hold, which is not empty
 ID_PATTERN: Final = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"  # of text with more than blanks
 _INTEGER_ID = re.compile(INTEGER_ID_PATTERN.replace("$", r"\Z"))
+_WHOLE_FLOAT = re.compile(INTEGER_ID_PATTERN.replace("$", WHOLE_FRACTION + r"\Z"))
 
 
 def is_id(text: str, id_type: IdType) -> bool:
@@ -30,6 +32,13 @@ def is_id(text: str, id_type: IdType) -> bool:
         return _INTEGER_ID.match(text) is not None
     is_bounded = 1 <= len(text) <= MAX_ID_LENGTH and text[0] not in BLANKS and text[-1] not in BLANKS
     return is_bounded and is_storable(text)
+
+
+def whole_number(text: str) -> str | None:
+    """The integer id that a text is, also one written as a float (`5863.0`), as spreadsheets and pandas do; None for
+    what is none."""
+    found = _WHOLE_FLOAT.match(text)
+    return None if found is None else found[1]
 
 
 def is_storable(text: str) -> bool:

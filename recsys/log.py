@@ -9,6 +9,9 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from recsys.errors import InputError
 
@@ -45,6 +48,24 @@ def setup(level: str | None = None, log_format: str | None = None) -> None:
     handler.setFormatter(JsonLines() if is_json else _TEXT)
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("alembic").setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+_PLACE: ContextVar[str] = ContextVar("place", default="")
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """What is logged in here may say which part of something longer it belongs to."""
+    token = _PLACE.set(place)
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
+
+
+def place(otherwise: str) -> str:
+    """The innermost `within`."""
+    return _PLACE.get() or otherwise
 
 
 class Pace:

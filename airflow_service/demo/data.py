@@ -188,13 +188,17 @@ def _replace(variables: Mapping[str, str]) -> bool:
 
 
 def remarks(log: str) -> list[str]:
-    """What the log of an import says to whoever brought the files: missing ones, bad rows and where they are.
+    """What the log of an import says to whoever brought the files: rows, missing files, bad rows and where they are.
 
     The log ends with the import's result as JSON; ValueError where it does not.
     """
     result = json.loads(log[log.rindex("\n{\n") :])
     refused = f"{result['n_rejected']:,} bad rows were left out; they are in {', '.join(result['quarantine'])}"
-    return [*result["notes"], *([refused] if result["n_rejected"] else [])]
+    loaded = ", ".join(f"{n:,} rows of {stream}" for stream, n in result["n_loaded"].items() if n)
+    totals = result.get("totals") or {}
+    there = f"; {totals['events']:,} events of {totals['users']:,} users are there now" if totals else ""
+    rows = f"loaded now: {loaded or 'nothing'}{there}"
+    return [rows, *result["notes"], *([refused] if result["n_rejected"] else [])]
 
 
 def _read(path: Path) -> str:

@@ -83,7 +83,7 @@ def farewell(place: Place, database_url: str, mlflow_url: str) -> str:
     items = [entry["item_id"] for entry in answers[0]["recommendations"]]
     curls = "\n".join(f"  {line}" for _, _, line in sent)
     return f"""
-Recommendations for user {json.dumps(user_id)}: {json.dumps(items)}
+Recommendations for user {json.dumps(user_id, ensure_ascii=False)}: {json.dumps(items, ensure_ascii=False)}
 
 {curls}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys import log
 from recsys.candidates.deepfm_calibration import UNCALIBRATED, Calibration, calibrate
 from recsys.candidates.deepfm_samples import EXCLUDED, Samples, Vocabularies
 from recsys.errors import ModelError
@@ -137,8 +139,9 @@ def train(
     Raises ModelError when a loss or a weight is not finite.
     """
     rng = np.random.default_rng(schedule.seed)
+    first = "" if "tensorflow" in sys.modules else "loading TensorFlow, then "
     logger.info(
-        "deepfm: loading TensorFlow, then up to %d epochs of %d rows", schedule.max_epochs, schedule.rows_per_epoch
+        "%s: %sup to %d epochs of %d rows", log.place("deepfm"), first, schedule.max_epochs, schedule.rows_per_epoch
     )
     network = make_network(config, weights)
     compile_network(network, schedule)
@@ -156,7 +159,7 @@ def train(
         if held_out is not None:
             row["validation_loss"], row["validation_auc"] = judge(DeepFmScorer(config, now), *held_out)
         _note(curve, row)
-        logger.info("deepfm: epoch %d of at most %d: %s", epoch, schedule.max_epochs, _told(row))
+        logger.info("%s: epoch %d of at most %d: %s", log.place("deepfm"), epoch, schedule.max_epochs, _told(row))
         loss = row.get("validation_loss", -float(epoch))  # without a validation slice the last epoch stands
         if loss < best_loss:
             best, best_loss, best_epoch = now, loss, epoch
@@ -166,7 +169,7 @@ def train(
     if held_out is not None:
         calibration = calibrate(logits_of(DeepFmScorer(config, best), held_out[0]), held_out[1])
         set_network_weights(network, best)
-        logger.info("deepfm: one epoch on everything, after the best one, %d", best_epoch)
+        logger.info("%s: one epoch on everything, after the best one, %d", log.place("deepfm"), best_epoch)
         _note(curve, run_epoch(network, samples, probability, schedule, rng))
         best = network_weights(network)
     bad = [name for name, value in best.items() if not np.isfinite(value).all()]

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from recsys.errors import InputError
-from recsys.ids import BLANKS, MAX_DIGITS, MAX_ID_LENGTH, MAX_INTEGER, IdType, is_id
+from recsys.ids import BLANKS, MAX_DIGITS, MAX_ID_LENGTH, MAX_INTEGER, IdType, is_id, whole_number
 
 JsonType = IdType
 ExternalId = int | str
@@ -37,7 +37,8 @@ def external_id(value: Any) -> ExternalId:
 
 
 def to_external(value: ExternalId, json_type: JsonType, entity: str) -> ExternalId:
-    """`value` in the JSON type of the catalogue: 123 and "123" name the same thing in either kind of catalogue.
+    """`value` in the JSON type of the catalogue: 123 and "123" name the same thing in either kind of catalogue, and in
+    one of integers so does "123.0", as clients write who take ids from a float column.
 
     Raises InputError where that is impossible: text that is no plain integer (at most 18 digits, no leading
     zeros) for a catalogue of integers.
@@ -46,12 +47,12 @@ def to_external(value: ExternalId, json_type: JsonType, entity: str) -> External
         return str(value)
     if type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER:
         return value
-    text = str(value)
-    if not is_id(text, "integer"):
+    whole = whole_number(str(value))
+    if whole is None:
         raise InputError(
-            f"{entity} id {text[:40]!r} is not an integer, and {entity} ids of this catalogue are integers"
+            f"{entity} id {str(value)[:40]!r} is not an integer, and {entity} ids of this catalogue are integers"
         )
-    return int(text)
+    return int(whole)
 
 
 def read_id(text: str, json_type: JsonType, entity: str) -> ExternalId:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple, overload
 
 from recsys.action import interest_of
@@ -67,6 +68,17 @@ class History(NamedTuple):
     event_types: Sequence[str]
 
 
+class Interests(dict[str, float]):
+    """Event type → what an event of it tells of interest; a dictionary, as it is asked for each event of a request."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        super().__init__({type_: interest_of(type_, weights) for type_ in weights})
+        self._weights = weights
+
+    def __missing__(self, event_type: str) -> float:
+        return interest_of(event_type, self._weights)
+
+
 @dataclass(frozen=True)
 class EventMeaning:
     """What types of events are worth, as the pipeline's settings and the data's source declare it."""
@@ -74,6 +86,11 @@ class EventMeaning:
     weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
     bought: Sequence[str] = DEFAULT_BOUGHT
     hides_bought: bool = True  # False: the task is to find what people buy again, too
+
+    @cached_property
+    def interests(self) -> Interests:
+        """By the weights."""
+        return Interests(self.weights)
 
     def under(self, config: ServingConfig) -> EventMeaning:
         """The same with what the configuration puts in its place."""
@@ -130,11 +147,11 @@ def seeds(
     """
     found: dict[int, float] = {}
     newest_ms = events[0].occurred_ms if events else 0
-    per_ms = -1 / (half_life_hours * HOUR_MS)
+    per_ms, interests = -1 / (half_life_hours * HOUR_MS), meaning.interests
     for key, event_type, occurred_ms in _rows(events):
         if key not in found and len(found) == n:
             continue
-        weight = interest_of(event_type, meaning.weights) * 2 ** ((newest_ms - occurred_ms) * per_ms)
+        weight = interests[event_type] * 2 ** ((newest_ms - occurred_ms) * per_ms)
         if weight > 0:
             found[key] = found.get(key, 0.0) + weight
     return found
@@ -143,7 +160,8 @@ def seeds(
 def n_counted(events: Sequence[Recent], meaning: EventMeaning, n: int) -> int:
     """How many events `seeds` would count for `n` items."""
     types = events.types if isinstance(events, Events) else [event.event_type for event in events]
-    counting = {type_ for type_ in set(types) if interest_of(type_, meaning.weights) > 0}
+    interests = meaning.interests
+    counting = {type_ for type_ in set(types) if interests[type_] > 0}
     if len(types) <= n:
         return sum(map(counting.__contains__, types))
     found: set[int] = set()

@@ -103,7 +103,7 @@ def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]
     if len(usable) <= plan.cuts:
         raise InputError(
             f"the events span too little time for {plan.cuts} cuts of {plan.days:g} days and a training window"
-            " before them; ask for fewer or shorter ones"
+            " before them; ask for fewer (--cuts) or shorter ones (--days)"
         )
     examples: dict[Task, list[WindowExamples]] = {task: [] for task in plan.tasks}
     results: list[Measured] = []

@@ -53,6 +53,7 @@ from recsys.errors import InputError
 from recsys.ids import MAX_DIGITS
 from recsys.steps.inspect_demo import demo_line
 
+MAX_REASONS: Final = 10
 MAX_FILES: Final = 5  # of a folder, that are read
 MAX_BLOCKS: Final = 4  # of each, some hundred thousand rows
 KNOWN: Final = ("retailrocket", "movielens", "online-retail")  # sources that need no map
@@ -344,7 +345,9 @@ def _read(report: Report, source: Source) -> None:
     report.map = report.map or {"source": source.name}
     report.warnings += dict.fromkeys(source.notes)
     for what, counted in (("rejected", reasons), ("left empty", emptied)):
-        report.warnings += [f"{n:,} {what}: {reason}" for reason, n in counted.most_common(5)]
+        report.warnings += [f"{n:,} {what}: {reason}" for reason, n in counted.most_common(MAX_REASONS)]
+        if len(counted) > MAX_REASONS:
+            report.warnings.append(f"{len(counted) - MAX_REASONS:,} further reasons for {what}")
     if report.n_duplicates:
         report.warnings.append(f"{report.n_duplicates:,} events equal another one in every column")
     blank = [column["name"] for column in report.columns if column["blank"] > 0.5]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import recsys
+from recsys import log
 from recsys.artifacts import version_of
 from recsys.candidates import registry
 from recsys.data.dataset import Dataset, instant
@@ -117,7 +118,8 @@ def _train(
     ) as run:
         for number, fit in enumerate(plan, 1):
             logger.info("%s, fit %d of %d, on what lies before %s", name, number, len(plan), date(fit.cut_at))
-            seconds = _fit(ctx, name, fit, data, interactions, force=force)
+            with log.within(f"{name}, fit {number} of {len(plan)}"):
+                seconds = _fit(ctx, name, fit, data, interactions, force=force)
             run.metrics({f"seconds.{fit.purpose}": seconds}, step=fit.cut_at // 1_000_000)
             run.tag(f"artifact.{fit.purpose}.{instant(fit.cut_at):%Y%m%d}", f"{name}/{fit.version}")
         decision, metrics = _measure(ctx, run, name, plan, data, interactions, newest)

@@ -32,7 +32,7 @@ def main() -> None:
         "RECSYS_LOCAL_DIR": str(folder),
         "ARTIFACT_ROOT": str(folder / "artifacts"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "RECSYS_PG_PORT": env.get("RECSYS_PG_PORT", "5498"),
+        "PG_PORT": env.get("PG_PORT", "5498"),
         "RECSYS_RANKER_PARAMS": json.dumps(args.ranker),
     }
     if args.generators:

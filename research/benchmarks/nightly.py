@@ -74,7 +74,7 @@ def main() -> None:
         "RECSYS_LOCAL_DIR": str(folder),
         "ARTIFACT_ROOT": str(folder / "artifacts"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "RECSYS_PG_PORT": env.get("RECSYS_PG_PORT", "5499"),
+        "PG_PORT": env.get("PG_PORT", "5499"),
     }
     recsys = [sys.executable, "-m", "recsys.cli"]
     users, items, events = (max(int(n * args.scale), 100) for n in (1_400_000, 235_000, 2_760_000))

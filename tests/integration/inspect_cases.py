@@ -192,7 +192,7 @@ CASES = {
         4,
         (1569888000000, "541312140", "view", "44600062", 35.79),
         "2019-Oct.csv",
-        ["remove_from_cart speak against an item"],
+        ["remove_from_cart: against an item"],
     ),
     "day first": Case(
         {"x.csv": "user_id,item_id,ts\nu1,a,01-05-2024 00:00\nu2,b,29-05-2024 00:00\n"},

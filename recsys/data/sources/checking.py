@@ -24,12 +24,12 @@ from recsys.data.sources.numbers import Decimal, per_value, read_numbers
 from recsys.data.sources.reading import Block, decoded
 from recsys.data.sources.times import SINCE_MS, TimeFormat, latest_ms
 from recsys.data.sources.words import NOTHING
-from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_DIGITS, MAX_ID_LENGTH, IdType
+from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_DIGITS, MAX_ID_LENGTH, WHOLE_FRACTION, IdType
 
 MAX_UNKNOWN_TYPES: Final = 20  # of a block, that are named
 _EXACT: Final = 2**53  # whole numbers below are exact as floats
 _EXACT_SINGLE: Final = 2**24  # as floats of 32 bits
-_FRACTION: Final = "(?:[.,]0{0,2})?$"  # of a whole number; three digits may be thousands
+_FRACTION: Final = f"{WHOLE_FRACTION}$"
 _WHOLE: Final = f"^-?[0-9]+{_FRACTION}"
 _LONG: Final = rf"^-?0*[1-9][0-9]{{{MAX_DIGITS},}}{_FRACTION}"
 _PLAIN: Final = INTEGER_ID_PATTERN.replace("$", _FRACTION)

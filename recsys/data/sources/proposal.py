@@ -329,7 +329,7 @@ def types_for(counted: Mapping[str, int], warnings: list[str]) -> dict[str, str]
     against = [name for name, weight in weights.items() if weight < 1]
     guessed = [name for name, weight in known.items() if weight is None]
     if against:
-        warnings.append(f"{', '.join(against)} speak against an item: given the weight {AGAINST_WEIGHT:g}")
+        warnings.append(f"{', '.join(against)}: against an item: given the weight {AGAINST_WEIGHT:g}")
     if guessed and len(weights) > 1:
         warnings.append(f"the weights of {', '.join(guessed[:10])} are guessed: how much do they tell of interest?")
     labels = [name for name, weight in weights.items() if weight > 1]

@@ -94,7 +94,7 @@ class Table:
         needed = [name for name in ("user", "item", "timestamp") if not options.get(name)]
         if needed:
             raise InputError(
-                f"source table needs to know the column of {', '.join(needed)}: "
+                f"source table needs to know the column of {', '.join(needed)} (`recsys inspect` proposes them all): "
                 f"give --option {needed[0]}=<name of the column> and so on"
             )
         self._columns = {name: options[name].strip() for name in COLUMN_OPTIONS if options.get(name)}

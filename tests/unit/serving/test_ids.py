@@ -17,7 +17,19 @@ def test_text_stays_as_it_is_in_a_catalogue_of_strings(text: str) -> None:
     assert to_external(text, "string", "item") == text
 
 
-@pytest.mark.parametrize("text", ["007", "-0", "1.0", " 1", "1\n", "٣", "corn_field_3", "", "1" * 19])
+@pytest.mark.parametrize("text", ["007", "-0", "1.5", " 1", "1\n", "٣", "corn_field_3", "", "1" * 19])
 def test_text_that_is_no_plain_integer_is_refused_by_a_catalogue_of_integers(text: str) -> None:
     with pytest.raises(InputError, match="is not an integer"):
         to_external(text, "integer", "item")
+
+
+@pytest.mark.parametrize("text", ["8886.0", "8886.00", "8886,0", "8886."])
+def test_a_whole_number_written_as_a_float_is_that_number_where_ids_are_integers(text: str) -> None:
+    assert to_external(text, "integer", "user") == 8886
+    assert to_external(text, "string", "user") == text
+
+
+@pytest.mark.parametrize("text", ["8886.5", "8886.000", "8,886", "08.0", "-0.0"])
+def test_no_other_float_is(text: str) -> None:
+    with pytest.raises(InputError, match="is not an integer"):
+        to_external(text, "integer", "user")

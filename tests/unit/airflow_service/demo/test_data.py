@@ -100,11 +100,14 @@ def test_what_does_not_fit_together(state: Path, variables: dict[str, str], mess
         Input.of(variables, state)
 
 
-def test_a_missing_file_and_bad_rows_are_told() -> None:
-    result = {"status": "loaded", "n_rejected": 1200, "quarantine": ["/q/events.csv"], "notes": ["no tree file"]}
+def test_rows_a_missing_file_and_bad_rows_are_told() -> None:
+    result = {"n_loaded": {"events": 60}, "totals": {"events": 3061, "users": 201}}
+    result |= {"n_rejected": 1200, "quarantine": ["/q/events.csv"], "notes": ["no tree file"]}
     log = "2026 INFO something {\n odd }\n" + json.dumps(result, indent=1) + "\n"
-    assert remarks(log) == ["no tree file", "1,200 bad rows were left out; they are in /q/events.csv"]
-    assert remarks("\n" + json.dumps(result | {"n_rejected": 0, "notes": []}, indent=1)) == []
+    rows = "loaded now: 60 rows of events; 3,061 events of 201 users are there now"
+    assert remarks(log) == [rows, "no tree file", "1,200 bad rows were left out; they are in /q/events.csv"]
+    nothing = {"n_loaded": {"events": 0}, "totals": {}, "n_rejected": 0, "notes": []}
+    assert remarks("\n" + json.dumps(result | nothing, indent=1)) == ["loaded now: nothing"]
 
 
 @pytest.mark.parametrize("word", ["0", "no", "false", "No", ""])
