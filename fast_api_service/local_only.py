@@ -25,10 +25,14 @@ def problem(
 
     `hosts`: names of this service beside those of this machine; `origins`: pages that may call it.
     """
-    given = {name: value.decode("latin-1").strip().lower() for name, value in headers if name in _LOOKED_AT}
-    host = given.get(b"host", "localhost")
+    raw = {name: value for name, value in headers if name in _LOOKED_AT}
+    host = _text(raw.get(b"host", b"localhost"))
     if not _is_here(host) and _name_of(host) not in hosts:
         return f"the Host header says {host[:100]!r}, which is not this machine: name it in API_HOSTS"
+    may_be_a_form = method == "POST" and path.startswith(WITHOUT_BODY)
+    if not may_be_a_form and b"origin" not in raw and b"sec-fetch-site" not in raw:
+        return ""
+    given = {name: _text(value) for name, value in raw.items()}
     origin = given.get(b"origin")
     if origin in origins:
         return ""
@@ -37,11 +41,15 @@ def problem(
     follows_link = method in ("GET", "HEAD") and given.get(b"sec-fetch-mode") == "navigate"
     if given.get(b"sec-fetch-site") == "cross-site" and not follows_link:
         return "a page of another site may not call this service: name it in API_CORS_ORIGINS"
-    if method == "POST" and path.startswith(WITHOUT_BODY) and b"x-requested-with" not in given:
+    if may_be_a_form and b"x-requested-with" not in given:
         media_type = given.get(b"content-type", "").partition(";")[0].strip()
         if media_type != "application/json":
             return "without a body, send the header Content-Type: application/json, or X-Requested-With, as no form can"
     return ""
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1").strip().lower()
 
 
 def _name_of(host: str) -> str:

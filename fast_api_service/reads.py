@@ -145,7 +145,23 @@ class Reads:
     ) -> list[UserLists]:
         arguments = tuple(zip(*asked, strict=True))
         rows = await self._rows(USER_LISTS, users_sql(*_versions(publication)), arguments, limit_s)
-        return [_user_lists(row, publication) for row in rows]
+        late = await self._late(asked, rows, limit_s)
+        return [_user_lists(row, publication, late.get(place, ())) for place, row in enumerate(rows)]
+
+    async def _late(
+        self, asked: Sequence[tuple[str | None, str | None]], rows: Sequence[asyncpg.Record], limit_s: float
+    ) -> dict[int, Sequence[Sequence[Recent]]]:
+        """Place in `asked` → what was bought of items that were in no catalogue when it was posted: the rows in
+        user_recent cannot know of those, and say so. Then it is read from the log."""
+        places = [place for place, row in enumerate(rows) if row[16] or row[17]]
+        if not places:
+            return {}
+        users, sessions = ([asked[place][which] for place in places] for which in (0, 1))
+        found = await self._rows(USER_LISTS, LATE_SQL, (users, sessions), limit_s)
+        return {
+            place: [events for at in (0, 3) if (events := _recent(row, at))]
+            for place, row in zip(places, found, strict=True)
+        }
 
     async def events(self, user_ids: Sequence[str], timeout_s: float) -> Sequence[UserEvents]:
         """Keys and latest events of users, in their order; DatabaseAwayError.
@@ -245,12 +261,11 @@ _NO_LIST: Final = "null::int[], null::real[], null::smallint[]"
 @lru_cache(maxsize=16)
 def users_sql(ranked: int | None, personal: int | None, history: int | None) -> str:
     """A row for each of the users $1 and the sessions $2, two arrays of ids of equal length, in their order:
-    user_key, then three columns each of the ranked list, the personal list, the history, the user's latest events, the
-    session's, and what either bought of items that were in no catalogue when it was posted: their rows in user_recent
-    cannot know of those, so they are read from the log, for who has any."""
+    user_key, then three columns each of the ranked list, the personal list, the history, the user's latest events and
+    the session's; then of both, whether what was bought has to be looked for in the log, too."""
     return f"""
         select u.user_key, {_columns("r", ranked)}, {_columns("s", personal)}, {_columns("h", history)},
-               {_events("a")}, {_events("b")}, {_late("a", "user_id")}, {_late("b", "session_id")}
+               {_events("a")}, {_events("b")}, a.has_unknown, b.has_unknown
         from unnest($1::text[], $2::text[]) with ordinality as asked (user_id, session_id, place)
         left join users u on u.user_id = asked.user_id
         {_join("r", ranked, "u.user_key")} {_join("s", personal, "u.user_key")} {_join("h", history, "u.user_key")}
@@ -267,6 +282,29 @@ EVENTS_SQL: Final = """
     left join user_recent a on a.owner = 'user:' || asked.id
     order by asked.place
 """
+
+
+def _late_columns(of: str, column: str) -> str:
+    """Three columns of what was bought, from the log; a row that knows all of its items does not look there."""
+    columns = ("i.item_key", "e.event_type", "floor(extract(epoch from e.occurred_at) * 1000)::bigint")
+    return ", ".join(
+        f"""case when {of}.has_unknown then array(
+            select {value} from events e join items i on i.item_id = e.item_id
+            where e.{column} = asked.{column} and e.event_type = any({of}.bought_types)
+            order by e.occurred_at desc, e.event_id limit {N_BOUGHT}
+        ) end"""  # noqa: S608 - our own words
+        for value in columns
+    )
+
+
+# Apart from the query of most requests: even where nothing is to be found, its plan takes longer to set up.
+LATE_SQL: Final = f"""
+    select {_late_columns("a", "user_id")}, {_late_columns("b", "session_id")}
+    from unnest($1::text[], $2::text[]) with ordinality as asked (user_id, session_id, place)
+    left join user_recent a on a.owner = 'user:' || asked.user_id
+    left join user_recent b on b.owner = 'session:' || asked.session_id
+    order by asked.place
+"""  # noqa: S608 - our own words
 
 
 @lru_cache(maxsize=16)
@@ -293,21 +331,8 @@ def _events(name: str) -> str:
     return f"{name}.item_keys, {name}.event_types, {name}.occurred_ms"
 
 
-def _late(of: str, column: str) -> str:
-    """Three columns of what was bought, from the log; a row that knows all of its items does not look there."""
-    columns = ("i.item_key", "e.event_type", "floor(extract(epoch from e.occurred_at) * 1000)::bigint")
-    return ", ".join(
-        f"""case when {of}.has_unknown then array(
-            select {value} from events e join items i on i.item_id = e.item_id
-            where e.{column} = asked.{column} and e.event_type = any({of}.bought_types)
-            order by e.occurred_at desc, e.event_id limit {N_BOUGHT}
-        ) end"""  # noqa: S608 - our own words
-        for value in columns
-    )
-
-
-def _user_lists(row: asyncpg.Record, publication: Publication) -> UserLists:
-    latest, history = _latest(row), _history(row, publication)
+def _user_lists(row: asyncpg.Record, publication: Publication, late: Sequence[Sequence[Recent]]) -> UserLists:
+    latest, history = _latest(row, late), _history(row, publication)
     return UserLists(row[0] is not None, _stored(row, 1), _stored(row, 4), latest, history, row[0])
 
 
@@ -321,9 +346,11 @@ def _stored(row: asyncpg.Record, at: int) -> StoredList | None:
     return None if keys is None else StoredList(keys, row[at + 1], row[at + 2])
 
 
-def _latest(row: asyncpg.Record) -> Sequence[Recent]:
-    found = [events for at in (10, 13, 16, 19) if (events := _recent(row, at))]
-    return merged(*found) if len(found) > 1 else found[0] if found else ()
+def _latest(row: asyncpg.Record, late: Sequence[Sequence[Recent]]) -> Sequence[Recent]:
+    of_user, of_session = _recent(row, 10), _recent(row, 13)
+    if late:
+        return merged(*filter(None, (of_user, of_session)), *late)
+    return merged(of_user, of_session) if of_user and of_session else of_user or of_session
 
 
 def _recent(row: asyncpg.Record, at: int) -> Sequence[Recent]:

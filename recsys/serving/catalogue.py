@@ -100,7 +100,7 @@ class ItemDictionary:
 
     def id(self, item_key: int) -> ExternalId:
         """Id of a known key; KeyError for an unknown one. A key that was known before an `await` may be unknown now."""
-        external = self.id_or_none(item_key)
+        external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
         if external is None:
             raise KeyError(item_key)
         return external

@@ -75,7 +75,7 @@ class NeighbourIndex:
         seeds = np.array(list(seed_weights), dtype=np.int64)
         weights = np.array(list(seed_weights.values()), dtype=np.float32)
         at = self._row_by_key.take(seeds, mode="clip")
-        has_callers = bool((at < len(self._owners)).any())
+        has_callers = bool(np.count_nonzero(at < len(self._owners)))
         return Calls(keys.take(at, 0), scores.take(at, 0) * weights[:, None], seeds, has_callers, self._sums)
 
 
@@ -98,7 +98,7 @@ class Calls:
             return [], []
         sums, keys = self._sums, self.keys.ravel().astype(np.int64)
         np.add.at(sums, keys, self.parts.ravel())
-        sums[self.seeds[self.seeds < len(sums)]] = 0
+        sums.put(self.seeds, 0, mode="clip")  # beyond the last item is the place of NO_ITEM
         sums[NO_ITEM] = 0
         called = sums[keys]
         sums[keys] = 0
