@@ -58,7 +58,8 @@ async def archive(log: EventLog, folder: Path, portion: int = _PORTION) -> int:
     with _held(folder):
         state = _state(folder, log.name)
         _clean(folder, state["parts"])
-        _save(folder, state)  # of an empty log, too, there is an archive then
+        if not (folder / _STATE).exists():  # of an empty log, too, there is an archive then
+            _save(folder, state)
         while True:
             events, after = await _portion(log, state["after"], portion)
             if after == state["after"]:

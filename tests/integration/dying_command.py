@@ -30,7 +30,7 @@ SINK = {
 ARCHIVE = {
     "a portion is read": Point(archive, "_portion", "after"),
     "half of a file is written": Point(archive.pq, "write_table", "half"),
-    "a file is written": Point(archive, "_sync", "before"),
+    "a file is written": Point(archive, "sync", "before"),
     "all files are written": Point(archive, "_write", "after"),
     "how far it is stands beside": Point(Path, "replace", "before"),
     "how far it is is in place": Point(archive, "_save", "after"),
