@@ -28,9 +28,9 @@ from recsys.candidates.deepfm import DeepFm
 from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.data.dataset import Dataset
 from recsys.online.event import Event
-from recsys.online.lessons import Known
 from recsys.online.progress import curve
 from recsys.online.trainer import Trainer
+from recsys.online.training_examples import Known
 from recsys.settings import UpdaterSettings
 from recsys.types import Catalogue, Interactions
 

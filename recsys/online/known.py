@@ -8,7 +8,7 @@ from typing import Final
 import asyncpg
 
 from recsys.online.event import Event
-from recsys.online.lessons import Known
+from recsys.online.training_examples import Known
 
 _ITEMS_SQL: Final = """
 select i.item_id, i.item_key, coalesce(i.category_key, -1) as category_key,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.features.deepfm_fields import N_USER_FIELDS, activity_rows
 from recsys.online.item_pool import ItemPool
-from recsys.online.lessons import Lessons
+from recsys.online.training_examples import TrainingExamples
 from recsys.serving.model_state import ModelState
 from recsys.serving.scorer import Scorer
 
@@ -22,52 +24,53 @@ class ReplayBuffer:
     def __init__(self, size: int, seed: int) -> None:
         self._size, self._seed = size, seed
         self.n_seen = 0  # examples offered; each one's draw depends on its number alone
-        self.lessons: Lessons | None = None
+        self.examples: TrainingExamples | None = None
 
     def seed_with(self, scorer: Scorer, pool: ItemPool) -> None:
         """Fill it from the nightly model's state."""
-        lessons = nightly_lessons(scorer, pool, self._size, np.random.default_rng([self._seed, 0]))
-        if len(lessons):
-            self.lessons, self.n_seen = lessons, len(lessons)
+        examples = nightly_examples(scorer, pool, self._size, np.random.default_rng([self._seed, 0]))
+        if len(examples):
+            self.examples, self.n_seen = examples, len(examples)
 
-    def offer(self, lessons: Lessons) -> None:
+    def offer(self, examples: TrainingExamples) -> None:
         """Take new examples in, each with the chance that keeps the sample even."""
-        if not len(lessons) or not self._size:
+        if not len(examples) or not self._size:
             return
         rng = np.random.default_rng([self._seed, 1, self.n_seen])
-        room = min(max(self._size - self.n_seen, 0), len(lessons))
+        room = min(max(self._size - self.n_seen, 0), len(examples))
         if room:
-            first = lessons.take(slice(0, room))
-            self.lessons = first if self.lessons is None else Lessons.joined(self.lessons, first)
-        place = np.floor(rng.random(len(lessons) - room) * (self.n_seen + room + 1 + np.arange(len(lessons) - room)))
-        self.n_seen += len(lessons)
+            first = examples.take(slice(0, room))
+            self.examples = first if self.examples is None else TrainingExamples.joined(self.examples, first)
+        place = np.floor(rng.random(len(examples) - room) * (self.n_seen + room + 1 + np.arange(len(examples) - room)))
+        self.n_seen += len(examples)
         kept = np.flatnonzero(place < self._size)
         if not len(kept):
             return
         target, source = place[kept].astype(np.int64), kept + room
         target, last = np.unique(target[::-1], return_index=True)  # of several for one place, the last one
         source = source[::-1][last]
-        assert self.lessons is not None  # noqa: S101 - it is full
-        for name, array in self.lessons.arrays().items():
-            array[target] = getattr(lessons, name)[source]
+        assert self.examples is not None  # noqa: S101 - it is full
+        for name, array in self.examples.arrays().items():
+            array[target] = getattr(examples, name)[source]
 
-    def draw(self, n: int, rng: np.random.Generator) -> Lessons | None:
+    def draw(self, n: int, rng: np.random.Generator) -> TrainingExamples | None:
         """`n` examples drawn evenly, with repetition; None where there are none."""
-        if self.lessons is None or not n:
+        if self.examples is None or not n:
             return None
-        return self.lessons.take(rng.integers(0, len(self.lessons), n))
+        return self.examples.take(rng.integers(0, len(self.examples), n))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All of it."""
-        return {"n_seen": np.array(self.n_seen), **({} if self.lessons is None else self.lessons.arrays())}
+        return {"n_seen": np.array(self.n_seen), **({} if self.examples is None else self.examples.arrays())}
 
     def restore(self, arrays: dict[str, NDArray[np.generic]]) -> None:
         """The inverse."""
         self.n_seen = int(arrays["n_seen"])
-        self.lessons = Lessons(**{k: v for k, v in arrays.items() if k != "n_seen"}) if len(arrays) > 1 else None  # type: ignore[arg-type]
+        columns: Any = {name: array for name, array in arrays.items() if name != "n_seen"}
+        self.examples = TrainingExamples(**columns) if columns else None
 
 
-def nightly_lessons(scorer: Scorer, pool: ItemPool, n: int, rng: np.random.Generator) -> Lessons:
+def nightly_examples(scorer: Scorer, pool: ItemPool, n: int, rng: np.random.Generator) -> TrainingExamples:
     """Up to `n` examples of the stored histories: items that users met, each with what the user had done before."""
     state: ModelState = scorer.state
     keys, start, history, history_weight = state.histories
@@ -87,7 +90,7 @@ def nightly_lessons(scorer: Scorer, pool: ItemPool, n: int, rng: np.random.Gener
     rows[:, 0] = state.rows_of_users.rows(keys[user])
     n_later = chosen - start[user] + 1
     rows[:, 1] = activity_rows(np.maximum(state.n_events(keys[user].tolist()) - n_later, 0))
-    return Lessons(
+    return TrainingExamples(
         user=rows,
         history=np.where(inside, history[place], 0).astype(np.int32) if len(history) else place.astype(np.int32),
         history_weight=weight.astype(np.float32),

@@ -16,9 +16,9 @@ import numpy as np
 from recsys.errors import ArtifactError, ModelError
 from recsys.features.deepfm_fields import Floats
 from recsys.online.item_pool import ItemPool
-from recsys.online.lessons import Known, Lessons, Stream
 from recsys.online.progress import COLUMNS, Judged, Window, judge
 from recsys.online.replay_buffer import ReplayBuffer
+from recsys.online.training_examples import Known, Stream, TrainingExamples
 from recsys.serving.scorer import Scorer
 from recsys.serving.update import OPTIMIZER, STREAM, WEIGHTS, Update, read_arrays
 from recsys.settings import UpdaterSettings
@@ -71,7 +71,7 @@ class Trainer:
         self._judged: list[Judged] = []  # since the last update
         self._given: tuple[list[int], list[int]] = ([], [])  # keys that got rows since the last update
 
-    def nameless(self, known: Sequence[Known]) -> list[str]:
+    def without_key(self, known: Sequence[Known]) -> list[str]:
         """Ids of users who get a row with these events if they have a key until then."""
         found = [one.event.user_id for one in self.stream.new_users(known) if one.user_key is None]
         return [user_id for user_id in found if user_id is not None]
@@ -87,23 +87,23 @@ class Trainer:
         self.stream.give_rows(users, items)
         self._given[0].extend(users)
         self._given[1].extend(items)
-        lessons = self.stream.take(known)
+        examples = self.stream.take(known)
         rng = np.random.default_rng([self.options.seed, number])
         losses = []
-        for new in self._portions(lessons):
+        for new in self._portions(examples):
             losses.append(self._step(new, rng))
             alive()
-        return {"lessons": len(lessons), "loss": round(float(np.mean(losses)), 6) if losses else 0.0}
+        return {"examples": len(examples), "loss": round(float(np.mean(losses)), 6) if losses else 0.0}
 
-    def _portions(self, lessons: Lessons) -> Iterator[Lessons]:
+    def _portions(self, examples: TrainingExamples) -> Iterator[TrainingExamples]:
         step = max(round(self.options.step_rows * (1 - self.options.replay_share)), 1)
-        for start in range(0, len(lessons), step):
-            yield lessons.take(slice(start, start + step))
+        for start in range(0, len(examples), step):
+            yield examples.take(slice(start, start + step))
 
-    def _step(self, new: Lessons, rng: np.random.Generator) -> float:
+    def _step(self, new: TrainingExamples, rng: np.random.Generator) -> float:
         share = self.options.replay_share
         older = self.buffer.draw(max(round(len(new) * share / (1 - share)), _LEAST_OLDER) if share else 0, rng)
-        rows = new if older is None else Lessons.joined(new, older)
+        rows = new if older is None else TrainingExamples.joined(new, older)
         candidate, log_q = self.pool.draw(rows.item, int(self.spec.training["n_negatives"]), rng)
         inputs = {
             "user": rows.user,

@@ -27,10 +27,10 @@ from recsys.online import event_meaning, new_users, training_state
 from recsys.online.connections import Connections, offset_of
 from recsys.online.event import Event
 from recsys.online.known import known
-from recsys.online.lessons import Known
 from recsys.online.log import START, Answer, EventLog, LogAwayError, LogGapError, Offset
 from recsys.online.order import in_order
 from recsys.online.trainer import Trainer
+from recsys.online.training_examples import Known
 from recsys.online.training_state import UpdateRow
 from recsys.online.worker import BEAT_S, Worker
 from recsys.serving.update import KIND, chained, checksum_of, number_of
@@ -357,12 +357,12 @@ class Updater:
 
     async def _with_keys(self, known: list[Known]) -> list[Known]:
         """The same, users who are to get a row with a key."""
-        nameless = self._trainer.nameless(known)
-        if not nameless:
+        without_key = self._trainer.without_key(known)
+        if not without_key:
             return known
-        keys = await self._do(lambda connection: new_users.give_keys(connection, self._fence, nameless))
-        if len(keys) < len(nameless):
-            log.info("%d users wait for a row: erased, or keys are being given elsewhere", len(nameless) - len(keys))
+        keys = await self._do(lambda connection: new_users.give_keys(connection, self._fence, without_key))
+        if len(keys) < len(without_key):
+            log.info("%d users wait for a row: erased, or keys are being given elsewhere", len(without_key) - len(keys))
         return [one._replace(user_key=keys.get(one.event.user_id or "", one.user_key)) for one in known]
 
     async def _do(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:

@@ -258,7 +258,7 @@ def test_after_a_night_it_learns_what_the_new_model_has_not_seen(
         begun, *after = sorted(updates(client), key=lambda one: one["number"])[-5:]
         assert (begun["base"], begun["is_base"], begun["reason"]) == ("deepfm/v2", True, "the nightly model")
         assert [update["n_events"] for update in after] == [50] * 4, "all that has come since the night's data end"
-        assert sum(update["metrics"]["lessons"] for update in after) == 100, "half of them were learned at night"
+        assert sum(update["metrics"]["examples"] for update in after) == 100, "half of them were learned at night"
         # and back: a publication that is taken back brings the former model, and all that came after its data
         with clean_database.begin() as connection:
             shop.point_at(connection, 1, 3)

@@ -44,14 +44,14 @@ class Trainer:
     def begin(self) -> None:
         self.learned.clear()
 
-    def nameless(self, _: Any) -> list[str]:
+    def without_key(self, _: Any) -> list[str]:
         return []
 
     def learn(self, known: Any, number: int, alive: Callable[[], None]) -> dict[str, float]:
         time.sleep(self.learn_s)
         alive()
         self.learned += [one.event.event_id for one in known]
-        return {"lessons": len(known), "loss": 0.0}
+        return {"examples": len(known), "loss": 0.0}
 
     def problem(self) -> None:
         return None

@@ -63,8 +63,8 @@ def test_the_age_of_the_data_is_what_the_name_of_the_data_set_says() -> None:
     named = replace(snapshot().publication, dataset=f"dataset/{day:%Y%m%dT%H%M%S}-1a2b3c4d5e")
     metrics.show(replace(snapshot(), publication=named))
     assert value(metrics, "recsys_data_age_seconds") == pytest.approx(2 * 86400, abs=60)
-    for nameless in (snapshot(), None):  # dataset/1
-        metrics.show(nameless)
+    for unnamed in (snapshot(), None):  # dataset/1
+        metrics.show(unnamed)
         assert math.isnan(value(metrics, "recsys_data_age_seconds") or 0)
 
 

@@ -28,7 +28,7 @@ from recsys.features.context import (
 from recsys.features.deepfm_fields import CONTEXT, N_USER_FIELDS
 from recsys.features.deepfm_spec import FeatureSpec
 from recsys.online.event import parse
-from recsys.online.lessons import features_of
+from recsys.online.training_examples import features_of
 from recsys.serving.model_state import put_features
 from recsys.types import Texts
 

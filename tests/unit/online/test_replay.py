@@ -14,8 +14,8 @@ import pytest
 
 from recsys.features.deepfm_spec import POPULARITY, FeatureSpec, state_file
 from recsys.online.event import parse
-from recsys.online.lessons import Known
 from recsys.online.trainer import Trainer
+from recsys.online.training_examples import Known
 from recsys.settings import UpdaterSettings
 from tests.integration import tiny_model
 
@@ -70,12 +70,12 @@ def looks(item: int, n: int, start: int) -> list[Known]:
 def test_what_was_learned_comes_again_beside_what_is_new(trainer: Trainer) -> None:
     recorder: Any = trainer.learner
     of_the_night = trainer.buffer.n_seen
-    assert trainer.learn(looks(50, 60, 1), 1)["lessons"] == 60
+    assert trainer.learn(looks(50, 60, 1), 1)["examples"] == 60
     assert trainer.buffer.n_seen == of_the_night + 60
-    assert trainer.buffer.lessons is not None
-    assert len(trainer.buffer.lessons) == of_the_night + 60
+    assert trainer.buffer.examples is not None
+    assert len(trainer.buffer.examples) == of_the_night + 60
     recorder.steps.clear()
-    assert trainer.learn(looks(30, 60, 100), 2)["lessons"] == 60
+    assert trainer.learn(looks(30, 60, 100), 2)["examples"] == 60
     rows = np.concatenate(recorder.steps)
     assert (rows == 30).sum() >= 60
     older = (rows == 50).sum()

@@ -15,9 +15,9 @@ from recsys.artifacts import ArtifactStore
 from recsys.errors import ModelError
 from recsys.features.deepfm_fields import CONTEXT
 from recsys.online.event import parse
-from recsys.online.lessons import Known
 from recsys.online.progress import Window
 from recsys.online.trainer import Trainer
+from recsys.online.training_examples import Known
 from recsys.serving.model_state import Asker, Moment
 from recsys.serving.scorer import Scorer
 from recsys.serving.update import WEIGHTS, Update
@@ -151,8 +151,8 @@ def test_what_is_told_of_the_moment_is_learned_by_day_and_outcomes_are_not(folde
         samples.append(world.sample(user, item, number, parameters=told))
     assert trainer.scorer.read_features({"campaign": "spring"})[0] == {}
     trainer.learn(known(samples), 1)
-    lessons = trainer.stream.take(known([world.sample(1, 2, 1300, parameters={"stars": 5, "quantity": 2})]))
-    assert not lessons.user[:, CONTEXT].any()
+    examples = trainer.stream.take(known([world.sample(1, 2, 1300, parameters={"stars": 5, "quantity": 2})]))
+    assert not examples.user[:, CONTEXT].any()
     update = trainer.learner.changes(since_base=True)[0]
     scorer = Scorer(folder)
     update.apply(scorer)
@@ -177,7 +177,7 @@ def by_item(scorer: Scorer, told: dict[str, Any]) -> np.ndarray:
 
 
 def test_events_before_the_cut_are_known_already(trainer: Trainer) -> None:
-    assert trainer.learn(known([world.sample(1, 3, -5), world.sample(1, 3, 5)]), 1)["lessons"] == 1
+    assert trainer.learn(known([world.sample(1, 3, -5), world.sample(1, 3, 5)]), 1)["examples"] == 1
 
 
 def test_the_past_alone_is_what_an_event_is_predicted_from(folder: Path) -> None:

@@ -41,7 +41,7 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingExamples:
     """Rows to learn from; n of them."""
 
     user: Rows  # (n, n_user_fields)
@@ -54,8 +54,8 @@ class Lessons:
     def __len__(self) -> int:
         return len(self.item)
 
-    def take(self, rows: NDArray[Any] | slice) -> Lessons:
-        return Lessons(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+    def take(self, rows: NDArray[Any] | slice) -> TrainingExamples:
+        return TrainingExamples(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
     @classmethod
     def joined(cls, *parts: Self) -> Self:
@@ -77,7 +77,7 @@ class Stream:
         self._n_by_user: OrderedDict[str, int] = OrderedDict()
         self._n_by_item: dict[int, int] = {}
 
-    def take(self, known: Sequence[Known]) -> Lessons:
+    def take(self, known: Sequence[Known]) -> TrainingExamples:
         """What events teach, in their order; afterwards they are part of what is known.
 
         Events before the cut are left out, the model has learned them at night; so are those that count nothing.
@@ -95,9 +95,9 @@ class Stream:
                 actions.append(action)
                 kept.append(one)
             self._remember(owner, _recent(one.item_key, event.event_type, now_ms))
-        return self._lessons(kept, askers, actions)
+        return self._examples(kept, askers, actions)
 
-    def _lessons(self, known: list[Known], askers: list[Asker], actions: list[Any]) -> Lessons:
+    def _examples(self, known: list[Known], askers: list[Asker], actions: list[Any]) -> TrainingExamples:
         n, length = len(known), self.spec.history_length
         moment = Moment(0.0, self._weights)
         inputs = self.state.user_inputs(askers, moment) if n else _NOBODY
@@ -108,7 +108,7 @@ class Stream:
                 put_features(inputs["user"][row], asker.features)
         categories = {one.item_key: (one.category_key, one.parent_category_key) for one in known}
         weight = np.array([action.weight for action in actions], dtype=np.float32) / self.spec.mean_event_weight
-        return Lessons(
+        return TrainingExamples(
             user=inputs["user"],
             history=_padded(inputs["history"], length),
             history_weight=_padded(inputs["history_weight"], length),
