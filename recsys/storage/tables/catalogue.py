@@ -100,20 +100,19 @@ users = sa.Table(
     sa.CheckConstraint("jsonb_typeof(properties) = 'object'", name="properties"),
 )
 
+
+def _erased(name: str) -> sa.Table:
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("digest", sa.LargeBinary, primary_key=True),  # SHA-256 of the id
+        sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+        sa.CheckConstraint("length(digest) = 32", name="digest"),
+    )
+
+
 # Who has been erased and must not come back with the next import. Not tied to the key that the user had.
-erased_users = sa.Table(
-    "erased_users",
-    metadata,
-    sa.Column("digest", sa.LargeBinary, primary_key=True),  # SHA-256 of the id
-    sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
-    sa.CheckConstraint("length(digest) = 32", name="digest"),
-)
+erased_users = _erased("erased_users")
 
 # Sessions that they had: what a guest was shown there, and is still in some worker's memory, is not written any more.
-erased_sessions = sa.Table(
-    "erased_sessions",
-    metadata,
-    sa.Column("digest", sa.LargeBinary, primary_key=True),  # SHA-256 of the id
-    sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
-    sa.CheckConstraint("length(digest) = 32", name="digest"),
-)
+erased_sessions = _erased("erased_sessions")

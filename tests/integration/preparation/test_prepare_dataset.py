@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,7 @@ from recsys.errors import EmptyResultError, ImportUnderWayError, InputError
 from recsys.steps import prepare_dataset
 from recsys.steps.context import Context
 from recsys.storage import raw_tables, tables
-from tests.integration import preparing
-from tests.integration.preparing import DAY_MS, START_MS, keys_of, write_shop
-
-
-@pytest.fixture
-def ctx(clean_database: sa.Engine, tmp_path: Path) -> Context:
-    return preparing.context(clean_database, tmp_path)
-
-
-@pytest.fixture
-def load(ctx: Context):
-    return partial(preparing.load, ctx)
+from tests.integration.preparation.preparing import DAY_MS, START_MS, keys_of, write_shop
 
 
 def test_a_data_set_its_keys_and_its_catalogue(ctx: Context, load, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,25 +12,8 @@ import sqlalchemy as sa
 from fast_api_service.catalogue_store import Told
 from recsys.errors import InputError
 from recsys.steps import prepare_dataset
-from recsys.steps.context import Context
 from recsys.storage import tables
-from tests.integration import preparing
-from tests.integration.preparing import DAY_MS, LATE_MS, START_MS, keys_of, tell, write_shop
-
-
-@pytest.fixture
-def ctx(clean_database: sa.Engine, tmp_path: Path) -> Context:
-    return preparing.context(clean_database, tmp_path)
-
-
-@pytest.fixture
-def load(ctx: Context):
-    return partial(preparing.load, ctx)
-
-
-@pytest.fixture
-def post(ctx: Context):
-    return partial(preparing.post, ctx)
+from tests.integration.preparation.preparing import DAY_MS, LATE_MS, START_MS, keys_of, tell, write_shop
 
 
 def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: Path) -> None:
