@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from babel.dates import get_month_names
 
 from recsys.data.sources import Table
 from recsys.data.sources.months import month_of
@@ -133,3 +134,11 @@ def test_a_refusal_names_a_time_that_could_not_be_read(tmp_path):
 def test_as_many_dates_of_either_order_are_refused_with_the_cause(tmp_path):
     with pytest.raises(InputError, match="as many dates can only name the day first as the month"):
         table(tmp_path, "13/01/2025", "01/13/2025")
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr", "es", "pt", "it", "nl", "sv", "pl", "ru"])
+def test_months_are_known_by_the_names_that_unicode_lists(language):
+    for width in ("wide", "abbreviated"):
+        for context in ("format", "stand-alone"):
+            names = get_month_names(width, context, language)
+            assert {number: month_of(name) for number, name in names.items()} == {n: n for n in range(1, 13)}
