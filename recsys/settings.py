@@ -10,6 +10,10 @@ the same folder.
 
 from __future__ import annotations
 
+import difflib
+import logging
+import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -20,10 +24,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from recsys.action import SYNONYMS
 from recsys.errors import InputError
 
+log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 Days = Annotated[float, Field(le=36_500)]  # a hundred years: an instant so long ago can still be told
 LOCAL = ROOT / ".local"
 _SQLITE = "sqlite:///"
+_NO_SETTINGS = ("RECSYS_TEST_", "RECSYS_DATA_DIR", "RECSYS_SERVICE")  # of tests, and the mark of the demo's processes
 _EXPECTED = "expected are lists and mappings in JSON, as in .env.example"
 
 Loaded = TypeVar("Loaded", bound=BaseSettings)
@@ -248,7 +254,22 @@ def _in_words(kind: type[BaseSettings], error: dict[str, Any]) -> str:
     return f"{variable(kind, name)}{value:.60}{place}: {message[:1].lower()}{message[1:]}"
 
 
+def unknown(variables: Iterable[str]) -> list[str]:
+    """What is wrong with names of variables that look like settings and are none."""
+    names = [variable(Settings, name) for name in Settings.model_fields]
+    found = []
+    for given in sorted(variables):
+        if given.startswith("RECSYS_") and given not in names and not given.startswith(_NO_SETTINGS):
+            near = difflib.get_close_matches(given, [*names, *(f"RECSYS_{name}" for name in names)], 1, 0.8)
+            meant = near[0] if near and near[0] in names else near[0].removeprefix("RECSYS_") if near else ""
+            found.append(f"{given} is no setting, and is ignored{f'; is {meant} meant?' if meant else ''}")
+    return found
+
+
 @lru_cache(maxsize=1)
 def load() -> Settings:
-    """The settings of this process, read once; InputError."""
-    return read(Settings)
+    """The settings of this process, read once; InputError. Variables that are no settings are named in the log."""
+    settings = read(Settings)
+    for problem in unknown(os.environ):
+        log.warning(problem)
+    return settings

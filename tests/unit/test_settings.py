@@ -145,3 +145,18 @@ def test_a_number_of_days_is_one_that_a_calendar_has(monkeypatch: pytest.MonkeyP
         with pytest.raises(InputError, match=f"RECSYS_{name.upper()}"):
             settings.read(Settings)
         monkeypatch.delenv(f"RECSYS_{name.upper()}")
+
+
+def test_variables_that_are_no_settings_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RECSYS_PG_PORT", "8311")
+    monkeypatch.setenv("RECSYS_GENERATOR", "[]")
+    monkeypatch.setenv("RECSYS_XYZ", "1")
+    monkeypatch.setenv("RECSYS_TEST_KILLS", "8")
+    settings.load()
+    assert [record.getMessage() for record in caplog.records] == [
+        "RECSYS_GENERATOR is no setting, and is ignored; is RECSYS_GENERATORS meant?",
+        "RECSYS_PG_PORT is no setting, and is ignored; is PG_PORT meant?",
+        "RECSYS_XYZ is no setting, and is ignored",
+    ]
