@@ -32,5 +32,5 @@ def test_two_stages_beat_popularity_in_both_tasks_and_every_cut(tmp_path) -> Non
 
 
 def test_too_little_time_is_an_error_that_says_so(tmp_path) -> None:
-    with pytest.raises(InputError, match="fewer or shorter"):
+    with pytest.raises(InputError, match=r"fewer \(--cuts\) or shorter ones \(--days\)"):
         measure(dataset(tmp_path / "world"), Plan(generators=["popular"], ranker=RANKER, cuts=5, days=20))
