@@ -7,7 +7,7 @@ import sys
 import uvicorn
 
 from fast_api_service.app import create_app
-from fast_api_service.one_write import OneWriteProtocol
+from fast_api_service.middleware.protocol import OneWriteProtocol
 from fast_api_service.settings import ApiSettings
 from recsys import log, settings
 from recsys.errors import InputError, RecsysError

@@ -8,38 +8,37 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from fast_api_service import documents, errors, listener
-from fast_api_service.database import Database
-from fast_api_service.hot import HotPath
-from fast_api_service.log_watch import watch_log
+from fast_api_service import errors, openapi
+from fast_api_service.auth.keys import Guard
+from fast_api_service.catalogue import bulk_endpoints as catalogue_bulk
+from fast_api_service.catalogue import endpoints as catalogue
+from fast_api_service.config import endpoints as config
+from fast_api_service.dashboard import endpoints as dashboard
+from fast_api_service.events import endpoints as events
+from fast_api_service.events import streaming_endpoints as streaming
+from fast_api_service.events.log_watch import watch_log
 from fast_api_service.metrics import Metrics
-from fast_api_service.middleware import Envelope
-from fast_api_service.models import Models
-from fast_api_service.pressure import Pressure
-from fast_api_service.reads import DatabaseAwayError
-from fast_api_service.routers import (
-    batch,
-    catalogue,
-    catalogue_many,
-    config,
-    dashboard,
-    events,
-    model,
-    operations,
-    predict,
-    recommend,
-    streaming,
-    training,
-)
-from fast_api_service.security import Guard
+from fast_api_service.middleware.concurrency import Pressure
+from fast_api_service.middleware.envelope import Envelope
+from fast_api_service.operations import endpoints as operations
+from fast_api_service.operations import export
+from fast_api_service.postgres import listener
+from fast_api_service.postgres.write_pool import Writable
+from fast_api_service.predict import endpoints as predict
+from fast_api_service.recommend import batch_endpoints as batch
+from fast_api_service.recommend import endpoints as recommend
+from fast_api_service.recommend.hot import HotPath
+from fast_api_service.recommend.repository import DatabaseAwayError
+from fast_api_service.runtime.database import Database
+from fast_api_service.runtime.model_loader import Models
+from fast_api_service.runtime.state import State
+from fast_api_service.runtime.tasks import Tasks
 from fast_api_service.settings import ApiSettings
-from fast_api_service.state import State
-from fast_api_service.tasks import Tasks
-from fast_api_service.writable import Writable
+from fast_api_service.training import endpoints as training
 from recsys import __version__
 from recsys import settings as recsys_settings
 from recsys.dsn import postgres_url
-from recsys.online.training_state import UPDATES
+from recsys.updater.store import UPDATES
 
 _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
 
@@ -117,13 +116,13 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     app.include_router(predict.router)
     app.include_router(events.router)
     app.include_router(streaming.router)
-    app.include_router(catalogue_many.router)
+    app.include_router(catalogue_bulk.router)
     app.include_router(training.router)
     app.include_router(catalogue.router)
     app.include_router(config.router)
     app.include_router(operations.router)
-    app.include_router(model.router)
+    app.include_router(export.router)
     app.include_router(dashboard.router)
     dashboard.install(app)
-    documents.install(app, state)
+    openapi.install(app, state)
     return app

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from recsys.errors import InputError
-from recsys.online.log import LogAwayError
+from recsys.events.log import LogAwayError
 
 log = logging.getLogger(__name__)
 _STATUS_BY_CODE = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

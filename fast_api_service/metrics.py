@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from fast_api_service.runtime.watched import Watched
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
-from fast_api_service.watched import Watched
 from recsys.instants import data_ends_at
 from recsys.serving.cascade import tier
 from recsys.serving.config import Surface

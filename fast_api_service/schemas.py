@@ -30,7 +30,7 @@ def text_id(value: Any) -> str:
 
 
 def _id_of(entity: str) -> Any:
-    """`x-id-of` lets the document name the JSON type of the loaded catalogue; see fast_api_service.documents."""
+    """`x-id-of` lets the document name the JSON type of the loaded catalogue; see fast_api_service.openapi."""
     return WithJsonSchema({"type": ["integer", "string"], "x-id-of": entity})
 
 

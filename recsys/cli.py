@@ -187,7 +187,7 @@ InstantOption = Annotated[str | None, typer.Option(help="An instant, ISO 8601, U
 @app.command("relay")
 def relay(once: OnceOption = False) -> None:
     """Deliver the events of the outbox to Kafka, in their order (RECSYS_EVENT_OUTBOX=true)."""
-    from recsys.online import commands
+    from recsys.events import commands
 
     show({"passed": commands.relay(ready(), once=once)})
 
@@ -195,7 +195,7 @@ def relay(once: OnceOption = False) -> None:
 @app.command("sink")
 def sink(once: OnceOption = False) -> None:
     """Bring Kafka's events into the tables; messages that are none go to the topic for dead letters."""
-    from recsys.online import commands
+    from recsys.events import commands
 
     show({"messages": commands.sink(ready(), once=once)})
 
@@ -203,7 +203,7 @@ def sink(once: OnceOption = False) -> None:
 @app.command("updater")
 def updater() -> None:
     """Let DeepFM learn from events as they come, and watch over it; until a signal. One works, others wait."""
-    from recsys.online.supervisor import supervise
+    from recsys.updater.supervisor import supervise
 
     supervise(ready())
 
@@ -211,7 +211,7 @@ def updater() -> None:
 @app.command("archive")
 def archive(folder: Path) -> None:
     """Write the event log as Parquet files into FOLDER, by day; goes on where it stopped."""
-    from recsys.online import commands
+    from recsys.events import commands
 
     show(commands.archive(ready(), folder))
 
@@ -223,7 +223,7 @@ def replay(
     until: InstantOption = None,
 ) -> None:
     """Append archived events to the log again, those that occurred in [since, until); none counts twice."""
-    from recsys.online import commands
+    from recsys.events import commands
 
     show(commands.replay(ready(), folder, instant(since), instant(until)))
 
@@ -234,7 +234,7 @@ def skip_gap(
     folder: Annotated[Path | None, typer.Argument(help="The archive.")] = None,
 ) -> None:
     """Let a READER go on with what Kafka still has, where it has not kept what came next."""
-    from recsys.online import commands
+    from recsys.events import commands
 
     show(commands.skip_gap(ready(), reader, folder))
 

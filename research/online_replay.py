@@ -27,12 +27,12 @@ from recsys.artifacts import ArtifactStore
 from recsys.candidates.deepfm import DeepFm
 from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.data.dataset import Dataset
-from recsys.online.event import Event
-from recsys.online.progress import curve
-from recsys.online.trainer import Trainer
-from recsys.online.training_examples import Known
+from recsys.events.event import Event
 from recsys.settings import UpdaterSettings
 from recsys.types import Catalogue, Interactions
+from recsys.updater.examples import Known
+from recsys.updater.trainer import Trainer
+from recsys.updater.validation import curve
 
 SHARE = 0.8  # of the events, for the night
 SOURCES = {"online-retail": ("online-retail", "online-retail/online_retail.parquet"), "ml-1m": ("movielens", "ml-1m")}

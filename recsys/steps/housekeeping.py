@@ -19,7 +19,7 @@ from rich.table import Table
 
 from recsys.artifacts import Manifest, split_ref
 from recsys.errors import ArtifactError, HousekeepingError, NotFoundError
-from recsys.online import commands
+from recsys.events import commands
 from recsys.steps.context import Context, step
 from recsys.storage import expiry, pruning
 from recsys.storage.engine import url_of

@@ -31,9 +31,9 @@ import numpy as np
 import psutil
 import sqlalchemy as sa
 
-from recsys.online.connections import Connections
-from recsys.online.event import parse
-from recsys.online.postgres_log import PostgresLog
+from recsys.events.connections import Connections
+from recsys.events.event import parse
+from recsys.events.postgres_log import PostgresLog
 from recsys.settings import UpdaterSettings
 from research.benchmarks.predict import write_model
 from research.benchmarks.serving import filled, free_port, wait
@@ -89,7 +89,7 @@ def throughput(url: str, engine: sa.Engine, root: Path, arguments: argparse.Name
     """Drain a log, between two measurements of plain Keras."""
     asyncio.run(_fill_log(url, arguments))
     plain = [_plain(root)]
-    process = start(url, root, "recsys.online.updater")
+    process = start(url, root, "recsys.updater.__main__")
     try:
         while learned(engine) == 0:
             time.sleep(0.02)
@@ -117,7 +117,7 @@ def freshness(url: str, engine: sa.Engine, root: Path, arguments: argparse.Names
     """Seconds from the post of a purchase at one service to the changed prediction of another one."""
     ports = [free_port() for _ in range(2)]
     services = [start(url, root, "fast_api_service", API_PORT=str(port)) for port in ports]
-    updater = start(url, root, "recsys.online.updater")
+    updater = start(url, root, "recsys.updater.__main__")
     over = threading.Event()
     try:
         for port in ports:

@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import pytest
 
-from recsys.online.connections import Connections
-from recsys.online.event import Event, parse
-from recsys.online.kafka_client import Kafka
-from recsys.online.kafka_log import KafkaLog
-from recsys.online.log import START, EventLog, Offset
-from recsys.online.memory_log import MemoryLog
-from recsys.online.postgres_log import PostgresLog
+from recsys.events.connections import Connections
+from recsys.events.event import Event, parse
+from recsys.events.kafka.client import Kafka
+from recsys.events.kafka.log import KafkaLog
+from recsys.events.log import START, EventLog, Offset
+from recsys.events.memory_log import MemoryLog
+from recsys.events.postgres_log import PostgresLog
 from recsys.serving.ids import digest_of
 from tests.integration import serving_shop as shop
 from tests.kafka_broker import Broker
@@ -130,7 +130,7 @@ class _Relayed(KafkaLog):
         super().__init__(kafka, connections, outbox=True)
 
     async def append(self, events: Any) -> Any:
-        from recsys.online import relay
+        from recsys.events.kafka import relay
 
         appended = await super().append(events)
         while await relay.step(self, self._connections):

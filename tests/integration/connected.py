@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from recsys.online.connections import Connections
+from recsys.events.connections import Connections
 
 Answer = TypeVar("Answer")
 

@@ -22,7 +22,7 @@ import numpy as np
 import sqlalchemy as sa
 from pydantic import BaseModel
 
-from fast_api_service.document_examples import ENTITY_BY_FIELD
+from fast_api_service.openapi_examples import ENTITY_BY_FIELD
 from fast_api_service.schemas import RecommendAnswer
 from recsys.storage import lists, tables
 from recsys.types import Lists

@@ -23,7 +23,7 @@ server_identity = sa.Table(
 
 # The log: rows are added and their content never changes. `position` grows as rows are inserted, not as they are
 # committed; readers follow (epoch_xid, position) up to the oldest transaction that still adds
-# (recsys.online.postgres_log).
+# (recsys.events.postgres_log).
 events = sa.Table(
     "events",
     metadata,
@@ -76,7 +76,7 @@ log_offsets = sa.Table(
     "log_offsets",
     metadata,
     sa.Column("reader", sa.Text, primary_key=True),
-    sa.Column("after", sa.Text, nullable=False),  # recsys.online.log.Offset
+    sa.Column("after", sa.Text, nullable=False),  # recsys.events.log.Offset
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
 )
 

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_service import wiring
 from recsys import errors
-from recsys.online.log import LogAwayError
+from recsys.events.log import LogAwayError
 
 D1 = "dataset/20111209T125000-1a2b3c4d5e"
 MIDNIGHT = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)

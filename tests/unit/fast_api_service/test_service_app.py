@@ -15,8 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from fast_api_service.app import create_app
 from fast_api_service.metrics import Metrics
-from fast_api_service.middleware import Envelope
-from fast_api_service.pressure import MAX_BODY_BYTES
+from fast_api_service.middleware.concurrency import MAX_BODY_BYTES
+from fast_api_service.middleware.envelope import Envelope
 from fast_api_service.schemas import RecommendAnswer
 from fast_api_service.settings import ApiSettings
 from recsys import __version__

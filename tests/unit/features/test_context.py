@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.action import BY_PARAMETER
+from recsys.events.event import parse
 from recsys.features.context import (
     CONTEXT_FIELDS,
     CONTEXT_SIZES,
@@ -27,10 +28,9 @@ from recsys.features.context import (
 )
 from recsys.features.deepfm_fields import CONTEXT, N_USER_FIELDS
 from recsys.features.deepfm_spec import FeatureSpec
-from recsys.online.event import parse
-from recsys.online.training_examples import features_of
 from recsys.serving.model_state import put_features
 from recsys.types import Texts
+from recsys.updater.examples import features_of
 
 NOW = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
 names = st.sampled_from(

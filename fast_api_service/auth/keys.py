@@ -1,0 +1,241 @@
+"""Who may call: API keys, their scopes and limits; and the headers of pages."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+import hmac
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fast_api_service.auth.scopes import OPEN, in_words, needed_scopes
+from fast_api_service.errors import error_response
+from fast_api_service.metrics import Metrics
+from fast_api_service.middleware import hosts
+from fast_api_service.settings import ApiSettings
+from recsys import api_key
+
+log = logging.getLogger(__name__)
+
+_BURST_S = 2.0  # a key may use what it left unused in this time at once
+_NOBODYS_DIGEST = bytes(32)
+_NOT_READ = "the API keys were not read from Postgres yet; the log of the service says why"
+_NO_KEYS = "there are no API keys, so nothing is served: make one by `recsys keys create`"
+
+
+class StoredKey(NamedTuple):
+    """A row of the table api_keys."""
+
+    key_id: str
+    digest: bytes
+    scopes: Sequence[str]
+    rate_per_s: float | None
+    revoked: bool
+    expires_at: dt.datetime | None = None
+
+
+class Keyring:
+    """The keys as last read from Postgres, which go on working while it is away; and how fast each is used.
+
+    Without a row in the table everything is open on loopback, and nothing elsewhere. A table whose keys are all
+    revoked is not an empty one: revoking the last key opens nothing.
+    """
+
+    def __init__(self, settings: ApiSettings, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._rows: dict[str, StoredKey] | None = None  # None: not read yet
+        self._is_loopback = settings.is_loopback
+        self._keys: dict[str, _Key] = {}  # by key_id; those that are not revoked
+
+    @property
+    def needed(self) -> bool:
+        """Whether a request must bring a key. True as well while this is not known yet."""
+        return bool(self._rows) or self._rows is None or not self._is_loopback
+
+    def take(self, rows: Sequence[StoredKey]) -> None:
+        """Work with these keys from now on; one that did not change keeps the state of its limit."""
+        former, self._rows = self._rows, {row.key_id: row for row in rows}
+        if self._rows == former:
+            return
+        self._keys = {
+            row.key_id: self._keys[row.key_id]
+            if former is not None and former.get(row.key_id) == row
+            else _Key(row, row.rate_per_s or self._settings.rate_per_s, self._clock())
+            for row in rows
+            if not row.revoked
+        }
+        if rows:
+            log.info("%d API keys may call, %d are revoked", len(self._keys), len(rows) - len(self._keys))
+        elif self._is_loopback:
+            log.warning("there are no API keys: everything is open to this machine, until `recsys keys create`")
+        else:
+            log.error("%s; API_HOST=%s is not for this machine alone", _NO_KEYS, self._settings.host)
+
+    def refusal(
+        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], routes: Iterable[BaseRoute] = ()
+    ) -> Response | str:
+        """What to answer instead of the route; or, where the request may go on, the id of its key, empty if it needs
+        none. Takes from the key's limit.
+
+        401 without a valid key, 403 where it lacks a scope or no rule speaks of the route, 429 where it is too fast;
+        503 to all but /health while there are no keys to check by; and where no key is needed, 403 to pages of others.
+        """
+        if not self.needed:
+            return self._refusal_to_pages(method, path, headers)
+        if path == "/health":
+            return ""
+        if not self._rows:
+            text = _NOT_READ if self._rows is None else _NO_KEYS
+            return error_response(503, "not_ready", text, {"Retry-After": "2"})
+        scopes = needed_scopes(method, path)
+        if scopes == OPEN:
+            return ""
+        presented = _presented(headers)
+        if presented is None:
+            return self._unauthorized("missing", "this needs an API key: send `Authorization: Bearer <key>`")
+        key = self._verified(presented)
+        if key is None:
+            return self._unauthorized("wrong", "this API key is not known, or was revoked; `recsys keys list` tells")
+        if key.expires_at is not None and key.expires_at <= dt.datetime.now(dt.UTC):
+            text = f"key {key.key_id} expired at {key.expires_at.isoformat()}; make another by `recsys keys create`"
+            return self._unauthorized("expired", text)
+        if wait_s := key.wait_s(self._clock()):
+            self._metrics.shed.labels("rate_limit").inc()
+            text = f"key {key.key_id} may make {key.rate_per_s:g} requests per second; wait for Retry-After seconds"
+            return error_response(429, "rate_limited", text, {"Retry-After": str(math.ceil(wait_s))})
+        if scopes is None:
+            return self._without_rule(method, path, routes) or key.key_id
+        if missing := scopes - key.scopes:
+            self._metrics.auth_failures.labels("scope").inc()
+            text = f"key {key.key_id} lacks the {in_words(missing)}; it has {', '.join(sorted(key.scopes))}"
+            return error_response(403, "forbidden", text)
+        return key.key_id
+
+    def _refusal_to_pages(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Response | str:
+        problem = hosts.problem(method, path, headers, self._settings.hosts, self._settings.cors_origins)
+        if not problem:
+            return ""
+        self._metrics.auth_failures.labels("page").inc()
+        return error_response(403, "forbidden", problem)
+
+    def _without_rule(self, method: str, path: str, routes: Iterable[BaseRoute]) -> Response | None:
+        """403 where something would answer; what nobody answers may go on, to be told so."""
+        asked = {"type": "http", "method": method, "path": path}
+        if all(route.matches(asked)[0] != Match.FULL for route in routes):
+            return None
+        self._metrics.auth_failures.labels("scope").inc()
+        return error_response(403, "forbidden", "no rule says who may call this, so nobody may")
+
+    def _verified(self, text: str) -> _Key | None:
+        """The key of this text. Compares in constant time, and for unknown ids as well."""
+        parts = api_key.read(text)
+        if parts is None:
+            return None
+        key = self._keys.get(parts.key_id)
+        same = hmac.compare_digest(parts.digest, key.digest if key else _NOBODYS_DIGEST)
+        return key if same else None
+
+    def _unauthorized(self, reason: str, text: str) -> Response:
+        self._metrics.auth_failures.labels(reason).inc()
+        return error_response(401, "unauthorized", text, {"WWW-Authenticate": "Bearer"})
+
+
+class _Key:
+    """A key that may call, with its token bucket, which starts full."""
+
+    __slots__ = ("_filled_at", "_tokens", "digest", "expires_at", "key_id", "rate_per_s", "scopes")
+
+    def __init__(self, row: StoredKey, rate_per_s: float, now: float) -> None:
+        self.key_id, self.digest, self.rate_per_s = row.key_id, row.digest, rate_per_s
+        self.scopes = frozenset(api_key.SCOPES if api_key.ADMIN in row.scopes else row.scopes)
+        self.expires_at = row.expires_at
+        self._tokens = self._burst
+        self._filled_at = now
+
+    @property
+    def _burst(self) -> float:
+        return max(1.0, _BURST_S * self.rate_per_s)
+
+    def wait_s(self, now: float) -> float:
+        """Take a token, or the seconds until there will be one."""
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self.rate_per_s)
+        self._filled_at = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / self.rate_per_s
+        self._tokens -= 1
+        return 0.0
+
+
+class Guard:
+    """Plain ASGI: lets a request through to the routes, or answers that it may not be made.
+
+    `routes`: those of the application, which may still come.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, routes: Iterable[BaseRoute]) -> None:
+        self.app = app
+        self.keyring = keyring
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            found = self.keyring.refusal(scope["method"], scope["path"], scope["headers"], self.routes)
+            if not isinstance(found, str):
+                await found(scope, receive, send)
+                return
+            scope.setdefault("state", {})["key_id"] = found
+        await self.app(scope, receive, send)
+
+
+def caller(scope: Scope) -> str:
+    """The public part of the key that a request was let through with; empty where none was needed."""
+    key_id: str = scope.get("state", {}).get("key_id", "")
+    return key_id
+
+
+def page_headers(html: str) -> dict[str, str]:
+    """Headers of a page whose scripts are its own: files of this service, and those inline in `html` by their hash.
+
+    Styles may be inline, because scripts set them; nothing may frame the page or learn where its reader came from.
+    """
+    inline = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline]
+    policy = {
+        "default-src": "'none'",
+        "script-src": " ".join(["'self'", *(f"'sha256-{digest}'" for digest in hashes)]),
+        "style-src": "'self' 'unsafe-inline'",
+        "img-src": "'self' data:",
+        "font-src": "'self'",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "Referrer-Policy": "no-referrer",
+        "X-Frame-Options": "DENY",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    }
+
+
+def _presented(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """The text that a request gives as its key, in either of the two headers."""
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip().decode("latin-1")
+        if name == b"x-api-key":
+            return value.strip().decode("latin-1")
+    return None

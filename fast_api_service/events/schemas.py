@@ -1,0 +1,146 @@
+"""What clients post of events, and what they are told."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    PlainValidator,
+    Strict,
+    Tag,
+    WithJsonSchema,
+)
+
+from fast_api_service.schemas import ItemId, TextId, UserId
+from recsys.events.names import TYPE_PATTERN
+from recsys.instants import instant_of
+
+MAX_SAMPLES = 1000
+
+
+def _instant(value: Any) -> dt.datetime:
+    """ISO 8601 (UTC where it names no zone), or seconds or milliseconds since the epoch."""
+    if isinstance(value, dt.datetime):
+        return value if value.tzinfo else value.replace(tzinfo=dt.UTC)
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise TypeError
+        if isinstance(value, str):
+            return instant_of(value)
+        seconds = value / 1000 if abs(value) > MILLISECONDS_FROM else value
+        return dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise ValueError("an instant is ISO 8601 text, or a number of seconds or milliseconds since 1970") from None
+
+
+MILLISECONDS_FROM = 10**11  # as seconds that would be the year 5138
+Timestamp = Annotated[
+    AwareDatetime,
+    PlainValidator(_instant),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}),
+]
+
+
+EventType = Annotated[str, Field(pattern=TYPE_PATTERN)]
+_OWNED: list[JsonValue] = [
+    {"required": ["user_id"], "properties": {"user_id": {"type": ["integer", "string"]}}},
+    {"required": ["session_id"], "properties": {"session_id": {"type": "string"}}},
+]
+
+
+class Sample(BaseModel):
+    """One event. `{"user_id": 123, "item_id": 6, "label": 1}` is enough; a guest's has a session_id instead."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _OWNED})
+
+    item_id: ItemId
+    user_id: UserId | None = Field(None, description="may be missing for a guest, who has a session_id")
+    session_id: TextId | None = Field(None, description="a later request with user_id and session_id joins the two")
+    event_id: TextId | None = Field(
+        None,
+        description="makes a retry free; without it one is derived from the content and timestamp, else from the header"
+        " Idempotency-Key, else from ten minutes. A purchase with none of them counts each time it is sent",
+    )
+    event_type: EventType | None = Field(
+        None,
+        description="where neither it nor action_type is given: view, or the shop's lightest that is not bought",
+    )
+    action_type: EventType | None = Field(None, description="another name for event_type, which goes before it")
+    timestamp: Timestamp | None = Field(None, description="when it happened; now where it is missing")
+    label: Annotated[float, Strict()] | None = Field(None, ge=-1e9, le=1e9, description="how much it was liked")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of the action: stars, quantity, price, duration, and what was known before it: device, campaign …",
+    )
+    features: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of the user or the moment, as the client knows them; used as user_feats of /predict are",
+    )
+    version: TextId | None = Field(None, description="the client's own word for what made it send this")
+
+
+class Samples(BaseModel):
+    """Up to 1,000 samples; each is judged for itself, so that a bad one does not keep the others out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # `x-schema` becomes a reference in the document; see fast_api_service.openapi
+    samples: list[Annotated[Any, WithJsonSchema({"x-schema": "Sample"})]] = Field(min_length=1, max_length=MAX_SAMPLES)
+
+
+def _form(body: Any) -> str:
+    return "many" if isinstance(body, Samples) or (isinstance(body, dict) and "samples" in body) else "one"
+
+
+AddRequest = Annotated[Annotated[Samples, Tag("many")] | Annotated[Sample, Tag("one")], Discriminator(_form)]
+
+
+class RejectedEvent(BaseModel):
+    index: int = Field(description="position in samples")
+    code: Literal[409, 422] = Field(description="409: the event_id is taken by another event; 422: not an event")
+    reason: str
+
+
+class AddAnswer(BaseModel):
+    """`success` when nothing was rejected."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    success: bool
+    accepted: int = Field(description="new in the log, and durable")
+    duplicates: int = Field(description="in the log since before; they count once")
+    rejected: list[RejectedEvent]
+    position: int | None = Field(description="that the log had reached when it took them")
+    stored_as: dict[str, str] = Field(
+        {},
+        description="event types that are another word for one of this shop's data, and that one; under '' the type of"
+        " those that name none, where that is not view",
+    )
+    warnings: list[str] = Field([], description="what of the events could not be used, and what is counted each time")
+
+
+class StoredEvent(BaseModel):
+    event_id: str
+    item_id: ItemId
+    event_type: str
+    timestamp: dt.datetime
+    session_id: str | None
+    label: float | None
+    parameters: dict[str, Any]
+
+
+class EventsAnswer(BaseModel):
+    """The newest first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    success: Literal[True] = True
+    user_id: UserId
+    events: list[StoredEvent]

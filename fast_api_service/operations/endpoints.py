@@ -1,0 +1,110 @@
+"""For those who run the service: /health, /ready, /metrics, /model/info."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from fast_api_service.errors import ApiError, documented
+from fast_api_service.runtime.state import State
+from fast_api_service.schemas import Health, ModelInfo, Ready
+from recsys import __version__
+from recsys.instants import data_ends_at
+from recsys.serving.snapshot import ListVersion, Snapshot
+
+router = APIRouter(tags=["operations"])
+
+
+@router.head("/health", include_in_schema=False)  # load balancers ask so
+@router.get("/health", summary="Is the process alive?", operation_id="health")
+async def health() -> Health:
+    """Alive means that it answers; see /ready for whether it can serve."""
+    return Health(version=__version__)
+
+
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready", responses=documented(503), summary="Can it serve?", operation_id="ready")
+async def ready(request: Request) -> Ready:
+    """Ready when a publication and its item dictionary are loaded, even while Postgres is away."""
+    state, snapshot = _in_service(request)
+    return Ready(
+        publication_id=snapshot.publication.publication_id,
+        n_items=len(snapshot.items),
+        database="up" if state.database.up else "away",
+    )
+
+
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    summary="Metrics for Prometheus",
+    operation_id="metrics",
+)
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format; `monitoring/` says what each metric means."""
+    state: State = request.app.state.service
+    n_in_use, n_idle = state.database.reads.pool_use
+    is_open = {source: breaker.is_open for source, breaker in state.database.reads.breakers.items()}
+    state.metrics.show_database(up=state.database.up, n_in_use=n_in_use, n_idle=n_idle, is_open=is_open)
+    return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get(
+    "/model/info",
+    responses=documented(503),
+    summary="Publication, models and catalogue in service",
+    operation_id="model_info",
+)
+async def model_info(request: Request) -> ModelInfo:
+    """The publication with its lists, the models behind it, and the catalogue."""
+    state, snapshot = _in_service(request)
+    publication = snapshot.publication
+    return ModelInfo.model_validate(
+        {
+            "service_version": __version__,
+            "publication": {
+                "publication_id": publication.publication_id,
+                "fence": publication.fence,
+                "created_at": publication.created_at,
+                "age_s": (dt.datetime.now(dt.UTC) - publication.created_at).total_seconds(),
+                "dataset": publication.dataset,
+                "lists": {kind: _list_info(version) for kind, version in publication.lists.items()},
+                "checks": publication.checks,
+            },
+            "models": publication.models,
+            "config": {
+                "config_id": state.config_id,
+                "passed_over": list(state.in_force.passed_over),
+                "problem": state.in_force.problem or None,
+            },
+            "scorer": state.models.info() | {"online": state.updates.info()},
+            "catalogue": {
+                "n_items": len(snapshot.items),
+                "n_available": snapshot.items.n_available,
+                "n_categories": len(snapshot.categories),
+                "id_types": {
+                    "user": snapshot.user_id_type,
+                    "item": snapshot.items.json_type,
+                    "category": snapshot.categories.json_type,
+                },
+                "numeric_properties": snapshot.items.numbers.names,
+            },
+        }
+    )
+
+
+def _in_service(request: Request) -> tuple[State, Snapshot]:
+    state: State = request.app.state.service
+    if state.snapshot is None or not state.snapshot.is_published:
+        raise ApiError(503, "not_ready", state.problem, retry_after_s=2)
+    return state, state.snapshot
+
+
+def _list_info(version: ListVersion) -> dict[str, Any]:
+    told = {name: value for name, value in asdict(version).items() if name != "kind"}
+    return told | {"data_until": data_ends_at(version.dataset)}

@@ -1,0 +1,135 @@
+"""The few connections that may write, and their patience: a request is one transaction, done whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import asyncpg
+
+from fast_api_service.errors import ApiError
+from fast_api_service.recommend.repository import NO_TABLES
+from recsys.events.connections import BUSY, ENDS_WITH_CLIENT, LOST, ended_after
+from recsys.serving.ids import JsonType
+
+Answer = TypeVar("Answer")
+
+_N_CONNECTIONS = 4
+_CONNECT_S = 5.0
+_LOOKUP_S = 2.0
+CLOSE_S = 2.0  # of a pool at the end, when requests have ended
+_STATEMENT_S = 10.0
+_WORK_S = 12.0  # a transaction, with what the server's own limits say if it can; beyond, it hangs
+_LOCK_MS = 500  # less than Postgres' deadlock_timeout: we give way before it ends somebody else's transaction
+_PATIENCE_S = 3.0  # of trying again while others hold what we need
+
+
+class Writable:
+    """A small pool beside the reading one, so that writes never take a reader's connection."""
+
+    def __init__(
+        self, dsn: str, name: str = "writes", n: int = _N_CONNECTIONS, connect_s: float = _CONNECT_S,
+        work_s: float = _WORK_S,
+    ) -> None:  # fmt: skip
+        """`n` connections; `connect_s` is the patience with one, `work_s` with a transaction."""
+        self.dsn = dsn
+        self._name, self._n, self._connect_s, self._work_s = name, n, connect_s, work_s
+        self._pool: asyncpg.Pool | None = None
+
+    @classmethod
+    def for_lookups(cls, dsn: str) -> Writable:
+        """Connections for what requests look up: they wait neither for writes nor for long."""
+        return cls(dsn, "lookups", 2, _LOOKUP_S, _LOOKUP_S)
+
+    async def open(self) -> None:
+        """Make the pool; no connection is opened yet."""
+        self._pool = await asyncpg.create_pool(
+            self.dsn,
+            min_size=0,
+            max_size=self._n,
+            timeout=self._connect_s,
+            reset=_nothing_to_reset,
+            server_settings={
+                "application_name": f"recsys-api-{self._name}",
+                "statement_timeout": str(int(_STATEMENT_S * 1000)),
+                "lock_timeout": str(_LOCK_MS),
+                "idle_in_transaction_session_timeout": str(int(_STATEMENT_S * 1000)),
+                "jit": "off",
+                "enable_seqscan": "off",  # plans are made while tables are small, and kept
+                **ENDS_WITH_CLIENT,
+            },
+        )
+
+    async def close(self) -> None:
+        """End all connections, after the transactions in flight."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), CLOSE_S)
+            except TimeoutError:
+                self._pool.terminate()
+
+    async def transaction(
+        self, work: Callable[[asyncpg.Connection], Awaitable[Answer]], timeout_s: float | None = None
+    ) -> Answer:
+        """`work` in one transaction, from the start again while others hold its locks.
+
+        A connection on which it takes longer than `timeout_s`, by default the patience of all of these, is ended, and
+        another one made when it is needed.
+        Raises ApiError 503 `database_away`, or `catalogue_busy` when patience ends; then nothing is written.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await self._once(work, timeout_s or self._work_s)
+            except BUSY:
+                if time.monotonic() > deadline:
+                    raise ApiError(
+                        503,
+                        "catalogue_busy",
+                        "nothing was written: others are writing the same, or the nightly preparation is giving keys "
+                        "to new ids; try again soon",
+                        5,
+                    ) from None
+                await asyncio.sleep(0.05)
+            except NO_TABLES:
+                raise ApiError(
+                    503, "not_ready", "the database is older than this service: run `recsys migrate`", 5
+                ) from None
+            except LOST:
+                raise ApiError(
+                    503, "database_away", "nothing was written or read: Postgres is away; try the same again soon", 1
+                ) from None
+
+    async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]], timeout_s: float) -> Answer:
+        if self._pool is None:
+            raise ConnectionError("not connected")
+        async with asyncio.timeout(self._connect_s):
+            connection = await self._pool.acquire()
+        try:
+            with ended_after(connection, timeout_s):
+                async with connection.transaction():
+                    return await work(connection)
+        finally:
+            await self._pool.release(connection)
+
+
+async def _nothing_to_reset(_: Any) -> None:
+    """What is set and locked is so until the end of the transaction; a round trip saved that may hang."""
+
+
+async def lock(connection: asyncpg.Connection, number: int) -> None:
+    """Take one of `recsys.storage.locks` until the transaction ends."""
+    await connection.execute("select pg_advisory_xact_lock($1)", number)
+
+
+async def id_types(connection: asyncpg.Connection) -> dict[str, JsonType]:
+    """JSON type of the ids of "item", "user" and "category"; ApiError 503 where nothing was prepared yet."""
+    types = dict(await connection.fetch("select entity, json_type from id_types"))
+    missing = {"item", "user", "category"} - types.keys()
+    if missing:
+        raise ApiError(
+            503, "not_ready", "no data is prepared yet, so the type of ids is not known; prepare it first", 5
+        )
+    return types

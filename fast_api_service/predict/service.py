@@ -1,0 +1,204 @@
+"""Between requests and the model in service: who asks, with which events and features, for which items."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.types import Scope
+
+from fast_api_service.errors import ApiError
+from fast_api_service.recommend import service
+from fast_api_service.recommend.repository import DatabaseAwayError, UserEvents
+from fast_api_service.runtime.in_service import InService
+from fast_api_service.runtime.model_loader import INLINE, LoadedModel, category_of
+from fast_api_service.runtime.state import State
+from recsys.features.deepfm_fields import Floats
+from recsys.serving.config import ServingConfig, Surface
+from recsys.serving.ids import ExternalId, JsonType, to_external
+from recsys.serving.model_state import Asker, CategoryOf, Moment
+from recsys.serving.query import Score, UserState
+from recsys.serving.scorer import Scorer
+from recsys.serving.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+MODEL_PART, USERS_PART = "model", "users"  # that an answer may lack
+_READING_SHARE = 0.6  # of the time that is left; the rest is for scoring
+_INLINE_USERS = 50
+
+
+class Asked(NamedTuple):
+    """Pairs of one request."""
+
+    askers: list[Asker]
+    asker_of_pair: NDArray[np.int32]  # positions in `askers`, (n_pairs,)
+    item_keys: NDArray[np.int64]  # -1 for an item that nobody knows, (n_pairs,)
+
+
+class Scored(NamedTuple):
+    """Probabilities of pairs, and of whom and what the model knows little."""
+
+    probabilities: list[float]
+    is_unknown_user: NDArray[np.bool_]  # by asker: no row of their own in the model, and no events
+    is_known_by_events: NDArray[np.bool_]  # by asker: events, and no row of their own
+    is_unknown_item: NDArray[np.bool_]  # by pair: no row of its own in the model
+
+
+def in_service(state: State) -> tuple[InService, LoadedModel]:
+    """What is in service and its model; ApiError 503 `model_unavailable` where one is missing."""
+    now = state.now
+    if now is None or now.model is None:
+        problem = state.problem if now is None else state.models.problem
+        raise ApiError(503, "model_unavailable", f"no model is loaded, /recommend goes on without: {problem}", 5)
+    return now, now.model
+
+
+def ids_of(values: Sequence[ExternalId], json_type: JsonType, entity: str) -> list[ExternalId]:
+    """Ids in the catalogue's own type; InputError for one that cannot be."""
+    own = int if json_type == "integer" else str
+    if set(map(type, values)) == {own}:
+        return list(values)
+    return [value if type(value) is own else to_external(value, json_type, entity) for value in values]
+
+
+async def read_users(
+    scope: Scope, state: State, snapshot: Snapshot, user_ids: Sequence[ExternalId], deadline_ms: float | None
+) -> tuple[Sequence[UserEvents], list[str]]:
+    """Keys and latest events of users, and the parts that could not be read in time."""
+    settings = state.settings
+    limit_ms = settings.deadline_ms if len(user_ids) <= _INLINE_USERS else settings.batch_deadline_ms
+    timeout_s = service.time_left_s(scope, min(deadline_ms or limit_ms, limit_ms)) * _READING_SHARE
+    try:
+        read = await state.database.reads.events([str(user_id) for user_id in user_ids], timeout_s)
+    except DatabaseAwayError:
+        missing = service.degraded(snapshot, USERS_PART, service.RECENT_EVENTS)
+        return [UserEvents(None)] * len(user_ids), missing
+    return read, service.degraded(snapshot)
+
+
+def askers(config: ServingConfig, users: Sequence[UserEvents], features: Mapping[str, int]) -> list[Asker]:
+    """Users as the model takes them."""
+    follows = config.use_latest_events
+    return [Asker(user.user_key, user.recent if follows else (), features) for user in users]
+
+
+async def score(now: InService, model: LoadedModel, asked: Asked) -> Scored:
+    """Probabilities of pairs, together with those of other requests of the same moment; many of them in a thread, so
+    that other requests are answered meanwhile."""
+
+    def work(together: Sequence[Asked]) -> list[Scored]:
+        return _scored(model.scorer, together, category_of(now.snapshot), moment(now))
+
+    n_pairs = len(asked.item_keys)
+    if n_pairs <= INLINE and len(asked.askers) <= _INLINE_USERS:
+        found: Scored = await model.together.get(now, n_pairs, asked, work)
+        return found
+    [found] = await asyncio.to_thread(work, [asked])
+    return found
+
+
+def _scored(scorer: Scorer, together: Sequence[Asked], category_of: CategoryOf, moment: Moment) -> list[Scored]:
+    """One call of the network: with a hundred pairs, each operation costs more than the numbers in it."""
+    askers = [asker for one in together for asker in one.askers]
+    users, pairs = (
+        list(accumulate(map(len, each), initial=0))
+        for each in ([one.askers for one in together], [one.item_keys for one in together])
+    )
+    of_pair = np.concatenate([one.asker_of_pair + first for one, first in zip(together, users, strict=False)])
+    rows = scorer.state.item_rows(np.concatenate([one.item_keys for one in together]), category_of)
+    found = shown(scorer.probabilities(askers, of_pair.astype(np.int32, copy=False), rows, moment))
+    is_unknown_user, is_known_by_events = without_row(scorer, askers)
+    is_unknown_item = rows[:, 0] == 0
+    return [
+        Scored(
+            found[pair:next_pair],
+            is_unknown_user[user:next_user],
+            is_known_by_events[user:next_user],
+            is_unknown_item[pair:next_pair],
+        )
+        for (user, next_user), (pair, next_pair) in zip(pairwise(users), pairwise(pairs), strict=True)
+    ]
+
+
+def without_row(scorer: Scorer, askers: Sequence[Asker]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which askers have no row of their own in the model: those without any event, and those with some."""
+    keys = [asker.user_key for asker in askers]
+    has_none = scorer.state.user_rows(keys) == 0
+    has_events = scorer.state.has_history(keys) | np.array([len(asker.recent) > 0 for asker in askers], dtype=bool)
+    return has_none & ~has_events, has_none & has_events
+
+
+def shown(probabilities: Floats) -> list[float]:
+    """Six digits after the point; float32 holds no more."""
+    rounded: list[float] = probabilities.astype(np.float64).round(6).tolist()
+    return rounded
+
+
+def moment(now: InService) -> Moment:
+    """The time, and what events are worth."""
+    return Moment(time.time() * 1000, now.snapshot.meaning.under(now.config).weights)
+
+
+class Feats(NamedTuple):
+    """What a request tells of its user and its moment, and where the answer says what it lacks."""
+
+    given: Mapping[str, Any]
+    warnings: list[str]
+    degraded: list[str]
+    rescored_by: list[str]  # the model's artifact, where it was asked
+
+    def lack_model(self) -> None:
+        """Note once that the answer goes out without the model."""
+        if MODEL_PART not in self.degraded:
+            self.degraded.append(MODEL_PART)
+
+
+def rescoring(now: InService, user: UserState, user_key: int | None, surface: Surface, feats: Feats) -> UserState:
+    """The user with a way to score items by the model, where the surface is configured to `rescore`.
+
+    What cannot be used of the features is added to the warnings. `model` is added to the degraded parts where there is
+    no model, or it fails, and the cascade fuses; and where a former publication's scores, until this one's is there.
+    """
+    config, loaded = now.config.surface(surface), now.model
+    if config.blend != "rescore" or "lists" not in config.sources:
+        if feats.given:
+            feats.warnings.append(f"user_feats: not used, surface {surface} is not rescored by the model (see /config)")
+        return user
+    if loaded is None:
+        feats.lack_model()
+        if feats.given:
+            feats.warnings.append("user_feats: not used, no model is loaded")
+        return user
+    if not now.is_own_model:
+        feats.lack_model()
+    features, more = loaded.scorer.read_features(feats.given)
+    feats.warnings.extend(more)
+    at = moment(now)
+    seen = user.recent
+    if user.seq is not None:  # looked at just now, in this order
+        seen = [event._replace(occurred_ms=int(at.now_ms) - place) for place, event in enumerate(user.seq)]
+    asker = Asker(user_key, seen if now.config.use_latest_events else (), features)
+    return replace(user, score=_score_of(loaded, now.snapshot, asker, at, feats))
+
+
+def _score_of(loaded: LoadedModel, snapshot: Snapshot, asker: Asker, now: Moment, feats: Feats) -> Score:
+    def probabilities(item_keys: Sequence[int]) -> Sequence[float] | None:
+        try:
+            rows = loaded.scorer.state.item_rows(item_keys, category_of(snapshot))
+            of_pair = np.zeros(len(item_keys), dtype=np.int32)
+            found = shown(loaded.scorer.probabilities([asker], of_pair, rows, now))
+        except Exception:  # whatever it is, the lists are there
+            log.exception("the model %s could not score", loaded.served_as)
+            feats.lack_model()
+            return None
+        feats.rescored_by.append(loaded.artifact)
+        return found
+
+    return probabilities

@@ -1,0 +1,112 @@
+"""POST /recommend/batch: the same for many users, with one query."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import Response
+
+from fast_api_service.errors import documented
+from fast_api_service.predict.service import Feats, rescoring
+from fast_api_service.recommend import service
+from fast_api_service.recommend.batch_schemas import MAX_ITEMS_IN_BATCH, BatchAnswer, BatchRequest
+from fast_api_service.recommend.hot import HotRoute, JsonBytes
+from fast_api_service.recommend.repository import DatabaseAwayError, UserLists
+from fast_api_service.runtime.state import State
+from recsys.errors import InputError
+from recsys.serving import cascade
+from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.query import Query
+from recsys.serving.snapshot import Snapshot
+
+router = APIRouter(tags=["recommend"], route_class=HotRoute)
+
+_ROUTE = "/recommend/batch"
+_AT_ONCE = 2  # users, before other requests have their turn; of all batches one goes on in a turn of the loop
+_EXAMPLES: dict[str, Any] = {
+    "some users": {"summary": "For a newsletter", "value": {"user_ids": [1, 2], "top_k": 5}},
+}
+
+
+@router.post(
+    _ROUTE,
+    response_model=BatchAnswer,
+    responses=documented(404, 413, 422, 503),
+    summary="Recommendations for many users",
+    operation_id="recommend_batch",
+)
+async def recommend_batch(
+    request: Request, body: Annotated[BatchRequest, Body(openapi_examples=_EXAMPLES)]
+) -> Response:
+    """What /recommend would answer each of up to 1,000 users, in their order. What cannot be read in time is left out
+    of all answers, and `provenance.degraded` says so."""
+    state: State = request.app.state.service
+    now = service.in_service(state)
+    snapshot = now.snapshot
+    if len(body.user_ids) * body.top_k > MAX_ITEMS_IN_BATCH:
+        raise InputError(
+            f"{len(body.user_ids)} users with {body.top_k} items each; at most {MAX_ITEMS_IN_BATCH:,} items go into one"
+            " answer: ask for fewer at a time"
+        )
+    warnings: list[str] = []
+    query = Query(
+        top_k=body.top_k,
+        category_key=service.category_key(snapshot, body.category_id),
+        excluded=set(service.item_keys(snapshot, body.exclude)),
+        surface=body.surface,
+        now_ms=time.time() * 1000,
+        restriction=service.restriction(snapshot, body.filters, now.config.surface(body.surface).filters, warnings),
+    )
+    user_ids = [to_external(user_id, snapshot.user_id_type, "user") for user_id in body.user_ids]
+    timeout_s = service.time_left_s(request.scope, min(body.deadline_ms, state.settings.batch_deadline_ms))
+    lists, degraded = await _lists(state, snapshot, user_ids, timeout_s)
+    results: list[orjson.Fragment] = []
+    rescored_by: str | None = None
+    lacking = dict.fromkeys(degraded)  # by any of the answers, in order
+    for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):  # each is encoded at once
+        user_key = None if stored is None else stored.user_key
+        feats, user = Feats({}, [], list(degraded), []), service.user_state(stored)
+        if now.lacks_factors(user, body.surface):
+            feats.degraded.append(service.FOLD_IN)
+        user = rescoring(now, user, user_key, body.surface, feats)
+        picks = cascade.recommend(snapshot, user, query, now.config)
+        lacking.update(dict.fromkeys(feats.degraded))
+        status = service.user_status(user_id, None, stored)
+        state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, feats.degraded)
+        if status != "known":
+            state.metrics.cold_starts.labels(status).inc()
+        tier = cascade.tier(picks)
+        origin = service.origin(request.scope, snapshot, tier, feats.degraded)
+        origin |= {"config_id": now.config_id, "rescored_by": next(iter(feats.rescored_by), None)}
+        rescored_by = rescored_by or origin["rescored_by"]
+        state.exposures.note(request.scope, picks, origin, body.surface, user_id)
+        shown = service.entries(snapshot, picks, explain=body.explain)
+        result = {"user_id": user_id, "user": status, "tier": tier, "recommendations": shown}
+        results.append(orjson.Fragment(service.encoded(result)))
+        if place % _AT_ONCE == 0:
+            await state.appends.turn()
+    provenance = service.origin(request.scope, snapshot, cascade.NOTHING, list(lacking))
+    for of_one_list in ("tier", "list_version", "list_age_s"):
+        del provenance[of_one_list]
+    provenance |= {"surface": body.surface, "config_id": now.config_id}
+    if rescored_by:
+        provenance["rescored_by"] = rescored_by
+    answer: dict[str, Any] = {"success": True, "results": results, "provenance": provenance}
+    if warnings:
+        answer["warnings"] = warnings
+    return JsonBytes(service.encoded(answer))
+
+
+async def _lists(
+    state: State, snapshot: Snapshot, user_ids: list[ExternalId], timeout_s: float
+) -> tuple[list[UserLists] | list[None], list[str]]:
+    """Lists and events of each user, and the parts that could not be read."""
+    try:
+        asked = [str(user_id) for user_id in user_ids]
+        return await state.database.reads.users(asked, snapshot.publication, timeout_s), service.degraded(snapshot)
+    except DatabaseAwayError:
+        missing = service.degraded(snapshot, service.PERSONAL_LISTS, service.RECENT_EVENTS)
+        return [None] * len(user_ids), missing

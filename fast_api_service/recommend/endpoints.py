@@ -1,0 +1,212 @@
+"""POST /recommend and GET /similar/{item_id}: the hot routes. They answer with ready bytes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path, Request
+from fastapi import Query as UrlQuery
+from fastapi.responses import Response
+
+from fast_api_service.errors import ApiError, documented
+from fast_api_service.metrics import SIMILAR
+from fast_api_service.predict.service import Feats, rescoring
+from fast_api_service.recommend import service
+from fast_api_service.recommend.hot import HotRoute, JsonBytes
+from fast_api_service.recommend.repository import DatabaseAwayError, UserLists
+from fast_api_service.runtime.state import State
+from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
+from recsys.action import interest_of
+from recsys.errors import InputError
+from recsys.events.names import names_of
+from recsys.ids import BLANKS, MAX_ID_LENGTH
+from recsys.serving import blend, cascade
+from recsys.serving.config import ServingConfig
+from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.query import Query
+from recsys.serving.recent import Recent
+from recsys.serving.snapshot import Snapshot
+
+router = APIRouter(tags=["recommend"])
+hot = APIRouter(tags=["recommend"], route_class=HotRoute)
+
+_READING_SHARE = 0.8  # of the time that is left; the rest is for putting the answer together
+
+_EXAMPLES: dict[str, Any] = {
+    "a user": {"summary": "For one user", "value": {"user_id": 1, "top_k": 10}},
+    "nobody": {"summary": "For nobody in particular: what is popular", "value": {"top_k": 5}},
+    "a category": {
+        "summary": "Within a category",
+        "value": {"user_id": 1, "category_id": 1, "surface": "category_list", "top_k": 5},
+    },
+    "a product page": {
+        "summary": "Beside a product, with what led to each item",
+        "value": {"user_id": 1, "surface": "product_detail", "item_ids": [1], "explain": True, "top_k": 5},
+    },
+    "a guest": {
+        "summary": "For a guest who looked at some items",
+        "value": {"session_id": "example-session", "seq": [1, 2], "top_k": 5},
+    },
+    "candidates": {
+        "summary": "Rank these items",
+        "value": {"user_id": 1, "candidate_items": [1, 2, 3, 4, 5], "top_k": 3},
+    },
+    "filtered": {
+        "summary": "Within a price range, in some categories",
+        "value": {"filters": {"categories": [1], "properties": {"price": {"min": 1, "max": 50}}}, "top_k": 5},
+    },
+    "without": {
+        "summary": "Without some items",
+        "value": {"user_id": 1, "exclude": [1, 2], "surface": "cart", "top_k": 3},
+    },
+}
+
+
+@hot.post(
+    "/recommend",
+    response_model=RecommendAnswer,
+    responses=documented(404, 413, 422, 503),
+    summary="Recommendations for a user",
+    operation_id="recommend",
+)
+async def recommend(request: Request, body: Annotated[RecommendRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
+    """Neighbours of what is in context, then the user's list blended with neighbours of the latest events, then what
+    is popular; each fills what the former left open. Somebody without a list gets one that is made of the latest
+    events as soon as they are on three items (`fold_in`).
+
+    Unavailable, excluded and bought items are never shown. Somebody of whom nothing is known gets what is popular. What
+    cannot be read in time (Postgres is away or slow) is left out: the answer is made from memory, and
+    `provenance.degraded` says so.
+    """
+    state: State = request.app.state.service
+    now = service.in_service(state)
+    snapshot = now.snapshot
+    warnings: list[str] = []
+    query = query_of(body, snapshot, now.config, warnings)
+    user_id = None if body.user_id is None else to_external(body.user_id, snapshot.user_id_type, "user")
+    deadline_ms = min(body.deadline_ms or state.settings.deadline_ms, state.settings.deadline_ms)
+    timeout_s = service.time_left_s(request.scope, deadline_ms) * _READING_SHARE
+    lists, degraded = await _user_lists(state, snapshot, user_id, body.session_id, timeout_s)
+    user = service.user_state(lists)
+    if body.seq is not None:
+        seen = service.item_keys(snapshot, body.seq, "seq", warnings)
+        type_ = _type_of_a_look(state, snapshot, now.config, warnings)
+        user = replace(user, seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
+    user_key = None if lists is None else lists.user_key
+    feats = Feats(body.user_feats, warnings, degraded, [])
+    if now.lacks_factors(user, body.surface):
+        degraded.append(service.FOLD_IN)
+    user = rescoring(now, user, user_key, body.surface, feats)
+    picks = cascade.recommend(snapshot, user, query, now.config)
+    status = service.user_status(user_id, body.session_id, lists)
+    provenance = service.origin(request.scope, snapshot, cascade.tier(picks), degraded)
+    provenance["user"] = status
+    provenance["n_recent"] = blend.n_recent(snapshot, user, query, now.config)
+    provenance["surface"] = body.surface
+    provenance["config_id"] = now.config_id
+    if feats.rescored_by:
+        provenance["rescored_by"] = feats.rescored_by[0]
+    n_asked = body.top_k if query.candidate_keys is None else min(body.top_k, len(set(query.candidate_keys)))
+    state.metrics.count_answer("/recommend", body.surface, picks, n_asked, degraded)
+    if status != "known":
+        state.metrics.cold_starts.labels(status).inc()
+    state.exposures.note(request.scope, picks, provenance, body.surface, user_id, body.session_id)
+    answer: dict[str, Any] = {
+        "success": True,
+        "user_id": user_id,
+        "recommendations": service.entries(snapshot, picks, explain=body.explain),
+        "provenance": provenance,
+    }
+    if warnings:
+        answer["warnings"] = warnings
+    return JsonBytes(service.encoded(answer))
+
+
+@router.get(
+    "/similar/{item_id:id}",
+    response_model=SimilarAnswer,
+    responses=documented(404, 422, 503),
+    summary="Neighbours of an item",
+    operation_id="similar",
+)
+async def similar(
+    request: Request,
+    item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)],
+    top_k: Annotated[TopK, UrlQuery()] = 10,
+) -> Response:
+    """What is seen or bought together with the item, filled up by what is like it; only real neighbours, so the
+    list may be shorter than `top_k`. While Postgres is away only the best ones of each item, which are in memory."""
+    state: State = request.app.state.service
+    snapshot = service.in_service(state).snapshot
+    own_id, item_key = _known_item(snapshot, item_id)  # before reading: it may be deleted meanwhile
+    timeout_s = service.time_left_s(request.scope, state.settings.deadline_ms) * _READING_SHARE
+    degraded = service.degraded(snapshot)
+    try:
+        lists = await state.database.reads.item(item_key, snapshot.publication, timeout_s)
+        picks = cascade.neighbours(snapshot, item_key, lists.i2i, lists.similar, top_k=top_k)
+    except DatabaseAwayError:
+        degraded = service.degraded(snapshot, service.NEIGHBOURS)
+        picks = cascade.neighbours_in_memory(snapshot, item_key, top_k=top_k)
+    state.metrics.count_answer("/similar/{item_id}", SIMILAR, picks, top_k, degraded)
+    provenance = service.origin(request.scope, snapshot, cascade.tier(picks), degraded)
+    state.exposures.note(request.scope, picks, provenance, SIMILAR)
+    answer: dict[str, Any] = {
+        "success": True,
+        "item_id": own_id,
+        "recommendations": service.entries(snapshot, picks),
+        "provenance": provenance,
+    }
+    return JsonBytes(service.encoded(answer))
+
+
+def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> Query:
+    """What is asked, in keys; what is not known is said in `warnings`. ApiError 404, InputError."""
+    return Query(
+        top_k=body.top_k,
+        category_key=service.category_key(snapshot, body.category_id),
+        excluded=set(service.item_keys(snapshot, body.exclude)),
+        context_keys=service.item_keys(snapshot, body.item_ids, "item_ids", warnings),
+        candidate_keys=None
+        if body.candidate_items is None
+        else service.item_keys(snapshot, body.candidate_items, "candidate_items", warnings),
+        surface=body.surface,
+        now_ms=time.time() * 1000,
+        restriction=service.restriction(snapshot, body.filters, config.surface(body.surface).filters, warnings),
+    )
+
+
+def _type_of_a_look(state: State, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> str:
+    """The event type that `seq` stands for; a warning where that counts nothing."""
+    type_ = names_of(snapshot.meaning, config, state.event_synonyms).seen
+    if interest_of(type_, snapshot.meaning.under(config).weights) <= 0:
+        warnings.append("seq: no event type that it could stand for has a positive weight here, so it counts nothing")
+    return type_
+
+
+async def _user_lists(
+    state: State, snapshot: Snapshot, user_id: ExternalId | None, session_id: str | None, timeout_s: float
+) -> tuple[UserLists | None, list[str]]:
+    """Lists and events, and the parts that could not be read; nobody in particular has nothing to read."""
+    if user_id is None and session_id is None:
+        return None, service.degraded(snapshot)
+    try:
+        asked = None if user_id is None else str(user_id)
+        return await state.database.reads.user(asked, session_id, snapshot.publication, timeout_s), service.degraded(
+            snapshot
+        )
+    except DatabaseAwayError:
+        missing = (service.PERSONAL_LISTS, service.RECENT_EVENTS) if user_id is not None else (service.RECENT_EVENTS,)
+        return None, service.degraded(snapshot, *missing)
+
+
+def _known_item(snapshot: Snapshot, item_id: str) -> tuple[ExternalId, int]:
+    try:
+        own_id = to_external(item_id.strip(BLANKS), snapshot.items.json_type, "item")
+    except InputError as error:
+        raise ApiError(404, "unknown_item", str(error)) from None
+    key = snapshot.items.key(own_id)
+    if key is None:
+        raise ApiError(404, "unknown_item", f"there is no item {item_id!r} in the catalogue")
+    return own_id, key

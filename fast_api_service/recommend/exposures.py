@@ -1,0 +1,221 @@
+"""The exposure log: what was shown is noted in memory and written to Postgres in batches, off the request path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+from starlette.types import Scope
+
+from fast_api_service.metrics import Metrics
+from fast_api_service.recommend.repository import AWAY
+from recsys.events.connections import ENDS_WITH_CLIENT, ended_after
+from recsys.serving.ids import ExternalId, digest_of
+from recsys.serving.sources import Pick
+from recsys.storage import locks
+
+log = logging.getLogger(__name__)
+
+CAPACITY: Final = 10_000  # answers that wait for Postgres; beyond, the oldest are dropped
+BATCH: Final = 200  # answers in one transaction; putting them on the wire holds up the requests for some 2 ms
+_EVERY_S: Final = 0.5
+_PATIENCE_S: Final = 5.0  # with one batch, and at the end with all that is left
+_SESSION = {"application_name": "recsys-api-exposures", "jit": "off", **ENDS_WITH_CLIENT}
+_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)  # the rows are wrong, and will be
+_ERASED_SQL = """
+select array(select digest from erased_users where digest = any($1::bytea[])),
+       array(select digest from erased_sessions where digest = any($2::bytea[]))
+"""
+
+
+class Shown(NamedTuple):
+    """One answer; a row of the table `predictions`."""
+
+    shown_at: float  # seconds since the epoch
+    request_id: str
+    user_id: ExternalId | None
+    session_id: str | None
+    route: str
+    surface: str
+    tier: str
+    publication_id: int
+    list_version: str | None
+    rescored_by: str | None
+    config_id: int | None
+    item_keys: Sequence[int]
+    sources: Sequence[str]
+    duration_ms: float
+    degraded: Sequence[str]
+
+
+class Exposures:
+    """A bounded queue of answers and the task that writes it.
+
+    An answer is written once, whatever becomes of the connection. While Postgres is away the newest `capacity`
+    answers wait, and one batch that is being tried; others are dropped and counted.
+    """
+
+    def __init__(self, dsn: str, metrics: Metrics, capacity: int = CAPACITY) -> None:
+        self._dsn = dsn
+        self._metrics = metrics
+        self._queue: deque[Shown] = deque(maxlen=capacity)
+        self._batch: list[Shown] = []  # taken from the queue, not known to be written
+        self._doubt: str | None = None  # the transaction that tried to write it, when its end is not known
+        self._full = asyncio.Event()
+        self._connection: asyncpg.Connection | None = None
+        self._told = False
+        metrics.exposures_waiting.set_function(lambda: len(self._queue) + len(self._batch))
+
+    def note(
+        self,
+        scope: Scope,
+        picks: Sequence[Pick],
+        provenance: Mapping[str, Any],
+        surface: str,
+        user_id: ExternalId | None = None,
+        session_id: str | None = None,
+    ) -> None:
+        """Remember an answer to the request of `scope`; a microsecond or two, and nothing that can fail."""
+        self.append(
+            Shown(
+                time.time(), scope["state"]["request_id"], user_id, session_id, scope["route"].path_format, surface,
+                provenance["tier"], provenance["publication_id"], provenance["list_version"],
+                provenance.get("rescored_by"), provenance.get("config_id"), [pick[0] for pick in picks],
+                [pick[2] for pick in picks], provenance["time_ms"], provenance["degraded"],
+            )
+        )  # fmt: skip
+
+    def append(self, shown: Shown) -> None:
+        """Put an answer into the queue."""
+        queue = self._queue
+        if len(queue) == queue.maxlen:
+            self._metrics.exposures.labels("dropped").inc()  # the oldest one falls out
+        queue.append(shown)
+        if len(queue) == BATCH:
+            self._full.set()
+
+    async def write_on(self) -> None:
+        """Write what is in the queue, twice a second or as soon as a batch is full, until cancelled.
+
+        What comes while a batch is written waits for the next one: transactions of a few answers would cost the
+        requests a fifth of their time.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._full.wait(), _EVERY_S)
+            self._full.clear()
+            if not await self._write_all():
+                await asyncio.sleep(_EVERY_S)
+
+    async def close(self) -> None:
+        """Write what is left, for some seconds at most; what cannot be written is counted, and lost."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S):
+                while self._queue or self._batch:
+                    if not await self._write_all():
+                        await asyncio.sleep(0.1)
+        n_lost = len(self._queue) + len(self._batch)
+        if n_lost:
+            self._metrics.exposures.labels("dropped").inc(n_lost)
+            log.error("%d answers could not be written to the exposure log before the end", n_lost)
+        self._drop_connection()
+
+    async def _write_all(self) -> bool:
+        """Write what is there by now; False while Postgres is away."""
+        for _ in range(math.ceil((len(self._queue) + len(self._batch)) / BATCH)):
+            while self._queue and len(self._batch) < BATCH and self._doubt is None:
+                self._batch.append(self._queue.popleft())
+            try:
+                await self._write_batch()
+            except asyncio.CancelledError:
+                self._drop_connection()
+                raise
+            except Exception as error:  # whatever it is, what is shown later is still to be written
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # asyncpg's rollback failed, in place of the cancellation
+                    self._drop_connection()
+                    raise asyncio.CancelledError from error
+                if isinstance(error, AWAY) and not isinstance(error, _REFUSED):
+                    self._give_up_connection(error)
+                    return False
+                self._drop_connection()
+                log.error("%d answers cannot be written to the exposure log: %r", len(self._batch), type(error))
+                self._settle("dropped")
+        return True
+
+    async def _write_batch(self) -> None:
+        connection = await self._connected()
+        with ended_after(connection, _PATIENCE_S):
+            await self._write_on(connection)
+
+    async def _write_on(self, connection: asyncpg.Connection) -> None:
+        if self._doubt is not None and await self._was_committed(connection):
+            self._settle("written")
+            return
+        self._doubt = None
+        async with connection.transaction():
+            # an erasure that is under way ends first, then its user is known here
+            await connection.execute("select pg_advisory_xact_lock_shared($1)", locks.EXPOSURES)
+            rows = await _of_the_living(connection, self._batch)
+            await connection.copy_records_to_table("predictions", records=map(_row, rows), columns=Shown._fields)
+            self._doubt = await connection.fetchval("select pg_current_xact_id()::text")
+        self._settle("written")
+
+    async def _was_committed(self, connection: asyncpg.Connection) -> bool:
+        """What became of the transaction in doubt; TimeoutError while it still runs."""
+        status = await connection.fetchval("select pg_xact_status($1::text::xid8)", self._doubt)
+        if status == "in progress":
+            raise TimeoutError
+        return bool(status == "committed")
+
+    def _settle(self, outcome: str) -> None:
+        self._metrics.exposures.labels(outcome).inc(len(self._batch))
+        self._batch.clear()
+        self._doubt = None
+        self._told = False
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(self._dsn, timeout=_PATIENCE_S, server_settings=_SESSION)
+        return self._connection
+
+    def _give_up_connection(self, error: Exception) -> None:
+        if not self._told:
+            log.warning("what is shown cannot be written now, it waits in memory: %s", type(error).__name__)
+        self._told = True
+        self._drop_connection()
+
+    def _drop_connection(self) -> None:
+        """One on which anything went wrong is not used again: it may be within a transaction that never ends."""
+        if self._connection is not None:
+            self._connection.terminate()
+        self._connection = None
+
+
+async def _of_the_living(connection: asyncpg.Connection, batch: Sequence[Shown]) -> list[Shown]:
+    """The answers of a batch but for those to users, and in sessions of users, who were erased meanwhile."""
+    users, sessions = (
+        {str(owner): digest_of(str(owner)) for owner in owners if owner is not None}
+        for owners in ({shown.user_id for shown in batch}, {shown.session_id for shown in batch})
+    )
+    row = await connection.fetchrow(_ERASED_SQL, list(users.values()), list(sessions.values()))
+    gone_users, gone_sessions = map(set, row)
+    return [
+        shown
+        for shown in batch
+        if (shown.user_id is not None and users[str(shown.user_id)] not in gone_users)
+        or (shown.user_id is None and (shown.session_id is None or sessions[shown.session_id] not in gone_sessions))
+    ]
+
+
+def _row(shown: Shown) -> tuple[Any, ...]:
+    at, request_id, user_id, *others = shown
+    return dt.datetime.fromtimestamp(at, dt.UTC), request_id, None if user_id is None else str(user_id), *others

@@ -1,0 +1,143 @@
+"""What recommendation answers are made of: who asks, where the answer comes from, and its bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from starlette.types import Scope
+
+from fast_api_service.errors import ApiError
+from fast_api_service.recommend.repository import UserLists
+from fast_api_service.runtime.in_service import InService
+from fast_api_service.runtime.state import State
+from recsys.serving import filters, sources
+from recsys.serving.filters import Filters
+from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.query import NOBODY, UserState
+from recsys.serving.rules import Restriction
+from recsys.serving.snapshot import Snapshot
+from recsys.serving.sources import Pick
+
+# parts that may be missing; FOLD_IN: the item factors behind the lists, so that nobody new is folded in, and diversity
+# goes by categories alone
+PERSONAL_LISTS, RECENT_EVENTS, NEIGHBOURS = "personal_lists", "recent_events", "neighbours"
+PUBLICATION, FOLD_IN = "publication", "fold_in"
+
+_KIND_BY_TIER: Final = {
+    sources.RANKED: "ranked",
+    sources.PERSONAL: "personal",
+    sources.POPULAR_IN_CATEGORY: "default",
+    sources.POPULAR: "default",
+    sources.I2I: "i2i",
+    sources.SIMILAR: "similar",
+}
+
+
+def in_service(state: State) -> InService:
+    """What is served from now; ApiError 503 where there is nothing yet."""
+    if state.now is None:
+        raise ApiError(503, "not_ready", state.problem, retry_after_s=2)
+    return state.now
+
+
+def degraded(snapshot: Snapshot, *missing: str) -> list[str]:
+    """The parts that an answer goes out without."""
+    return [*(() if snapshot.is_published else (PUBLICATION,)), *missing]
+
+
+def item_keys(
+    snapshot: Snapshot, item_ids: Sequence[ExternalId], field: str = "", warnings: list[str] | None = None
+) -> list[int]:
+    """Keys of the known items; with `warnings`, how many are not known is said there. InputError for what is no id."""
+    keys = [snapshot.items.key(to_external(item_id, snapshot.items.json_type, "item")) for item_id in item_ids]
+    known = [key for key in keys if key is not None]
+    if warnings is not None and len(known) < len(keys):
+        warnings.append(f"{field}: {len(keys) - len(known)} of {len(keys)} are not in the catalogue")
+    return known
+
+
+def category_key(snapshot: Snapshot, category_id: ExternalId | None) -> int | None:
+    """Key of a category; ApiError 404 where there is none."""
+    if category_id is None:
+        return None
+    key = snapshot.categories.key(to_external(category_id, snapshot.categories.json_type, "category"))
+    if key is None:
+        raise ApiError(404, "unknown_category", f"there is no category {category_id!r}; leave category_id out for all")
+    return key
+
+
+def user_state(lists: UserLists | None) -> UserState:
+    """Of who asks, what the cascade works with; None: nothing could be read."""
+    if lists is None:
+        return NOBODY
+    return UserState(lists.ranked, lists.personal, lists.recent, history=lists.history)
+
+
+def restriction(
+    snapshot: Snapshot, asked: Filters | None, of_surface: Filters | None, warnings: list[str]
+) -> Restriction | None:
+    """The request's filters in keys; what of them, or of those of the surface, nothing can match is said."""
+    if of_surface is not None:
+        filters.resolve(of_surface, snapshot.items, snapshot.categories, warnings, place="the surface's filters")
+    return None if asked is None else filters.resolve(asked, snapshot.items, snapshot.categories, warnings)
+
+
+def user_status(user_id: ExternalId | None, session_id: str | None, lists: UserLists | None) -> str:
+    """What is known of who asks."""
+    if user_id is None and session_id is None:
+        return "anonymous"
+    if lists is None:
+        return "unread"
+    if user_id is None:
+        return "guest"
+    if not lists.known:
+        return "unknown"
+    return "known" if lists.ranked or lists.personal else "light"
+
+
+def time_left_s(scope: Scope, deadline_ms: float) -> float:
+    """Seconds until the deadline of a request, counted from its arrival."""
+    started: float = scope["state"]["started"]
+    return started + deadline_ms / 1000 - time.perf_counter()
+
+
+def origin(scope: Scope, snapshot: Snapshot, tier: str, missing: list[str]) -> dict[str, Any]:
+    """The part of the provenance that all answers have."""
+    publication = snapshot.publication
+    version = publication.lists.get(_KIND_BY_TIER.get(tier, ""))
+    return {
+        "publication_id": publication.publication_id,
+        "dataset": publication.dataset,
+        "models": publication.models,
+        "tier": tier,
+        "list_version": version.version if version else None,
+        "list_age_s": round(time.time() - version.created_at.timestamp(), 1) if version else None,
+        "degraded": missing,
+        "time_ms": round((time.perf_counter() - scope["state"]["started"]) * 1000, 2),
+    }
+
+
+def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False) -> list[dict[str, Any]]:
+    """The items of an answer; with `explain` each with what led to it. `encoded` writes a score, a float32, with the
+    digits that it holds."""
+    id_of = snapshot.items.id
+    scores = np.array([pick[1] for pick in picks], dtype=np.float32)  # NaN, and so null, where there is none
+    shown: list[dict[str, Any]] = [
+        {"item_id": id_of(key), "score": score, "rank": rank, "source": source, "generator": generator}
+        for rank, (score, (key, _, source, generator, _)) in enumerate(zip(scores, picks, strict=True), 1)
+    ]
+    if explain:
+        for entry, pick in zip(shown, picks, strict=True):
+            because_key = pick.because_key
+            because = None if because_key is None else snapshot.items.id_or_none(because_key)  # it may be deleted
+            entry["reason"] = None if because is None else {"item_id": because}
+    return shown
+
+
+def encoded(answer: Any) -> bytes:
+    """JSON."""
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,133 @@
+"""The catalogue as a worker holds it, and how it is brought up to what Postgres has: each look is one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from asyncpg.pool import PoolConnectionProxy as Connection
+
+from fast_api_service.runtime import item_rows, unreadable_rows
+from fast_api_service.runtime.item_rows import ItemChange
+from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.ids import JsonType
+
+_KEYS_A_TIME: Final = 10_000
+_EPOCH: Final = """
+    (
+        select format('%s:%s:%s:%s', system_identifier, timeline_id, oid, (
+            select max(oid) from pg_trigger where tgrelid = to_regclass('items')
+        )) from pg_control_system(), pg_control_checkpoint(), pg_database where datname = current_database()
+    ) as server,
+    coalesce((select emptied from catalogue_epoch), 0) as emptied,
+    coalesce((select json_type from id_types where entity = 'user'), 'string') as user_type,
+    coalesce((select json_type from id_types where entity = 'item'), 'string') as item_type,
+    coalesce((select json_type from id_types where entity = 'category'), 'string') as category_type
+"""
+# $1 is a snapshot of Postgres' transactions: rows that were changed by others than those are new to us. What a later
+# transaction than any of this server seems to have changed comes from another server, and was read with all else.
+_IS_NEW: Final = """changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+                    and changed_xid < pg_snapshot_xmax(pg_current_snapshot())
+                    and not pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)"""
+# Asking for the first row in order keeps the look to the index.
+_PULSE_SQL: Final = f"""
+select {_EPOCH}, coalesce((select deleted from catalogue_epoch), 0) as n_deleted,
+       pg_current_snapshot()::text as seen,
+       pg_snapshot_xmax($1::text::pg_snapshot) > pg_snapshot_xmax(pg_current_snapshot()) is true as went_back,
+       (select true from items where {_IS_NEW} order by changed_xid limit 1) is not null as items_changed,
+       (select true from categories where {_IS_NEW} order by changed_xid limit 1) is not null as categories_changed
+"""  # noqa: S608 - our own words
+_CHANGED_ITEMS_SQL: Final = item_rows.CHANGED_SQL.format(is_new=_IS_NEW)
+_EPOCH_SQL: Final = f"select {_EPOCH}"
+_CATEGORIES_SQL: Final = (
+    "select category_key, category_id, parent_category_key from categories where deleted_at is null"
+)
+
+
+class Epoch(NamedTuple):
+    """Within one, a key is of one item for good. What was read in two different ones must not be mixed."""
+
+    # Which server, which of its histories, which database; and that it is whole: a restore adds triggers at last, and
+    # rows that it has brought since we looked are not marked as changed.
+    server: str
+    emptied: int  # how often the catalogue was emptied
+    user_type: JsonType
+    item_type: JsonType
+    category_type: JsonType
+
+
+class Pulse(NamedTuple):
+    """What tells a new state of the catalogue from the one that was read."""
+
+    epoch: Epoch
+    n_deleted: int  # how often rows were deleted
+    seen: str  # Postgres' snapshot of the moment; what is changed by later transactions is not in it
+    went_back: bool  # the server knows less than it did: it was restored, or another one took over
+    items_changed: bool  # since the snapshot that the caller gave
+    categories_changed: bool
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items change in place, so that a change reaches every answer at once; all else is replaced."""
+
+    epoch: Epoch
+    n_deleted: int
+    seen: str  # see Pulse
+    items: ItemDictionary
+    categories: CategoryTree
+
+
+async def follow(connection: Connection, former: Catalogue | None, pulse: Pulse) -> Catalogue:
+    """The catalogue as it is in the caller's transaction, of which `pulse` is: `former`, changed in place, or where
+    that is of another epoch, all of it anew."""
+    if former is None or pulse.epoch != former.epoch or pulse.went_back:
+        items = await item_rows.load(connection, pulse.epoch.item_type)
+        tree = await _categories(connection, pulse.epoch.category_type)
+        return Catalogue(pulse.epoch, pulse.n_deleted, pulse.seen, items, tree)
+    deleted = pulse.n_deleted != former.n_deleted
+    if deleted:
+        await _forget_deleted(connection, former.items)
+    if pulse.items_changed:
+        await _apply_changes(connection, former)
+    tree = former.categories
+    if deleted or pulse.categories_changed:
+        tree = await _categories(connection, pulse.epoch.category_type)
+    return replace(former, n_deleted=pulse.n_deleted, seen=pulse.seen, categories=tree)
+
+
+async def pulse(connection: Connection, seen: str | None) -> Pulse:
+    """State of the catalogue. `seen`: `Pulse.seen` of the one that was read, if one was."""
+    row = await connection.fetchrow(_PULSE_SQL, seen)
+    return Pulse(Epoch(*row[:5]), *row[5:])
+
+
+async def epoch(connection: Connection) -> Epoch:
+    """The one in which the caller's transaction reads."""
+    return Epoch(*await connection.fetchrow(_EPOCH_SQL))
+
+
+async def _apply_changes(connection: Connection, former: Catalogue) -> None:
+    await connection.execute("set local plan_cache_mode = force_custom_plan")  # how many depends on `seen`
+    cursor = await connection.cursor(_CHANGED_ITEMS_SQL, former.seen)
+    while portion := await cursor.fetch(item_rows.ROWS_A_TIME):
+        for row in portion:
+            item_rows.apply(ItemChange(*row), former.items)
+
+
+async def _forget_deleted(connection: Connection, items: ItemDictionary) -> None:
+    """Forget items whose rows are gone."""
+    there: set[int] = set()
+    cursor = await connection.cursor("select item_key from items where deleted_at is null")
+    while portion := await cursor.fetch(_KEYS_A_TIME):
+        there.update(row[0] for row in portion)
+    for key in (items.known_keys() | items.unreadable) - there:
+        items.remove(key)
+
+
+async def _categories(connection: Connection, json_type: JsonType) -> CategoryTree:
+    rows = await connection.fetch(_CATEGORIES_SQL)
+    ids = {row["category_key"]: row["category_id"] for row in rows}
+    tree = CategoryTree(json_type, ids, {row["category_key"]: row["parent_category_key"] for row in rows})
+    unreadable_rows.tell("category", tree.unreadable)
+    return tree

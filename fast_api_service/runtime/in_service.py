@@ -1,0 +1,32 @@
+"""What is in service at one moment: the state puts it there as a whole, and a request takes it once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fast_api_service.runtime.model_loader import FACTORS, MODEL, LoadedModel
+from recsys.serving import blend
+from recsys.serving.config import ServingConfig, Surface
+from recsys.serving.query import UserState
+from recsys.serving.snapshot import Snapshot
+
+
+class InService(NamedTuple):
+    """What one request works with from its start to its end, whatever is switched while it waits."""
+
+    snapshot: Snapshot
+    model: LoadedModel | None
+    config: ServingConfig
+    config_id: int
+
+    @property
+    def is_own_model(self) -> bool:
+        """Whether the model is the publication's own: a former one goes on while that is not there."""
+        return self.model is not None and self.model.artifact == self.snapshot.publication.models.get(MODEL)
+
+    def lacks_factors(self, user: UserState, surface: Surface) -> bool:
+        """Whether an answer to this user would be another one with the item factors of the publication's ALS."""
+        snapshot = self.snapshot
+        if snapshot.factors is not None or not snapshot.publication.models.get(FACTORS):
+            return False
+        return blend.uses_factors(user, self.config, surface)

@@ -1,0 +1,202 @@
+"""What the process serves from, and the tasks that keep it fresh."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from fast_api_service.auth.keys import Keyring
+from fast_api_service.config import repository
+from fast_api_service.events.appends import AppendTogether
+from fast_api_service.metrics import Metrics
+from fast_api_service.postgres.write_pool import Writable
+from fast_api_service.recommend.exposures import Exposures
+from fast_api_service.runtime.catalogue_loader import Catalogue, Epoch
+from fast_api_service.runtime.database import Database
+from fast_api_service.runtime.follower import Follower
+from fast_api_service.runtime.in_service import InService
+from fast_api_service.runtime.model_loader import Factors, Models
+from fast_api_service.runtime.model_updates import Updates
+from fast_api_service.runtime.publication_loader import Published
+from fast_api_service.settings import ApiSettings
+from recsys.events.log import EventLog
+from recsys.events.opening import open_log
+from recsys.serving.config import ServingConfig
+from recsys.serving.snapshot import NOT_PUBLISHED, Snapshot
+from recsys.settings import load
+
+log = logging.getLogger(__name__)
+NOTHING_PUBLISHED = "nothing is published yet: run the pipeline (`make demo`, or the DAG nightly)"
+
+
+class State:
+    """What is in service, and who keeps it fresh. `now` is always replaced as a whole; a request takes it once."""
+
+    def __init__(
+        self, database: Database, writes: Writable, models: Models, metrics: Metrics, settings: ApiSettings
+    ) -> None:
+        self.database = database
+        self.models = models
+        self.writes = writes
+        self.lookups = Writable.for_lookups(writes.dsn)
+        pipeline = load()
+        self.event_synonyms = pipeline.event_synonyms
+        self.log: EventLog = open_log(pipeline, writes, "recsys-monitor")
+        self.appends = AppendTogether(self.log)
+        self.updates = Updates(database.dsn, self.log, models, metrics)
+        self.metrics = metrics
+        self.settings = settings
+        self.exposures = Exposures(writes.dsn, metrics)
+        self.keys = Keyring(settings, metrics)
+        self.in_force = repository.DEFAULTS
+        self.now: InService | None = None
+        self._catalogue: Catalogue | None = None  # as it was read last
+        self._published: Published | None = None  # in service, when the catalogue is of the same epoch
+        self._coming: Published | None = None  # waits for its models
+        self._wait_until = 0.0  # when it is taken into service without them; by time.monotonic()
+        self._epoch: Epoch | None = None  # of the snapshot
+        self._settings_follower = Follower("API keys and configurations", self._look_at_settings, settings.poll_s)
+        self._catalogue_follower = Follower("catalogue", self._look_at_catalogue, settings.poll_s)
+        self._publication_follower = Follower("publication", self._look_at_publication, settings.poll_s)
+        models.changed = self._models_changed
+        metrics.show(None)
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The snapshot in service."""
+        return self.now.snapshot if self.now else None
+
+    @snapshot.setter
+    def snapshot(self, snapshot: Snapshot | None) -> None:
+        """Put a snapshot into service with the model and the configuration of this moment."""
+        self.now = None
+        if snapshot is not None:
+            self.now = InService(snapshot, self.models.loaded, self.config, self.config_id)
+
+    @property
+    def config(self) -> ServingConfig:
+        """The configuration in force."""
+        return self.in_force.config
+
+    @property
+    def config_id(self) -> int:
+        """Its version; 0: the defaults."""
+        return self.in_force.config_id
+
+    @property
+    def problem(self) -> str:
+        """Why there is no snapshot, or why it may be old; empty where all is well."""
+        problems = (follower.problem for follower in (self._catalogue_follower, self._publication_follower))
+        return next(filter(None, problems), "" if self.now else "catalogue and publication are being read")
+
+    def wake(self) -> None:
+        """Have all of it looked at now: somebody has heard of a change."""
+        for follower in self._followers:
+            follower.wake()
+
+    async def keep_fresh(self) -> None:
+        """Follow API keys, configuration, catalogue and publication until cancelled; none waits for another."""
+        async with asyncio.TaskGroup() as group:
+            for follower in self._followers:
+                group.create_task(follower.run())
+
+    @property
+    def _followers(self) -> tuple[Follower, ...]:
+        return self._settings_follower, self._catalogue_follower, self._publication_follower
+
+    async def read_keys(self) -> None:
+        """Work with the API keys that are in Postgres now; DatabaseAwayError."""
+        self.keys.take(await self.database.api_keys())
+
+    async def _look_at_settings(self) -> str:
+        await self.read_keys()
+        await self.read_config()
+        return ""
+
+    async def read_config(self) -> None:
+        """Answer by the newest configuration that can be read; those that cannot be are told. DatabaseAwayError."""
+        former = self.in_force
+        self.in_force = found = await self.database.config(former)
+        for config_id in set(found.passed_over) - set(former.passed_over):
+            log.error("configuration %d cannot be used: %s", config_id, found.problem)
+            self.metrics.config_refused.inc()
+        self.metrics.config_passed_over.set(len(found.passed_over))
+        if found.config_id != former.config_id:
+            log.info("configuration %d is in force", found.config_id)
+        self.metrics.config_id.set(found.config_id)
+        if self.now is not None and self.now.config is not found.config:
+            self.now = self.now._replace(config=found.config, config_id=found.config_id)
+
+    async def _look_at_catalogue(self) -> str:
+        former = self._catalogue
+        self._catalogue = found = await self.database.follow(former)
+        is_same = former is not None and found.items is former.items and found.categories is former.categories
+        if not is_same or self.snapshot is None:  # the first item may have come
+            self._serve()
+        elif former is not None and found.seen != former.seen:
+            self.metrics.show(self.snapshot)  # items change in place
+        if self._published is not None and self._published.pointer.epoch != found.epoch:
+            self._publication_follower.wake()
+        return ""
+
+    async def _look_at_publication(self) -> str:
+        newest = self._coming or self._published
+        pointer = await self.database.pointer()
+        if newest is None or newest.pointer != pointer:
+            coming = await self.database.publication(self._published)
+            await self.database.reads.warm(coming.publication)
+            self.models.want(coming.publication)
+            self._coming, self._wait_until = coming, time.monotonic() + self.settings.model_wait_s
+        self._switch()
+        if self._catalogue is not None and self._catalogue.epoch != pointer.epoch:
+            self._catalogue_follower.wake()
+        return "" if pointer.publication_id else NOTHING_PUBLISHED
+
+    def _models_changed(self) -> None:
+        """A model has come, or cannot be had."""
+        self._switch()
+        self._serve()
+
+    def _switch(self) -> None:
+        """Take the publication that is to come, when its models are there or have been waited for long enough; at once
+        where nothing of its epoch is in service: nobody is answered, or with another shop's items."""
+        if self._coming is None:
+            return
+        is_first = self.snapshot is None or not self.snapshot.is_published or self._epoch != self._coming.pointer.epoch
+        if is_first or not self.models.are_waited_for or time.monotonic() >= self._wait_until:
+            self._published, self._coming = self._coming, None
+            self._serve()
+
+    def _serve(self) -> None:
+        """Put into service what is there, when catalogue and publication are of the same epoch; else they will be."""
+        catalogue, published = self._catalogue, self._published
+        if catalogue is None or published is None or catalogue.epoch != published.pointer.epoch:
+            return
+        former = self.snapshot.publication if self.snapshot else None
+        factors = self.models.serve(published.publication, keep_former=self._epoch == catalogue.epoch)
+        self._epoch = catalogue.epoch
+        is_something = published.publication is not NOT_PUBLISHED or len(catalogue.items) > 0
+        self.snapshot = _snapshot(catalogue, published, factors) if is_something else None
+        self.metrics.show(self.snapshot)
+        if self.now is not None and published.publication is not former:
+            self.metrics.switches.inc()
+            log.info(
+                "serving publication %d of %s: %d items, %d default lists",
+                published.publication.publication_id, published.publication.dataset,
+                len(catalogue.items), len(published.default_lists),
+            )  # fmt: skip
+
+
+def _snapshot(catalogue: Catalogue, published: Published, factors: Factors | None) -> Snapshot:
+    return Snapshot(
+        publication=published.publication,
+        items=catalogue.items,
+        categories=catalogue.categories,
+        default_lists=published.default_lists,
+        user_id_type=catalogue.epoch.user_type,
+        neighbours=published.neighbours,
+        meaning=published.meaning,
+        factors=factors.of_items if factors else None,
+        fold_in=factors.fold_in if factors else None,
+    )

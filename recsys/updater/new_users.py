@@ -1,0 +1,47 @@
+"""Keys for users whom only events name, once they are to have a row in the network; see research/decisions/0014."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from recsys.errors import InputError
+from recsys.serving.ids import JsonType, digest_of, to_external
+from recsys.storage import locks
+from recsys.storage.last_keys import LAST_SQL
+from recsys.updater.store import hold_lease
+
+_TYPE_SQL: Final = "select json_type from id_types where entity = 'user'"
+_LOCK_SQL: Final = "select pg_try_advisory_xact_lock($1)"
+# `told_at` stays null: nobody has told anything of them, and the next data set may.
+_GIVE_SQL: Final = f"""
+insert into users (user_key, user_id)
+select {LAST_SQL.format(table="users", key="user_key")} + row_number() over (order by place), user_id
+from unnest($1::text[], $2::bytea[]) with ordinality as of_log (user_id, digest, place)
+where not exists (select from users u where u.user_id = of_log.user_id)
+  and not exists (select from erased_users e where e.digest = of_log.digest)
+"""  # noqa: S608 - our own names
+_KEYS_SQL: Final = "select user_id, user_key from users where user_id = any($1::text[])"
+
+
+async def give_keys(connection: asyncpg.Connection, fence: int, user_ids: Sequence[str]) -> dict[str, int]:
+    """Have users in the catalogue, in their order; their keys, those that they have already as well.
+
+    Missing are users who were erased, ids that cannot be of this catalogue, and all new ones while the nightly
+    preparation or another gives keys: it is not waited for. LeaseLostError where `fence` is no longer the newest.
+    """
+    json_type = await connection.fetchval(_TYPE_SQL)
+    ids = [user_id for user_id in user_ids if json_type and _is_own(user_id, json_type)]
+    if ids and await connection.fetchval(_LOCK_SQL, locks.KEYS):
+        await connection.execute(_GIVE_SQL, ids, [digest_of(user_id) for user_id in ids])
+        await hold_lease(connection, fence)  # at last: who replaces the catalogue takes its tables first
+    return dict(tuple(row) for row in await connection.fetch(_KEYS_SQL, ids))
+
+
+def _is_own(user_id: str, json_type: JsonType) -> bool:
+    try:
+        return str(to_external(user_id, json_type, "user")) == user_id
+    except InputError:
+        return False

@@ -1,0 +1,379 @@
+"""The loop of the updater: reads the event log in order, lets the model learn, commits what it has become.
+
+One commit is one artifact and one row: the row names the artifact and the offset in the log, so that weights, state of
+the optimizer and offset change together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import itertools
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from recsys.artifacts import ArtifactStore, split_ref
+from recsys.data.dataset import instant
+from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
+from recsys.events import meaning
+from recsys.events.connections import Connections, offset_of
+from recsys.events.event import Event
+from recsys.events.log import START, Answer, EventLog, LogAwayError, LogGapError, Offset
+from recsys.instants import CLOCKS_AHEAD
+from recsys.serving.update import KIND, chained, checksum_of, number_of
+from recsys.settings import Settings
+from recsys.updater import new_users, store
+from recsys.updater.examples import Known
+from recsys.updater.known import known
+from recsys.updater.order import in_order
+from recsys.updater.store import UpdateRow
+from recsys.updater.trainer import Trainer
+from recsys.updater.worker import BEAT_S, Worker
+
+log = logging.getLogger(__name__)
+
+SERVED_AS: Final = "deepfm_serving"  # kind of the artifact that a nightly model is served as
+READER: Final = "updater"  # in log_offsets, after `recsys skip-gap`: what comes before is not asked for
+_IDLE_S, _AWAY_S = 0.05, 1.0
+# A data set may lack what was received so long before its end: clocks differ, and transactions take their time.
+_BEFORE_CUT: Final = CLOCKS_AHEAD + dt.timedelta(minutes=5)
+_BASES_KEPT: Final = 3  # of any nightly model; artifacts of older updates are deleted
+
+
+class Updater:
+    """The loop; `work` is its only entry."""
+
+    def __init__(self, settings: Settings, connections: Connections, event_log: EventLog, holder: str) -> None:
+        self.options, self.holder = settings.updater, holder
+        self._connections, self._log = connections, event_log
+        self._store = ArtifactStore(settings.artifact_root, settings.local_dir / "cache")
+        self._fence = 0
+        self._base = ""  # the nightly model
+        self._trainer: Trainer
+        self._last: UpdateRow
+        self._n_since_base = 0
+        self._pending: list[Event] = []
+        self._read_up_to: Offset = START
+        self._oldest_pending_at = 0.0
+        self._beaten_at = self._looked_at = float("-inf")
+        self._wanted = True
+        self._worker = Worker(self._beat)
+        self._said = "starting", ""
+        self._parent_pid = os.getppid()
+
+    async def work(self, stop: asyncio.Event) -> None:
+        """Learn until stopped, by the signal or by people; LeaseLostError where another has taken over."""
+        if not await self._lease(stop):
+            return
+        try:
+            while not stop.is_set():
+                try:
+                    if not await self._round():
+                        break
+                except LogAwayError as error:
+                    log.warning("%s; trying again", error)
+                    await asyncio.sleep(_AWAY_S)
+            if self._pending:
+                await self._learn()
+        except RecsysError as error:
+            await self._release("failed", str(error))
+            raise
+        await self._release("stopped", "")
+
+    async def _release(self, state: str, reason: str) -> None:
+        with contextlib.suppress(LogAwayError):
+            await self._do(lambda c: store.release(c, self._fence, state, reason))
+
+    async def _lease(self, stop: asyncio.Event) -> bool:
+        told = False
+        while not stop.is_set() and self._has_parent():
+            with contextlib.suppress(LogAwayError):
+                fence = await self._do(lambda c: store.take_lease(c, self.holder))
+                if fence is not None:
+                    self._fence = fence
+                    log.info("%s works, with fence %d", self.holder, fence)
+                    return True
+            if not told:
+                log.info("%s waits: another updater works, or none is wanted", self.holder)
+                told = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), BEAT_S)
+        return False
+
+    async def _round(self) -> bool:
+        """One look at the log, and learning if it is due; False where people want it to stop."""
+        if not await self._follow_model():
+            return await self._alive("waiting", "no publication stands on a deepfm model") and await self._pause()
+        room = self.options.batch_events - len(self._pending)
+        batch = await self._log.read(self._read_up_to, room)
+        if batch.events and not self._pending:
+            self._oldest_pending_at = time.monotonic()
+        self._pending += batch.events
+        self._read_up_to = batch.after
+        if self._is_due(batch.events):
+            await self._learn()
+        elif not batch.events:
+            await self._pause()
+        return await self._alive("running")
+
+    def _is_due(self, new: Sequence[Event]) -> bool:
+        if not self._pending:
+            return False
+        priority = self.options.priority_event_types
+        return (
+            len(self._pending) >= self.options.batch_events
+            or any(event.event_type in priority for event in new)
+            or time.monotonic() >= self._oldest_pending_at + self.options.batch_s
+        )
+
+    async def _pause(self) -> bool:
+        await asyncio.sleep(_IDLE_S)
+        return True
+
+    async def _alive(self, state: str, reason: str = "") -> bool:
+        """Tell that we are; whether to go on."""
+        self._said = state, reason
+        if time.monotonic() >= self._beaten_at + BEAT_S:
+            self._wanted = await self._beat()
+            self._beaten_at = time.monotonic()
+        return self._wanted and self._has_parent()
+
+    async def _beat(self) -> bool:
+        return await self._do(lambda c: store.beat(c, self._fence, *self._said))
+
+    def _has_parent(self) -> bool:
+        return os.getppid() == self._parent_pid
+
+    # --- on which model
+
+    async def _follow_model(self) -> bool:
+        """Stand on the model of the publication in service; False where there is none."""
+        if time.monotonic() < self._looked_at + BEAT_S and self._base:
+            return True
+        self._looked_at = time.monotonic()
+        wanted = await self._do(store.wanted_model)
+        if wanted is None:
+            self._base = ""
+            return False
+        if wanted != self._base:
+            try:
+                await self._stand_on(wanted)
+            except LogAwayError:
+                self._base = ""  # half way there
+                raise
+        return True
+
+    async def _stand_on(self, model: str) -> None:
+        """Go on with a model where the last updater has left it, or begin with what it has not seen."""
+        self._beaten_at = float("-inf")
+        await self._alive("starting", f"loading {model}")
+        try:
+            folder = (await self._worker.do(self._store.open, f"{SERVED_AS}/{split_ref(model)[1]}"))[0]
+        except NotFoundError as error:
+            raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
+        weights = await self._do(meaning.weights)
+        self._trainer = await self._worker.do(Trainer, folder, weights, self.options)
+        self._base, self._pending = model, []
+        last = await self._do(store.newest)
+        try:
+            if last is not None and last.base == model and last.log == self._log.name:
+                await self._resume(last)
+                return
+            reason = "the nightly model"
+        except (ArtifactError, NotFoundError) as error:
+            log.error("the updates cannot be resumed, beginning anew with the nightly model: %s", error)
+            reason = f"the nightly model; the former updates cannot be resumed: {error}"
+            await self._worker.do(self._trainer.begin)
+        await self._begin(last, reason)
+
+    async def _resume(self, last: UpdateRow) -> None:
+        """Restore the newest base, and follow the updates after it."""
+        rows = await self._do(lambda c: store.chain_of(c, self._base))
+        await self._worker.do(self._trainer.restore, await self._worker.do(self._folder_of, rows[0], None))
+        skipped, gap = await self._do(lambda c: offset_of(c, READER)), ""
+        for before, row in itertools.pairwise(rows):
+            try:
+                events = await self._between(self._log.later(before.after, skipped), row)
+            except LogGapError as error:  # they are learned: what is lost is what was known of their users
+                gap, events = str(error), []
+            folder = await self._worker.do(self._folder_of, row, before)
+            await self._worker.do(self._trainer.follow, folder, await self._known(events))
+            await self._alive("starting", f"at update {row.number} of {last.number}")
+        self._trainer.committed()
+        self._last, self._n_since_base, self._read_up_to = last, len(rows) - 1, self._log.later(last.after, skipped)
+        log.info("goes on with %s after update %d", self._base, last.number)
+        if gap:
+            log.warning("events that updates have learned are gone from the log: %s", gap)
+            await self._regular_base("events that were learned are gone from the log")
+        await self._base_if_due()
+
+    async def _between(self, after: Offset, row: UpdateRow) -> list[Event]:
+        """The events of an update again, as it learned them; fewer where users were erased since."""
+        events: list[Event] = []
+        while after != row.after:
+            batch = await self._log.read(after, self.options.batch_events, until=row.after)
+            if batch.after == after:
+                break
+            events, after = events + batch.events, batch.after
+        return in_order(events)
+
+    def _folder_of(self, row: UpdateRow, before: UpdateRow | None) -> Path:
+        """The files of an update, checked against the chain; ArtifactError, NotFoundError."""
+        folder, manifest = self._store.open(row.artifact)
+        parent = row.parent if before is None else before.chain
+        number = row.number if before is None else before.number + 1
+        if row.number != number or chained(parent, row.base, checksum_of(manifest)) != row.chain:
+            raise ArtifactError(f"update {row.number} does not follow the one before, or {row.artifact} was changed")
+        return folder
+
+    async def _begin(self, last: UpdateRow | None, reason: str) -> None:
+        """A new chain on the nightly model, from the first event on that it may not have seen."""
+        cut_at = instant(self._trainer.spec.cut_at)
+        skipped = await self._do(lambda c: offset_of(c, READER))
+        self._read_up_to = self._log.later(await self._log.at(cut_at - _BEFORE_CUT), skipped)
+        await self._commit(last, [], is_base=True, reason=reason, newest_at=None, begins=True)
+        log.info("begins with %s, its data ends at %s", self._base, cut_at.isoformat())
+        await self._prune()
+
+    # --- learning
+
+    async def _learn(self) -> None:
+        """Learn what is pending and commit it, or roll back."""
+        events, number = in_order(self._pending), self._last.number + 1
+        known = await self._with_keys(await self._known(events))
+        waited_s = (dt.datetime.now(dt.UTC) - min(event.occurred_at for event in events)).total_seconds()
+        try:
+            metrics: dict[str, Any] = await self._worker.do(
+                self._trainer.learn, known, number, alive=self._worker.progress
+            )
+            problem = self._trainer.problem()
+        except ModelError as error:
+            metrics, problem = {}, str(error)
+        newest_at = max(
+            [event.occurred_at for event in events] + ([self._last.newest_at] if self._last.newest_at else [])
+        )
+        metrics |= {"unknown_items": len(events) - len(known), "oldest_event_age_s": round(waited_s, 3)}
+        metrics["window"] = self._trainer.window.metrics()
+        if problem is None:
+            try:
+                await self._commit(self._last, events, newest_at=newest_at, metrics=metrics)
+            except ModelError as error:
+                problem = str(error)
+        if problem is not None:
+            await self._roll_back(problem, events, newest_at, metrics)
+        self._pending = []
+        if problem is None:
+            self._n_since_base += 1
+        await self._base_if_due()
+
+    async def _base_if_due(self) -> None:
+        """After so many updates, one artifact that a process can begin with; after any such one, room is made."""
+        if self._n_since_base >= self.options.updates_per_base:
+            await self._regular_base("regular")
+        if self._last.is_base:
+            await self._prune()
+
+    async def _regular_base(self, reason: str) -> None:
+        metrics = {"window": self._trainer.window.metrics()}
+        await self._commit(self._last, [], is_base=True, reason=reason, newest_at=self._last.newest_at, metrics=metrics)
+
+    async def _roll_back(self, problem: str, events: list[Event], newest_at: dt.datetime, metrics: Any) -> None:
+        """Back to the newest good base, everywhere; the events are passed over."""
+        log.error("guard: %s; rolling back", problem)
+        rows = await self._surely(lambda c: store.bases_of(c, self._base, _BASES_KEPT))
+        folders: dict[Path, int] = {}
+        for row in rows:
+            with contextlib.suppress(ArtifactError, NotFoundError):
+                folders[(await self._worker.do(self._store.open, row.artifact))[0]] = row.number
+        chosen = await self._worker.do(self._trainer.roll_back, list(folders))
+        to = f"the base of update {folders[chosen]}" if chosen else f"the nightly model {self._base}"
+        reason = f"guard: {problem}; back to {to}"
+        await self._commit(
+            self._last, events, is_base=True, reason=reason, newest_at=newest_at, metrics=metrics, rollback=reason,
+            begins=True,
+        )  # fmt: skip
+        log.error("rolled back to %s, as update %d", to, self._last.number)
+
+    async def _commit(
+        self,
+        last: UpdateRow | None,
+        events: Sequence[Event],
+        *,
+        newest_at: dt.datetime | None,
+        is_base: bool = False,
+        begins: bool = False,
+        reason: str = "",
+        metrics: dict[str, Any] | None = None,
+        rollback: str | None = None,
+    ) -> None:
+        """Write the artifact and add the row, again while Postgres is away. ModelError where a weight is not finite."""
+        number = last.number + 1 if last else 1
+        ref = await self._worker.do(self._write, number, is_base)
+        parent = None if begins or last is None else last.chain
+        row = UpdateRow(
+            number=number,
+            base=self._base,
+            is_base=is_base,
+            artifact=ref,
+            parent=parent,
+            chain=chained(parent, self._base, checksum_of(self._store.manifest(ref))),
+            log=self._log.name,
+            after=self._read_up_to,
+            n_events=len(events),
+            newest_at=newest_at,
+            fence=self._fence,
+            reason=reason,
+            metrics=metrics or {},
+        )
+        await self._surely(lambda c: store.commit(c, row, rollback))  # the same again is free
+        self._trainer.committed()
+        self._last = row
+        if is_base:
+            self._n_since_base = 0
+
+    def _write(self, number: int, is_base: bool) -> str:
+        version = f"{number:012}-f{self._fence}"  # an updater that lost its lease cannot write over another's
+        with self._store.writing(KIND, version, made_by="updater", inputs={"model": self._base}) as (folder, _):
+            self._trainer.write(folder, is_base=is_base)
+        return f"{KIND}/{version}"
+
+    async def _prune(self) -> None:
+        """Delete artifacts that no process can need: those before the oldest base that is kept."""
+        rows = await self._do(lambda c: store.latest_bases(c, _BASES_KEPT))
+        oldest = min(row.number for row in rows)
+        for version in self._store.versions(KIND):
+            if number_of(version) < oldest:
+                self._store.delete(f"{KIND}/{version}")
+
+    async def _known(self, events: Sequence[Event]) -> list[Known]:
+        """The events of items of the catalogue, with keys."""
+        return await self._do(lambda connection: known(connection, events)) if events else []
+
+    async def _with_keys(self, known: list[Known]) -> list[Known]:
+        """The same, users who are to get a row with a key."""
+        without_key = self._trainer.without_key(known)
+        if not without_key:
+            return known
+        keys = await self._do(lambda connection: new_users.give_keys(connection, self._fence, without_key))
+        if len(keys) < len(without_key):
+            log.info("%d users wait for a row: erased, or keys are being given elsewhere", len(without_key) - len(keys))
+        return [one._replace(user_key=keys.get(one.event.user_id or "", one.user_key)) for one in known]
+
+    async def _do(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+        return await self._connections.transaction(work)
+
+    async def _surely(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
+        """The same, again while Postgres is away: what was learned must not be learned again."""
+        while True:
+            try:
+                return await self._do(work)
+            except LogAwayError as error:
+                log.warning("%s; trying again", error)
+                await asyncio.sleep(_AWAY_S)

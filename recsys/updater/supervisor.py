@@ -1,0 +1,255 @@
+"""`recsys updater`: starts the updater where one is wanted, ends one that hangs, starts it again with bounded patience.
+
+It imports no TensorFlow and holds nothing: all that it knows stands in Postgres, and it may be killed at any time. An
+updater whose supervisor is gone stops by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any, Final
+
+import asyncpg
+
+from recsys.events.connections import Connections
+from recsys.events.log import LogAwayError
+from recsys.settings import Settings
+from recsys.storage.engine import database_url
+from recsys.updater import store
+
+log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 0.5
+_STALE_S: Final = (
+    3.0  # a heartbeat must be seen to be too old for so long: after Postgres was away, all are old at first
+)
+_END_S: Final = 30.0  # to commit what was read and end; then it is killed
+_STEADY_S: Final = 300.0  # after so long a failure is no longer one in a row
+_LONGEST_PAUSE_S: Final = 60.0
+_MAX_LINES: Final = 5_000  # of logs that wait for Postgres; more push out the oldest
+_LOST = 3  # exit status of an updater that another one has replaced
+
+_LOOK_SQL = """
+select wanted, holder, state, restarts, max_restarts, backoff_s, watchdog_s,
+       extract(epoch from clock_timestamp() - heartbeat_at)::float8 as heartbeat_age_s
+from training_state
+"""
+_PRESENT_SQL = """
+update training_state set supervisor = $1, supervisor_at = clock_timestamp()
+where supervisor is null or supervisor = $1 or holder = $2 or supervisor_at < clock_timestamp() - interval '5 seconds'
+"""
+_FAILED_SQL = "update training_state set restarts = restarts + 1 returning restarts, max_restarts, backoff_s"
+_FREE_SQL = "update training_state set holder = null, state = $2, reason = $3 where holder = $1"
+_GIVE_UP_SQL = "update training_state set state = 'failed', reason = $1 where holder is null"
+
+
+class _Lines(logging.Handler):
+    """What this process logs, for the log in Postgres."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: collections.deque[tuple[str, str]] = collections.deque(maxlen=_MAX_LINES)
+        self.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.waiting.append(("supervisor", self.format(record)))
+
+
+class Supervisor:
+    """Watches over one updater process."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._connections = connections
+        self._child: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._started_at = self._start_at = float("-inf")
+        self._stale_since: float | None = None
+        self._told_to_end_at: float | None = None
+        self._cause = ""  # of an end that we have brought about
+        self._last_line = ""  # that the updater has printed
+        self.lines = _Lines()
+
+    async def work(self, stop: asyncio.Event) -> None:
+        """Until stopped; then the updater commits and ends, too."""
+        away = False
+        while not stop.is_set():
+            try:
+                await self._look()
+                away = False
+            except LogAwayError as error:
+                if not away:
+                    log.warning("%s; trying again", error)
+                away = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOOK_S)
+        await self._end()
+
+    async def _look(self) -> None:
+        row = await self._do(lambda c: c.fetchrow(_LOOK_SQL))
+        holder = self._holder()
+        await self._do(lambda c: c.execute(_PRESENT_SQL, self.name, holder))
+        if self._child is not None and self._child.returncode is not None:
+            await self._bury(self._child)
+        elif self._child is not None:
+            await self._watch(self._child, row)
+        elif self._may_start(row):
+            await self._start()
+        await self._flush()
+
+    def _may_start(self, row: Any) -> bool:
+        is_wanted = row["wanted"] == "running" and row["restarts"] <= row["max_restarts"]
+        return is_wanted and time.monotonic() >= self._start_at
+
+    def _holder(self) -> str:
+        return f"{socket.gethostname()}:{self._child.pid}" if self._child else ""
+
+    async def _start(self) -> None:
+        self._child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "recsys.updater",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._reader = asyncio.create_task(self._read(self._child))
+        self._started_at, self._stale_since, self._told_to_end_at, self._cause = time.monotonic(), None, None, ""
+        self._last_line = ""
+        log.info("started updater %d", self._child.pid)
+
+    async def _watch(self, child: asyncio.subprocess.Process, row: Any) -> None:
+        """End it where it is not wanted, kill it where it hangs."""
+        now = time.monotonic()
+        if row["wanted"] != "running" and self._told_to_end_at is None:
+            self._told_to_end_at = now
+            child.terminate()
+        if self._told_to_end_at is not None and now > self._told_to_end_at + _END_S:
+            self._kill(child, f"did not end within {_END_S:.0f} s")
+        is_stale = row["holder"] == self._holder() and row["heartbeat_age_s"] > row["watchdog_s"]
+        if not is_stale:
+            self._stale_since = None
+        elif self._stale_since is None:
+            self._stale_since = now
+        elif now > self._stale_since + _STALE_S:
+            self._kill(child, f"hangs: no sign of life for {row['heartbeat_age_s']:.0f} s")
+        if row["restarts"] and row["holder"] == self._holder() and now > self._started_at + _STEADY_S:
+            await self._do(lambda c: c.execute("update training_state set restarts = 0"))
+
+    def _kill(self, child: asyncio.subprocess.Process, cause: str) -> None:
+        if not self._cause:
+            log.error("updater %d %s; killed", child.pid, cause)
+            self._cause = cause
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+
+    async def _bury(self, child: asyncio.subprocess.Process) -> None:
+        """Free the lease of an updater that has ended, and see when another may start."""
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=2)
+        code, wanted_end = child.returncode, self._told_to_end_at is not None
+        is_failure = code not in (0, _LOST) and not wanted_end
+        cause = self._cause or (f"ended by signal {-code}" if code and code < 0 else f"ended with status {code}")
+        reason = f"the updater {cause}" + (
+            f": {self._last_line[:500]}" if is_failure and self._last_line and not self._cause else ""
+        )
+        holder = self._holder()
+        await self._do(lambda c: c.execute(_FREE_SQL, holder, "failed" if is_failure else "stopped", reason))
+        self._child = None
+        if not is_failure:
+            log.info("updater %d ended with status %s", child.pid, code)
+            self._start_at = time.monotonic() + 1.0
+            return
+        row = await self._do(lambda c: c.fetchrow(_FAILED_SQL))
+        if row["restarts"] > row["max_restarts"]:
+            text = f"{reason}; given up after {row['max_restarts']} restarts: fix it, then POST /online/training/start"
+            await self._do(lambda c: c.execute(_GIVE_UP_SQL, text))
+            log.error("%s", text)
+            return
+        pause_s = min(row["backoff_s"] * 2 ** (row["restarts"] - 1), _LONGEST_PAUSE_S)
+        log.error("%s; restart %d in %.1f s", reason, row["restarts"], pause_s)
+        self._start_at = time.monotonic() + pause_s
+
+    async def _end(self) -> None:
+        """Take the updater along."""
+        if self._child is not None and self._child.returncode is None:
+            self._child.terminate()
+            try:
+                await asyncio.wait_for(self._child.wait(), _END_S)
+            except TimeoutError:
+                self._child.kill()
+                await self._child.wait()
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=2)
+        with contextlib.suppress(LogAwayError):
+            await self._do(
+                lambda c: c.execute("update training_state set supervisor = null where supervisor = $1", self.name)
+            )
+            await self._flush()
+
+    async def _read(self, child: asyncio.subprocess.Process) -> None:
+        """What the updater prints: for our own standard error, and for the log in Postgres."""
+        assert child.stdout is not None  # noqa: S101 - it is a pipe
+        rest = b""
+        while chunk := await child.stdout.read(65_536):
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.flush()
+            *lines, rest = (rest + chunk).split(b"\n")
+            self._take(lines)
+            rest = rest[-65_536:]
+        self._take([rest])
+
+    def _take(self, lines: list[bytes]) -> None:
+        texts = [_text(line) for line in lines if line.strip()]
+        self.lines.waiting.extend(("updater", text) for text in texts)
+        if texts:
+            self._last_line = texts[-1].strip()  # of a traceback, the error
+
+    async def _flush(self) -> None:
+        """Bring the lines that wait into Postgres."""
+        waiting = list(self.lines.waiting)
+        if not waiting:
+            return
+
+        async def write(connection: asyncpg.Connection) -> None:
+            for stream in ("supervisor", "updater"):
+                if lines := [line for of, line in waiting if of == stream]:
+                    await store.log_lines(connection, stream, lines)
+
+        await self._do(write)
+        for _ in waiting:
+            self.lines.waiting.popleft()
+
+    async def _do(self, work: Any) -> Any:
+        return await self._connections.transaction(work)
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").replace("\0", " ")[:4000]
+
+
+def supervise(settings: Settings) -> None:
+    """Watch over an updater until SIGTERM or SIGINT."""
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        connections = Connections(database_url(settings), "recsys-supervisor")
+        supervisor = Supervisor(connections)
+        logging.getLogger("recsys").addHandler(supervisor.lines)
+        try:
+            await supervisor.work(stop)
+        finally:
+            logging.getLogger("recsys").removeHandler(supervisor.lines)
+            await connections.close()
+
+    asyncio.run(run())

@@ -1,0 +1,340 @@
+"""Keys, scopes, limits and headers, without a database: the keys are put in by hand."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from starlette.routing import Mount, Route
+
+from fast_api_service.app import create_app
+from fast_api_service.auth.keys import Keyring, StoredKey
+from fast_api_service.auth.scopes import OPEN, RULES, needed_scopes
+from fast_api_service.metrics import Metrics
+from fast_api_service.settings import ApiSettings
+from recsys import api_key
+from tests.unit.fast_api_service.test_service_app import Client, refused, snapshot
+
+ANYWHERE = "0.0.0.0"  # noqa: S104 - the service must refuse to serve there without keys
+
+
+def key(*scopes: str, rate_per_s: float | None = None, revoked: bool = False) -> tuple[str, StoredKey]:
+    text, stored = api_key.make()
+    return text, StoredKey(stored.key_id, stored.digest, scopes, rate_per_s, revoked)
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {text}"}
+
+
+def service(rows: list[StoredKey] | None, **settings: object) -> Client:
+    app = create_app("postgresql://nobody@127.0.0.1:1/nothing", ApiSettings.model_validate(settings))
+    app.state.service.snapshot = snapshot("integer")
+    if rows is not None:
+        app.state.service.keys.take(rows)
+    return Client(app)
+
+
+def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """Method and path of all that the application answers to, documented or not."""
+    for route in app.routes:
+        if isinstance(route, Mount):
+            yield "GET", route.path
+        elif isinstance(route, Route):
+            for method in route.methods or ():
+                yield method, route.path_format
+        else:
+            raise TypeError(f"what does {route} answer to?")
+
+
+def test_every_route_has_a_rule() -> None:
+    client = service([])
+    found = set(routes(client.app))
+    documented = client.get("/openapi.json").json()["paths"]
+    assert found >= {(method.upper(), path) for path, operations in documented.items() for method in operations}
+    assert len(found) >= 10
+    missing = sorted(f"{method} {path}" for method, path in found if needed_scopes(method, path) is None)
+    assert missing == [], "say in scopes.RULES which scope these need"
+
+
+def test_every_rule_can_be_reached() -> None:
+    for method, path, scopes in RULES:
+        assert needed_scopes("DELETE" if method == "*" else method, path) == scopes
+
+
+def test_a_route_without_a_rule_is_refused_to_every_key() -> None:
+    text, row = key("admin")
+    client = service([row])
+    client.app.add_api_route("/forgotten/{name}", lambda name: name)
+    assert "no rule" in refused(client.get("/forgotten/x", headers=bearer(text)), 403, "forbidden")
+    refused(client.get("/forgotten/x"), 401, "unauthorized")
+    refused(client.get("/nowhere", headers=bearer(text)), 404, "not_found")
+    refused(client.post("/similar/1", headers=bearer(text)), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scopes"),
+    [
+        ("HEAD", "/docs", set()),
+        ("POST", "/health", set()),
+        ("GET", "/healthy", None),
+        ("POST", "/recommend/batch", {"recommend"}),
+        ("POST", "/predict/product_positions", {"recommend"}),
+        ("GET", "/similar/a/b", {"recommend"}),
+        ("POST", "/online/data/add", {"events"}),
+        ("POST", "/online/data/addition", {"admin"}),
+        ("GET", "/online/events/501", {"users"}),
+        ("POST", "/online/training/start", {"admin"}),
+        ("GET", "/online/training/status", {"metrics"}),
+        ("PATCH", "/online/training/restart-policy", {"admin"}),
+        ("GET", "/items/1", {"catalogue"}),
+        ("GET", "/users", {"users"}),
+        ("DELETE", "/users/1", {"users"}),
+        ("POST", "/store_objects", {"catalogue", "users"}),
+        ("GET", "/config/history", {"metrics"}),
+        ("PUT", "/config", {"admin"}),
+        ("POST", "/model/export", {"admin"}),
+        ("POST", "/model/info", None),
+        ("GET", "//recommend", None),
+        ("GET", "", None),
+    ],
+)
+def test_a_request_needs_the_scope_of_its_route(method: str, path: str, scopes: set[str] | None) -> None:
+    assert needed_scopes(method, path) == scopes
+
+
+def test_without_keys_this_machine_may_do_everything(caplog: pytest.LogCaptureFixture) -> None:
+    client = service([])
+    assert client.post("/recommend", json={}).status_code == 200
+    assert client.get("/metrics").status_code == 200
+    assert "recsys keys create" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/ready", "/docs", "/openapi.json", "/metrics", "/model/info", "/nowhere"])
+def test_without_keys_nothing_is_served_to_other_machines(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = service([], host=ANYWHERE)
+    assert "recsys keys create" in refused(client.get(path), 503, "not_ready")
+    assert "recsys keys create" in caplog.text
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ANYWHERE])
+def test_nothing_is_served_before_the_keys_are_read(host: str) -> None:
+    client = service(None, host=host)
+    assert "not read" in refused(client.post("/recommend", json={}), 503, "not_ready")
+    assert client.get("/ready").headers["retry-after"]
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ANYWHERE])
+def test_with_keys_a_key_is_needed_everywhere(host: str) -> None:
+    text, row = key("recommend")
+    client = service([row], host=host)
+    answer = client.post("/recommend", json={})
+    assert "Authorization: Bearer" in refused(answer, 401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    for headers in (bearer(text), {"authorization": f"bearer {text}"}, {"x-api-key": text}):
+        assert client.post("/recommend", json={}, headers=headers).status_code == 200
+    for path in ("/health", "/ready", "/docs", "/openapi.json", "/static/swagger-ui.css"):
+        assert client.get(path).status_code == 200
+    refused(client.get("/nowhere"), 401, "unauthorized")
+    refused(client.get("/nowhere", headers=bearer(text)), 404, "not_found")
+
+
+def test_a_key_is_wrong_when_any_part_of_it_is() -> None:
+    text, row = key("recommend")
+    other, _ = key("recommend")
+    revoked, revoked_row = key("admin", revoked=True)
+    client = service([row, revoked_row])
+    secret = text.split("_", 2)[2]
+    swapped = f"rk_{other.split('_')[1]}_{secret}"
+    for wrong in (text[:-1], text + "x", text.upper(), swapped, other, revoked, secret, "", "ключ".encode().hex()):
+        refused(client.post("/recommend", json={}, headers=bearer(wrong)), 401, "unauthorized")
+    refused(client.get("/metrics", headers={"authorization": f"Basic {text}"}), 401, "unauthorized")
+    refused(client.get("/metrics", headers={b"x-api-key": b"rk_\xff_\x80"}), 401, "unauthorized")
+    watching, watching_row = key("metrics")
+    client.app.state.service.keys.take([row, revoked_row, watching_row])
+    metrics = client.get("/metrics", headers=bearer(watching)).text
+    assert 'recsys_auth_failures_total{reason="wrong"} 10.0' in metrics
+    assert 'recsys_auth_failures_total{reason="missing"} 1.0' in metrics
+
+
+def test_what_is_refused_counts_under_its_route() -> None:
+    text, row = key("recommend", rate_per_s=0.5)
+    watching, watching_row = key("metrics")
+    client = service([row, watching_row], max_in_flight=1)
+    for headers in ({}, bearer(text), bearer(text), bearer(watching)):
+        client.post("/recommend", json={}, headers=headers)
+    client.get("/users/1")
+    client.get("/nowhere")
+    client.app.state.service.keys._rows = None  # as before they were read
+    client.post("/predict", json={})
+    client.app.state.service.keys.take([row, watching_row])
+    metrics = client.get("/metrics", headers=bearer(watching)).text
+    for route, method, status in (
+        *(("/recommend", "POST", status) for status in (401, 200, 429, 403)),
+        *(("/users/{user_id}", "GET", 401), ("other", "GET", 401), ("/predict", "POST", 503)),
+    ):
+        assert f'recsys_requests_total{{method="{method}",route="{route}",status="{status}"}} 1.0' in metrics
+
+
+def test_revoking_the_last_key_opens_nothing() -> None:
+    _, row = key("admin", revoked=True)
+    refused(service([row]).post("/recommend", json={}), 401, "unauthorized")
+
+
+TRIES = {
+    "recommend": ("POST", "/recommend"),
+    "events": ("POST", "/online/data/add"),
+    "catalogue": ("PUT", "/items/1"),
+    "users": ("DELETE", "/users/1"),
+    "metrics": ("GET", "/metrics"),
+    "admin": ("PUT", "/config"),
+}
+
+
+@pytest.mark.parametrize("scopes", [*((scope,) for scope in api_key.SCOPES), ("recommend", "events")])
+def test_a_key_may_do_what_its_scopes_are_for_and_no_more(scopes: tuple[str, ...]) -> None:
+    text, row = key(*scopes)
+    client = service([row])
+    assert TRIES.keys() == set(api_key.SCOPES)
+    for scope, (method, path) in TRIES.items():
+        answer = client.call(method, path, headers=bearer(text))
+        if scope in scopes or "admin" in scopes:
+            assert answer.status_code not in {401, 403}
+        else:
+            assert f"scope {scope}" in refused(answer, 403, "forbidden")
+
+
+def test_what_stores_users_and_items_alike_needs_both_scopes() -> None:
+    for scopes, missing in ((("users",), "scope catalogue"), (("events",), "scopes catalogue and users")):
+        text, row = key(*scopes)
+        assert missing in refused(service([row]).post("/store_object", headers=bearer(text)), 403, "forbidden")
+    text, row = key("users", "catalogue")
+    assert service([row]).post("/store_object", headers=bearer(text)).status_code == 422
+
+
+def test_a_key_ends_when_it_expires() -> None:
+    text, row = key("recommend")
+    now = dt.datetime.now(dt.UTC)
+    for expires_at, code in ((now + dt.timedelta(hours=1), 200), (now, 401), (None, 200)):
+        answer = service([row._replace(expires_at=expires_at)]).post("/recommend", json={}, headers=bearer(text))
+        assert answer.status_code == code
+        if code == 401:
+            assert f"expired at {now.isoformat()}" in refused(answer, 401, "unauthorized")
+    near = bearer(text[:-1] + ("A" if text[-1] != "A" else "B"))  # who only guesses is told nothing of it
+    expired = service([row._replace(expires_at=now)]).post("/recommend", json={}, headers=near)
+    assert "expired" not in refused(expired, 401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", ["/recommend/", "/config/", "/dashboard/", "/health/"])
+def test_no_answer_leads_to_where_the_host_header_says(path: str) -> None:
+    text, row = key("admin")
+    answer = service([row]).get(path, headers={"host": "evil.example"} | bearer(text))
+    assert "location" not in answer.headers
+    refused(answer, 404, "not_found")
+
+
+def test_a_fast_key_is_slowed_down_and_no_other() -> None:
+    now = 100.0
+    ring = Keyring(ApiSettings(rate_per_s=10), Metrics(), clock=lambda: now)
+    slow, slow_row = key("metrics", rate_per_s=0.25)
+    usual, usual_row = key("metrics")
+    ring.take([slow_row, usual_row])
+
+    def code(text: str) -> int:
+        answer = ring.refusal("GET", "/metrics", [(b"authorization", b"Bearer " + text.encode())])
+        if isinstance(answer, str):
+            return 200
+        if answer.status_code == 429:
+            assert answer.headers["retry-after"] == ("4" if text == slow else "1")
+        return answer.status_code
+
+    assert [code(slow) for _ in range(2)] == [200, 429]
+    assert [code(usual) for _ in range(21)] == [200] * 20 + [429]  # two seconds' worth
+    ring.take([slow_row, usual_row, key("metrics")[1]])  # another key changes nothing for them
+    assert (code(slow), code(usual)) == (429, 429)
+    now += 4.0
+    assert [code(slow) for _ in range(2)] == [200, 429]
+    assert [code(usual) for _ in range(21)] == [200] * 20 + [429]
+    assert ring._metrics.shed.labels("rate_limit")._value.get() == 6
+
+
+def test_pages_of_others_may_not_call_unless_named() -> None:
+    text, row = key("recommend")
+    preflight = {"origin": "https://shop.example", "access-control-request-method": "POST"}
+    closed = service([row]).call("OPTIONS", "/recommend", headers=preflight)
+    assert "access-control-allow-origin" not in closed.headers
+    client = service([row], cors_origins=["https://shop.example"])
+    wanted = preflight | {"access-control-request-headers": "authorization"}
+    answer = client.call("OPTIONS", "/recommend", headers=wanted)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    for headers, code in ((bearer(text), 200), ({}, 401)):
+        said = client.post("/recommend", json={}, headers={"origin": "https://shop.example"} | headers)
+        assert (said.status_code, said.headers["access-control-allow-origin"]) == (code, "https://shop.example")
+        assert "access-control-allow-credentials" not in said.headers
+    other = client.post("/recommend", json={}, headers={"origin": "https://evil.example"} | bearer(text))
+    assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize("origin", ["*", "shop.example", "https://shop.example/", "https://*.example", "null"])
+def test_an_origin_that_cannot_be_one_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="no origin"):
+        ApiSettings(cors_origins=[origin])
+
+
+def test_the_page_runs_its_own_scripts_alone() -> None:
+    page = service([]).get("/docs")
+    policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+    inline = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    assert len(inline) == 1
+    digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
+    assert policy["script-src"] == f"'self' 'sha256-{digest}'"
+    assert not re.search(r"\son[a-z]+=|javascript:", page.text)  # which the policy would forbid
+    assert page.headers["referrer-policy"] == "no-referrer"
+    assert page.headers["x-frame-options"] == "DENY"
+
+
+def test_no_answer_is_taken_for_another_type() -> None:
+    client = service([])
+    for path in ("/health", "/docs", "/static/swagger-ui.css", "/nowhere"):
+        assert client.get(path).headers.get_list("x-content-type-options") == ["nosniff"]
+
+
+def test_the_document_asks_for_a_key_where_the_service_does() -> None:
+    _, row = key("recommend")
+    client = service([])
+    operation = client.get("/openapi.json").json()["paths"]["/recommend"]["post"]
+    assert "security" not in operation
+    client.app.state.service.keys.take([row])
+    document = client.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            scopes = needed_scopes(method.upper(), path)
+            assert scopes is not None
+            assert operation.get("security") == (None if scopes == OPEN else [{"key": []}]), path
+            if scopes != OPEN:
+                assert operation["responses"].keys() >= {"200", "401", "403", "429", "503"}
+                assert all(scope in operation["description"].rpartition("Needs the scope")[2] for scope in scopes)
+
+
+def test_the_readme_says_what_each_scope_allows() -> None:
+    text = (Path(__file__).parents[4] / "fast_api_service" / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", text.partition("each for one purpose:")[2], re.MULTILINE)
+    allowed = {scope: re.findall(r"/[a-z_/.]+", told) for scope, told in rows}
+    assert list(allowed) == list(api_key.SCOPES)
+    for _, start, scopes in RULES:
+        for scope in scopes if len(scopes) == 1 else ():
+            assert any(path == start or path.startswith(f"{start}/") for path in allowed[scope]), (scope, start)
+    for scope, paths in allowed.items():
+        for path in paths:
+            needed = {frozenset(needed_scopes(method, path) or ()) for method in ("GET", "POST", "PUT")}
+            assert frozenset({scope}) in needed, (scope, path)
