@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import sqlalchemy as sa
-from tests.integration.imports.importing.importing import rows
 
 from recsys.data.sources import reading
 from recsys.errors import InputError, RecsysError
 from recsys.steps import import_raw
 from recsys.storage import raw_imports, tables
 from recsys.storage import raw_tables as raw
+from tests.integration.imports.importing import rows
 
 EVENTS = """timestamp,visitorid,event,itemid,transactionid
 1433221332117,257597,view,355908,

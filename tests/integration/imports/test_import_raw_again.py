@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.integration.imports.importing.importing import MAP, dump, events, properties, rows, write
 
 from recsys.errors import InputError
 from recsys.storage import raw_tables as raw
+from tests.integration.imports.importing import MAP, dump, events, properties, rows, write
 
 
 @pytest.fixture

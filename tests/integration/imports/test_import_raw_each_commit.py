@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from tests.integration.imports.importing.importing import MAP, rows, write
 
 from recsys.data.sources import reading
 from recsys.errors import EmptyResultError
 from recsys.storage import raw_imports
 from recsys.storage import raw_tables as raw
+from tests.integration.imports.importing import MAP, rows, write
 
 ALL = MAP | {"items": "items.csv", "categories": "tree.csv"}
 SAID = (

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
-from tests.integration.imports.importing.importing import MAP, rows, write
 
 from fast_api_service.catalogue import erasure
 from fast_api_service.postgres.write_pool import Writable
@@ -16,6 +15,7 @@ from recsys.data.sources import reading
 from recsys.dsn import postgres_url
 from recsys.storage import keys, raw_imports
 from recsys.storage import raw_tables as raw
+from tests.integration.imports.importing import MAP, rows, write
 
 
 def lines_of(n: int, first: int = 0) -> list[str]:

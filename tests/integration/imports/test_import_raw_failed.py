@@ -6,10 +6,10 @@ import gzip
 from pathlib import Path
 
 import pytest
-from tests.integration.imports.importing.importing import MAP, dump, events, properties, rows, write
 
 from recsys.errors import EmptyResultError, InputError
 from recsys.storage import raw_tables as raw
+from tests.integration.imports.importing import MAP, dump, events, properties, rows, write
 
 
 @pytest.fixture

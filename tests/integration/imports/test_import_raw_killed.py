@@ -17,13 +17,13 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.integration.imports.importing.importing import rows
 
 from recsys.data.sources import reading
 from recsys.errors import InputError
 from recsys.steps import import_raw
 from recsys.storage import raw_imports
 from recsys.storage import raw_tables as raw
+from tests.integration.imports.importing import rows
 
 MAP = {"user": "user_id", "item": "item_id", "timestamp": "ts"}
 

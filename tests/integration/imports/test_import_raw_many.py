@@ -6,11 +6,11 @@ import zlib
 
 import pytest
 import sqlalchemy as sa
-from tests.integration.imports.importing.importing import MAP, events, write
 
 from recsys.errors import InputError
 from recsys.storage import raw_differences, raw_seen
 from recsys.storage import raw_tables as raw
+from tests.integration.imports.importing import MAP, events, write
 
 
 @pytest.fixture

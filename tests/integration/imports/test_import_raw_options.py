@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from tests.integration.imports.importing.importing import FOUR, MAP, TYPED, dump, events, write
 
 from recsys.errors import InputError
 from recsys.storage import raw_tables as raw
+from tests.integration.imports.importing import FOUR, MAP, TYPED, dump, events, write
 
 
 def test_new_types_and_options_that_say_the_defaults_are_taken(load, clean_database, tmp_path):

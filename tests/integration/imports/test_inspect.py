@@ -8,15 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import sqlalchemy as sa
-from tests.integration.imports.importing.inspect_cases import (
-    CASES,
-    FIRST,
-    MAY,
-    PLAIN,
-    VORGANG,
-    Case,
-    parquet,
-)
 from typer.testing import CliRunner
 
 from airflow_service.demo.data import held
@@ -25,6 +16,15 @@ from recsys.errors import InputError
 from recsys.steps import import_raw, inspect_file
 from recsys.storage import raw_tables as raw
 from recsys.storage.engine import url_of
+from tests.integration.imports.inspect_cases import (
+    CASES,
+    FIRST,
+    MAY,
+    PLAIN,
+    VORGANG,
+    Case,
+    parquet,
+)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
