@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fast_api_service import errors, openapi
-from fast_api_service.auth.keys import Guard
 from fast_api_service.catalogue import bulk_endpoints as catalogue_bulk
 from fast_api_service.catalogue import endpoints as catalogue
 from fast_api_service.config import endpoints as config
@@ -18,8 +19,8 @@ from fast_api_service.events import endpoints as events
 from fast_api_service.events import streaming_endpoints as streaming
 from fast_api_service.events.log_watch import watch_log
 from fast_api_service.metrics import Metrics
-from fast_api_service.middleware.concurrency import Pressure
-from fast_api_service.middleware.envelope import Envelope
+from fast_api_service.middleware.concurrency import Admission
+from fast_api_service.middleware.gate import Gate
 from fast_api_service.operations import endpoints as operations
 from fast_api_service.operations import export
 from fast_api_service.postgres import listener
@@ -27,7 +28,6 @@ from fast_api_service.postgres.write_pool import Writable
 from fast_api_service.predict import endpoints as predict
 from fast_api_service.recommend import batch_endpoints as batch
 from fast_api_service.recommend import endpoints as recommend
-from fast_api_service.recommend.hot import HotPath
 from fast_api_service.recommend.repository import DatabaseAwayError
 from fast_api_service.runtime.database import Database
 from fast_api_service.runtime.model_loader import Models
@@ -46,6 +46,19 @@ Every answer says where it comes from in `provenance`. Ids come back in the JSON
 loaded; `123` and `"123"` are both understood. Errors have one form:
 `{"success": false, "status": "<machine word>", "error": "<what and how to fix it>"}`.
 """
+
+
+class Service(FastAPI):
+    """The application. A request goes in by `enter`: what stands there stands around all that the framework does."""
+
+    enter: ASGIApp
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.enter = super().__call__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter(scope, receive, send)
 
 
 def create_app(database_url: str, settings: ApiSettings | None = None, artifact_root: str | None = None) -> FastAPI:
@@ -85,32 +98,28 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             tasks.start("listener", lambda: listener.listen(state.database.dsn, wakes))
             yield
 
-    app = FastAPI(
+    app = Service(
         title="Recommendations",
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
         docs_url=None,
-        openapi_url=None,  # see documents
+        openapi_url=None,  # see openapi
         redoc_url=None,
         redirect_slashes=False,  # the framework would name whatever host the client names
     )
     app.state.service = state
-    app.add_middleware(HotPath, app=app)
-    app.add_middleware(Pressure, metrics=metrics, limit=settings.max_in_flight)  # who may not ask sends no body either
-    # the last one is the outermost: refusals, too, get a request id, are counted, and can be read by allowed pages
-    app.add_middleware(Guard, keyring=state.keys, routes=app.routes)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
+    app.enter = Gate(app.enter, app, state.keys, metrics, Admission(metrics, settings.max_in_flight))
+    if settings.cors_origins:  # around the gate, so that its refusals can be read by allowed pages
+        app.enter = CORSMiddleware(
+            app.enter,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "Idempotency-Key"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Envelope, metrics=metrics, routes=app.routes)
     errors.install(app)
-    app.include_router(recommend.hot)
+    app.include_router(recommend.direct)
     app.include_router(batch.router)
     app.include_router(recommend.router)
     app.include_router(predict.router)

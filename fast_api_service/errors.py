@@ -122,6 +122,7 @@ HANDLERS: Final[dict[type[Exception], Callable[[Request, Any], Coroutine[Any, An
     RequestValidationError: _validation_error,
     HTTPException: _http_error,
 }
+KNOWN: Final = tuple(HANDLERS)
 
 
 def in_words(problem: dict[str, Any]) -> str:

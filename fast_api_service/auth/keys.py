@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from fast_api_service.auth.scopes import OPEN, in_words, needed_scopes
 from fast_api_service.errors import error_response
@@ -175,27 +175,6 @@ class _Key:
             return (1 - self._tokens) / self.rate_per_s
         self._tokens -= 1
         return 0.0
-
-
-class Guard:
-    """Plain ASGI: lets a request through to the routes, or answers that it may not be made.
-
-    `routes`: those of the application, which may still come.
-    """
-
-    def __init__(self, app: ASGIApp, keyring: Keyring, routes: Iterable[BaseRoute]) -> None:
-        self.app = app
-        self.keyring = keyring
-        self.routes = routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            found = self.keyring.refusal(scope["method"], scope["path"], scope["headers"], self.routes)
-            if not isinstance(found, str):
-                await found(scope, receive, send)
-                return
-            scope.setdefault("state", {})["key_id"] = found
-        await self.app(scope, receive, send)
 
 
 def caller(scope: Scope) -> str:

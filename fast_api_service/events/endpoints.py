@@ -12,11 +12,11 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
+from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import ApiError, documented, in_words
 from fast_api_service.events import warnings as event_warnings
 from fast_api_service.events.plain_samples import plain, samples_of
 from fast_api_service.events.schemas import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
-from fast_api_service.recommend.hot import HotRoute, JsonBytes
 from fast_api_service.runtime.state import State
 from recsys.errors import InputError
 from recsys.events import event, postgres_log
@@ -29,7 +29,7 @@ from recsys.serving.recent import EventMeaning
 router = APIRouter(tags=["online"])
 
 
-class _SamplesRoute(HotRoute):
+class _SamplesRoute(DirectRoute):
     def reading(self, validate: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         """orjson reads a body of samples in a third of pydantic's time."""
         return lambda body: samples_of(body) or validate(body)

@@ -12,7 +12,7 @@ from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
 from fast_api_service.errors import error_response
 from fast_api_service.metrics import Metrics
@@ -36,68 +36,42 @@ _BY_FIRST_WORD: Final = {
 class Places:
     """The places of one kind of request."""
 
+    __slots__ = ("kind", "limit", "n_taken")
+
     def __init__(self, kind: str, limit: int) -> None:
         self.kind, self.limit = kind, limit
         self.n_taken = 0
 
+    @property
+    def has_one(self) -> bool:
+        """Whether another request may be under way."""
+        return self.n_taken < self.limit
 
-class Pressure:
-    """Plain ASGI: of each kind so many requests are under way; what comes above is answered 503 `overloaded`.
+
+class Admission:
+    """Of each kind so many requests are under way; what comes above is answered 503 `overloaded`.
 
     Refusals go out one after the other at a bounded rate. Clients that try again at once thus wait a little, instead
     of keeping the process busy with refusing them. A body beyond MAX_BODY_BYTES, declared or real, is refused with 413.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, limit: int) -> None:
-        self.app = app
-        self.metrics = metrics
+    def __init__(self, metrics: Metrics, limit: int) -> None:
+        self._metrics = metrics
         self.places = {kind: Places(kind, int(limit * share) or min(limit, 1)) for kind, share in _SHARE.items()}
         self._n_unfinished = 0  # bytes
         self._next_refusal = 0.0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in ALWAYS_LET_IN:
-            await self.app(scope, receive, send)
-            return
-        places = self.places[kind_of(scope["path"])]
-        message: Message | None = None
-        if scope["method"] != "GET" and places.n_taken < places.limit:
-            message = await receive()
-            if message.get("more_body") or len(message.get("body", b"")) > MAX_BODY_BYTES:
-                message, refusal = await self._rest(scope, message, receive)
-                if refusal is not None:
-                    await refusal(scope, receive, send)
-                    return
-        if places.n_taken >= places.limit:
-            await self._refuse(places, scope, receive, send)
-            return
-        places.n_taken += 1
-        has_place = True
+    def places_of(self, path: str) -> Places:
+        """The places of a request's kind."""
+        return self.places[kind_of(path)]
 
-        async def receive_whole() -> Message:
-            nonlocal message
-            if message is None:
-                return await receive()
-            whole, message = message, None
-            return whole
-
-        async def send_and_leave(message: Message) -> None:
-            nonlocal has_place
-            if has_place:
-                has_place = False
-                places.n_taken -= 1
-            await send(message)
-
-        try:
-            await self.app(scope, receive_whole, send_and_leave)
-        finally:
-            if has_place:
-                places.n_taken -= 1
-
-    async def _rest(self, scope: Scope, message: Message, receive: Receive) -> tuple[Message | None, Response | None]:
+    async def whole_body(self, scope: Scope, receive: Receive) -> Message | Response:
         """The whole body in one message, or why it is not taken."""
+        message = await receive()
+        if not message.get("more_body") and len(message.get("body", b"")) <= MAX_BODY_BYTES:
+            return message
         if _declared(scope) > MAX_BODY_BYTES:
-            return None, _too_large()
+            return _too_large()
         body = bytearray(message.get("body", b""))
         n_counted = 0
         try:
@@ -105,24 +79,25 @@ class Pressure:
                 self._n_unfinished += len(body) - n_counted
                 n_counted = len(body)
                 if n_counted > MAX_BODY_BYTES:
-                    return None, _too_large()
+                    return _too_large()
                 if self._n_unfinished > MAX_UNFINISHED_BYTES:
-                    self.metrics.shed.labels("queue").inc()
+                    self._metrics.shed.labels("queue").inc()
                     text = (
                         "too many large bodies are being received; wait for Retry-After seconds, or send less at once"
                     )
-                    return None, error_response(503, "overloaded", text, {"Retry-After": "1"})
+                    return error_response(503, "overloaded", text, {"Retry-After": "1"})
                 if not message.get("more_body"):
-                    return {"type": "http.request", "body": bytes(body), "more_body": False}, None
+                    return {"type": "http.request", "body": bytes(body), "more_body": False}
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientDisconnect()
+                    raise ClientDisconnect
                 body += message.get("body", b"")
         finally:
             self._n_unfinished -= n_counted
 
-    async def _refuse(self, places: Places, scope: Scope, receive: Receive, send: Send) -> None:
-        self.metrics.shed.labels("queue").inc()
+    async def refusal(self, places: Places) -> Response:
+        """That there is no place, when it is this refusal's turn."""
+        self._metrics.shed.labels("queue").inc()
         now = time.monotonic()
         turn = max(now, self._next_refusal)
         if turn - now <= MAX_WAIT_S:
@@ -132,7 +107,7 @@ class Pressure:
             f"{places.limit} requests of this kind ({places.kind}) are under way already; wait for Retry-After seconds,"
             " or start more workers"
         )
-        await error_response(503, "overloaded", text, {"Retry-After": "1"})(scope, receive, send)
+        return error_response(503, "overloaded", text, {"Retry-After": "1"})
 
 
 def kind_of(path: str) -> str:

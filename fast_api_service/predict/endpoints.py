@@ -12,6 +12,7 @@ from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
+from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import documented
 from fast_api_service.predict.schemas import (
     PositionsAnswer,
@@ -33,13 +34,12 @@ from fast_api_service.predict.service import (
     without_row,
 )
 from fast_api_service.recommend import service
-from fast_api_service.recommend.hot import HotRoute, JsonBytes
 from fast_api_service.runtime.in_service import InService
 from fast_api_service.runtime.model_loader import LoadedModel
 from fast_api_service.runtime.state import State
 from recsys.serving.ids import ExternalId, to_external
 
-router = APIRouter(tags=["recommend"], route_class=HotRoute)
+router = APIRouter(tags=["recommend"], route_class=DirectRoute)
 
 MAX_LISTED = 5000  # items of a category that are ranked
 _PAIR_EXAMPLES: dict[str, Any] = {

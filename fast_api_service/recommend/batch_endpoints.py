@@ -9,11 +9,11 @@ import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 
+from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import documented
 from fast_api_service.predict.service import Feats, rescoring
 from fast_api_service.recommend import service
 from fast_api_service.recommend.batch_schemas import MAX_ITEMS_IN_BATCH, BatchAnswer, BatchRequest
-from fast_api_service.recommend.hot import HotRoute, JsonBytes
 from fast_api_service.recommend.repository import DatabaseAwayError, UserLists
 from fast_api_service.runtime.state import State
 from recsys.errors import InputError
@@ -22,7 +22,7 @@ from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.query import Query
 from recsys.serving.snapshot import Snapshot
 
-router = APIRouter(tags=["recommend"], route_class=HotRoute)
+router = APIRouter(tags=["recommend"], route_class=DirectRoute)
 
 _ROUTE = "/recommend/batch"
 _AT_ONCE = 2  # users, before other requests have their turn; of all batches one goes on in a turn of the loop

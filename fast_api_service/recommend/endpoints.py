@@ -1,4 +1,4 @@
-"""POST /recommend and GET /similar/{item_id}: the hot routes. They answer with ready bytes."""
+"""POST /recommend and GET /similar/{item_id}: direct routes, which answer with ready bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi import Query as UrlQuery
 from fastapi.responses import Response
 
+from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.metrics import SIMILAR
 from fast_api_service.predict.service import Feats, rescoring
 from fast_api_service.recommend import service
-from fast_api_service.recommend.hot import HotRoute, JsonBytes
 from fast_api_service.recommend.repository import DatabaseAwayError, UserLists
 from fast_api_service.runtime.state import State
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
@@ -30,7 +30,7 @@ from recsys.serving.recent import Recent
 from recsys.serving.snapshot import Snapshot
 
 router = APIRouter(tags=["recommend"])
-hot = APIRouter(tags=["recommend"], route_class=HotRoute)
+direct = APIRouter(tags=["recommend"], route_class=DirectRoute)
 
 _READING_SHARE = 0.8  # of the time that is left; the rest is for putting the answer together
 
@@ -64,7 +64,7 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
-@hot.post(
+@direct.post(
     "/recommend",
     response_model=RecommendAnswer,
     responses=documented(404, 413, 422, 503),

@@ -16,7 +16,6 @@ from starlette.types import Message, Receive, Scope, Send
 from fast_api_service.app import create_app
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware.concurrency import MAX_BODY_BYTES
-from fast_api_service.middleware.envelope import Envelope
 from fast_api_service.schemas import RecommendAnswer
 from fast_api_service.settings import ApiSettings
 from recsys import __version__
@@ -24,6 +23,7 @@ from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
 from recsys.serving.snapshot import ListVersion, Publication, Snapshot, StoredList
+from tests.unit.fast_api_service.middleware.test_concurrency import HEADERS, bounded
 
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -220,8 +220,8 @@ def test_an_answer_that_breaks_off_quotes_nothing_either(caplog: pytest.LogCaptu
 
         async def send(_: Message) -> None: ...
 
-        scope = {"type": "http", "method": "GET", "headers": [(b"x-request-id", b"abc-1")]}
-        await Envelope(broken, Metrics())(scope, receive, send)
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [*HEADERS, (b"x-request-id", b"abc-1")]}
+        await bounded(broken, Metrics(), 1)[0](scope, receive, send)
 
     with pytest.raises(RuntimeError, match="abc-1") as raised:
         asyncio.run(ask())

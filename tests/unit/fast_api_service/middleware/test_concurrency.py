@@ -9,11 +9,15 @@ import time
 from typing import Any
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fast_api_service.auth.keys import Keyring
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware import concurrency
-from fast_api_service.middleware.concurrency import Pressure
+from fast_api_service.middleware.concurrency import Admission
+from fast_api_service.middleware.gate import Gate
+from fast_api_service.settings import ApiSettings
 
 
 class Slow:
@@ -29,7 +33,18 @@ class Slow:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def answer_of(app: Pressure, path: str) -> tuple[int, dict[bytes, bytes]]:
+HEADERS = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+
+
+def bounded(app: ASGIApp, metrics: Metrics, limit: int) -> tuple[Gate, Admission]:
+    """The gate around an application that needs no key."""
+    keyring = Keyring(ApiSettings(), metrics)
+    keyring.take([])
+    admission = Admission(metrics, limit)
+    return Gate(app, FastAPI(), keyring, metrics, admission), admission
+
+
+async def answer_of(app: Gate, path: str) -> tuple[int, dict[bytes, bytes]]:
     messages: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -38,7 +53,7 @@ async def answer_of(app: Pressure, path: str) -> tuple[int, dict[bytes, bytes]]:
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    await app({"type": "http", "path": path, "method": "POST", "headers": []}, receive, send)
+    await app({"type": "http", "path": path, "method": "POST", "headers": HEADERS}, receive, send)
     return messages[0]["status"], dict(messages[0]["headers"])
 
 
@@ -47,7 +62,7 @@ def test_what_comes_above_the_bound_is_turned_away() -> None:
 
     async def run() -> None:
         slow = Slow()
-        app = Pressure(slow, metrics, limit=3)
+        app, admission = bounded(slow, metrics, limit=3)
         admitted = [asyncio.create_task(answer_of(app, "/recommend")) for _ in range(3)]
         await asyncio.sleep(0)
         for path in concurrency.ALWAYS_LET_IN:
@@ -57,7 +72,7 @@ def test_what_comes_above_the_bound_is_turned_away() -> None:
         slow.may_answer.set()
         assert [(await one)[0] for one in admitted] == [200] * 3
         assert (await answer_of(app, "/recommend"))[0] == 200
-        assert {places.n_taken for places in app.places.values()} == {0}
+        assert {places.n_taken for places in admission.places.values()} == {0}
 
     asyncio.run(run())
     assert b'recsys_shed_total{reason="queue"} 1.0' in metrics.text()
@@ -68,7 +83,7 @@ def test_refusals_take_turns_but_none_waits_for_long(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(concurrency, "MAX_WAIT_S", 0.1)
 
     async def run() -> tuple[float, list[Any]]:
-        app = Pressure(Slow(), Metrics(), limit=0)
+        app, _ = bounded(Slow(), Metrics(), limit=0)
         started = time.perf_counter()
         answers = await asyncio.gather(*(answer_of(app, "/recommend") for _ in range(50)))
         return time.perf_counter() - started, answers
@@ -96,8 +111,8 @@ def test_kinds_of_requests_do_not_take_each_others_places() -> None:
                     await stuck.wait()
                 await send({"type": "http.response.start", "status": 200, "headers": []})
 
-            bound = Pressure(app, Metrics(), limit=64)
-            limit = bound.places[kind].limit
+            bound, admission = bounded(app, Metrics(), limit=64)
+            limit = admission.places[kind].limit
             waiting = [asyncio.create_task(answer_of(bound, path)) for _ in range(limit)]
             await asyncio.sleep(0)
             assert (await answer_of(bound, path))[0] == 503
@@ -107,7 +122,7 @@ def test_kinds_of_requests_do_not_take_each_others_places() -> None:
             assert {(await one)[0] for one in waiting} == {200}
 
     asyncio.run(run())
-    assert {kind: Pressure(Slow(), Metrics(), 64).places[kind].limit for kind in set(of.values())} == {
+    assert {kind: Admission(Metrics(), 64).places[kind].limit for kind in set(of.values())} == {
         "recommend": 64, "events": 64, "catalogue": 16, "operations": 16, "batch": 4,
     }  # fmt: skip
 
@@ -122,8 +137,8 @@ def test_a_request_takes_its_place_when_it_is_whole_and_leaves_it_when_its_answe
             bodies.append(message["body"])
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        bound = Pressure(app, Metrics(), limit=1)
-        places = bound.places["recommend"]
+        bound, admission = bounded(app, Metrics(), limit=1)
+        places = admission.places["recommend"]
         pieces: asyncio.Queue[Message] = asyncio.Queue()
         reads = asyncio.Event()
         n_taken_at_the_end = []
@@ -132,7 +147,7 @@ def test_a_request_takes_its_place_when_it_is_whole_and_leaves_it_when_its_answe
             n_taken_at_the_end.append(places.n_taken)
             await reads.wait()
 
-        scope = {"type": "http", "path": "/recommend", "method": "POST", "headers": []}
+        scope = {"type": "http", "path": "/recommend", "method": "POST", "headers": HEADERS}
         slow = asyncio.create_task(bound(scope, pieces.get, send))
         await pieces.put({"type": "http.request", "body": b"{", "more_body": True})
         await asyncio.sleep(0.01)
@@ -153,7 +168,7 @@ def test_all_unfinished_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(concurrency, "MAX_UNFINISHED_BYTES", 1000)
 
     async def run() -> None:
-        bound = Pressure(Slow(), Metrics(), limit=4)
+        bound, admission = bounded(Slow(), Metrics(), limit=4)
 
         async def never() -> Message:
             return await asyncio.get_running_loop().create_future()
@@ -169,7 +184,7 @@ def test_all_unfinished_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPa
 
             return receive
 
-        scope = {"type": "http", "path": "/config", "method": "PUT", "headers": []}
+        scope = {"type": "http", "path": "/config", "method": "PUT", "headers": HEADERS}
         first = asyncio.create_task(bound(scope, unfinished(900), send))
         await asyncio.sleep(0)
         statuses: list[int] = []
@@ -182,6 +197,6 @@ def test_all_unfinished_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPa
         assert (await answer_of(bound, "/config"))[0] == 200  # one that is whole
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-        assert bound._n_unfinished == 0
+        assert admission._n_unfinished == 0
 
     asyncio.run(run())

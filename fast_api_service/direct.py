@@ -1,0 +1,91 @@
+"""Routes that answer below the framework: FastAPI's handling of one request costs as much as two recommendations.
+
+A direct route's body is read and validated once, straight from its bytes, and the gate hands the request to it before
+the framework's own layers and routing. The document, the paths and the errors are FastAPI's as for any other route.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+
+from fast_api_service import errors
+
+
+class Answer(Protocol):
+    """Ready to be sent: what a Response of Starlette's is, too."""
+
+    status_code: int
+    body: bytes | memoryview[int]
+    raw_headers: list[tuple[bytes, bytes]]
+
+
+class JsonBytes(Response):
+    """Ready bytes of JSON; a Response that skips what only others need."""
+
+    def __init__(self, body: bytes, status_code: int = 200) -> None:
+        self.status_code = status_code
+        self.body = body
+        self.background = None
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+
+
+class DirectRoute(APIRoute):
+    """For endpoints `(request, body)` that give a Response; other parameters are not looked at."""
+
+    _validate: Callable[[bytes], Any]
+
+    def reading(self, validate: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        """What makes a body of its bytes: pydantic's way, unless a route knows a shorter one that ends in it."""
+        return validate
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        body_type = typing.get_type_hints(self.endpoint, include_extras=True)["body"]
+        self._validate = self.reading(TypeAdapter(body_type).validator.validate_json)
+
+        async def handle(request: Request) -> Response:
+            return await self._answer(request, await request.body())
+
+        return handle
+
+    async def respond(self, request: Request, body: bytes) -> Answer:
+        """The answer to a request with this body, that to an error of a known kind as well."""
+        try:
+            return await self._answer(request, body)
+        except errors.KNOWN as error:
+            return await errors.answer(request, error)
+
+    async def _answer(self, request: Request, body: bytes) -> Response:
+        if not _is_json(request):
+            raise RequestValidationError([{"type": "model_type", "loc": ("body",), "msg": "not JSON"}])
+        try:
+            value = self._validate(body)
+        except ValidationError as error:
+            raise RequestValidationError([_at_body(problem) for problem in error.errors()]) from None
+        answer: Response = await self.endpoint(request, value)
+        return answer
+
+
+def _is_json(request: Request) -> bool:
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            if value == b"application/json":
+                return True
+            media_type = value.partition(b";")[0].strip().lower()
+            return bool(media_type == b"application/json" or media_type.endswith(b"+json"))
+    return False
+
+
+def _at_body(problem: Any) -> dict[str, Any]:
+    """A problem of pydantic's as FastAPI reports it: under `body`, and for bad JSON where it is."""
+    if problem["type"] == "json_invalid":
+        text, _, where = str(problem["ctx"]["error"]).partition(" at ")
+        return {**problem, "loc": ("body", where or "its end"), "ctx": {"error": text}}
+    return {**problem, "loc": ("body", *problem["loc"])}
