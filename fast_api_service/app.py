@@ -30,6 +30,7 @@ from fast_api_service.recommend import batch_endpoints as batch
 from fast_api_service.recommend import endpoints as recommend
 from fast_api_service.recommend.repository import DatabaseAwayError
 from fast_api_service.runtime.database import Database
+from fast_api_service.runtime.list_loader import ListLoader
 from fast_api_service.runtime.model_loader import Models
 from fast_api_service.runtime.state import State
 from fast_api_service.runtime.tasks import Tasks
@@ -69,9 +70,9 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     """
     settings = settings or ApiSettings()
     metrics = Metrics()
-    models = Models(artifact_root or recsys_settings.load().artifact_root, metrics)
-    writes = Writable(postgres_url(database_url))
-    state = State(Database(database_url, settings), writes, models, metrics, settings)
+    dsn, root = postgres_url(database_url), artifact_root or recsys_settings.load().artifact_root
+    models, lists = Models(root, metrics), ListLoader(dsn, root, metrics)
+    state = State(Database(database_url, settings), Writable(dsn), models, lists, metrics, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -86,6 +87,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             await state.lookups.open()
             with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
                 await state.read_keys()  # so that the first request is not refused for want of them
+            await state.database.reads.warm()
             at_the_end.callback(state.models.close)
             tasks = Tasks(metrics)
             at_the_end.push_async_callback(tasks.end)

@@ -29,6 +29,7 @@ MODEL_TIER = "model"  # of an answer of /predict, which comes from no list
 SHED_REASONS = ("rate_limit", "queue")
 _MAX_KEYS = 100_000
 MODELS = ("deepfm", "als")
+LIST_KINDS = ("ranked", "personal", "default", "i2i", "similar", "history")
 AUTH_FAILURES = ("missing", "wrong", "expired", "scope", "page")
 
 
@@ -65,7 +66,7 @@ class Metrics:
         self.config_passed_over = gauge(
             "recsys_config_passed_over", "Configurations newer than the one in force that this service cannot read"
         )
-        self.breaker_open = gauge("recsys_breaker_open", "1 while requests do not try a source", ["source"])
+        self.breaker_open = gauge("recsys_breaker_open", "1 while requests do not try to read from Postgres")
         self.pool = gauge("recsys_pool_connections", "Connections to Postgres", ["state"])
         self.publication_id = gauge("recsys_publication_id", "Publication in service, 0: none")
         self.publication_age = gauge("recsys_publication_age_seconds", "Time since the publication in service was made")
@@ -77,6 +78,9 @@ class Metrics:
             "recsys_model_info", "1 for each model behind the publication in service", ["model", "artifact"]
         )
         self.model_loaded = gauge("recsys_model_loaded", "1 while a model can score")
+        self.list_file_failures = counter(
+            "recsys_list_file_failures", "Files of lists that could not be read, so that Postgres was", ["kind"]
+        )
         self.model_failures = counter("recsys_model_load_failures", "Models that could not be loaded", ["model"])
         self.updates_applied = counter("recsys_model_updates", "Updates of the model that were taken over")
         self.update_failures = counter(
@@ -143,6 +147,7 @@ class Metrics:
             (self.shed, SHED_REASONS),
             (self.auth_failures, AUTH_FAILURES),
             (self.model_failures, MODELS),
+            (self.list_file_failures, LIST_KINDS),
             (self.short, LISTING_ROUTES),
         ):
             for value in values:
@@ -221,10 +226,9 @@ class Metrics:
         self.max_connections.set(watched.max_connections)
         self.updater_heartbeat_age.set_function(_age_s(watched.heartbeat_at))
 
-    def show_database(self, *, up: bool, n_in_use: int, n_idle: int, is_open: Mapping[str, bool]) -> None:
-        """Set what is known of Postgres at the moment of a scrape; `is_open`: the circuit breakers."""
-        for source, one in is_open.items():
-            self.breaker_open.labels(source).set(one)
+    def show_database(self, *, up: bool, n_in_use: int, n_idle: int, is_open: bool) -> None:
+        """Set what is known of Postgres at the moment of a scrape; `is_open`: the circuit breaker."""
+        self.breaker_open.set(is_open)
         self.database_up.set(up)
         self.pool.labels("in_use").set(n_in_use)
         self.pool.labels("idle").set(n_idle)

@@ -49,7 +49,7 @@ async def metrics(request: Request) -> Response:
     """Prometheus' text format; `monitoring/` says what each metric means."""
     state: State = request.app.state.service
     n_in_use, n_idle = state.database.reads.pool_use
-    is_open = {source: breaker.is_open for source, breaker in state.database.reads.breakers.items()}
+    is_open = state.database.reads.breaker.is_open
     state.metrics.show_database(up=state.database.up, n_in_use=n_in_use, n_idle=n_idle, is_open=is_open)
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

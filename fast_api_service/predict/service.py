@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from fast_api_service.errors import ApiError
 from fast_api_service.recommend import service
-from fast_api_service.recommend.repository import DatabaseAwayError, UserEvents
+from fast_api_service.recommend.repository import DatabaseAwayError, UserRow
 from fast_api_service.runtime.in_service import InService
 from fast_api_service.runtime.model_loader import INLINE, LoadedModel, category_of
 from fast_api_service.runtime.state import State
@@ -70,20 +70,20 @@ def ids_of(values: Sequence[ExternalId], json_type: JsonType, entity: str) -> li
 
 async def read_users(
     scope: Scope, state: State, snapshot: Snapshot, user_ids: Sequence[ExternalId], deadline_ms: float | None
-) -> tuple[Sequence[UserEvents], list[str]]:
+) -> tuple[Sequence[UserRow], list[str]]:
     """Keys and latest events of users, and the parts that could not be read in time."""
     settings = state.settings
     limit_ms = settings.deadline_ms if len(user_ids) <= _INLINE_USERS else settings.batch_deadline_ms
     timeout_s = service.time_left_s(scope, min(deadline_ms or limit_ms, limit_ms)) * _READING_SHARE
     try:
-        read = await state.database.reads.events([str(user_id) for user_id in user_ids], timeout_s)
+        read = await state.database.reads.users([(str(user_id), None) for user_id in user_ids], timeout_s)
     except DatabaseAwayError:
         missing = service.degraded(snapshot, USERS_PART, service.RECENT_EVENTS)
-        return [UserEvents(None)] * len(user_ids), missing
+        return [UserRow(None)] * len(user_ids), missing
     return read, service.degraded(snapshot)
 
 
-def askers(config: ServingConfig, users: Sequence[UserEvents], features: Mapping[str, int]) -> list[Asker]:
+def askers(config: ServingConfig, users: Sequence[UserRow], features: Mapping[str, int]) -> list[Asker]:
     """Users as the model takes them."""
     follows = config.use_latest_events
     return [Asker(user.user_key, user.recent if follows else (), features) for user in users]

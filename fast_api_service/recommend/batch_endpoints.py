@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -14,7 +15,7 @@ from fast_api_service.errors import documented
 from fast_api_service.predict.service import Feats, rescoring
 from fast_api_service.recommend import service
 from fast_api_service.recommend.batch_schemas import MAX_ITEMS_IN_BATCH, BatchAnswer, BatchRequest
-from fast_api_service.recommend.repository import DatabaseAwayError, UserLists
+from fast_api_service.recommend.repository import DatabaseAwayError, UserRow
 from fast_api_service.runtime.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade
@@ -62,19 +63,18 @@ async def recommend_batch(
     )
     user_ids = [to_external(user_id, snapshot.user_id_type, "user") for user_id in body.user_ids]
     timeout_s = service.time_left_s(request.scope, min(body.deadline_ms, state.settings.batch_deadline_ms))
-    lists, degraded = await _lists(state, snapshot, user_ids, timeout_s)
+    rows, degraded = await _rows(state, snapshot, user_ids, timeout_s)
     results: list[orjson.Fragment] = []
     rescored_by: str | None = None
     lacking = dict.fromkeys(degraded)  # by any of the answers, in order
-    for place, (user_id, stored) in enumerate(zip(user_ids, lists, strict=True), 1):  # each is encoded at once
-        user_key = None if stored is None else stored.user_key
-        feats, user = Feats({}, [], list(degraded), []), service.user_state(stored)
+    for place, (user_id, row) in enumerate(zip(user_ids, rows, strict=True), 1):  # each is encoded at once
+        feats, user = Feats({}, [], list(degraded), []), service.user_state(snapshot, row)
         if now.lacks_factors(user, body.surface):
             feats.degraded.append(service.FOLD_IN)
-        user = rescoring(now, user, user_key, body.surface, feats)
+        status = service.user_status(user_id, None, row, user)
+        user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
         picks = cascade.recommend(snapshot, user, query, now.config)
         lacking.update(dict.fromkeys(feats.degraded))
-        status = service.user_status(user_id, None, stored)
         state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, feats.degraded)
         if status != "known":
             state.metrics.cold_starts.labels(status).inc()
@@ -100,13 +100,13 @@ async def recommend_batch(
     return JsonBytes(service.encoded(answer))
 
 
-async def _lists(
+async def _rows(
     state: State, snapshot: Snapshot, user_ids: list[ExternalId], timeout_s: float
-) -> tuple[list[UserLists] | list[None], list[str]]:
-    """Lists and events of each user, and the parts that could not be read."""
+) -> tuple[Sequence[UserRow | None], list[str]]:
+    """Key and events of each user, and the parts that could not be read."""
     try:
-        asked = [str(user_id) for user_id in user_ids]
-        return await state.database.reads.users(asked, snapshot.publication, timeout_s), service.degraded(snapshot)
+        asked = [(str(user_id), None) for user_id in user_ids]
+        return await state.database.reads.users(asked, timeout_s), service.degraded(snapshot)
     except DatabaseAwayError:
         missing = service.degraded(snapshot, service.PERSONAL_LISTS, service.RECENT_EVENTS)
         return [None] * len(user_ids), missing

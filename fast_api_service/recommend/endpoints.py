@@ -15,7 +15,7 @@ from fast_api_service.errors import ApiError, documented
 from fast_api_service.metrics import SIMILAR
 from fast_api_service.predict.service import Feats, rescoring
 from fast_api_service.recommend import service
-from fast_api_service.recommend.repository import DatabaseAwayError, UserLists
+from fast_api_service.recommend.repository import DatabaseAwayError, UserRow
 from fast_api_service.runtime.state import State
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
 from recsys.action import interest_of
@@ -88,19 +88,18 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     user_id = None if body.user_id is None else to_external(body.user_id, snapshot.user_id_type, "user")
     deadline_ms = min(body.deadline_ms or state.settings.deadline_ms, state.settings.deadline_ms)
     timeout_s = service.time_left_s(request.scope, deadline_ms) * _READING_SHARE
-    lists, degraded = await _user_lists(state, snapshot, user_id, body.session_id, timeout_s)
-    user = service.user_state(lists)
+    row, degraded = await _user_row(state, snapshot, user_id, body.session_id, timeout_s)
+    stored = user = service.user_state(snapshot, row)
     if body.seq is not None:
         seen = service.item_keys(snapshot, body.seq, "seq", warnings)
         type_ = _type_of_a_look(state, snapshot, now.config, warnings)
         user = replace(user, seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
-    user_key = None if lists is None else lists.user_key
     feats = Feats(body.user_feats, warnings, degraded, [])
     if now.lacks_factors(user, body.surface):
         degraded.append(service.FOLD_IN)
-    user = rescoring(now, user, user_key, body.surface, feats)
+    user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
     picks = cascade.recommend(snapshot, user, query, now.config)
-    status = service.user_status(user_id, body.session_id, lists)
+    status = service.user_status(user_id, body.session_id, row, stored)
     provenance = service.origin(request.scope, snapshot, cascade.tier(picks), degraded)
     provenance["user"] = status
     provenance["n_recent"] = blend.n_recent(snapshot, user, query, now.config)
@@ -137,18 +136,12 @@ async def similar(
     top_k: Annotated[TopK, UrlQuery()] = 10,
 ) -> Response:
     """What is seen or bought together with the item, filled up by what is like it; only real neighbours, so the
-    list may be shorter than `top_k`. While Postgres is away only the best ones of each item, which are in memory."""
+    list may be shorter than `top_k`."""
     state: State = request.app.state.service
     snapshot = service.in_service(state).snapshot
-    own_id, item_key = _known_item(snapshot, item_id)  # before reading: it may be deleted meanwhile
-    timeout_s = service.time_left_s(request.scope, state.settings.deadline_ms) * _READING_SHARE
+    own_id, item_key = _known_item(snapshot, item_id)
     degraded = service.degraded(snapshot)
-    try:
-        lists = await state.database.reads.item(item_key, snapshot.publication, timeout_s)
-        picks = cascade.neighbours(snapshot, item_key, lists.i2i, lists.similar, top_k=top_k)
-    except DatabaseAwayError:
-        degraded = service.degraded(snapshot, service.NEIGHBOURS)
-        picks = cascade.neighbours_in_memory(snapshot, item_key, top_k=top_k)
+    picks = cascade.neighbours(snapshot, item_key, top_k=top_k)
     state.metrics.count_answer("/similar/{item_id}", SIMILAR, picks, top_k, degraded)
     provenance = service.origin(request.scope, snapshot, cascade.tier(picks), degraded)
     state.exposures.note(request.scope, picks, provenance, SIMILAR)
@@ -185,17 +178,15 @@ def _type_of_a_look(state: State, snapshot: Snapshot, config: ServingConfig, war
     return type_
 
 
-async def _user_lists(
+async def _user_row(
     state: State, snapshot: Snapshot, user_id: ExternalId | None, session_id: str | None, timeout_s: float
-) -> tuple[UserLists | None, list[str]]:
-    """Lists and events, and the parts that could not be read; nobody in particular has nothing to read."""
+) -> tuple[UserRow | None, list[str]]:
+    """Who asks and their events, and the parts that could not be read; nobody in particular has nothing to read."""
     if user_id is None and session_id is None:
         return None, service.degraded(snapshot)
     try:
         asked = None if user_id is None else str(user_id)
-        return await state.database.reads.user(asked, session_id, snapshot.publication, timeout_s), service.degraded(
-            snapshot
-        )
+        return await state.database.reads.user(asked, session_id, timeout_s), service.degraded(snapshot)
     except DatabaseAwayError:
         missing = (service.PERSONAL_LISTS, service.RECENT_EVENTS) if user_id is not None else (service.RECENT_EVENTS,)
         return None, service.degraded(snapshot, *missing)

@@ -11,7 +11,7 @@ import orjson
 from starlette.types import Scope
 
 from fast_api_service.errors import ApiError
-from fast_api_service.recommend.repository import UserLists
+from fast_api_service.recommend.repository import UserRow
 from fast_api_service.runtime.in_service import InService
 from fast_api_service.runtime.state import State
 from recsys.serving import filters, sources
@@ -24,7 +24,7 @@ from recsys.serving.sources import Pick
 
 # parts that may be missing; FOLD_IN: the item factors behind the lists, so that nobody new is folded in, and diversity
 # goes by categories alone
-PERSONAL_LISTS, RECENT_EVENTS, NEIGHBOURS = "personal_lists", "recent_events", "neighbours"
+PERSONAL_LISTS, RECENT_EVENTS = "personal_lists", "recent_events"
 PUBLICATION, FOLD_IN = "publication", "fold_in"
 
 _KIND_BY_TIER: Final = {
@@ -70,11 +70,9 @@ def category_key(snapshot: Snapshot, category_id: ExternalId | None) -> int | No
     return key
 
 
-def user_state(lists: UserLists | None) -> UserState:
+def user_state(snapshot: Snapshot, row: UserRow | None) -> UserState:
     """Of who asks, what the cascade works with; None: nothing could be read."""
-    if lists is None:
-        return NOBODY
-    return UserState(lists.ranked, lists.personal, lists.recent, history=lists.history)
+    return NOBODY if row is None else UserState.stored(snapshot, row.user_key, row.recent)
 
 
 def restriction(
@@ -86,17 +84,17 @@ def restriction(
     return None if asked is None else filters.resolve(asked, snapshot.items, snapshot.categories, warnings)
 
 
-def user_status(user_id: ExternalId | None, session_id: str | None, lists: UserLists | None) -> str:
+def user_status(user_id: ExternalId | None, session_id: str | None, row: UserRow | None, user: UserState) -> str:
     """What is known of who asks."""
     if user_id is None and session_id is None:
         return "anonymous"
-    if lists is None:
+    if row is None:
         return "unread"
     if user_id is None:
         return "guest"
-    if not lists.known:
+    if row.user_key is None:
         return "unknown"
-    return "known" if lists.ranked or lists.personal else "light"
+    return "known" if user.ranked or user.personal else "light"
 
 
 def time_left_s(scope: Scope, deadline_ms: float) -> float:

@@ -84,10 +84,10 @@ class Database:
         async with self._transaction(_LOOK_S) as (connection, _):
             return await publication_loader.pointer(connection)
 
-    async def publication(self, former: Published | None) -> Published:
-        """The publication that the pointer names, see `publication_reader.read`; DatabaseAwayError."""
-        async with self._transaction(_LOAD_S) as (connection, _):
-            return await publication_loader.read(connection, former)
+    async def publication(self) -> Published:
+        """The publication that the pointer names, but for its lists; DatabaseAwayError."""
+        async with self._transaction(_LOOK_S) as (connection, _):
+            return await publication_loader.read(connection)
 
     async def api_keys(self) -> list[StoredKey]:
         """All keys, revoked ones too; DatabaseAwayError."""

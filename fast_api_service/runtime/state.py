@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 from fast_api_service.auth.keys import Keyring
 from fast_api_service.config import repository
@@ -16,6 +17,7 @@ from fast_api_service.runtime.catalogue_loader import Catalogue, Epoch
 from fast_api_service.runtime.database import Database
 from fast_api_service.runtime.follower import Follower
 from fast_api_service.runtime.in_service import InService
+from fast_api_service.runtime.list_loader import ListLoader
 from fast_api_service.runtime.model_loader import Factors, Models
 from fast_api_service.runtime.model_updates import Updates
 from fast_api_service.runtime.publication_loader import Published
@@ -23,6 +25,7 @@ from fast_api_service.settings import ApiSettings
 from recsys.events.log import EventLog
 from recsys.events.opening import open_log
 from recsys.serving.config import ServingConfig
+from recsys.serving.list_file import ListFile
 from recsys.serving.snapshot import NOT_PUBLISHED, Snapshot
 from recsys.settings import load
 
@@ -34,9 +37,11 @@ class State:
     """What is in service, and who keeps it fresh. `now` is always replaced as a whole; a request takes it once."""
 
     def __init__(
-        self, database: Database, writes: Writable, models: Models, metrics: Metrics, settings: ApiSettings
-    ) -> None:
+        self, database: Database, writes: Writable, models: Models, lists: ListLoader, metrics: Metrics,
+        settings: ApiSettings,
+    ) -> None:  # fmt: skip
         self.database = database
+        self.lists = lists
         self.models = models
         self.writes = writes
         self.lookups = Writable.for_lookups(writes.dsn)
@@ -144,14 +149,19 @@ class State:
         newest = self._coming or self._published
         pointer = await self.database.pointer()
         if newest is None or newest.pointer != pointer:
-            coming = await self.database.publication(self._published)
-            await self.database.reads.warm(coming.publication)
+            coming = await self.database.publication()
             self.models.want(coming.publication)
+            coming = replace(coming, lists=await self._lists_of(coming, newest))
             self._coming, self._wait_until = coming, time.monotonic() + self.settings.model_wait_s
         self._switch()
         if self._catalogue is not None and self._catalogue.epoch != pointer.epoch:
             self._catalogue_follower.wake()
         return "" if pointer.publication_id else NOTHING_PUBLISHED
+
+    async def _lists_of(self, coming: Published, newest: Published | None) -> dict[str, ListFile]:
+        if newest is None or newest.pointer.epoch != coming.pointer.epoch:
+            return await self.lists.load(coming.publication, None, {})  # the same numbers may be of other lists
+        return await self.lists.load(coming.publication, newest.publication, newest.lists)
 
     def _models_changed(self) -> None:
         """A model has come, or cannot be had."""
@@ -179,12 +189,14 @@ class State:
         is_something = published.publication is not NOT_PUBLISHED or len(catalogue.items) > 0
         self.snapshot = _snapshot(catalogue, published, factors) if is_something else None
         self.metrics.show(self.snapshot)
+        if published.publication is not former:
+            self.lists.forget(*(one.publication for one in (self._published, self._coming) if one is not None))
         if self.now is not None and published.publication is not former:
             self.metrics.switches.inc()
             log.info(
                 "serving publication %d of %s: %d items, %d default lists",
                 published.publication.publication_id, published.publication.dataset,
-                len(catalogue.items), len(published.default_lists),
+                len(catalogue.items), len(published.lists.get("default", ())),
             )  # fmt: skip
 
 
@@ -193,9 +205,9 @@ def _snapshot(catalogue: Catalogue, published: Published, factors: Factors | Non
         publication=published.publication,
         items=catalogue.items,
         categories=catalogue.categories,
-        default_lists=published.default_lists,
+        lists=published.lists,
         user_id_type=catalogue.epoch.user_type,
-        neighbours=published.neighbours,
+        neighbours={kind: of.neighbours for kind, of in published.lists.items() if of.neighbours is not None},
         meaning=published.meaning,
         factors=factors.of_items if factors else None,
         fold_in=factors.fold_in if factors else None,

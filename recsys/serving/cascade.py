@@ -18,7 +18,7 @@ from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, SurfaceConfig
 from recsys.serving.query import Query, UserState
 from recsys.serving.rules import ANYTHING, Restriction
-from recsys.serving.snapshot import Snapshot, StoredList
+from recsys.serving.snapshot import Snapshot
 from recsys.serving.sources import (
     AVAILABLE,
     CANDIDATE,
@@ -59,21 +59,14 @@ def recommend(snapshot: Snapshot, user: UserState, query: Query, config: Serving
     return _diverse(snapshot, found, surface.diversity, query.top_k) if surface.diversity else found
 
 
-def neighbours(
-    snapshot: Snapshot, item_key: int, i2i: StoredList | None, similar: StoredList | None, *, top_k: int
-) -> list[Pick]:
+def neighbours(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
     """At most `top_k` available neighbours of an item, never itself: what goes with it, then what is like it."""
 
     def sources() -> Iterator[Pick]:
-        yield from Listed(snapshot, I2I, i2i).picks()
-        yield from Listed(snapshot, SIMILAR, similar).picks()
+        for kind in (I2I, SIMILAR):
+            yield from Listed(snapshot, kind, snapshot.list_of(kind, item_key)).picks()
 
     return fill(sources(), rules.allowed(snapshot.items, {item_key}), top_k)
-
-
-def neighbours_in_memory(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
-    """The same of the best neighbours alone, which need not be read; scores are relative to the best one."""
-    return fill(of_context(snapshot, [item_key]), rules.allowed(snapshot.items, {item_key}), top_k)
 
 
 def fill(entries: Iterable[Pick], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:

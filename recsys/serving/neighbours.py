@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recsys.types import Lists
 
 N_NEIGHBOURS: Final = 20  # kept in memory for each item, the best of the longer lists in Postgres
 NO_ITEM: Final = -1
@@ -17,66 +18,70 @@ _KEY_BITS = 0xFFFFFFFF
 
 
 class NeighbourIndex:
-    """Lists of item keys and scores by item key, filled once and then only read."""
+    """The best neighbours by item key, in arrays that may be mapped from a file and are only read."""
 
-    def __init__(self) -> None:
-        self._owners = array("i")
-        self._keys = array("i")  # N_NEIGHBOURS of each owner, NO_ITEM where there are fewer
-        self._scores = array("f")
+    def __init__(self, rows: NDArray[np.int32], keys: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+        """`rows` (greatest owner + 2,): by item key the row in the other two, `n_owners` where it has none, and so at
+        the end. `keys` and `scores` (n_owners + 1, N_NEIGHBOURS): best first, NO_ITEM and 0 where there are fewer, and
+        so in the last row; scores are relative to the best of the list."""
+        self._row_by_key, self._keys, self._scores = rows, keys, scores
 
-    def add(self, owner_key: int, item_keys: Sequence[int], scores: Sequence[float]) -> None:
-        """Take the list of one item in, best first. Scores are kept relative to the best of the list.
-
-        A list with scores that are not positive says its order only: they become 1, 1/2, 1/3 …
-        """
-        n = min(len(item_keys), N_NEIGHBOURS)
-        if not n:
-            return
-        self._owners.append(owner_key)
-        self._keys.extend(item_keys[:n])
-        if scores[n - 1] > 0:
-            self._scores.extend([score / scores[0] for score in scores[:n]])
-        else:
-            self._scores.extend([1 / (1 + place) for place in range(n)])
-        self._keys.extend([NO_ITEM] * (N_NEIGHBOURS - n))
-        self._scores.extend([0.0] * (N_NEIGHBOURS - n))
+    @classmethod
+    def of_lists(cls, lists: Mapping[int, tuple[Sequence[int], Sequence[float]]]) -> Self:
+        """Of item keys and scores by owner, best first."""
+        owners = [owner for owner, (keys, _) in lists.items() if len(keys)]
+        rows = np.full(max(owners, default=-1) + 2, len(owners), dtype=np.int32)
+        rows[owners] = np.arange(len(owners))
+        best = [best_of(_one_list(*lists[owner])) for owner in owners] + [nobody()]
+        keys, scores = (np.concatenate(column) for column in zip(*best, strict=True))
+        return cls(rows, keys, scores)
 
     def __len__(self) -> int:
-        return len(self._owners)
-
-    @cached_property
-    def _table(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Keys and scores (n_owners + 1, N_NEIGHBOURS), the last row empty; nothing can be added after the first
-        look."""
-        self._keys.extend([NO_ITEM] * N_NEIGHBOURS)
-        self._scores.extend([0.0] * N_NEIGHBOURS)
-        shape = (len(self) + 1, N_NEIGHBOURS)
-        return np.frombuffer(self._keys, np.int32).reshape(shape), np.frombuffer(self._scores, np.float32).reshape(
-            shape
-        )
-
-    @cached_property
-    def _row_by_key(self) -> NDArray[np.int32]:
-        """By item key the row in the table; at the end, for keys beyond, the empty one."""
-        owners = np.frombuffer(self._owners, np.int32)
-        rows = np.full(int(owners.max(initial=-1)) + 2, len(owners), dtype=np.int32)
-        rows[owners] = np.arange(len(owners))
-        return rows
+        return len(self._keys) - 1
 
     @cached_property
     def _sums(self) -> NDArray[np.float32]:
         """By item key, and at the end for NO_ITEM: zeros, between two uses."""
-        greatest = max(int(self._table[0].max(initial=0)), len(self._row_by_key))
+        greatest = max(int(self._keys.max(initial=0)), len(self._row_by_key))
         return np.zeros(greatest + 2, dtype=np.float32)
 
     def of(self, seed_weights: Mapping[int, float]) -> Calls:
         """What the seeds call: each its neighbours, with seed weight · neighbour score. For one thread at a time."""
-        keys, scores = self._table
         seeds = np.array(list(seed_weights), dtype=np.int64)
         weights = np.array(list(seed_weights.values()), dtype=np.float32)
         at = self._row_by_key.take(seeds, mode="clip")
-        has_callers = bool(np.count_nonzero(at < len(self._owners)))
-        return Calls(keys.take(at, 0), scores.take(at, 0) * weights[:, None], seeds, has_callers, self._sums)
+        has_callers = bool(np.count_nonzero(at < len(self)))
+        return Calls(
+            self._keys.take(at, 0), self._scores.take(at, 0) * weights[:, None], seeds, has_callers, self._sums
+        )
+
+
+def best_of(lists: Lists) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Keys and scores (n, N_NEIGHBOURS) of the best of each list, as NeighbourIndex takes them.
+
+    A list with scores that are not positive says its order only: they become 1, 1/2, 1/3 …
+    """
+    n, k = len(lists.item_key), min(lists.item_key.shape[1], N_NEIGHBOURS)
+    keys = np.full((n, N_NEIGHBOURS), NO_ITEM, dtype=np.int32)
+    keys[:, :k] = lists.item_key[:, :k]
+    scores = np.zeros((n, N_NEIGHBOURS), dtype=np.float32)
+    given = lists.score[:, :k]
+    lengths = np.minimum(lists.lengths, k)
+    last = np.take_along_axis(given, np.maximum(lengths - 1, 0)[:, None], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores[:, :k] = np.where(last > 0, given / given[:, :1], 1 / np.arange(1, k + 1))
+    scores[keys == NO_ITEM] = 0
+    return keys, scores
+
+
+def nobody() -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The empty row that stands for owners without neighbours, at the end."""
+    return np.full((1, N_NEIGHBOURS), NO_ITEM, np.int32), np.zeros((1, N_NEIGHBOURS), np.float32)
+
+
+def _one_list(item_keys: Sequence[int], scores: Sequence[float]) -> Lists:
+    keys, score = np.array([item_keys], dtype=np.int32), np.array([scores], dtype=np.float32)
+    return Lists(np.zeros(1, np.int32), keys, score, np.zeros(keys.shape, np.int16))
 
 
 @dataclass(slots=True)

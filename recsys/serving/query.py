@@ -9,7 +9,7 @@ from typing import Final
 from recsys.serving.config import Surface
 from recsys.serving.recent import N_FOLLOWED, History, Recent
 from recsys.serving.rules import Restriction
-from recsys.serving.snapshot import StoredList
+from recsys.serving.snapshot import Snapshot, StoredList
 
 Score = Callable[[Sequence[int]], Sequence[float] | None]  # item keys → probabilities; None when it failed
 
@@ -38,6 +38,17 @@ class UserState:
     seq: Sequence[Recent] | None = None  # what is followed in their place; what was bought is still told by `recent`
     history: History | None = None  # what was done before the lists were made; it is not followed
     score: Score | None = None  # of items for this user, by the model; None where there is none
+
+    @classmethod
+    def stored(cls, snapshot: Snapshot, user_key: int | None, recent: Sequence[Recent]) -> UserState:
+        """What the lists in service hold for a user, None for somebody whom the catalogue does not know."""
+        if user_key is None:
+            return cls(recent=recent)
+        history, done = None, snapshot.list_of("history", user_key)
+        if done is not None:
+            history = History(done.item_keys, done.scores, done.sources, snapshot.publication.lists["history"].sources)
+        ranked, personal = snapshot.list_of("ranked", user_key), snapshot.list_of("personal", user_key)
+        return cls(ranked, personal, recent, history=history)
 
     @property
     def followed(self) -> Sequence[Recent]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.fold_in import FoldIn
@@ -17,13 +20,20 @@ from recsys.serving.recent import EventMeaning
 ALL_ITEMS = 0  # owner of the default list over all categories
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredList:
     """One list as stored, best first; the three sequences have equal length."""
 
     item_keys: Sequence[int]
-    scores: Sequence[float]
-    sources: Sequence[int]  # positions in the list version's `sources`
+    scores: Sequence[float] | NDArray[np.float32]
+    sources: Sequence[int] | NDArray[np.int16]  # positions in the list version's `sources`
+
+
+class ListsByOwner(Protocol):
+    """The lists of one kind: a `ListFile`, or a dictionary."""
+
+    def get(self, owner_key: int, /) -> StoredList | None:
+        """The list of an owner, None where they have none."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class ListVersion:
     n_rows: int | None
     n_items: int | None
     sources: tuple[str, ...]  # names of the generators that put items into the lists
+    file: str | None = None  # artifact that holds them as arrays, see `list_file`; None: they are in Postgres alone
 
 
 @dataclass(frozen=True)
@@ -71,15 +82,19 @@ class Snapshot:
     publication: Publication
     items: ItemDictionary
     categories: CategoryTree
-    default_lists: Mapping[int, StoredList]  # by category key, and ALL_ITEMS
+    lists: Mapping[str, ListsByOwner]  # by kind; owners are users, items, or for `default` categories and ALL_ITEMS
     user_id_type: JsonType
     neighbours: Mapping[str, NeighbourIndex] = field(default_factory=dict)  # by kind: i2i, similar
     meaning: EventMeaning = field(default_factory=EventMeaning)
     factors: ItemFactors | None = None  # of the ALS model behind the lists, for diversity
     fold_in: FoldIn | None = None  # of the same model, for users without a list
-    # for the documentation page: somebody who has a list, an item that has neighbours
 
     @property
     def is_published(self) -> bool:
         """False where there is a catalogue and nothing else yet."""
         return self.publication is not NOT_PUBLISHED
+
+    def list_of(self, kind: str, owner_key: int) -> StoredList | None:
+        """The list of a kind for an owner, None where there is none."""
+        lists = self.lists.get(kind)
+        return None if lists is None else lists.get(owner_key)

@@ -113,7 +113,7 @@ def popular(snapshot: Snapshot) -> Iterator[Pick]:
 
 
 def _default(snapshot: Snapshot, owner: int, source: str) -> Iterator[Pick]:
-    return Listed(snapshot, "default", snapshot.default_lists.get(owner), source).picks()
+    return Listed(snapshot, "default", snapshot.list_of("default", owner), source).picks()
 
 
 def by_popularity(snapshot: Snapshot, candidate_keys: Sequence[int]) -> Iterator[Pick]:

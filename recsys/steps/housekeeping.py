@@ -20,6 +20,7 @@ from rich.table import Table
 from recsys.artifacts import Manifest, split_ref
 from recsys.errors import ArtifactError, HousekeepingError, NotFoundError
 from recsys.events import commands
+from recsys.serving.list_file import LISTS
 from recsys.steps.context import Context, step
 from recsys.storage import expiry, pruning
 from recsys.storage.engine import url_of
@@ -28,7 +29,8 @@ from recsys.storage.tables import list_versions, model_updates, publications, tr
 logger = logging.getLogger(__name__)
 
 EXPORTS: Final = "deepfm_export"
-UPDATES: Final = "deepfm_update"
+# Kinds of artifacts that no run names, and which of their inputs says whose they are.
+_MADE_OF: Final = {"deepfm_update": "model", LISTS: "dataset"}
 SERVED_AS: Final = {"deepfm": "deepfm_serving"}  # what the service loads of a model is another kind, same version
 MODELS: Final = ("als", "deepfm", "ranker")
 HALF_DONE_DAYS: Final = 1.0  # nobody writes for so long
@@ -112,7 +114,9 @@ def needed(ctx: Context) -> set[str]:
         updates = connection.execute(sa.select(model_updates.c.artifact, model_updates.c.base).distinct()).all()
     found = {newest, *(row.dataset for row in rows), *(ref for row in rows for ref in row.models.values()), *runs}
     found |= {
-        ref for meta in lists for ref in (meta.get("model"), meta.get("ranker"), *meta.get("artifacts", {}).values())
+        ref
+        for meta in lists
+        for ref in (meta.get("file"), meta.get("model"), meta.get("ranker"), *meta.get("artifacts", {}).values())
     }
     found |= {ref for row in updates for ref in row}
     found |= {ctx.champion(model) for model in MODELS}
@@ -146,7 +150,7 @@ def _artifacts(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
     old = [
         (manifest.ref, n_bytes)
         for manifest, n_bytes in unused
-        if manifest.ref in own or (manifest.kind == UPDATES and manifest.inputs.get("model") in own)
+        if manifest.ref in own or manifest.inputs.get(_MADE_OF.get(manifest.kind, "")) in own
     ]
     if not dry_run:
         for ref, _ in old:

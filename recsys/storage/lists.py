@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from recsys.errors import NotFoundError, PublicationError, ShopReplacedError
 from recsys.storage import list_checks
@@ -122,6 +122,14 @@ def write(
             written = get(connection, list_version_id)
     log.info("wrote %d %s lists (%s) with %d items", written.n_rows, kind, version, written.n_items)
     return written
+
+
+def tell(engine: sa.Engine, version: ListVersion, more: Mapping[str, Any]) -> None:
+    """Add to what the version's `meta` says."""
+    with engine.begin() as connection:
+        meta = list_versions.c.meta.op("||")(sa.cast(dict(more), JSONB))
+        which = list_versions.c.list_version_id == version.list_version_id
+        connection.execute(sa.update(list_versions).where(which).values(meta=meta))
 
 
 def read(connection: sa.Connection, version: ListVersion, take: Callable[[Lists], None]) -> None:

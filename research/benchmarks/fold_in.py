@@ -104,11 +104,9 @@ def learned(events: pd.DataFrame, event_type: str, cut_at: int) -> Snapshot:
         factors, fold = fold_in.read(Path(folder))
     assert fold is not None
     fold.least_items = 1
-    index = NeighbourIndex()
     near = Covisitation().fit(history, catalogue).similar(keys, 50)
-    for key, found, scores in zip(near.owner_key.tolist(), near.item_key, near.score, strict=True):
-        there = found >= 0
-        index.add(key, found[there].tolist(), scores[there].tolist())
+    there = zip(near.owner_key.tolist(), near.item_key, near.score, near.item_key >= 0, strict=True)
+    index = NeighbourIndex.of_lists({key: (found[is_item], score[is_item]) for key, found, score, is_item in there})
     items = ItemDictionary("integer")
     for key in keys.tolist():
         items.add(key, str(key), None, True)

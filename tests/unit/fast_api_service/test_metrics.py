@@ -102,8 +102,8 @@ def test_the_models_are_those_of_the_publication_in_service() -> None:
 
 def test_the_pool_is_told_at_the_scrape() -> None:
     metrics = Metrics()
-    metrics.show_database(up=True, n_in_use=3, n_idle=1, is_open={"user_lists": True})
-    assert metrics.registry.get_sample_value("recsys_breaker_open", {"source": "user_lists"}) == 1
+    metrics.show_database(up=True, n_in_use=3, n_idle=1, is_open=True)
+    assert value(metrics, "recsys_breaker_open") == 1
     assert value(metrics, "recsys_pool_connections", state="in_use") == 3.0
     assert value(metrics, "recsys_pool_connections", state="idle") == 1.0
     assert value(metrics, "recsys_database_up") == 1.0

@@ -40,7 +40,7 @@ def snapshot_of(rows: Mapping[int, tuple[int | None, bool]], defaults: Mapping[i
         publication=Publication(7, 7, at, "published", "dataset/1", {}, {}, versions),
         items=items,
         categories=CategoryTree("integer", {key: str(key) for key in PARENTS}, PARENTS),
-        default_lists={owner: stored(keys) for owner, keys in defaults.items()},
+        lists={"default": {owner: stored(keys) for owner, keys in defaults.items()}},
         user_id_type="integer",
     )
 
@@ -64,10 +64,9 @@ POPULAR = [sources.POPULAR_IN_CATEGORY, sources.POPULAR, sources.AVAILABLE]
 
 
 def index_of(lists: Mapping[int, Sequence[int]]) -> NeighbourIndex:
-    index = NeighbourIndex()
-    for owner, keys in lists.items():
-        index.add(owner, keys, [1.0 / (i + 1) for i in range(len(keys))])
-    return index
+    return NeighbourIndex.of_lists(
+        {owner: (keys, [1.0 / (i + 1) for i in range(len(keys))]) for owner, keys in lists.items()}
+    )
 
 
 def history_of(events: Sequence[Recent]) -> History:
@@ -250,9 +249,10 @@ def test_the_narrowest_popular_list_comes_first() -> None:
 def test_neighbours_are_never_the_item_itself_and_are_not_filled_up() -> None:
     rows: dict[int, tuple[int | None, bool]] = {1: (4, True), 2: (4, True), 3: (2, False), 4: (3, True)}
     snapshot = snapshot_of(rows, {ALL_ITEMS: [4, 3, 2]})
-    picks = cascade.neighbours(snapshot, 1, stored([1, 3, 2]), stored([2, 4]), top_k=10)
+    assert cascade.tier(cascade.neighbours(snapshot, 1, top_k=10)) == cascade.NOTHING
+    snapshot = replace(snapshot, lists={"i2i": {1: stored([1, 3, 2])}, "similar": {1: stored([2, 4])}})
+    picks = cascade.neighbours(snapshot, 1, top_k=10)
     assert [(pick.item_key, pick.source) for pick in picks] == [(2, "i2i"), (4, "similar")]
-    assert cascade.tier(cascade.neighbours(snapshot, 1, None, None, top_k=10)) == cascade.NOTHING
 
 
 def test_the_owner_of_the_list_of_all_items_is_the_one_in_storage() -> None:

@@ -226,14 +226,9 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
 def test_neighbours_are_available_distinct_and_never_the_item_itself(
     shop: dict[int, Thing], i2i: list[int] | None, similar: list[int] | None, top_k: int
 ) -> None:
-    snapshot = snapshot_of_shop(shop, {})
-    of = None if i2i is None else stored(i2i)
-    picks = cascade.neighbours(snapshot, 1, of, None if similar is None else stored(similar), top_k=top_k)
+    lists = {kind: {1: stored(keys)} for kind, keys in (("i2i", i2i), ("similar", similar)) if keys is not None}
+    picks = cascade.neighbours(replace(snapshot_of_shop(shop, {}), lists=lists), 1, top_k=top_k)
     keys = [pick.item_key for pick in picks]
     possible = {key for key in {*(i2i or ()), *(similar or ())} if key != 1 and key in shop and shop[key].available}
     assert set(keys) <= possible
     assert len(keys) == len(set(keys)) == min(top_k, len(possible))
-    indexes = {kind: index_of({1: keys}) for kind, keys in (("i2i", i2i), ("similar", similar)) if keys is not None}
-    in_memory = cascade.neighbours_in_memory(replace(snapshot, neighbours=indexes), 1, top_k=top_k)
-    assert {pick.item_key for pick in in_memory} <= possible
-    assert len(in_memory) == len(keys)

@@ -9,15 +9,10 @@ from hypothesis import strategies as st
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex
 
 
-def index_of(lists: dict[int, tuple[list[int], list[float]]]) -> NeighbourIndex:
-    index = NeighbourIndex()
-    for owner, (keys, scores) in lists.items():
-        index.add(owner, keys, scores)
-    return index
-
-
 def test_what_two_seeds_call_comes_first() -> None:
-    index = index_of({1: ([5, 6, 2], [4.0, 2.0, 1.0]), 2: ([6, 7], [10.0, 10.0])})  # 1, 0.5, 0.25 and 1, 1
+    index = NeighbourIndex.of_lists(
+        {1: ([5, 6, 2], [4.0, 2.0, 1.0]), 2: ([6, 7], [10.0, 10.0])}
+    )  # 1, 0.5, 0.25 and 1, 1
     calls = index.of({1: 1.0, 2: 1.0})
     keys, scores = calls.best(10)
     assert keys == [6, 5, 7]
@@ -27,18 +22,18 @@ def test_what_two_seeds_call_comes_first() -> None:
 
 
 def test_a_seed_is_not_called_although_it_has_no_neighbours_of_its_own() -> None:
-    index = index_of({1: ([2, 3, 4], [1.0, 1.0, 1.0])})
+    index = NeighbourIndex.of_lists({1: ([2, 3, 4], [1.0, 1.0, 1.0])})
     assert index.of({1: 1.0, 4: 1.0, 999: 1.0}).best(10)[0] == [2, 3]
 
 
 def test_nobody_calls_nothing() -> None:
-    index = index_of({1: ([5], [1.0])})
+    index = NeighbourIndex.of_lists({1: ([5], [1.0])})
     assert index.of({9: 1.0}).best(3) == ([], [])
     assert index.of({}).best(3) == ([], [])
 
 
 def test_the_best_are_kept_and_bad_scores_are_an_order() -> None:
-    index = index_of({1: (list(range(10, 100)), [1.0] * 90), 2: ([3, 4], [-1.0, -2.0]), 3: ([], [])})
+    index = NeighbourIndex.of_lists({1: (list(range(10, 100)), [1.0] * 90), 2: ([3, 4], [-1.0, -2.0]), 3: ([], [])})
     assert len(index) == 2
     assert len(index.of({1: 1.0}).best(1000)[0]) == N_NEIGHBOURS
     assert index.of({2: 2.0}).best(5) == ([3, 4], [2.0, 1.0])
@@ -49,7 +44,7 @@ keys = st.lists(st.integers(0, 40), unique=True, max_size=30)
 
 @given(st.dictionaries(st.integers(0, 40), keys, max_size=8), st.dictionaries(st.integers(0, 40), st.integers(1, 9)))
 def test_sums_are_those_that_a_hand_would_add(lists: dict[int, list[int]], seeds: dict[int, int]) -> None:
-    index = index_of(
+    index = NeighbourIndex.of_lists(
         {owner: (of, [float(2 ** (5 - place)) for place in range(len(of))]) for owner, of in lists.items()}
     )
     expected: dict[int, float] = {}

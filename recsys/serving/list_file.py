@@ -1,0 +1,153 @@
+"""All lists of one version as arrays in a folder: written once, then mapped, read only, by every process that serves.
+
+`rows.npy` (greatest owner + 2,) int32: the row of each owner, `n_lists` where there is none, and so at its end;
+`starts.npy` (n_lists + 1,) int64: where each row begins in `item_keys.npy` int32, `scores.npy` float32 and
+`sources.npy` int16; of neighbours also `best_keys.npy` and `best_scores.npy`, see `NeighbourIndex`.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from recsys.errors import ArtifactError
+from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex, best_of, nobody
+from recsys.serving.snapshot import StoredList
+from recsys.types import Lists
+
+LISTS: Final = "lists"  # kind of the artifacts that hold such a folder
+NEIGHBOUR_KINDS: Final = ("i2i", "similar")  # whose best entries the blend calls
+
+
+class ListFile:
+    """Lists by owner key, as they stand in a folder; its pages are shared by all processes that map them."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ArtifactError where the folder does not hold what a writer leaves."""
+        try:
+            self._rows, self._starts = _mapped(folder, "rows"), _mapped(folder, "starts")
+            self._keys, self._scores, self._sources = (
+                _mapped(folder, name) for name in ("item_keys", "scores", "sources")
+            )
+            self._is_whole(folder)
+            self.neighbours = self._neighbours(folder)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"no lists can be read from {folder}: {error}") from error
+
+    def _is_whole(self, folder: Path) -> None:
+        ends = {int(self._starts[-1]), len(self._keys), len(self._scores), len(self._sources)}
+        if len(ends) > 1 or int(self._rows[-1]) != len(self):
+            raise ArtifactError(f"no lists can be read from {folder}: its arrays are not of one writing")
+
+    def _neighbours(self, folder: Path) -> NeighbourIndex | None:
+        if not (folder / "best_keys.npy").exists():
+            return None
+        return NeighbourIndex(self._rows, _mapped(folder, "best_keys"), _mapped(folder, "best_scores"))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def get(self, owner_key: int) -> StoredList | None:
+        """The list of an owner; None where they have none."""
+        row = self._rows.item(owner_key) if 0 <= owner_key < len(self._rows) else len(self)
+        if row == len(self):
+            return None
+        of = slice(self._starts.item(row), self._starts.item(row + 1))
+        return StoredList(self._keys[of].tolist(), self._scores[of], self._sources[of])
+
+
+class ListFileWriter:
+    """`with ListFileWriter(folder, kind) as writer`: takes lists block by block; the folder is whole at the end.
+
+    Lists may come in any order, each owner once; padding must be at the end of each row.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._folder = folder
+        self._owners: list[NDArray[np.int32]] = []
+        self._lengths: list[NDArray[np.int64]] = []
+        self._at_the_end = ExitStack()
+        self._columns = [
+            self._at_the_end.enter_context(_Column(folder / f"{name}.npy", dtype))
+            for name, dtype in (("item_keys", "<i4"), ("scores", "<f4"), ("sources", "<i2"))
+        ]
+        self._best: list[_Column] = []
+        if kind in NEIGHBOUR_KINDS:
+            self._best = [
+                self._at_the_end.enter_context(_Column(folder / f"best_{name}.npy", dtype, (N_NEIGHBOURS,)))
+                for name, dtype in (("keys", "<i4"), ("scores", "<f4"))
+            ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def take(self, lists: Lists) -> None:
+        """Write some lists."""
+        lengths = lists.lengths
+        is_there = np.arange(lists.item_key.shape[1]) < lengths[:, None]
+        for column, name in zip(self._columns, ("item_key", "score", "source"), strict=True):
+            column.append(getattr(lists, name)[is_there])
+        if self._best:
+            self._append_best(best_of(lists))
+        self._owners.append(lists.owner_key)
+        self._lengths.append(lengths)
+
+    def _append_best(self, best: tuple[NDArray[np.int32], NDArray[np.float32]]) -> None:
+        for column, values in zip(self._best, best, strict=True):
+            column.append(values)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._at_the_end:
+            if error is not None:
+                return
+            if self._best:
+                self._append_best(nobody())
+            owners = np.concatenate([np.zeros(0, np.int32), *self._owners])
+            rows = np.full(int(owners.max(initial=-1)) + 2, len(owners), dtype=np.int32)
+            rows[owners] = np.arange(len(owners))
+            np.save(self._folder / "rows.npy", rows, allow_pickle=False)
+            starts = np.concatenate([np.zeros(1, np.int64), *self._lengths]).cumsum()
+            np.save(self._folder / "starts.npy", starts, allow_pickle=False)
+
+
+class _Column:
+    """A .npy file that grows; its header says how long it is once it is closed."""
+
+    def __init__(self, path: Path, dtype: str, of_each: tuple[int, ...] = ()) -> None:
+        self._file = path.open("wb")
+        self._dtype, self._of_each = np.dtype(dtype), of_each
+        self._n = 0
+        self._write_header()
+        self._begin = self._file.tell()
+
+    def _write_header(self) -> None:
+        shape = (self._n, *self._of_each)
+        head: dict[str, Any] = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(self._file, head)  # leaves room for the first number to grow
+
+    def append(self, values: NDArray[Any]) -> None:
+        self._n += len(values)
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).tobytes())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+            if self._file.tell() != self._begin:
+                raise ArtifactError(f"{self._file.name} is too long for its header")
+
+
+def _mapped(folder: Path, name: str) -> NDArray[Any]:
+    """As a plain array: numpy's memmap is slow to look a value up in."""
+    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
