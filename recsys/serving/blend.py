@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Final
+
+import numpy as np
 
 from recsys.serving import recent
 from recsys.serving.config import ServingConfig, Surface, SurfaceConfig
@@ -11,15 +13,26 @@ from recsys.serving.fold_in import LEAST_ITEMS
 from recsys.serving.query import Query, Score, UserState
 from recsys.serving.recent import N_FOLLOWED
 from recsys.serving.snapshot import Snapshot
-from recsys.serving.sources import CANDIDATE, I2I, PERSONAL, RANKED, Called, FoldedIn, Listed, Pick
+from recsys.serving.sources import (
+    CANDIDATE,
+    I2I,
+    PERSONAL,
+    RANKED,
+    Called,
+    Column,
+    FoldedIn,
+    Listed,
+    Pick,
+    Picked,
+    RankedColumn,
+)
 
 N_RESCORED: Final = 200  # of what `fuse` puts first; the others keep their order
 FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
-_PLACES: Final = range(1000)  # lists have 1,000 items at most
-_POINTS: Final = [1 / (FUSION + place) for place in _PLACES]
+_POINTS: Final = 1 / (FUSION + np.arange(1000))  # of a place; lists have 1,000 items at most
 
 
-def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Pick]:
+def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Column]:
     """The user's list and the neighbours of the latest events, by the surface's policy."""
     kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
     listed: Listed | FoldedIn = Listed(snapshot, kind, stored)
@@ -27,20 +40,16 @@ def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface:
     if stored is None and fold_in is not None and _may_fold_in(config, surface):
         listed = FoldedIn(snapshot, fold_in, user, config)
     called = _called_by_events(snapshot, user, config)
-    if called is None:
-        yield from listed.picks()
+    if called is None or (surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0):
+        yield listed
     elif surface.blend in ("fuse", "rescore"):
-        yield from _fused(listed, called, surface.recent_weight / listed.weight)
+        yield _fused(listed, called, surface.recent_weight / listed.weight)
     elif surface.blend == "interleave":
-        yield from _by_turns(listed.picks(), called.picks())
-    elif surface.blend == "recent_first":
-        yield from called.picks()
-        yield from listed.picks()
+        yield _by_turns(listed, called)
     else:
-        yield from listed.picks()
-        yield from called.picks()
+        yield from (called, listed) if surface.blend == "recent_first" else (listed, called)
     if kind == RANKED:
-        yield from Listed(snapshot, PERSONAL, user.personal).picks()
+        yield Listed(snapshot, PERSONAL, user.personal)
 
 
 def uses_factors(user: UserState, config: ServingConfig, surface: Surface) -> bool:
@@ -83,42 +92,58 @@ def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingC
     return recent.n_counted(user.followed, snapshot.meaning.under(config), n)
 
 
-def _fused(listed: Listed | FoldedIn, called: Called, recent_weight: float) -> Iterator[Pick]:
-    """Both by the sum of their points, lazily: only what is in both lists stands out of its own list's order."""
-    if recent_weight <= 0:
-        yield from listed.picks()
-        return
+class _Blended:
+    """Two columns as one. `order`: places in the first, and those in the second behind its end; `in_both`: items of the
+    first that the second gives as well, so that both led to them."""
+
+    def __init__(
+        self, listed: RankedColumn, called: Called, order: Sequence[int], in_both: Set[int] = frozenset()
+    ) -> None:
+        self._listed, self._called, self._order, self._in_both = listed, called, order, in_both
+        self._n_listed = len(listed.keys)
+        both = [*listed.keys, *called.keys]
+        self.keys = [both[at] for at in order]
+
+    def pick(self, place: int, item_key: int) -> Pick:
+        at = self._order[place]
+        if at >= self._n_listed:
+            return self._called.pick(at - self._n_listed, item_key)
+        return self._listed.pick(at, item_key, self._called.because if item_key in self._in_both else None)
+
+
+def _fused(listed: RankedColumn, called: Called, recent_weight: float) -> Column:
+    """Both by the sum of their points, of equals the list's first: what is in both stands where the list has it."""
+    n = len(listed.keys)
+    points = np.concatenate((_POINTS[:n], recent_weight * _POINTS[: len(called.keys)]))
     in_both = set(listed.keys).intersection(called.keys)
-    twice: list[tuple[float, int]] = []
     if in_both:
-        place_in_calls = dict(zip(called.keys, _PLACES, strict=False))
-        twice = sorted(
-            (-_POINTS[place] - recent_weight * _POINTS[place_in_calls[key]], place)
-            for place, key in enumerate(listed.keys)
-            if key in in_both
-        )
-    once = ((-_POINTS[place], place) for place, key in enumerate(listed.keys) if key not in in_both)
-    anew = ((-recent_weight * _POINTS[place], place) for place, key in enumerate(called.keys) if key not in in_both)
-    end = (1.0, 0)  # after all points, which are negative here
-    at = iter(twice)
-    first, second, third = next(at, end), next(once, end), next(anew, end)
-    while True:
-        if first <= second and first[0] <= third[0]:
-            if first is end:
-                return
-            yield listed.pick(first[1], called.calls.because)
-            first = next(at, end)
-        elif second[0] <= third[0]:
-            yield listed.pick(second[1])
-            second = next(once, end)
-        else:
-            yield called.pick(third[1])
-            third = next(anew, end)
+        place_in_list = {key: place for place, key in enumerate(listed.keys) if key in in_both}
+        for place, key in enumerate(called.keys, n):
+            if key in in_both:
+                points[place_in_list[key]] += points[place]
+                points[place] = 0  # behind all others
+    order = (-points).argsort(kind="stable").tolist()
+    return _Blended(listed, called, order[: len(order) - len(in_both)], in_both)
 
 
-def rescored(picks: Iterator[Pick], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Pick]:
-    """The first of `picks` by the model, which is asked once; or all candidates, whether they are among them or not."""
+def _by_turns(listed: RankedColumn, called: Called) -> Column:
+    """One of each by turns, until both are at their end; what came before is no turn."""
+    order: dict[int, int] = {}  # by item, its place
+    waiting = [enumerate(listed.keys), enumerate(called.keys, len(listed.keys))]
+    while waiting:
+        for one in list(waiting):
+            at, key = next(((at, key) for at, key in one if key not in order), (-1, -1))
+            if at < 0:
+                waiting.remove(one)
+            else:
+                order[key] = at
+    return _Blended(listed, called, list(order.values()))
+
+
+def rescored(columns: Iterable[Column], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Column]:
+    """The first items by the model, which is asked once; or all candidates, whether they are in a column or not."""
     candidates = None if candidate_keys is None else frozenset(candidate_keys)
+    picks = (column.pick(place, key) for column in columns for place, key in enumerate(column.keys))
     pool: dict[int, Pick] = {}
     for pick in picks:
         if candidates is None or pick.item_key in candidates:
@@ -128,23 +153,9 @@ def rescored(picks: Iterator[Pick], score: Score, candidate_keys: Sequence[int] 
     keys = [*pool, *(key for key in dict.fromkeys(candidate_keys or ()) if key not in pool)]
     found = score(keys) if keys else None
     if found is None:
-        yield from pool.values()
-        yield from picks
+        yield Picked(list(pool.values()))
+        yield Picked(list(picks))
         return
-    for key, probability in sorted(zip(keys, found, strict=True), key=lambda one: -one[1]):
-        yield pool.get(key, Pick(key, None, CANDIDATE, None))._replace(score=probability)
-    yield from (pick._replace(score=None) for pick in picks)
-
-
-def _by_turns(*lists: Iterable[Pick]) -> Iterator[Pick]:
-    """One of each by turns, until all are at their end; what came before is no turn."""
-    taken: set[int] = set()
-    waiting = [iter(one) for one in lists]
-    while waiting:
-        for one in list(waiting):
-            pick = next((pick for pick in one if pick.item_key not in taken), None)
-            if pick is None:
-                waiting.remove(one)
-            else:
-                taken.add(pick.item_key)
-                yield pick
+    best_first = sorted(zip(keys, found, strict=True), key=lambda one: -one[1])
+    yield Picked([pool.get(key, Pick(key, None, CANDIDATE, None))._replace(score=at) for key, at in best_first])
+    yield Picked([pick._replace(score=None) for pick in picks])

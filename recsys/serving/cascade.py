@@ -24,9 +24,10 @@ from recsys.serving.sources import (
     CANDIDATE,
     I2I,
     SIMILAR,
+    Column,
     Listed,
     Pick,
-    by_popularity,
+    Unscored,
     of_context,
     popular,
     popular_in_category,
@@ -54,34 +55,29 @@ def recommend(snapshot: Snapshot, user: UserState, query: Query, config: Serving
     if query.candidate_keys is not None:
         allowed = rules.among(query.candidate_keys, allowed)
         n = min(n, rules.n_possible(query.candidate_keys, allowed, items, quota))
-    picks = _sources(snapshot, user, query, config, _newest(items, unwanted, restriction, quota))
-    found = fill(picks, rules.within_quota(allowed, items, quota), n)
+    columns = _columns(snapshot, user, query, config, _newest(items, unwanted, restriction, quota))
+    found = fill(columns, rules.within_quota(allowed, items, quota), n)
     return _diverse(snapshot, found, surface.diversity, query.top_k) if surface.diversity else found
 
 
 def neighbours(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
     """At most `top_k` available neighbours of an item, never itself: what goes with it, then what is like it."""
 
-    def sources() -> Iterator[Pick]:
-        for kind in (I2I, SIMILAR):
-            yield from Listed(snapshot, kind, snapshot.list_of(kind, item_key)).picks()
-
-    return fill(sources(), rules.allowed(snapshot.items, {item_key}), top_k)
+    columns = (Listed(snapshot, kind, snapshot.list_of(kind, item_key)) for kind in (I2I, SIMILAR))
+    return fill(columns, rules.allowed(snapshot.items, {item_key}), top_k)
 
 
-def fill(entries: Iterable[Pick], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:
+def fill(columns: Iterable[Column], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:
     """The first `top_k` distinct allowed ones; fewer only when there are no more."""
     picks: list[Pick] = []
     taken: set[int] = set()
-    if top_k < 1:
-        return picks
-    for pick in entries:
-        key = pick.item_key
-        if key not in taken and allowed(key):
-            taken.add(key)
-            picks.append(pick)
-            if len(picks) == top_k:
-                break
+    for column in columns if top_k > 0 else ():
+        for place, key in enumerate(column.keys):
+            if key not in taken and allowed(key):
+                taken.add(key)
+                picks.append(column.pick(place, key))
+                if len(picks) == top_k:
+                    return picks
     return picks
 
 
@@ -118,26 +114,27 @@ def _diverse(snapshot: Snapshot, picks: list[Pick], weight: float, top_k: int) -
     return chosen + picks[n:][: top_k - len(chosen)]
 
 
-def _sources(
+def _columns(
     snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig, newest: Callable[[], Iterable[int]]
-) -> Iterator[Pick]:
+) -> Iterator[Column]:
     """All sources of the surface, one after the other; each is computed only when the former did not suffice."""
     surface = config.surface(query.surface)
     for name in surface.sources:
         if name == "context":
             yield from of_context(snapshot, query.context_keys)
         elif name == "lists":
-            picks = blended(snapshot, user, config, surface)
+            columns = blended(snapshot, user, config, surface)
             if surface.blend == "rescore" and user.score is not None:
-                picks = rescored(picks, user.score, query.candidate_keys)
-            yield from picks
+                columns = rescored(columns, user.score, query.candidate_keys)
+            yield from columns
         elif query.candidate_keys is not None:
             continue
         elif name == "popular_in_category":
             yield from popular_in_category(snapshot, query.category_key)
         elif name == "popular":
-            yield from popular(snapshot)
+            yield popular(snapshot)
         else:
-            yield from (Pick(key, None, AVAILABLE, None) for key in newest())
-    if query.candidate_keys is not None:
-        yield from by_popularity(snapshot, query.candidate_keys)
+            yield Unscored(AVAILABLE, newest())
+    if query.candidate_keys is not None:  # in the order of the default list, then the others as the client gave them
+        yield popular(snapshot)
+        yield Unscored(CANDIDATE, query.candidate_keys)

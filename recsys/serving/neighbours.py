@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self
 
@@ -14,7 +13,7 @@ from recsys.types import Lists
 
 N_NEIGHBOURS: Final = 20  # kept in memory for each item, the best of the longer lists in Postgres
 NO_ITEM: Final = -1
-_KEY_BITS = 0xFFFFFFFF
+_KEY_BITS, _KEY_MASK = 32, 0xFFFFFFFF
 
 
 class NeighbourIndex:
@@ -46,14 +45,61 @@ class NeighbourIndex:
         return np.zeros(greatest + 2, dtype=np.float32)
 
     def of(self, seed_weights: Mapping[int, float]) -> Calls:
-        """What the seeds call: each its neighbours, with seed weight · neighbour score. For one thread at a time."""
-        seeds = np.array(list(seed_weights), dtype=np.int64)
-        weights = np.array(list(seed_weights.values()), dtype=np.float32)
+        """What the seeds call: each its neighbours, with seed weight · neighbour score."""
+        return Calls(self, seed_weights)
+
+    def best(self, seed_weights: Mapping[int, float], n: int) -> tuple[list[int], NDArray[np.float32]]:
+        """See Calls.best. For one thread at a time."""
+        n_seeds = len(seed_weights)
+        seeds = np.fromiter(seed_weights, np.int64, n_seeds)
         at = self._row_by_key.take(seeds, mode="clip")
-        has_callers = bool(np.count_nonzero(at < len(self)))
-        return Calls(
-            self._keys.take(at, 0), self._scores.take(at, 0) * weights[:, None], seeds, has_callers, self._sums
-        )
+        keys = self._keys.take(at, 0).ravel().astype(np.int64)
+        parts = self._scores.take(at, 0)
+        parts *= np.fromiter(seed_weights.values(), np.float32, n_seeds)[:, None]
+        sums = self._sums
+        np.add.at(sums, keys, parts.ravel())
+        sums.put(seeds, 0, mode="clip")  # beyond the last item is the place of NO_ITEM
+        sums[NO_ITEM] = 0
+        called = sums.take(keys)
+        sums[keys] = 0
+        # One sort orders by both: the bits of a float that is not negative, as an integer, are in the order of its
+        # value. An item that many seeds call stands there as often, side by side. Where nothing is called, it is ≥ -1.
+        both = keys - (called.view(np.int32).astype(np.int64) << _KEY_BITS)
+        both.sort()
+        found = both[: both.searchsorted(NO_ITEM)]
+        is_first = np.ones(len(found), dtype=bool)
+        np.not_equal(found[1:], found[:-1], out=is_first[1:])
+        best = found[is_first][:n]
+        of_best = best & _KEY_MASK
+        return of_best.tolist(), ((of_best - best) >> _KEY_BITS).astype(np.int32).view(np.float32)
+
+    def loudest(self, seed_weights: Mapping[int, float], item_key: int) -> int:
+        """See Calls.because."""
+        seeds = np.fromiter(seed_weights, np.int64, len(seed_weights))
+        at = self._row_by_key.take(seeds, mode="clip")
+        parts = self._scores.take(at, 0) * np.fromiter(seed_weights.values(), np.float32, len(seeds))[:, None]
+        is_called = self._keys.take(at, 0) == item_key
+        return int(seeds[np.where(is_called, parts, -1.0).max(axis=1).argmax()])
+
+
+class Calls:
+    """Items that seeds call, and how loudly."""
+
+    __slots__ = ("_index", "_seed_weights")
+
+    def __init__(self, index: NeighbourIndex, seed_weights: Mapping[int, float]) -> None:
+        self._index, self._seed_weights = index, seed_weights
+
+    def best(self, n: int) -> tuple[list[int], NDArray[np.float32]]:
+        """The `n` items with the greatest sum of calls, best first (of equals the lesser key), and the sums.
+
+        The seeds themselves are not among them, whether they have neighbours or not.
+        """
+        return self._index.best(self._seed_weights, n)
+
+    def because(self, item_key: int) -> int:
+        """The seed that calls an item most loudly; the item must be called."""
+        return self._index.loudest(self._seed_weights, item_key)
 
 
 def best_of(lists: Lists) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -82,44 +128,3 @@ def nobody() -> tuple[NDArray[np.int32], NDArray[np.float32]]:
 def _one_list(item_keys: Sequence[int], scores: Sequence[float]) -> Lists:
     keys, score = np.array([item_keys], dtype=np.int32), np.array([scores], dtype=np.float32)
     return Lists(np.zeros(1, np.int32), keys, score, np.zeros(keys.shape, np.int16))
-
-
-@dataclass(slots=True)
-class Calls:
-    """Items that seeds call, and how loudly: (n_seeds, N_NEIGHBOURS), NO_ITEM where there is none."""
-
-    keys: NDArray[np.int32]
-    parts: NDArray[np.float32]  # ≥ 0
-    seeds: NDArray[np.int64]  # (n_seeds,)
-    has_callers: bool  # whether one of them has neighbours
-    _sums: NDArray[np.float32]  # room of the index to add up in
-
-    def best(self, n: int) -> tuple[list[int], list[float]]:
-        """The `n` items with the greatest sum of calls, best first (of equals the lesser key), and the sums.
-
-        The seeds themselves are not among them, whether they have neighbours or not.
-        """
-        if not self.has_callers:
-            return [], []
-        sums, keys = self._sums, self.keys.ravel().astype(np.int64)
-        np.add.at(sums, keys, self.parts.ravel())
-        sums.put(self.seeds, 0, mode="clip")  # beyond the last item is the place of NO_ITEM
-        sums[NO_ITEM] = 0
-        called = sums[keys]
-        sums[keys] = 0
-        # One sort orders by both: the bits of a float that is not negative, as an integer, are in the order of its
-        # value. An item that many seeds call stands there as often, side by side.
-        both = keys - (called.view(np.int32).astype(np.int64) << 32)
-        both.sort()
-        is_first = np.empty(len(both), dtype=bool)
-        is_first[0] = True
-        np.not_equal(both[1:], both[:-1], out=is_first[1:])
-        best = both[is_first][:n]
-        best = best[best < NO_ITEM]  # those with a sum above 0
-        of_best = best & _KEY_BITS
-        return of_best.tolist(), ((of_best - best) >> 32).astype(np.int32).view(np.float32).tolist()
-
-    def because(self, item_key: int) -> int:
-        """The seed that calls an item most loudly; the item must be called."""
-        parts = np.where(self.keys == item_key, self.parts, -1.0)
-        return int(self.seeds[parts.max(axis=1).argmax()])

@@ -1,10 +1,10 @@
 """Where the items of an answer come from: stored lists, a list that is made of the latest events, neighbours that seeds
-call, and the default lists."""
+call, and the default lists. Each is a column of item keys, best first; only what is shown becomes a pick."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from recsys.serving import recent
 from recsys.serving.config import ServingConfig
@@ -22,6 +22,8 @@ CANDIDATE = "candidate"  # one of `candidate_keys` that no source speaks for
 
 N_CALLED: Final = 100  # items that seeds call, the best of them
 
+Because = Callable[[int], int]  # gives the item, of the user's own or in context, that called an item
+
 
 class Pick(NamedTuple):
     """One item of an answer; its rank is its position + 1. Scores compare within one source only."""
@@ -30,93 +32,119 @@ class Pick(NamedTuple):
     score: float | None
     source: str
     generator: str | None
-    because: Callable[[int], int] | None = None  # gives the item, of the user's own or in context, that called this one
+    because: Because | None = None
 
     @property
     def because_key(self) -> int | None:
-        """That item, None where the pick comes from a list alone."""
+        """The item that called this one, None where the pick comes from a list alone."""
         return self.because(self.item_key) if self.because else None
 
 
-def of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Pick]:
-    """Neighbours of the product or the cart: what goes with it, then what is like it."""
-    seeds = dict.fromkeys(context_keys, 1.0)
-    for kind in (I2I, SIMILAR):
-        index = snapshot.neighbours.get(kind)
-        if index is not None and seeds:
-            yield from Called(snapshot, kind, index.of(seeds)).picks()
+class Column(Protocol):
+    """Items of one source, best first; `keys` may go on without being computed, so it is gone through once."""
+
+    @property
+    def keys(self) -> Iterable[int]: ...
+
+    def pick(self, place: int, item_key: int) -> Pick:
+        """The item at a place of `keys`, with what the source says of it."""
+
+
+class RankedColumn(Column, Protocol):
+    """A column whose items can be blended with those of another one."""
+
+    @property
+    def keys(self) -> Sequence[int]: ...
+
+    def pick(self, place: int, item_key: int, because: Because | None = None) -> Pick:
+        """`because`: what called the item as well."""
 
 
 class Listed:
-    """A stored list, and how its items become picks; empty where there is none."""
+    """A stored list; empty where there is none."""
 
     weight: Final = 1.0  # in `fuse`
 
     def __init__(self, snapshot: Snapshot, kind: str, stored: StoredList | None, source: str = "") -> None:
         version = snapshot.publication.lists.get(kind)
-        self.source, self.stored, self.names = source or kind, stored, version.sources if version else ()
-        self.keys = stored.item_keys if stored is not None and version is not None else ()
+        self._source, self._stored, self._names = source or kind, stored, version.sources if version else ()
+        self.keys: Sequence[int] = stored.item_keys if stored is not None and version is not None else ()
 
-    def pick(self, place: int, because: Callable[[int], int] | None = None) -> Pick:
-        assert self.stored is not None  # noqa: S101 - or there would be no place
-        source = self.stored.sources[place]
-        name = self.names[source] if 0 <= source < len(self.names) else None
-        return Pick(self.keys[place], self.stored.scores[place], self.source, name, because)
-
-    def picks(self) -> Iterator[Pick]:
-        return map(self.pick, range(len(self.keys)))
+    def pick(self, place: int, item_key: int, because: Because | None = None) -> Pick:
+        assert self._stored is not None  # noqa: S101 - or there would be no place
+        source = self._stored.sources[place]
+        name = self._names[source] if 0 <= source < len(self._names) else None
+        return Pick(item_key, self._stored.scores[place], self._source, name, because)
 
 
 class FoldedIn:
-    """The list of a user whom the model does not know, and how its items become picks; empty with too few events."""
+    """The list of a user whom the model does not know; empty with too few events."""
 
     weight: Final = 0.5  # as the neighbours it knows the latest events alone: research/benchmarks/fold_in.py
 
     def __init__(self, snapshot: Snapshot, fold_in: FoldIn, user: UserState, config: ServingConfig) -> None:
         meaning = snapshot.meaning.under(config)
         weights = recent.seeds(user.followed, meaning, 24 * fold_in.half_life_days, N_FOLLOWED)
-        self.keys, self.scores = fold_in.recommend(weights, snapshot.items.available_by_key)
+        self.keys, self._scores = fold_in.recommend(weights, snapshot.items.available_by_key)
 
-    def pick(self, place: int, because: Callable[[int], int] | None = None) -> Pick:
-        return Pick(self.keys[place], self.scores[place], FOLD_IN, "als", because)
-
-    def picks(self) -> Iterator[Pick]:
-        return map(self.pick, range(len(self.keys)))
+    def pick(self, place: int, item_key: int, because: Because | None = None) -> Pick:
+        return Pick(item_key, self._scores[place], FOLD_IN, "als", because)
 
 
 class Called:
-    """Items that seeds call, and how they become picks."""
+    """Items that seeds call."""
 
     def __init__(self, snapshot: Snapshot, kind: str, calls: Calls) -> None:
-        self.kind, self.calls = kind, calls
-        self.keys, self.scores = calls.best(N_CALLED)
+        self._kind, self.because = kind, calls.because
+        self.keys, self._scores = calls.best(N_CALLED)
         version = snapshot.publication.lists.get(kind)
-        self.generator = version.sources[0] if version and len(version.sources) == 1 else None
+        self._generator = version.sources[0] if version and len(version.sources) == 1 else None
 
-    def pick(self, place: int) -> Pick:
-        key = self.keys[place]
-        return Pick(key, self.scores[place], self.kind, self.generator, self.calls.because)
-
-    def picks(self) -> Iterator[Pick]:
-        return map(self.pick, range(len(self.keys)))
+    def pick(self, place: int, item_key: int, because: Because | None = None) -> Pick:
+        return Pick(item_key, self._scores[place], self._kind, self._generator, self.because)
 
 
-def popular_in_category(snapshot: Snapshot, category_key: int | None) -> Iterator[Pick]:
+class Unscored:
+    """Items that nobody recommends, by which an answer is filled up."""
+
+    def __init__(self, source: str, keys: Iterable[int]) -> None:
+        self._source, self.keys = source, keys
+
+    def pick(self, place: int, item_key: int) -> Pick:
+        return Pick(item_key, None, self._source, None)
+
+
+class Picked:
+    """Items of which all is known already."""
+
+    def __init__(self, picks: Sequence[Pick]) -> None:
+        self._picks = picks
+        self.keys = [pick.item_key for pick in picks]
+
+    def pick(self, place: int, item_key: int) -> Pick:
+        return self._picks[place]
+
+
+def of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Column]:
+    """Neighbours of the product or the cart: what goes with it, then what is like it."""
+    if not context_keys:
+        return
+    for kind in (I2I, SIMILAR):
+        index = snapshot.neighbours.get(kind)
+        if index is not None:
+            yield Called(snapshot, kind, index.of(dict.fromkeys(context_keys, 1.0)))
+
+
+def popular_in_category(snapshot: Snapshot, category_key: int | None) -> Iterator[Column]:
     """Default lists of the category, then of those above it."""
     for owner in snapshot.categories.lineage(category_key) if category_key is not None else ():
-        yield from _default(snapshot, owner, POPULAR_IN_CATEGORY)
+        yield _default(snapshot, owner, POPULAR_IN_CATEGORY)
 
 
-def popular(snapshot: Snapshot) -> Iterator[Pick]:
+def popular(snapshot: Snapshot) -> Column:
     """The default list over all items."""
     return _default(snapshot, ALL_ITEMS, POPULAR)
 
 
-def _default(snapshot: Snapshot, owner: int, source: str) -> Iterator[Pick]:
-    return Listed(snapshot, "default", snapshot.list_of("default", owner), source).picks()
-
-
-def by_popularity(snapshot: Snapshot, candidate_keys: Sequence[int]) -> Iterator[Pick]:
-    """Candidates in the order of the default list, then the others as the client gave them."""
-    yield from popular(snapshot)
-    yield from (Pick(key, None, CANDIDATE, None) for key in candidate_keys)
+def _default(snapshot: Snapshot, owner: int, source: str) -> Column:
+    return Listed(snapshot, "default", snapshot.list_of("default", owner), source)
