@@ -6,12 +6,13 @@ import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import product
-from typing import Any, get_args
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
 from fast_api_service.runtime.watched import Watched
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
+from fast_api_service.tally import Distribution, Tally
 from recsys.instants import data_ends_at
 from recsys.serving.cascade import tier
 from recsys.serving.config import Surface
@@ -22,7 +23,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 
 SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
 LISTING_ROUTES = ("/recommend", "/recommend/batch", "/similar/{item_id}")
 _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-DEGRADED_PARTS = ("personal_lists", "neighbours", "recent_events", "publication", "users", "model", "fold_in")
+DEGRADED_PARTS = ("personal_lists", "recent_events", "publication", "users", "model", "fold_in")
 EXPOSURE_OUTCOMES = ("written", "dropped")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
 MODEL_TIER = "model"  # of an answer of /predict, which comes from no list
@@ -40,15 +41,15 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
-        histogram = partial(Histogram, registry=registry)
-        self.requests = counter("recsys_requests", "Requests answered", ["route", "method", "status"])
-        self.duration = histogram("recsys_request_duration_seconds", "Time to answer", ["route"], buckets=_SECONDS)
-        self.answers = counter("recsys_answers", "Answers by the source that came first", ["surface", "tier"])
-        self.items = counter("recsys_items_served", "Items in answers by their source", ["source"])
+        tally, distribution = partial(Tally, registry=registry), partial(Distribution, registry=registry)
+        self.requests = tally("recsys_requests", "Requests answered", ["route", "method", "status"])
+        self.duration = distribution("recsys_request_duration_seconds", "Time to answer", "route", buckets=_SECONDS)
+        self.answers = tally("recsys_answers", "Answers by the source that came first", ["surface", "tier"])
+        self.items = tally("recsys_items_served", "Items in answers by their source", ["source"])
         self.cold_starts = counter("recsys_cold_starts", "Answers without a list of the user's own", ["user"])
-        self.short = counter("recsys_short_answers", "Answers with fewer items than asked for", ["route"])
-        self.degraded = counter("recsys_degraded_answers", "Answers that went out without a part", ["part"])
-        self.list_length = histogram("recsys_list_length", "Items in an answer", ["route"], buckets=_ITEMS)
+        self.short = tally("recsys_short_answers", "Answers with fewer items than asked for", ["route"])
+        self.degraded = tally("recsys_degraded_answers", "Answers that went out without a part", ["part"])
+        self.list_length = distribution("recsys_list_length", "Items in an answer", "route", buckets=_ITEMS)
         self.events = counter("recsys_events", "Events posted to the log", ["outcome"])
         self.exposures = counter("recsys_exposures", "Answers for the exposure log by what became of them", ["outcome"])
         self.exposures_waiting = gauge("recsys_exposures_waiting", "Answers that are not in the exposure log yet")
@@ -120,8 +121,6 @@ class Metrics:
         self._unreadable_users: set[int] = set()  # keys; users are not in memory, so these are the ones that were met
         self.catalogue_items = gauge("recsys_catalogue_items", "Items known", ["state"])
         ProcessCollector(registry=registry)
-        self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._series = lru_cache(maxsize=1000)(_series)  # prometheus_client takes a lock to find one
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -132,55 +131,50 @@ class Metrics:
         for gauge in (self.quarantined, self.connections, self.max_connections):
             gauge.set(float("nan"))  # not known yet: 0 would be a leap to the first number
         for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
-            self.answers.labels(surface, of)
-        self.answers.labels(PREDICT, MODEL_TIER)
+            self.answers.add(surface, of, n=0)
+        self.answers.add(PREDICT, MODEL_TIER, n=0)
         for route in LISTING_ROUTES:
-            self.list_length.labels(route)
+            self.list_length.begin(route)
+            self.short.add(route, n=0)
         for source in get_args(ItemSource):
-            self.items.labels(source)
+            self.items.add(source, n=0)
+        for part in DEGRADED_PARTS:
+            self.degraded.add(part, n=0)
         for user in set(get_args(UserStatus)) - {"known"}:
             self.cold_starts.labels(user)
         for counter, values in (
-            (self.degraded, DEGRADED_PARTS),
             (self.events, EVENT_OUTCOMES),
             (self.exposures, EXPOSURE_OUTCOMES),
             (self.shed, SHED_REASONS),
             (self.auth_failures, AUTH_FAILURES),
             (self.model_failures, MODELS),
             (self.list_file_failures, LIST_KINDS),
-            (self.short, LISTING_ROUTES),
         ):
             for value in values:
                 counter.labels(value)
 
     def count_request(self, route: str, method: str, status: int, duration_s: float) -> None:
         """One request answered."""
-        key = (route, method, status)
-        found = self._by_request.get(key)
-        if found is None:
-            counter = self.requests.labels(route, method, str(status))
-            found = self._by_request[key] = (counter, self.duration.labels(route))
-        found[0].inc()
-        found[1].observe(duration_s)
+        self.requests.add(route, method, _text(status))
+        self.duration.observe(route, duration_s)
 
     def count_prediction(self, degraded: list[str]) -> None:
         """One answer of /predict or /predict/product_positions, and what was missing."""
-        self._series(self.answers, PREDICT, MODEL_TIER).inc()
+        self.answers.add(PREDICT, MODEL_TIER)
         for part in degraded:
-            self._series(self.degraded, part).inc()
+            self.degraded.add(part)
 
     def count_answer(self, route: str, surface: str, picks: Sequence[Pick], n_asked: int, degraded: list[str]) -> None:
         """One answer with items: where they came from, how many they are of those asked for, what was missing."""
-        series = self._series
-        series(self.answers, surface, tier(picks)).inc()
+        self.answers.add(surface, tier(picks))
         sources = [pick[2] for pick in picks]
         for source in set(sources):
-            series(self.items, source).inc(sources.count(source))
-        series(self.list_length, route).observe(len(picks))
+            self.items.add(source, n=sources.count(source))
+        self.list_length.observe(route, len(picks))
         if len(picks) < n_asked:
-            series(self.short, route).inc()
+            self.short.add(route)
         for part in degraded:
-            series(self.degraded, part).inc()
+            self.degraded.add(part)
 
     def show(self, snapshot: Snapshot | None) -> None:
         """Set what depends on the snapshot in service."""
@@ -243,5 +237,6 @@ def _age_s(since: dt.datetime | None) -> Callable[[], float]:
     return lambda: (dt.datetime.now(dt.UTC) - since).total_seconds() if since else float("nan")
 
 
-def _series(metric: Any, *labels: str) -> Any:
-    return metric.labels(*labels)
+@lru_cache(maxsize=100)
+def _text(status: int) -> str:
+    return str(status)

@@ -4,9 +4,9 @@ trace in the answer."""
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
+from random import getrandbits
 
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
@@ -163,4 +163,4 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.match(value):
             return bytes(value)
-    return os.urandom(8).hex().encode()
+    return b"%016x" % getrandbits(64)

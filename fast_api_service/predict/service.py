@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -185,7 +184,7 @@ def rescoring(now: InService, user: UserState, user_key: int | None, surface: Su
     if user.seq is not None:  # looked at just now, in this order
         seen = [event._replace(occurred_ms=int(at.now_ms) - place) for place, event in enumerate(user.seq)]
     asker = Asker(user_key, seen if now.config.use_latest_events else (), features)
-    return replace(user, score=_score_of(loaded, now.snapshot, asker, at, feats))
+    return user._replace(score=_score_of(loaded, now.snapshot, asker, at, feats))
 
 
 def _score_of(loaded: LoadedModel, snapshot: Snapshot, asker: Asker, now: Moment, feats: Feats) -> Score:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Request
@@ -93,7 +92,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     if body.seq is not None:
         seen = service.item_keys(snapshot, body.seq, "seq", warnings)
         type_ = _type_of_a_look(state, snapshot, now.config, warnings)
-        user = replace(user, seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
+        user = user._replace(seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
     feats = Feats(body.user_feats, warnings, degraded, [])
     if now.lacks_factors(user, body.surface):
         degraded.append(service.FOLD_IN)

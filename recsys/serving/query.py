@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from recsys.serving.config import Surface
 from recsys.serving.recent import N_FOLLOWED, History, Recent
@@ -14,8 +13,7 @@ from recsys.serving.snapshot import Snapshot, StoredList
 Score = Callable[[Sequence[int]], Sequence[float] | None]  # item keys → probabilities; None when it failed
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(NamedTuple):
     """What is asked, in keys."""
 
     top_k: int
@@ -28,8 +26,7 @@ class Query:
     restriction: Restriction | None = None  # the request's filters; those of the surface are added to them
 
 
-@dataclass(frozen=True)
-class UserState:
+class UserState(NamedTuple):
     """What is known of who asks."""
 
     ranked: StoredList | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ from recsys.serving.recent import EventMeaning
 ALL_ITEMS = 0  # owner of the default list over all categories
 
 
-@dataclass(frozen=True, slots=True)
-class StoredList:
+class StoredList(NamedTuple):
     """One list as stored, best first; the three sequences have equal length."""
 
     item_keys: Sequence[int]

@@ -135,7 +135,7 @@ def answered(snapshot: Snapshot, events: pd.DataFrame, event_type: str, k: int) 
     equal = ServingConfig(surfaces={"homepage": SurfaceConfig(recent_weight=0.5)})
     without, alone = ServingConfig(fold_in=False), replace(snapshot, neighbours={})
     asked = [
-        (alone, replace(NOBODY, recent=recent), without),  # what they have is left out here as well
+        (alone, NOBODY._replace(recent=recent), without),  # what they have is left out here as well
         (snapshot, UserState(recent=recent), without),
         (alone, UserState(recent=recent), ServingConfig()),
         (snapshot, UserState(recent=recent), equal),

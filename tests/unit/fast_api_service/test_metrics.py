@@ -29,7 +29,7 @@ def snapshot(**models: str) -> Snapshot:
 @pytest.mark.parametrize(
     ("name", "label", "values"),
     [
-        ("recsys_degraded_answers_total", "part", ["personal_lists", "neighbours", "recent_events"]),
+        ("recsys_degraded_answers_total", "part", ["personal_lists", "recent_events", "publication"]),
         ("recsys_events_total", "outcome", ["accepted", "duplicate", "rejected"]),
         ("recsys_shed_total", "reason", ["rate_limit", "queue"]),
         ("recsys_cold_starts_total", "user", ["light", "unknown", "anonymous", "unread"]),

@@ -294,7 +294,7 @@ def test_rescored_it_shows_the_same_items_in_the_order_of_the_model(
     )
     query = Query(N_ITEMS, candidate_keys=candidates)
     fused = cascade.recommend(snapshot, user, query, RESCORE)
-    picks = cascade.recommend(snapshot, replace(user, score=score), query, RESCORE)
+    picks = cascade.recommend(snapshot, user._replace(score=score), query, RESCORE)
     assert len(asked) <= 1  # once for all
     assert all(len(keys) == len(set(keys)) for keys in asked)
     assert {pick.item_key for pick in picks} == {pick.item_key for pick in fused}
