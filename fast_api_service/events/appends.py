@@ -6,11 +6,11 @@ With nobody else there, a batch goes out at once and alone. Each batch gets the 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from fast_api_service.batching import MicroBatcher
 from fast_api_service.errors import ApiError
 from recsys.events.event import Event
 from recsys.events.log import Appended, EventLog, LogAwayError
@@ -22,7 +22,6 @@ MAX_EVENTS: Final = 400
 # one takes long, as for a lock.
 USUALLY_RUNNING: Final = 2
 MAX_RUNNING: Final = 4
-LONG_S: Final = 0.2
 # Whoever has waited for so long when Postgres or Kafka is found to be away is told so, and does not wait for the next
 # transaction to hang as well.
 PATIENCE_S: Final = 1.0
@@ -32,8 +31,6 @@ _OF_ALL: Final = ("database_away", "not_ready")
 class _Batch(NamedTuple):
     events: Sequence[Event]
     names: set[str]  # ids that decide what is new
-    appended: asyncio.Future[Appended]
-    came_at: float  # by the loop's clock
 
 
 class AppendTogether:
@@ -41,10 +38,17 @@ class AppendTogether:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._waiting: deque[_Batch] = deque()
-        self._running: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self._began = 0.0  # when the last transaction did, by the loop's clock
+        self._together = MicroBatcher(
+            self._append,
+            MAX_EVENTS,
+            size=lambda batch: len(batch.events),
+            # none may decide what is new in another one
+            may_join=lambda batches, batch: all(batch.names.isdisjoint(other.names) for other in batches),
+            n_running=USUALLY_RUNNING,
+            n_running_when_slow=MAX_RUNNING,
+            patience_s=PATIENCE_S,
+        )
 
     async def turn(self) -> None:
         """Wait until nobody else has gone on in this turn of the event loop: for work of a millisecond for a batch.
@@ -56,65 +60,27 @@ class AppendTogether:
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """See EventLog; `position` is the one that the log had reached then. What the log raises passes through."""
-        if not events:
-            return Appended()
-        loop = asyncio.get_running_loop()
-        self._waiting.append(_Batch(events, _names(events), loop.create_future(), loop.time()))
-        appended = self._waiting[-1].appended
-        n = len(self._running)
-        if n < USUALLY_RUNNING or (n < MAX_RUNNING and loop.time() - self._began > LONG_S):
-            self._began = loop.time()
-            task = loop.create_task(self._run())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-        return await appended
+        return await self._together.get(_Batch(events, _names(events))) if events else Appended()
 
-    async def _run(self) -> None:
-        while self._waiting:
-            batches = self._next()
-            self._began = asyncio.get_running_loop().time()
-            try:
-                await self._append(batches)
-            except Exception as error:
-                if _is_of_all(error):
-                    _fail([*batches, *self._who_waited_long()], error)
-                elif len(batches) == 1:
-                    _fail(batches, error)
-                else:  # one of them has not what it takes: the others must not suffer from it
-                    await asyncio.gather(*(self._alone(batch) for batch in batches))
-
-    def _next(self) -> list[_Batch]:
-        """The first of those that wait, as long as none of them decides what is new in another one."""
-        batches = [self._waiting.popleft()]
-        names, n = set(batches[0].names), len(batches[0].events)
-        while self._waiting:
-            batch = self._waiting[0]
-            n += len(batch.events)
-            if n > MAX_EVENTS or not names.isdisjoint(batch.names):
-                break
-            names |= batch.names
-            batches.append(self._waiting.popleft())
-        return batches
-
-    def _who_waited_long(self) -> list[_Batch]:
-        """Takes those out of the queue; the first are the oldest."""
-        since = asyncio.get_running_loop().time() - PATIENCE_S
-        found = []
-        while self._waiting and self._waiting[0].came_at < since:
-            found.append(self._waiting.popleft())
-        return found
-
-    async def _append(self, batches: Sequence[_Batch]) -> None:
-        together = await self._log.append([event for batch in batches for event in batch.events])
-        for batch, appended in zip(batches, _divided(together, [len(batch.events) for batch in batches]), strict=True):
-            if not batch.appended.done():
-                batch.appended.set_result(appended)
-
-    async def _alone(self, batch: _Batch) -> None:
+    async def _append(self, batches: Sequence[_Batch]) -> list[Appended | Exception]:
         try:
-            await self._append([batch])
+            return [*await self._appended(batches)]
         except Exception as error:
-            _fail([batch], error)
+            if len(batches) == 1 or _is_of_all(error):
+                raise
+        # one of them has not what it takes: the others must not suffer from it
+        return await asyncio.gather(*map(self._alone, batches))
+
+    async def _appended(self, batches: Sequence[_Batch]) -> list[Appended]:
+        together = await self._log.append([event for batch in batches for event in batch.events])
+        return _divided(together, [len(batch.events) for batch in batches])
+
+    async def _alone(self, batch: _Batch) -> Appended | Exception:
+        try:
+            [appended] = await self._appended([batch])
+        except Exception as error:
+            return error
+        return appended
 
 
 def _names(events: Sequence[Event]) -> set[str]:
@@ -130,12 +96,6 @@ def _names(events: Sequence[Event]) -> set[str]:
 def _is_of_all(error: Exception) -> bool:
     """Whether every batch would get this error."""
     return isinstance(error, LogAwayError) or (isinstance(error, ApiError) and error.status in _OF_ALL)
-
-
-def _fail(batches: Sequence[_Batch], error: Exception) -> None:
-    for batch in batches:
-        if not batch.appended.done():
-            batch.appended.set_exception(error)
 
 
 def _divided(together: Appended, sizes: Sequence[int]) -> list[Appended]:

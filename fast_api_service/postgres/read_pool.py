@@ -6,14 +6,18 @@ asyncpg's own pool takes three times as long for a request of one row.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from fast_api_service.postgres.time_limit import Limit
-
+STALL_S: Final = 0.03  # a timer that comes so much later than it should says that the loop stood still
+_MOST_STALLS: Final = 10  # then the limit holds all the same
+FAILURES_TO_OPEN: Final = 3  # in a row
+REST_S: Final = 0.5
 MAX_STATEMENTS: Final = 16  # on a connection; each publication brings its own
 _PREPARE_S: Final = 5.0
 
@@ -35,15 +39,13 @@ class HeldConnections:
     def n_idle(self) -> int:
         return len(self._idle)
 
-    async def fetch(
-        self, sql: str, arguments: tuple[Any, ...], limit_s: float, wait_s: float | None = None
-    ) -> list[asyncpg.Record]:
+    async def fetch(self, sql: str, arguments: tuple[Any, ...], limit_s: float) -> list[asyncpg.Record]:
         """All rows of a query; TimeoutError when Postgres takes longer than `limit_s` for a connection and the rows,
-        NoneFreeError when none is free after `wait_s` (as long as the limit where it is not given).
+        NoneFreeError when none is free after as long.
 
         A connection on which anything went wrong is not used again.
         """
-        await self._slot(limit_s if wait_s is None else wait_s)
+        await self._slot(limit_s)
         self.n_in_use += 1
         try:
             async with Limit(limit_s) as limit:
@@ -115,3 +117,83 @@ async def _prepare(
         del statements[next(iter(statements))]
     statement = statements[sql] = await connection.prepare(sql)
     return statement
+
+
+class Limit:
+    """`async with Limit(seconds) as limit`: TimeoutError when the block takes longer.
+
+    `limit.connection`, once it is known, is ended then: to cancel a statement asyncpg makes another connection, and
+    waits. Where the loop stood still meanwhile, what came from Postgres is still to be read, so the time begins again.
+    """
+
+    __slots__ = ("_has_ended", "_loop", "_n_stalls", "_seconds", "_task", "_timer", "connection")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._n_stalls = 0
+        self._has_ended = False
+        self.connection: asyncpg.Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer = self._loop.call_later(self._seconds, self._end)
+        return self
+
+    def _end(self) -> None:
+        now = self._loop.time()
+        if now - self._timer.when() > STALL_S and self._n_stalls < _MOST_STALLS:
+            self._n_stalls += 1
+            self._timer = self._loop.call_later(self._seconds, self._end)
+            return
+        self._has_ended = True
+        if self.connection is not None:
+            self.connection.terminate()
+        elif self._task is not None:
+            self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if not self._has_ended or kind is None:
+            return
+        if kind is asyncio.CancelledError and self.connection is None and self._task is not None:
+            if self._task.uncancel() > 0:  # somebody else wants it to end, too
+                return
+            raise TimeoutError from None
+        if isinstance(error, Exception):
+            raise TimeoutError from None
+
+
+class Breaker:
+    """A circuit breaker: after failures in a row Postgres is left alone for a while, then tried by one request.
+
+    Closed: all may try. Open: nobody, for REST_S. Then one may, and what becomes of it decides."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._n_failures = 0
+        self._resting_until = 0.0  # also while one is trying: nobody else does for so long
+
+    @property
+    def is_open(self) -> bool:
+        return self._n_failures >= FAILURES_TO_OPEN
+
+    def allows(self) -> bool:
+        """Whether to try now; the one that may at the end of a rest holds the others off for another REST_S."""
+        if self._n_failures < FAILURES_TO_OPEN:
+            return True
+        now = self._clock()
+        if now < self._resting_until:
+            return False
+        self._resting_until = now + REST_S
+        return True
+
+    def succeeded(self) -> None:
+        self._n_failures = 0
+
+    def failed(self) -> None:
+        self._n_failures += 1
+        if self._n_failures >= FAILURES_TO_OPEN:
+            self._resting_until = self._clock() + REST_S

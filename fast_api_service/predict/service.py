@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Scope
 
+from fast_api_service.batching import MicroBatcher
 from fast_api_service.errors import ApiError
 from fast_api_service.recommend import service
 from fast_api_service.recommend.repository import DatabaseAwayError, UserRow
@@ -22,7 +23,7 @@ from fast_api_service.runtime.state import State
 from recsys.features.deepfm_fields import Floats
 from recsys.serving.config import ServingConfig, Surface
 from recsys.serving.ids import ExternalId, JsonType, to_external
-from recsys.serving.model_state import Asker, CategoryOf, Moment
+from recsys.serving.model_state import Asker, Moment
 from recsys.serving.query import Score, UserState
 from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Snapshot
@@ -92,18 +93,34 @@ async def score(now: InService, model: LoadedModel, asked: Asked) -> Scored:
     """Probabilities of pairs, together with those of other requests of the same moment; many of them in a thread, so
     that other requests are answered meanwhile."""
 
-    def work(together: Sequence[Asked]) -> list[Scored]:
-        return _scored(model.scorer, together, category_of(now.snapshot), moment(now))
-
-    n_pairs = len(asked.item_keys)
-    if n_pairs <= INLINE and len(asked.askers) <= _INLINE_USERS:
-        found: Scored = await model.together.get(now, n_pairs, asked, work)
-        return found
-    [found] = await asyncio.to_thread(work, [asked])
+    if len(asked.item_keys) <= INLINE and len(asked.askers) <= _INLINE_USERS:
+        model.batcher = model.batcher or _batcher()
+        together: Scored = await model.batcher.get(_Job(now, model, asked))
+        return together
+    [found] = await asyncio.to_thread(_scored, now, model.scorer, [asked])
     return found
 
 
-def _scored(scorer: Scorer, together: Sequence[Asked], category_of: CategoryOf, moment: Moment) -> list[Scored]:
+class _Job(NamedTuple):
+    now: InService
+    model: LoadedModel
+    asked: Asked
+
+
+async def _of_jobs(jobs: Sequence[_Job]) -> list[Scored]:
+    found = _scored(jobs[0].now, jobs[0].model.scorer, [job.asked for job in jobs])
+    await asyncio.sleep(0)  # others have their turn before the next ones are scored
+    return found
+
+
+def _batcher() -> MicroBatcher[_Job, Scored]:
+    def is_of_same_moment(jobs: Sequence[_Job], job: _Job) -> bool:
+        return jobs[0].now is job.now
+
+    return MicroBatcher(_of_jobs, INLINE, size=lambda job: len(job.asked.item_keys), may_join=is_of_same_moment)
+
+
+def _scored(now: InService, scorer: Scorer, together: Sequence[Asked]) -> list[Scored]:
     """One call of the network: with a hundred pairs, each operation costs more than the numbers in it."""
     askers = [asker for one in together for asker in one.askers]
     users, pairs = (
@@ -111,8 +128,8 @@ def _scored(scorer: Scorer, together: Sequence[Asked], category_of: CategoryOf, 
         for each in ([one.askers for one in together], [one.item_keys for one in together])
     )
     of_pair = np.concatenate([one.asker_of_pair + first for one, first in zip(together, users, strict=False)])
-    rows = scorer.state.item_rows(np.concatenate([one.item_keys for one in together]), category_of)
-    found = shown(scorer.probabilities(askers, of_pair.astype(np.int32, copy=False), rows, moment))
+    rows = scorer.state.item_rows(np.concatenate([one.item_keys for one in together]), category_of(now.snapshot))
+    found = shown(scorer.probabilities(askers, of_pair.astype(np.int32, copy=False), rows, moment(now)))
     is_unknown_user, is_known_by_events = without_row(scorer, askers)
     is_unknown_item = rows[:, 0] == 0
     return [

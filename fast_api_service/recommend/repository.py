@@ -9,9 +9,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
-from fast_api_service.postgres.breaker import Breaker
-from fast_api_service.postgres.coalesce import Coalescer
-from fast_api_service.postgres.read_pool import HeldConnections, NoneFreeError
+from fast_api_service.batching import MicroBatcher
+from fast_api_service.postgres.read_pool import Breaker, HeldConnections, NoneFreeError
 from recsys.events.connections import LOST
 from recsys.events.recent import N_BOUGHT
 from recsys.serving.recent import Events, Recent, merged
@@ -53,7 +52,7 @@ class Reads:
         self._large = asyncio.Semaphore(min(_N_LARGE, size))
         self._running: set[asyncio.Task[Any]] = set()
         self.breaker = Breaker()
-        self._together = Coalescer(self._of_requests)
+        self._together = MicroBatcher(self._of_requests, _REQUESTS, n_running=_N_RUNNING)
 
     @property
     def pool_use(self) -> tuple[int, int]:
@@ -85,10 +84,9 @@ class Reads:
         if len(asked) <= _A_FEW:
             self._check_breaker()
             try:
-                together: Sequence[UserRow] = await self._together.get(asked, timeout_s)
+                return await self._together.get(asked, timeout_s)
             except TimeoutError:
                 raise DatabaseAwayError("Postgres did not answer in time") from None
-            return together
         until = asyncio.get_running_loop().time() + timeout_s
         found: list[UserRow] = []
         for start in range(0, len(asked), _LARGE):
@@ -168,6 +166,8 @@ def in_words(error: Exception) -> str:
 
 
 _N_WARM: Final = 4  # connections that are open before the first request comes
+_REQUESTS: Final = 32  # in a query
+_N_RUNNING: Final = 2  # queries of those at a time, so that one is read while the other one runs
 _N_LARGE: Final = 2  # queries of many users at a time; those of single ones have the other connections
 _LARGE: Final = 100  # users in one of them
 _A_FEW: Final = 50  # users of one request that are read together with those of others

@@ -9,7 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from fast_api_service.batching import MicroBatcher
 from fast_api_service.metrics import Metrics
-from fast_api_service.postgres.together import Together
 from fast_api_service.runtime.model_slot import ModelSlot
 from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
 from recsys.errors import ArtifactError, NotFoundError
@@ -51,7 +51,7 @@ class LoadedModel:
     since: dt.datetime
     folder: Path
     scorer: Scorer
-    together: Together = field(default_factory=lambda: Together(INLINE))
+    batcher: MicroBatcher[Any, Any] | None = None  # of those who ask it, see predict.service
 
 
 class Factors(NamedTuple):

@@ -141,7 +141,8 @@ def test_who_has_waited_long_for_a_log_that_is_away_is_told_so_with_the_others(m
         await log.tries.acquire()
         soon += [asyncio.create_task(together.append(events_of(sample(f"s{n}")))) for n in range(1, 4)]
         await asyncio.sleep(0)
-        together._waiting = deque(batch._replace(came_at=batch.came_at - 3601) for batch in together._waiting)
+        waiting = together._together._waiting
+        together._together._waiting = deque(batch._replace(came_at=batch.came_at - 3601) for batch in waiting)
         just_came = asyncio.create_task(together.append(events_of(sample("late"))))
         await asyncio.sleep(0)
         log.gives_up.release()

@@ -1,6 +1,6 @@
 """The breaker, by a clock of the test's own."""
 
-from fast_api_service.postgres.breaker import FAILURES_TO_OPEN, REST_S, Breaker
+from fast_api_service.postgres.read_pool import FAILURES_TO_OPEN, REST_S, Breaker
 
 
 class Clock:

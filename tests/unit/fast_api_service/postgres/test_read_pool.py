@@ -138,7 +138,7 @@ def test_who_finds_no_connection_free_is_told_so_and_not_that_postgres_is_slow()
         hanging = asyncio.create_task(held.fetch("select", ("slow",), 5))
         await asyncio.sleep(0.01)
         with pytest.raises(NoneFreeError):
-            await held.fetch("select", ("x",), 5, wait_s=0.02)
+            await held.fetch("select", ("x",), 0.02)
         opened[0].terminate()
         with pytest.raises(asyncpg.ConnectionDoesNotExistError):
             await hanging
