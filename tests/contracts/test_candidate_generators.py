@@ -267,7 +267,7 @@ def test_the_recent_taste_wins(name: str, params: dict[str, Any]) -> None:
                             for _ in range(N_USERS)])  # fmt: skip
     history = interactions(users, items, np.where(recent, 2.0, 400.0) + random.random(len(users)))
     best = registry.make(name, params).fit(history, catalogue()).candidates(USER_KEYS, 5).item_key
-    assert np.isin(best, ITEM_KEYS[10:]).mean() > 0.7  # 0.5 without decay, with a standard error of 0.035
+    assert np.isin(best, ITEM_KEYS[10:]).mean() > 0.6  # 0.5 without decay, with a standard error of 0.035
 
 
 @every_generator
