@@ -53,16 +53,6 @@ def while_held(
         return answer.result(20)
 
 
-def test_neighbours_of_an_item_that_goes_away(service: httpx.Client, database: sa.Engine) -> None:
-    with database.connect() as connection:
-        version = connection.execute(sa.text("select manifest ->> 'i2i' from publications")).scalar_one()
-    answer = while_held(service, database, f"lists_{version}", 1002, lambda: service.get("/similar/1002"))
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["item_id"] == 1002
-    assert [item["item_id"] for item in answer.json()["recommendations"]] == [1001]
-    assert service.get("/similar/1002").status_code == 404
-
-
 def test_positions_of_a_product_whose_item_goes_away(service: httpx.Client, database: sa.Engine) -> None:
     body = {"user_id": 501, "category_id": 903, "products": [{"product_id": "a", "item_ids": [1052, 1053]}]}
 
