@@ -164,7 +164,7 @@ class Metrics:
         for part in degraded:
             self._series(self.degraded, part).inc()
 
-    def count_answer(self, route: str, surface: str, picks: Sequence[Pick], n_asked: int, degraded: list[str]) -> None:
+    def count_answer(self, route: str, surface: str, picks: Sequence[Pick], n_wanted: int, degraded: list[str]) -> None:
         """One answer with items: where they came from, how many they are of those asked for, what was missing."""
         series = self._series
         series(self.answers, surface, tier(picks)).inc()
@@ -172,7 +172,7 @@ class Metrics:
         for source in set(sources):
             series(self.items, source).inc(sources.count(source))
         series(self.list_length, route).observe(len(picks))
-        if len(picks) < n_asked:
+        if len(picks) < n_wanted:
             series(self.short, route).inc()
         for part in degraded:
             series(self.degraded, part).inc()

@@ -106,5 +106,5 @@ def _in_service(request: Request) -> tuple[State, Snapshot]:
 
 
 def _list_info(version: ListVersion) -> dict[str, Any]:
-    told = {name: value for name, value in asdict(version).items() if name != "kind"}
-    return told | {"data_until": data_ends_at(version.dataset)}
+    fields = {name: value for name, value in asdict(version).items() if name != "kind"}
+    return fields | {"data_until": data_ends_at(version.dataset)}

@@ -16,9 +16,9 @@ def test_what_comes_in_one_turn_is_worked_on_together_each_with_its_own_answer()
     async def scene() -> None:
         calls: list[list[int]] = []
 
-        def work(asked: Sequence[int]) -> list[int]:
-            calls.append(list(asked))
-            return [one * 10 for one in asked]
+        def work(batch: Sequence[int]) -> list[int]:
+            calls.append(list(batch))
+            return [one * 10 for one in batch]
 
         together = Together(max_size=4)
         assert await asyncio.gather(*(together.get(ONE, 1, n, work) for n in range(6))) == [0, 10, 20, 30, 40, 50]
@@ -33,10 +33,10 @@ def test_what_comes_in_one_turn_is_worked_on_together_each_with_its_own_answer()
 
 def test_an_error_reaches_all_of_its_call_and_nobody_else() -> None:
     async def scene() -> None:
-        def work(asked: Sequence[int]) -> list[int]:
-            if 1 in asked:
+        def work(batch: Sequence[int]) -> list[int]:
+            if 1 in batch:
                 raise ValueError("one")
-            return list(asked)
+            return list(batch)
 
         together = Together(max_size=2)
         found = await asyncio.gather(*(together.get(ONE, 1, n, work) for n in range(4)), return_exceptions=True)
@@ -49,9 +49,9 @@ def test_who_has_gone_is_not_worked_for() -> None:
     async def scene() -> None:
         calls: list[list[int]] = []
 
-        def work(asked: Sequence[int]) -> list[int]:
-            calls.append(list(asked))
-            return list(asked)
+        def work(batch: Sequence[int]) -> list[int]:
+            calls.append(list(batch))
+            return list(batch)
 
         together = Together(max_size=9)
         gone, stays = (asyncio.ensure_future(together.get(ONE, 1, n, work)) for n in range(2))
