@@ -99,7 +99,7 @@ async def put_item(
     return await _put_one(request, store, Change("item", item_id, _given(body)))
 
 
-@router.get("/items/{item_id:id}", responses=documented(404, 422, 503), summary="An item", operation_id="get_item")
+@router.get("/items/{item_id:id}", responses=documented(404, 422, 503), summary="Get an item", operation_id="get_item")
 async def get_item(store: Store, item_id: ItemPath) -> ItemOut:
     """What is known of an item."""
     return ItemOut.model_validate(_known("item", item_id, await store.item(item_id)))
@@ -138,7 +138,7 @@ async def put_user(
     return await _put_one(request, store, Change("user", user_id, _given(body)))
 
 
-@router.get("/users/{user_id:id}", responses=documented(404, 422, 503), summary="A user", operation_id="get_user")
+@router.get("/users/{user_id:id}", responses=documented(404, 422, 503), summary="Get a user", operation_id="get_user")
 async def get_user(store: Store, user_id: UserPath) -> UserOut:
     """What the catalogue knows of a user."""
     return UserOut.model_validate(_known("user", user_id, await store.user(user_id)))
@@ -192,7 +192,7 @@ async def put_category(
 @router.get(
     "/categories/{category_id:id}",
     responses=documented(404, 422, 503),
-    summary="A category",
+    summary="Get a category",
     operation_id="get_category",
 )
 async def get_category(store: Store, category_id: CategoryPath) -> CategoryOut:
