@@ -142,8 +142,8 @@ def _place(cursor: Any, table: str, staged: str, key: str, id_: str, top: int) -
     arguments = [list(moved), list(moved.values())]
     for column in (key, "parent_category_key") if table == categories.name else (key,):
         cursor.execute(
-            f"update {staged} s set {column} = m.given from unnest(%s::integer[], %s::integer[]) m (asked, given)"  # noqa: S608
-            f" where s.{column} = m.asked",
+            f"update {staged} s set {column} = m.given from unnest(%s::integer[], %s::integer[]) m (former, given)"  # noqa: S608
+            f" where s.{column} = m.former",
             arguments,
         )
     return moved
