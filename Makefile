@@ -59,7 +59,7 @@ test-fast: setup ## the fast tests alone
 	$(PYTEST) -n 2 -m "not slow and not e2e"
 
 .PHONY: check
-check: static test-fast ## what must hold before a commit: format, lint, types, layers, locks, tables, fast tests
+check: static test-fast ## what must hold before a commit: format, lint, types, layers, locks, tables, words, fast tests
 
 .PHONY: static
 static: setup
@@ -68,6 +68,7 @@ static: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m airflow_service.dag_table --check
+	$(BIN)/python -m tests.wording
 	$(MAKE) --no-print-directory lock-check
 
 .PHONY: bench

@@ -30,8 +30,8 @@ def step_failed(context: Mapping[str, Any]) -> None:
     """Task callback: which step it was, and what it said."""
     ti = context["ti"]
     error = context.get("exception")
-    said = f"{type(error).__name__}: {error}" if error is not None else "see its log"
-    send(f"{ti.dag_id}: {ti.task_id} FAILED", f"{said[:1000]}\n{_facts(context)}", failed=True)
+    reason = f"{type(error).__name__}: {error}" if error is not None else "see its log"
+    send(f"{ti.dag_id}: {ti.task_id} FAILED", f"{reason[:1000]}\n{_facts(context)}", failed=True)
 
 
 def model_refused(result: Mapping[str, Any]) -> None:

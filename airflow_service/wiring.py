@@ -98,12 +98,12 @@ def step(name: str, trigger_rule: str = "all_success", **arguments: Any) -> Any:
 
     @task(task_id=name, trigger_rule=trigger_rule, **arguments)
     def call() -> dict[str, Any]:
-        return done(import_module(f"recsys.steps.{name}").run(**asked()))
+        return done(import_module(f"recsys.steps.{name}").run(**run_arguments()))
 
     return call()
 
 
-def asked() -> dict[str, Any]:
+def run_arguments() -> dict[str, Any]:
     """What the running task is about, as arguments of a step: `dataset` and `force`.
 
     Skips the task when the run has no data set, because its preparation has failed.
@@ -115,7 +115,7 @@ def asked() -> dict[str, Any]:
     return {"dataset": prepared["dataset"], "force": _is_forced(context)}
 
 
-def asked_of_time() -> dict[str, Any]:
+def time_arguments() -> dict[str, Any]:
     """The same for the step that makes the data set: `as_of` (by hand, else the end of a planned run) and `force`."""
     context = get_current_context()
     params, dag_run = context["params"], context["dag_run"]

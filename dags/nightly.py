@@ -30,7 +30,7 @@ with DAG(
     def prepare_dataset():
         from recsys.steps import prepare_dataset
 
-        return wiring.named_dataset() or wiring.done(prepare_dataset.run(**wiring.asked_of_time()))
+        return wiring.named_dataset() or wiring.done(prepare_dataset.run(**wiring.time_arguments()))
 
     prepared = prepare_dataset()
 

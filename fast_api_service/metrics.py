@@ -164,14 +164,14 @@ class Metrics:
         for part in degraded:
             self.degraded.add(part)
 
-    def count_answer(self, route: str, surface: str, picks: Sequence[Pick], n_asked: int, degraded: list[str]) -> None:
+    def count_answer(self, route: str, surface: str, picks: Sequence[Pick], n_wanted: int, degraded: list[str]) -> None:
         """One answer with items: where they came from, how many they are of those asked for, what was missing."""
         self.answers.add(surface, tier(picks))
         sources = [pick[2] for pick in picks]
         for source in set(sources):
             self.items.add(source, n=sources.count(source))
         self.list_length.observe(route, len(picks))
-        if len(picks) < n_asked:
+        if len(picks) < n_wanted:
             self.short.add(route)
         for part in degraded:
             self.degraded.add(part)

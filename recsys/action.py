@@ -99,12 +99,12 @@ def action_of(
     weight = weight_by_type.get(event_type, 1.0 if event_type in AGAINST else 0.0)
     share = AGAINST.get(event_type, 1.0)
     against = weight < 0 or event_type in AGAINST
-    said = Action(0.0 if against else 1.0, abs(weight) * share)
+    action = Action(0.0 if against else 1.0, abs(weight) * share)
     if not against:
         for name, rule in BY_PARAMETER.items():
             value = parameters.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                said = rule(float(value), said)
+                action = rule(float(value), action)
     if label is not None and math.isfinite(label):
-        said = Action(min(max(float(label), 0.0), 1.0), abs(weight) if said.label == 0.0 else said.weight)
-    return said._replace(weight=min(said.weight, HEAVIEST * max(abs(weight), 1.0)))
+        action = Action(min(max(float(label), 0.0), 1.0), abs(weight) if action.label == 0.0 else action.weight)
+    return action._replace(weight=min(action.weight, HEAVIEST * max(abs(weight), 1.0)))

@@ -271,13 +271,12 @@ def main() -> None:
         typer.secho(f"error: {error.strerror}: {error.filename or 'no file is named'}", fg=typer.colors.RED, err=True)
         raise SystemExit(1) from None
     except Exception as error:
-        from recsys.storage.engine import said_by_server
+        from recsys.storage.engine import server_message
 
-        if not (said := said_by_server(error)):
+        if not (message := server_message(error)):
             raise
-        text = (
-            f"error: Postgres does not do it: {said}. Once that is fixed, run the same again (DATABASE_URL says where)"
-        )
+        hint = "Once that is fixed, run the same again (DATABASE_URL says where)"
+        text = f"error: Postgres does not do it: {message}. {hint}"
         typer.secho(text, fg=typer.colors.RED, err=True)
         raise SystemExit(1) from None
 

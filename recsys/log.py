@@ -73,13 +73,13 @@ class Pace:
 
     def __init__(self, every_s: float = 10.0) -> None:
         self.every_s = every_s
-        self._told_at = time.monotonic()
+        self._logged_at = time.monotonic()
 
     def is_due(self) -> bool:
         """Whether to tell now; if so, the next time is `every_s` from now."""
-        if time.monotonic() - self._told_at < self.every_s:
+        if time.monotonic() - self._logged_at < self.every_s:
             return False
-        self._told_at = time.monotonic()
+        self._logged_at = time.monotonic()
         return True
 
 

@@ -43,8 +43,8 @@ def not_seen(seen: Any) -> Rule:
         stored = seen.data != 0
         width = max(int(item_key.max(initial=0)), int(seen.indices.max(initial=0))) + 1
         pairs = np.sort(rows[stored].astype(np.int64) * width + seen.indices[stored])
-        asked = np.arange(n, dtype=np.int64)[:, None] * width + np.maximum(item_key, 0)
-        return ~_is_in(asked, pairs)
+        wanted = np.arange(n, dtype=np.int64)[:, None] * width + np.maximum(item_key, 0)
+        return ~_is_in(wanted, pairs)
 
     return allowed
 

@@ -152,7 +152,7 @@ class Settings(BaseSettings):
 
     # --- housekeeping: how long things are kept that nobody needs (`recsys housekeeping --dry-run` says what would go)
     artifact_days: Days = Field(
-        3.0, ge=1, description="data sets and models that no kept publication, champion or newest data set stands on"
+        3.0, ge=1, description="data sets and models that no kept publication, champion or newest data set depends on"
     )
     export_days: Days = Field(90.0, ge=1, description="models that were exported by POST /model/export")
     event_days: Days | None = Field(

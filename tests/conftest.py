@@ -156,9 +156,9 @@ def template_database(postgres_server: str) -> Iterator[str]:
 
 
 @contextmanager
-def database_named(server: str, template: str, asked_by: str) -> Iterator[str]:
+def database_named(server: str, template: str, owner: str) -> Iterator[str]:
     """URL of a new copy of the template, named after who asked for it; dropped on leaving."""
-    name = re.sub(r"[^a-z0-9]+", "_", asked_by.lower()).strip("_")[-40:] + f"_{WORKER}_{os.getpid()}"
+    name = re.sub(r"[^a-z0-9]+", "_", owner.lower()).strip("_")[-40:] + f"_{WORKER}_{os.getpid()}"
     execute(server, f'drop database if exists "{name}" with (force)', f'create database "{name}" template "{template}"')
     try:
         yield sibling(server, name)

@@ -23,7 +23,7 @@ from tests.integration import serving_shop as shop
 N_USERS, N_ITEMS, N_EVENTS = 60, 40, 3000
 CUT = 1_790_000_000_000_000  # a night of 2026
 CUT_AT = dt.datetime.fromtimestamp(CUT / 1e6, dt.UTC)
-TOLD = (  # at even places what goes with even items
+CONTEXTS = (  # at even places what goes with even items
     '{"device": "mobile", "stars": 5}',
     '{"device": "desktop", "stars": 1}',
     '{"campaign": "spring", "stars": 5}',
@@ -40,14 +40,14 @@ PARAMS: dict[str, Any] = {
 }
 
 
-def told_events() -> Interactions:
+def contextual_events() -> Interactions:
     """Whoever it is: on a phone and in the spring campaign even items are taken, elsewhere odd ones. And five stars for
     even items, which nobody knows beforehand."""
     known = events(1)
     random = np.random.default_rng(2)
-    code = random.integers(0, len(TOLD), N_EVENTS).astype(np.int32)
+    code = random.integers(0, len(CONTEXTS), N_EVENTS).astype(np.int32)
     item = 2 * random.integers(0, N_ITEMS // 2, N_EVENTS) + np.where(code % 2 == 0, 2, 1)
-    return replace(known, item_key=item.astype(np.int32), parameters=Texts(code, TOLD))
+    return replace(known, item_key=item.astype(np.int32), parameters=Texts(code, CONTEXTS))
 
 
 def events(seed: int = 0) -> Interactions:
@@ -107,8 +107,8 @@ def stock(engine: sa.Engine, model: str = "deepfm/v1") -> None:
 def sample(user: int, item: int, number: int, **more: Any) -> dict[str, Any]:
     """An event of a user and an item by their keys, as clients post it, some seconds after the cut."""
     at = CUT_AT + dt.timedelta(seconds=number)
-    said = {"event_id": f"e{number}", "user_id": 500 + user, "item_id": 1000 + item, "timestamp": at.isoformat()}
-    return said | more
+    sample = {"event_id": f"e{number}", "user_id": 500 + user, "item_id": 1000 + item, "timestamp": at.isoformat()}
+    return sample | more
 
 
 def taste(number: int, random: np.random.Generator, **more: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from rich.console import Console
 
 from airflow_service.demo import lock
-from airflow_service.demo.data import Input, for_make, held, remarks
+from airflow_service.demo.data import Input, for_make, loaded_source, remarks
 from airflow_service.demo.farewell import farewell
 from airflow_service.demo.place import Place
 from airflow_service.demo.stack import Stack
@@ -47,7 +47,7 @@ def load(stack: Stack, data: Input) -> None:
     def say(text: str) -> None:
         console.print(f"  {text}", markup=False)
 
-    there = held(stack.environment["DATABASE_URL"])
+    there = loaded_source(stack.environment["DATABASE_URL"])
     wanted = data.beside(there)
     if wanted is None and there is not None:
         console.print(

@@ -72,8 +72,10 @@ class AirflowApi:
 
     def says(self, task: dict[str, Any]) -> str:
         """What the step of a task that runs has last said of its work; nothing where it has said nothing yet."""
-        said = [e["event"] for e in self._log(task) if isinstance(e, dict) and e.get("logger", "").startswith(STEPS)]
-        return str(said[-1]) if said else ""
+        messages = [
+            e["event"] for e in self._log(task) if isinstance(e, dict) and e.get("logger", "").startswith(STEPS)
+        ]
+        return str(messages[-1]) if messages else ""
 
     def _log(self, task: dict[str, Any]) -> list[dict[str, Any] | str]:
         path = f"/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/logs"

@@ -20,12 +20,12 @@ GENERATED = "generated"
 _YES, _NO = ("1", "true", "yes", "y", "on"), ("", "0", "false", "no", "n", "off")
 _SIZE = {"users": 4000, "items": 1000, "events": 80_000}
 _FILES = ("items", "categories")  # options that name further files
-_HELD = sa.text("select source, path, options, status from raw.imports order by import_id desc limit 1")
+_NEWEST_IMPORT = sa.text("select source, path, options, status from raw.imports order by import_id desc limit 1")
 _RECSYS = (sys.executable, "-m", "recsys.cli")
 
 
 @dataclass(frozen=True)
-class Held:
+class LoadedSource:
     """What the database holds: the last import."""
 
     source: str
@@ -34,13 +34,13 @@ class Held:
     is_complete: bool
 
 
-def held(database_url: str) -> Held | None:
+def loaded_source(database_url: str) -> LoadedSource | None:
     """What was imported last, by whatever command; None where nothing was."""
-    row = one_row(database_url, _HELD)
+    row = one_row(database_url, _NEWEST_IMPORT)
     if row is None:
         return None
     options = tuple(f"{name}={value}" for name, value in row.options.items())
-    return Held(row.source, Path(row.path), options, row.status == "complete")
+    return LoadedSource(row.source, Path(row.path), options, row.status == "complete")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Input:
     options: tuple[str, ...]
     size: Mapping[str, int]  # of a generated shop: users, items, events
     replace: bool
-    is_asked: bool  # False: nothing says what to recommend from
+    is_requested: bool  # False: nothing says what to recommend from
 
     @classmethod
     def of(cls, variables: Mapping[str, str], state: Path) -> Input:
@@ -70,9 +70,9 @@ class Input:
                 f"INPUT={variables['INPUT']} without SOURCE; "
                 f"`recsys inspect {shlex.quote(variables['INPUT'])}` says which"
             )
-        is_asked = any(name in variables for name in ("SOURCE", *(name.upper() for name in _SIZE)))
+        is_requested = any(name in variables for name in ("SOURCE", *(name.upper() for name in _SIZE)))
         generated = state / "data" / GENERATED
-        note = "" if is_asked else _read(generated.with_suffix(".json"))
+        note = "" if is_requested else _read(generated.with_suffix(".json"))
         size = dict(json.loads(note or "null") or _SIZE)
         for name in size:
             text = variables.get(name.upper(), str(size[name]))
@@ -88,23 +88,23 @@ class Input:
             if not path.exists():
                 raise InputError(f"INPUT={variables['INPUT']} does not exist")
         options = tuple(_found(option, path) for option in _options(variables.get("OPTIONS", "")))
-        return cls(state, source, path, options, size, _replace(variables), is_asked)
+        return cls(state, source, path, options, size, _replace(variables), is_requested)
 
-    def beside(self, held: Held | None) -> Input | None:
-        """What is to be loaded where the database holds `held`; None: the demo goes on with that.
+    def beside(self, there: LoadedSource | None) -> Input | None:
+        """What is to be loaded where the database holds `there`; None: the demo goes on with that.
 
         InputError where it would take the place of what is there, and REPLACE does not say so.
         """
-        if held is None or self.replace:
+        if there is None or self.replace:
             return self
-        if not self.is_asked and held.source != GENERATED:
-            if held.is_complete:
+        if not self.is_requested and there.source != GENERATED:
+            if there.is_complete:
                 return None
-            return replace(self, source=held.source, path=held.path, options=held.options)
+            return replace(self, source=there.source, path=there.path, options=there.options)
         loaded = json.loads(_read(self._loaded) or "null")
         is_other_shop = self.source == GENERATED and loaded not in (None, self._identity)
-        if held.source != self.source or is_other_shop:
-            what = "another generated shop" if held.source == self.source else f"{held.source} ({held.path})"
+        if there.source != self.source or is_other_shop:
+            what = "another generated shop" if there.source == self.source else f"{there.source} ({there.path})"
             raise InputError(
                 f"the database holds {what}: REPLACE=1 empties it (data, lists, posted events) and loads {self.source} "
                 "instead; `make demo` without SOURCE and size goes on with what is there"

@@ -27,7 +27,7 @@ from recsys.private_files import open_log
 _MARK = "RECSYS_SERVICE"
 TERMINATE_S = 15.0
 SAY_S = 15.0  # what is under way is said so often
-_SAID = re.compile(r"^\S+ [A-Z]+ recsys\S*: (.*)$", re.MULTILINE)  # a line of recsys.log
+_MESSAGE = re.compile(r"^\S+ [A-Z]+ recsys\S*: (.*)$", re.MULTILINE)  # a line of recsys.log
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Service:
 
     @property
     def fingerprint(self) -> str:
-        told = [self.command, sorted(self.chosen.items()), self.is_supervised]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        identity = [self.command, sorted(self.chosen.items()), self.is_supervised]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 class Services:
@@ -151,8 +151,8 @@ class Services:
         process, started = self.start(job, environment), time.monotonic()
         try:
             while (code := _ended(process, SAY_S)) is None:
-                said = _SAID.findall(log_file.read_text(errors="replace"))
-                say(f"{name} runs, {time.monotonic() - started:.0f} s{f': {said[-1]}' if said else ''}")
+                messages = _MESSAGE.findall(log_file.read_text(errors="replace"))
+                say(f"{name} runs, {time.monotonic() - started:.0f} s{f': {messages[-1]}' if messages else ''}")
         finally:
             self.stop([name])
         if code != 0:

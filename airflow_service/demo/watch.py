@@ -53,8 +53,8 @@ class _Screen:
 
     def __init__(self, api: AirflowApi, console: Console) -> None:
         self._api, self._console = api, console
-        self._started = self._told_at = time.monotonic()
-        self._said: dict[str, str] = {}
+        self._started = self._logged_at = time.monotonic()
+        self._messages: dict[str, str] = {}
         self._live = Live(console=console, refresh_per_second=2, transient=False) if console.is_terminal else None
 
     def __enter__(self) -> _Screen:
@@ -72,12 +72,12 @@ class _Screen:
 
     def show(self, night: Night, changes: list[str]) -> None:
         """How it goes now, and what has changed."""
-        is_due = time.monotonic() - self._told_at >= (LOOK_S if self._live else SAY_S)
+        is_due = time.monotonic() - self._logged_at >= (LOOK_S if self._live else SAY_S)
         if is_due:
-            self._told_at = time.monotonic()
-            self._said = {task["task_id"]: self._says(task) for task in night.tasks_in("running")}
+            self._logged_at = time.monotonic()
+            self._messages = {task["task_id"]: self._says(task) for task in night.tasks_in("running")}
         if self._live:
-            self._live.update(_table(night, self._said, self._elapsed_s))
+            self._live.update(_table(night, self._messages, self._elapsed_s))
             return
         lines = changes
         if is_due:
@@ -86,8 +86,8 @@ class _Screen:
             self.say(f"[{self._elapsed_s:5.0f} s] {line}")
 
     def _of(self, task: dict[str, Any]) -> str:
-        said = self._said.get(task["task_id"], "")
-        return f": {said}" if said else ""
+        message = self._messages.get(task["task_id"], "")
+        return f": {message}" if message else ""
 
     def _says(self, task: dict[str, Any]) -> str:
         try:
@@ -140,14 +140,14 @@ def follow(api: AirflowApi, run: dict[str, Any], console: Console, check: Callab
     return night
 
 
-def _table(night: Night, said: dict[str, str], elapsed_s: float) -> Table:
+def _table(night: Night, messages: dict[str, str], elapsed_s: float) -> Table:
     table = Table(title=f"{elapsed_s:.0f} s", title_justify="right", box=None, pad_edge=False)
     table.add_column("step")
     table.add_column("state", no_wrap=True)
     table.add_column("what it says", no_wrap=True, overflow="ellipsis")
     for task in night.tasks:
         is_running = task["state"] == "running"
-        text = "" if not is_running else escape(said.get(task["task_id"], ""))
+        text = "" if not is_running else escape(messages.get(task["task_id"], ""))
         table.add_row(task["task_id"], _coloured(_seconds(task), task["state"]), text)
     return table
 

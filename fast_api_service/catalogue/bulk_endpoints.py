@@ -42,14 +42,14 @@ def _ids(field: str) -> dict[str, Any]:
     return {"example": {"summary": "One that is not there", "value": {field: [ABSENT_ID]}}}
 
 
-@router.get("/items", responses=documented(422, 503), summary="Items, page by page", operation_id="list_items")
+@router.get("/items", responses=documented(422, 503), summary="List items, page by page", operation_id="list_items")
 async def items(request: Request, after: After = None, limit: Limit = 100) -> ItemPage:
     """In the order in which they came into the catalogue."""
     found = await bulk_repository.page(request.app.state.service.lookups, "item", after, limit)
     return ItemPage.model_validate({"items": found.objects, "next": found.next})
 
 
-@router.get("/users", responses=documented(422, 503), summary="Users, page by page", operation_id="list_users")
+@router.get("/users", responses=documented(422, 503), summary="List users, page by page", operation_id="list_users")
 async def users(request: Request, after: After = None, limit: Limit = 100) -> UserPage:
     """In the order in which they came into the catalogue."""
     state: State = request.app.state.service
@@ -59,7 +59,10 @@ async def users(request: Request, after: After = None, limit: Limit = 100) -> Us
 
 
 @router.get(
-    "/categories", responses=documented(422, 503), summary="Categories, page by page", operation_id="list_categories"
+    "/categories",
+    responses=documented(422, 503),
+    summary="List categories, page by page",
+    operation_id="list_categories",
 )
 async def categories(request: Request, after: After = None, limit: Limit = 100) -> CategoryPage:
     """In the order in which they came into the catalogue."""

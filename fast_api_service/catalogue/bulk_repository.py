@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
-from fast_api_service.catalogue.repository import Entity, delete_one, told_item
+from fast_api_service.catalogue.repository import Entity, delete_one, item_object
 from fast_api_service.errors import ApiError
 from fast_api_service.postgres import write_pool
 from fast_api_service.postgres.write_pool import Writable
@@ -69,7 +69,7 @@ async def page(connections: Writable, entity: Entity, after: ExternalId | None, 
                 if id_ is None:
                     passed_over.append(row["key"])
                 else:
-                    objects.append(_told(entity, id_, row, types))
+                    objects.append(_as_object(entity, id_, row, types))
             if len(rows) <= limit:
                 break
             key = rows[-1]["key"]
@@ -80,12 +80,12 @@ async def page(connections: Writable, entity: Entity, after: ExternalId | None, 
     return await connections.transaction(read)
 
 
-def _told(entity: Entity, id_: ExternalId, row: asyncpg.Record, types: dict[str, JsonType]) -> dict[str, Any]:
+def _as_object(entity: Entity, id_: ExternalId, row: asyncpg.Record, types: dict[str, JsonType]) -> dict[str, Any]:
     if entity == "category":
         return {"category_id": id_, "parent_id": stored_id(row["parent_id"], types[entity])}
     if entity == "user":
         return {"user_id": id_, "properties": orjson.loads(row["properties"])}
-    return told_item(id_, row, types)
+    return item_object(id_, row, types)
 
 
 class Gone(NamedTuple):

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from fast_api_service.catalogue import erasure
-from fast_api_service.catalogue.repository import CatalogueStore, Entity, Outcome, Told
+from fast_api_service.catalogue.repository import CatalogueStore, Change, Entity, Outcome
 from fast_api_service.catalogue.schemas import (
     STORED_ID,
     AllRejected,
@@ -82,7 +82,7 @@ async def put_items(
     ],
 ) -> StoredMany:
     """Up to 1,000 items in one transaction. What cannot be stored is rejected with its reason, the rest is stored."""
-    return await _put_many(request, store, _all_told("item", body.items))
+    return await _put_many(request, store, _changes("item", body.items))
 
 
 @router.put(
@@ -96,10 +96,10 @@ async def put_item(
 ) -> Stored:
     """Add an item or change it: what is left out stays as it was. Made unavailable, it is gone from every answer
     within a second."""
-    return await _put_one(request, store, Told("item", item_id, _given(body)))
+    return await _put_one(request, store, Change("item", item_id, _given(body)))
 
 
-@router.get("/items/{item_id:id}", responses=documented(404, 422, 503), summary="An item", operation_id="get_item")
+@router.get("/items/{item_id:id}", responses=documented(404, 422, 503), summary="Get an item", operation_id="get_item")
 async def get_item(store: Store, item_id: ItemPath) -> ItemOut:
     """What is known of an item."""
     return ItemOut.model_validate(_known("item", item_id, await store.item(item_id)))
@@ -124,7 +124,7 @@ async def put_users(
     body: Annotated[UsersIn, Body(openapi_examples=_example("One user", {"users": [{"user_id": STORED_ID, **_USER}]}))],
 ) -> StoredMany:
     """Up to 1,000 users in one transaction. What cannot be stored is rejected with its reason, the rest is stored."""
-    return await _put_many(request, store, _all_told("user", body.users))
+    return await _put_many(request, store, _changes("user", body.users))
 
 
 @router.put("/users/{user_id:id}", responses=documented(413, 422, 503), summary="Store a user", operation_id="put_user")
@@ -135,10 +135,10 @@ async def put_user(
     body: Annotated[UserFields, Body(openapi_examples=_example("A user", _USER))],
 ) -> Stored:
     """Add a user or change one: properties that are left out stay as they were."""
-    return await _put_one(request, store, Told("user", user_id, _given(body)))
+    return await _put_one(request, store, Change("user", user_id, _given(body)))
 
 
-@router.get("/users/{user_id:id}", responses=documented(404, 422, 503), summary="A user", operation_id="get_user")
+@router.get("/users/{user_id:id}", responses=documented(404, 422, 503), summary="Get a user", operation_id="get_user")
 async def get_user(store: Store, user_id: UserPath) -> UserOut:
     """What the catalogue knows of a user."""
     return UserOut.model_validate(_known("user", user_id, await store.user(user_id)))
@@ -170,7 +170,7 @@ async def put_categories(
 ) -> StoredMany:
     """Up to 1,000 categories in one transaction, parents before their children. What cannot be stored is rejected with
     its reason, the rest is stored."""
-    return await _put_many(request, store, _all_told("category", body.categories))
+    return await _put_many(request, store, _changes("category", body.categories))
 
 
 @router.put(
@@ -186,13 +186,13 @@ async def put_category(
     body: Annotated[CategoryFields, Body(openapi_examples=_example("A root", {"parent_id": None}))],
 ) -> Stored:
     """Add a category or move it. An unknown parent and a cycle are rejected."""
-    return await _put_one(request, store, Told("category", category_id, _given(body)))
+    return await _put_one(request, store, Change("category", category_id, _given(body)))
 
 
 @router.get(
     "/categories/{category_id:id}",
     responses=documented(404, 422, 503),
-    summary="A category",
+    summary="Get a category",
     operation_id="get_category",
 )
 async def get_category(store: Store, category_id: CategoryPath) -> CategoryOut:
@@ -225,7 +225,7 @@ async def store_object(
     ],
 ) -> Stored:
     """The same as PUT of an item, a user or a category."""
-    return await _put_one(request, store, _told(body.type, body.data))
+    return await _put_one(request, store, _change(body.type, body.data))
 
 
 @router.post("/store_objects", responses=_IN_BULK, summary="Store objects", operation_id="store_objects")
@@ -249,45 +249,45 @@ async def store_objects(
     ],
 ) -> StoredMany:
     """Up to 1,000 items, users and categories in one transaction; categories are stored first."""
-    told = [one if isinstance(one, Unusable) else _told(one.type, one.data) for one in body.objects]
-    return await _put_many(request, store, told)
+    changes = [one if isinstance(one, Unusable) else _change(one.type, one.data) for one in body.objects]
+    return await _put_many(request, store, changes)
 
 
-def _told(entity: Entity, data: _Data) -> Told:
+def _change(entity: Entity, data: _Data) -> Change:
     fields = _given(data)
-    return Told(entity, fields.pop(f"{entity}_id"), fields)
+    return Change(entity, fields.pop(f"{entity}_id"), fields)
 
 
-def _all_told(entity: Entity, data: Sequence[_Data | Unusable]) -> list[Told | Unusable]:
-    return [one if isinstance(one, Unusable) else _told(entity, one) for one in data]
+def _changes(entity: Entity, data: Sequence[_Data | Unusable]) -> list[Change | Unusable]:
+    return [one if isinstance(one, Unusable) else _change(entity, one) for one in data]
 
 
 def _given(body: BaseModel) -> dict[str, Any]:
     return body.model_dump(exclude_unset=True)
 
 
-async def _put_one(request: Request, store: CatalogueStore, told: Told) -> Stored:
-    [outcome] = await store.put([told])
+async def _put_one(request: Request, store: CatalogueStore, change: Change) -> Stored:
+    [outcome] = await store.put([change])
     if outcome.reason:
         raise ApiError(422, "rejected", outcome.reason)
     _wake(request)
     return Stored.model_validate({"type": outcome.entity, "id": outcome.id, "result": outcome.result})
 
 
-async def _put_many(request: Request, store: CatalogueStore, told: Sequence[Told | Unusable]) -> Any:
+async def _put_many(request: Request, store: CatalogueStore, changes: Sequence[Change | Unusable]) -> Any:
     """200 where all is stored, 207 where some is, 422 where nothing is."""
-    usable = [one for one in told if not isinstance(one, Unusable)]
+    usable = [one for one in changes if not isinstance(one, Unusable)]
     outcomes = iter(await store.put(usable) if usable else [])
     stored: dict[str, list[Any]] = {"created": [], "updated": [], "unchanged": []}
     rejected = []
-    for index, one in enumerate(told):
+    for index, one in enumerate(changes):
         became = one if isinstance(one, Unusable) else next(outcomes)
         if became.reason:
             rejected.append({"index": index, "reason": became.reason})
         elif isinstance(became, Outcome):
             stored[became.result].append({"type": became.entity, "id": became.id})
-    if len(rejected) == len(told):
-        error = f"nothing was stored; the first of {len(told)} reasons: {rejected[0]['reason']}"
+    if len(rejected) == len(changes):
+        error = f"nothing was stored; the first of {len(changes)} reasons: {rejected[0]['reason']}"
         return _json(422, {"success": False, "status": "all_rejected", "error": error, "rejected": rejected})
     _wake(request)
     return _json(207 if rejected else 200, {"success": True, **stored, "rejected": rejected})

@@ -98,7 +98,7 @@ async def erase(connections: Writable, user_id: ExternalId) -> Erased:
     given, or an append takes long. Then the same is to be sent again.
     """
 
-    async def bury(connection: asyncpg.Connection) -> tuple[ExternalId, dt.datetime]:
+    async def mark_erased(connection: asyncpg.Connection) -> tuple[ExternalId, dt.datetime]:
         id_ = to_external(user_id, (await write_pool.id_types(connection))["user"], "user")
         return id_, await connection.fetchval(_TOMBSTONE_SQL, digest_of(str(id_)))
 
@@ -123,7 +123,7 @@ async def erase(connections: Writable, user_id: ExternalId) -> Erased:
             await connection.execute(_USER_SQL, key)
         return removed | await _remove(connection, _SERVED, str(id_), sessions)
 
-    id_, erased_at = await connections.transaction(bury)
+    id_, erased_at = await connections.transaction(mark_erased)
     try:
         sessions = await connections.transaction(wait_for_others, _APPENDS_S + 5)
         return Erased(id_, erased_at, await connections.transaction(remove, _LONG_S))

@@ -17,7 +17,7 @@ from recsys.storage.last_keys import LAST_SQL
 _FIRST_KEY = 1  # as recsys.data.keys has it; 0 owns the default list of all items
 
 
-class Shelf(ABC):
+class Rows(ABC):
     """The rows of one table that a request names, by external id as text.
 
     The order of calls: `lacks`, then the locks, then `load`, `take` for each object, and `write`.
@@ -33,7 +33,7 @@ class Shelf(ABC):
         self.keys: dict[str, int] = {}
         self._gone: set[str] = set()  # ids that are not used again
         self._changed: dict[str, None] = {}  # in order
-        self._told: set[str] = set()  # said again what was known already
+        self._unchanged: set[str] = set()  # posted as they are
         self._next_key = _FIRST_KEY
 
     async def lacks(self, connection: asyncpg.Connection, ids: set[str]) -> bool:
@@ -45,7 +45,7 @@ class Shelf(ABC):
         """Read and lock the rows of these ids."""
         for row in await connection.fetch(self.load_sql, sorted(ids)):
             self.keys[row[self.id]] = row[self.key]
-            self._put_down(row)
+            self._remember(row)
         if len(ids - self.keys.keys()):
             sql = f"select {LAST_SQL.format(table=self.table, key=self.key)}"
             self._next_key = max(await connection.fetchval(sql) + 1, _FIRST_KEY)
@@ -56,7 +56,7 @@ class Shelf(ABC):
             raise InputError(self._refusal(id_))
         is_new = id_ not in self.keys
         if not self._change(id_, fields, is_new):
-            self._told.add(id_)
+            self._unchanged.add(id_)
             return "unchanged"
         if is_new:
             self.keys[id_] = self._next_key
@@ -65,17 +65,17 @@ class Shelf(ABC):
         return "created" if is_new else "updated"
 
     async def write(self, connection: asyncpg.Connection) -> None:
-        """Write what changed, and note what was told."""
+        """Write what changed, and note the rest as posted."""
         if self._changed:
             ids = list(self._changed)
             await connection.execute(self.write_sql, [self.keys[id_] for id_ in ids], ids, *self._columns(ids))
-        told = [self.keys[id_] for id_ in sorted(self._told - self._changed.keys())]
-        if told:
+        known = [self.keys[id_] for id_ in sorted(self._unchanged - self._changed.keys())]
+        if known:
             sql = f"update {self.table} set told_at = now() where {self.key} = any($1) and told_at is null"  # noqa: S608
-            await connection.execute(sql, told)
+            await connection.execute(sql, known)
 
     @abstractmethod
-    def _put_down(self, row: asyncpg.Record) -> None:
+    def _remember(self, row: asyncpg.Record) -> None:
         """Remember a row as it is."""
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Shelf(ABC):
         return f"{id_!r} was deleted, and a deleted id is not used again; take a new one"
 
 
-class Categories(Shelf):
+class Categories(Rows):
     table, key, id = "categories", "category_key", "category_id"
     _SELECT = """
         select c.category_key, c.category_id, p.category_id as parent_id, c.deleted_at from categories c
@@ -117,7 +117,7 @@ class Categories(Shelf):
             rows = await connection.fetch(self._SELECT + "where c.category_id = any($1)", sorted(set(ids)))
         for row in rows:
             self.keys[row["category_id"]] = row["category_key"]
-            self._put_down(row)
+            self._remember(row)
 
     def key_of(self, category_id: ExternalId) -> tuple[str, int]:
         """The id as the catalogue writes it, and its key; InputError where there is no such category."""
@@ -126,7 +126,7 @@ class Categories(Shelf):
             raise InputError(f"there is no category {category_id!r}; store it first")
         return id_, self.keys[id_]
 
-    def _put_down(self, row: asyncpg.Record) -> None:
+    def _remember(self, row: asyncpg.Record) -> None:
         if row["deleted_at"] is not None:
             self._gone.add(row["category_id"])
         self._parents[row["category_id"]] = row["parent_id"]
@@ -147,7 +147,7 @@ class Categories(Shelf):
         return [[None if parent is None else self.keys[parent] for parent in parents]]
 
 
-class Items(Shelf):
+class Items(Rows):
     table, key, id = "items", "item_key", "item_id"
     load_sql = """
         select i.item_key, i.item_id, c.category_key, c.category_id, i.available, i.title, i.properties,
@@ -170,7 +170,7 @@ class Items(Shelf):
         self._categories = categories
         self._states: dict[str, ItemState] = {}
 
-    def _put_down(self, row: asyncpg.Record) -> None:
+    def _remember(self, row: asyncpg.Record) -> None:
         if row["deleted_at"] is not None:
             self._gone.add(row["item_id"])
         if row["category_id"] is not None:
@@ -196,7 +196,7 @@ class Items(Shelf):
         ]
 
 
-class Users(Shelf):
+class Users(Rows):
     table, key, id = "users", "user_key", "user_id"
     load_sql = """
         select user_key, user_id, properties from users where user_id = any($1) order by user_key for update
@@ -218,7 +218,7 @@ class Users(Shelf):
         self._gone = {digests[row["digest"]] for row in rows}
         await super().load(connection, ids)
 
-    def _put_down(self, row: asyncpg.Record) -> None:
+    def _remember(self, row: asyncpg.Record) -> None:
         self._properties[row["user_id"]] = orjson.loads(row["properties"])
 
     def _change(self, id_: str, fields: dict[str, Any], is_new: bool) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import asyncpg
 import orjson
 
-from fast_api_service.catalogue.objects import Categories, Items, Shelf, Users
+from fast_api_service.catalogue.objects import Categories, Items, Rows, Users
 from fast_api_service.errors import ApiError
 from fast_api_service.postgres import write_pool
 from fast_api_service.postgres.write_pool import Writable
@@ -49,8 +49,8 @@ from categories c where c.category_id = $1 and c.deleted_at is null
 _DELETE_CATEGORY_SQL = "update categories set deleted_at = now(), told_at = now() where category_id = $1"
 
 
-class Told(NamedTuple):
-    """One object as the shop told it: its id, and the fields that were given."""
+class Change(NamedTuple):
+    """One object as a client posted it: its id, and the fields that were given."""
 
     entity: Entity
     id: ExternalId
@@ -74,9 +74,9 @@ class CatalogueStore:
         """`lookups`: connections that only read; the same where there are no others."""
         self._connections, self._lookups = connections, lookups or connections
 
-    async def put(self, told: Sequence[Told]) -> list[Outcome]:
+    async def put(self, changes: Sequence[Change]) -> list[Outcome]:
         """Store objects; the outcome of each, in order. Categories come first, then items, then users."""
-        return await self._connections.transaction(lambda connection: _put(connection, told))
+        return await self._connections.transaction(lambda connection: _put(connection, changes))
 
     async def item(self, item_id: ExternalId) -> dict[str, Any] | None:
         """An item as it is told to clients; None where there is none. InputError for an id of the wrong type."""
@@ -87,7 +87,7 @@ class CatalogueStore:
             row = await connection.fetchrow(_ITEM_SQL, str(id_))
             if row is None:
                 return None
-            return told_item(id_, row, types)
+            return item_object(id_, row, types)
 
         return await self._lookups.transaction(read)
 
@@ -129,7 +129,7 @@ class CatalogueStore:
         return await self._connections.transaction(work)
 
 
-def told_item(id_: ExternalId, row: asyncpg.Record, types: dict[str, JsonType]) -> dict[str, Any]:
+def item_object(id_: ExternalId, row: asyncpg.Record, types: dict[str, JsonType]) -> dict[str, Any]:
     """A row of an item as it is told to clients."""
     state = ItemState.stored(row["category_id"], row["available"], row["title"], _json(row["properties"]))
     category = state.category_id
@@ -151,40 +151,40 @@ async def delete_one(connection: asyncpg.Connection, entity: Entity, id_: Extern
     if use is None:
         return False
     if use["n_items"] or use["n_categories"]:
-        held = f"{use['n_items']} items and {use['n_categories']} categories"
-        raise ApiError(409, "category_in_use", f"category {id_!r} holds {held}; move or delete them first")
+        contents = f"{use['n_items']} items and {use['n_categories']} categories"
+        raise ApiError(409, "category_in_use", f"category {id_!r} holds {contents}; move or delete them first")
     await connection.execute(_DELETE_CATEGORY_SQL, str(id_))
     return True
 
 
-async def _put(connection: asyncpg.Connection, told: Sequence[Told]) -> list[Outcome]:
+async def _put(connection: asyncpg.Connection, changes: Sequence[Change]) -> list[Outcome]:
     types = await write_pool.id_types(connection)
     categories = Categories(types["category"])
-    shelves: dict[Entity, Shelf] = {"category": categories, "item": Items(categories), "user": Users()}
-    outcomes = [Outcome(one.entity, one.id) for one in told]
+    rows: dict[Entity, Rows] = {"category": categories, "item": Items(categories), "user": Users()}
+    outcomes = [Outcome(one.entity, one.id) for one in changes]
     wanted: dict[Entity, set[str]] = {entity: set() for entity in _ORDER}
-    for one, outcome in zip(told, outcomes, strict=True):
+    for one, outcome in zip(changes, outcomes, strict=True):
         try:
             outcome.id = to_external(one.id, types[one.entity], one.entity)
             wanted[one.entity].add(str(outcome.id))
         except InputError as error:
             outcome.reason = str(error)
-    if any([await shelves[entity].lacks(connection, ids) for entity, ids in wanted.items() if ids]):
+    if any([await rows[entity].lacks(connection, ids) for entity, ids in wanted.items() if ids]):
         await write_pool.lock(connection, locks.KEYS)
     await write_pool.lock(connection, locks.CATALOGUE)
-    named = [str(one.fields["category_id"]) for one in told if one.fields.get("category_id") is not None]
+    named = [str(one.fields["category_id"]) for one in changes if one.fields.get("category_id") is not None]
     await categories.look_up(connection, None if wanted["category"] else named)
     for entity in _ORDER:
         if wanted[entity]:
-            await shelves[entity].load(connection, wanted[entity])
-        for one, outcome in zip(told, outcomes, strict=True):
+            await rows[entity].load(connection, wanted[entity])
+        for one, outcome in zip(changes, outcomes, strict=True):
             if one.entity == entity and not outcome.reason:
                 try:
-                    outcome.result = shelves[entity].take(str(outcome.id), one.fields)
+                    outcome.result = rows[entity].take(str(outcome.id), one.fields)
                 except InputError as error:
                     outcome.reason = str(error)
     for entity in _ORDER:
-        await shelves[entity].write(connection)
+        await rows[entity].write(connection)
     return outcomes
 
 

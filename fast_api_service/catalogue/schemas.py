@@ -65,11 +65,11 @@ def _or_reason(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 _Lenient = WrapValidator(_or_reason)
 
 
-class _Told(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ItemFields(_Told):
+class ItemFields(_Strict):
     """What an item may be told to be. What is left out stays as it is, or takes its default in a new item."""
 
     category_id: CategoryId | None = Field(None, description="a category of the catalogue; null: none")
@@ -86,13 +86,13 @@ class ItemFields(_Told):
         return properties
 
 
-class UserFields(_Told):
+class UserFields(_Strict):
     """What a user may be told to be."""
 
     properties: _Properties = Field({})
 
 
-class CategoryFields(_Told):
+class CategoryFields(_Strict):
     """What a category may be told to be."""
 
     parent_id: CategoryId | None = Field(None, description="a category of the catalogue; null: a root")
@@ -110,29 +110,29 @@ class CategoryIn(CategoryFields):
     category_id: CategoryId
 
 
-class ItemsIn(_Told):
+class ItemsIn(_Strict):
     items: list[Annotated[ItemIn, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
-class UsersIn(_Told):
+class UsersIn(_Strict):
     users: list[Annotated[UserIn, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
-class CategoriesIn(_Told):
+class CategoriesIn(_Strict):
     categories: list[Annotated[CategoryIn, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
-class ItemObject(_Told):
+class ItemObject(_Strict):
     type: Literal["item"]
     data: ItemIn
 
 
-class UserObject(_Told):
+class UserObject(_Strict):
     type: Literal["user"]
     data: UserIn
 
 
-class CategoryObject(_Told):
+class CategoryObject(_Strict):
     type: Literal["category"]
     data: CategoryIn
 
@@ -141,7 +141,7 @@ class CategoryObject(_Told):
 AnyObject = Annotated[ItemObject | UserObject | CategoryObject, Discriminator("type")]
 
 
-class ObjectsIn(_Told):
+class ObjectsIn(_Strict):
     objects: list[Annotated[AnyObject, _Lenient]] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
@@ -250,15 +250,15 @@ class Receipt(BaseModel):
     removed: Removed
 
 
-class ItemIds(_Told):
+class ItemIds(_Strict):
     item_ids: list[ItemId] = Field(min_length=1, max_length=1000)
 
 
-class CategoryIds(_Told):
+class CategoryIds(_Strict):
     category_ids: list[CategoryId] = Field(min_length=1, max_length=1000)
 
 
-class UserIds(_Told):
+class UserIds(_Strict):
     user_ids: list[UserId] = Field(min_length=1, max_length=100)
 
 

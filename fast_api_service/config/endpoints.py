@@ -46,7 +46,7 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
-@router.get("/config", responses=documented(503), summary="The configuration in force", operation_id="config")
+@router.get("/config", responses=documented(503), summary="Get the configuration in force", operation_id="config")
 async def read(request: Request) -> ConfigInForce:
     """The newest version that can be read, and the newer ones that cannot; version 0 are the defaults, which hold until
     another one is put."""
@@ -56,7 +56,7 @@ async def read(request: Request) -> ConfigInForce:
 
 
 @router.get(
-    "/config/history", responses=documented(422, 503), summary="Earlier versions", operation_id="config_history"
+    "/config/history", responses=documented(422, 503), summary="List earlier versions", operation_id="config_history"
 )
 async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> ConfigHistory:
     """The newest first."""

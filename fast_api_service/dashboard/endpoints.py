@@ -44,7 +44,7 @@ def install(app: FastAPI) -> None:
 @router.get(
     "/dashboard/data",
     responses=documented(422, 503),
-    summary="Figures of the dashboard",
+    summary="Get the figures of the dashboard",
     operation_id="dashboard_data",
 )
 async def data(

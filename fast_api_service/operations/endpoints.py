@@ -21,14 +21,14 @@ router = APIRouter(tags=["operations"])
 
 
 @router.head("/health", include_in_schema=False)  # load balancers ask so
-@router.get("/health", summary="Is the process alive?", operation_id="health")
+@router.get("/health", summary="Check that the process is alive", operation_id="health")
 async def health() -> Health:
     """Alive means that it answers; see /ready for whether it can serve."""
     return Health(version=__version__)
 
 
 @router.head("/ready", include_in_schema=False)
-@router.get("/ready", responses=documented(503), summary="Can it serve?", operation_id="ready")
+@router.get("/ready", responses=documented(503), summary="Check that it can serve", operation_id="ready")
 async def ready(request: Request) -> Ready:
     """Ready when a publication and its item dictionary are loaded, even while Postgres is away."""
     state, snapshot = _in_service(request)
@@ -42,7 +42,7 @@ async def ready(request: Request) -> Ready:
 @router.get(
     "/metrics",
     response_class=PlainTextResponse,
-    summary="Metrics for Prometheus",
+    summary="Get metrics for Prometheus",
     operation_id="metrics",
 )
 async def metrics(request: Request) -> Response:
@@ -57,7 +57,7 @@ async def metrics(request: Request) -> Response:
 @router.get(
     "/model/info",
     responses=documented(503),
-    summary="Publication, models and catalogue in service",
+    summary="Get publication, models and catalogue in service",
     operation_id="model_info",
 )
 async def model_info(request: Request) -> ModelInfo:
@@ -106,5 +106,5 @@ def _in_service(request: Request) -> tuple[State, Snapshot]:
 
 
 def _list_info(version: ListVersion) -> dict[str, Any]:
-    told = {name: value for name, value in asdict(version).items() if name != "kind"}
-    return told | {"data_until": data_ends_at(version.dataset)}
+    fields = {name: value for name, value in asdict(version).items() if name != "kind"}
+    return fields | {"data_until": data_ends_at(version.dataset)}

@@ -69,7 +69,10 @@ async def stop(request: Request) -> TrainingStatus:
 
 
 @router.get(
-    "/training/status", responses=documented(503), summary="Status of the updater", operation_id="training_status"
+    "/training/status",
+    responses=documented(503),
+    summary="Get the status of the updater",
+    operation_id="training_status",
 )
 async def status(request: Request) -> TrainingStatus:
     """State, offset, lag, heartbeat, restarts, and how well it predicts beside the frozen nightly model."""
@@ -104,7 +107,7 @@ async def status(request: Request) -> TrainingStatus:
 
 
 @router.get(
-    "/training/logs", responses=documented(422, 503), summary="The log of the updater", operation_id="training_logs"
+    "/training/logs", responses=documented(422, 503), summary="Get the log of the updater", operation_id="training_logs"
 )
 async def logs(
     request: Request, stream: LogStream | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
@@ -131,7 +134,9 @@ async def restart_policy(
     return RestartPolicy(**dict(row))
 
 
-@router.get("/updates/list", responses=documented(422, 503), summary="Updates of the model", operation_id="updates")
+@router.get(
+    "/updates/list", responses=documented(422, 503), summary="List updates of the model", operation_id="updates"
+)
 async def updates(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,

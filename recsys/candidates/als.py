@@ -88,12 +88,12 @@ class Als:
             )
             pace = log.Pace()
 
-            def told(iteration: int, *_: float) -> None:
+            def log_iteration(iteration: int, *_: float) -> None:
                 if pace.is_due():
                     logger.info("als: iteration %d of %d", iteration + 1, self.iterations)
 
             try:
-                model.fit(matrix, show_progress=False, callback=told)
+                model.fit(matrix, show_progress=False, callback=log_iteration)
             except ModelFitError as error:
                 raise ModelError(f"als: {error}; check the event weights, or raise the regularization") from error
         available = available_positions(items, catalogue)

@@ -159,7 +159,7 @@ def train(
         if held_out is not None:
             row["validation_loss"], row["validation_auc"] = judge(DeepFmScorer(config, now), *held_out)
         _note(curve, row)
-        logger.info("%s: epoch %d of at most %d: %s", log.place("deepfm"), epoch, schedule.max_epochs, _told(row))
+        logger.info("%s: epoch %d of at most %d: %s", log.place("deepfm"), epoch, schedule.max_epochs, _in_words(row))
         loss = row.get("validation_loss", -float(epoch))  # without a validation slice the last epoch stands
         if loss < best_loss:
             best, best_loss, best_epoch = now, loss, epoch
@@ -183,7 +183,7 @@ def _note(curve: dict[str, list[float]], row: dict[str, float]) -> None:
         curve.setdefault(name, []).append(value)
 
 
-def _told(row: dict[str, float]) -> str:
+def _in_words(row: dict[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items())
 
 

@@ -156,7 +156,7 @@ def items_as_of(con: ibis.BaseBackend, at: int) -> ibis.Table:
     history = con.table("item_properties").filter(lambda t: t.occurred_at < cut)
     state = history.group_by(col.ITEM_KEY).agg(
         category_id=latest(history.value, history.occurred_at, where=history.property == CATEGORY),
-        said_available=latest(history.value, history.occurred_at, where=history.property == AVAILABLE),
+        latest_available=latest(history.value, history.occurred_at, where=history.property == AVAILABLE),
         price=latest(history.value, history.occurred_at, where=history.property == PRICE).try_cast("float64"),
     )
     known = con.table("items").filter(lambda t: t.first_seen_at < cut)[[col.ITEM_KEY, col.FIRST_SEEN_AT]]
@@ -168,7 +168,7 @@ def items_as_of(con: ibis.BaseBackend, at: int) -> ibis.Table:
         "price",
         category_key=joined.category_key,
         parent_category_key=joined.parent_category_key,
-        available=(joined.said_available != "0").fill_null(True),
+        available=(joined.latest_available != "0").fill_null(True),
     )
 
 

@@ -29,17 +29,17 @@ def of_several(events: pa.Table, n_users: int = N_USERS) -> pa.Table:
     if not len(texts.dictionary):
         return events
     code = texts.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    told = [_values(text) for text in texts.dictionary.to_pylist()]
-    common = _common(told, code, events[col.USER_KEY].to_numpy(), n_users)
-    kept = [_text([value for value in values if value in common]) for values in told]
+    values_by_text = [_values(text) for text in texts.dictionary.to_pylist()]
+    common = _common(values_by_text, code, events[col.USER_KEY].to_numpy(), n_users)
+    kept = [_text([value for value in values if value in common]) for values in values_by_text]
     column = pa.array([*kept, None], pa.string()).take(pa.array(code % (len(kept) + 1)))
     return events.set_column(events.schema.get_field_index(col.PARAMETERS), col.PARAMETERS, column)
 
 
-def _common(told: list[list[_Value]], code: np.ndarray, user_key: np.ndarray, n_users: int) -> set[_Value]:
+def _common(values_by_text: list[list[_Value]], code: np.ndarray, user_key: np.ndarray, n_users: int) -> set[_Value]:
     """Of the values of each text (`code` is an event's), those that at least `n_users` told."""
     number: dict[_Value, int] = {}
-    of_text = [[number.setdefault(value, len(number)) for value in values] for values in told]
+    of_text = [[number.setdefault(value, len(number)) for value in values] for values in values_by_text]
     n_values = np.array([len(values) for values in of_text])
     flat = np.fromiter((value for values in of_text for value in values), np.int64, int(n_values.sum()))
     starts = np.cumsum(n_values) - n_values

@@ -98,7 +98,9 @@ def prepare(
             con, streams["events"], streams.pop("posted_events"), declared, complete_until
         )
         streams["events"] = events
-        streams["item_properties"] = _with_told(con, streams["item_properties"], streams.pop("told_properties"))
+        streams["item_properties"] = _with_posted_properties(
+            con, streams["item_properties"], streams.pop("posted_properties")
+        )
         declared = _with_types(con, events, declared)
         seen = {
             entity: _keep(con, f"{entity}_seen", _first_seen(streams, owner, properties))
@@ -133,30 +135,30 @@ def prepare(
             n_posted_left_out=left_out,
             n_left_out=no_ids,
         )
-        users_told = con.to_pyarrow(tables.pop("users"))
+        user_rows = con.to_pyarrow(tables.pop("users"))
         arrow = {name: con.to_pyarrow(tables[name].select(SCHEMAS[name].names)) for name in tables}
         arrow["events"] = parameters.of_several(arrow["events"])
         con.disconnect()
-        return Prepared(write_dataset(folder, meta, arrow | {"users": users_told}), users_told)
+        return Prepared(write_dataset(folder, meta, arrow | {"users": user_rows}), user_rows)
 
 
 def _without(con: Any, streams: dict[str, Table], erased: Set[str]) -> dict[str, Table]:
     """The streams less all rows of users who were erased."""
     con.con.register("erased", pa.table({"digest": sorted(erased)}))
-    told_of = [name for name, table in streams.items() if "visitorid" in table.columns]
-    ids = ibis.union(*(streams[name].select("visitorid") for name in told_of)).distinct()
+    with_users = [name for name, table in streams.items() if "visitorid" in table.columns]
+    ids = ibis.union(*(streams[name].select("visitorid") for name in with_users)).distinct()
     ids = ids.mutate(digest=sha256(ids.visitorid)).semi_join(con.table("erased"), "digest")
     gone = _keep(con, "erased_ids", ids.select("visitorid"))
-    return streams | {name: streams[name].anti_join(gone, "visitorid") for name in told_of}
+    return streams | {name: streams[name].anti_join(gone, "visitorid") for name in with_users}
 
 
-def _with_told(con: Any, properties: Table, told: Table) -> Table:
+def _with_posted_properties(con: Any, properties: Table, posted: Table) -> Table:
     """`properties`, and what the API was told of the other items."""
-    if not con.to_pyarrow(told.count()).as_py():
+    if not con.to_pyarrow(posted.count()).as_py():
         return properties
     columns = [ROW, "timestamp", "itemid", "property", "value"]
     described = properties.select("itemid").distinct()
-    return properties.select(columns).union(told.anti_join(described, "itemid").select(columns))
+    return properties.select(columns).union(posted.anti_join(described, "itemid").select(columns))
 
 
 def _with_types(con: Any, events: Table, declared: Declared) -> Declared:
@@ -215,10 +217,10 @@ def _events(con: Any, events: Table, items: Table, users: Table, declared: Decla
 
 def _with_actions(con: Any, events: Table, declared: Declared) -> Table:
     """Events with `weight` and `action_label`, as `action_of` reads them: the updater learns the same by day."""
-    told = events.filter(events.acted.notnull() | events.label.notnull()).select("event", "acted", "label").distinct()
-    rows = [(row["event"], row["acted"], row["label"]) for row in con.to_pyarrow(told).to_pylist()]
+    used = events.filter(events.acted.notnull() | events.label.notnull()).select("event", "acted", "label").distinct()
+    rows = [(row["event"], row["acted"], row["label"]) for row in con.to_pyarrow(used).to_pylist()]
     plain = [(name, None, None) for name in declared.event_weights]
-    said = [
+    actions = [
         action_of(event, label, json.loads(acted) if acted else {}, declared.event_weights)
         for event, acted, label in [*plain, *rows]
     ]
@@ -226,8 +228,8 @@ def _with_actions(con: Any, events: Table, declared: Declared) -> Table:
         "event": pa.array([row[0] for row in [*plain, *rows]], pa.string()),
         "acted": pa.array([row[1] or "" for row in [*plain, *rows]], pa.string()),
         "given": pa.array([row[2] for row in [*plain, *rows]], pa.float64()).fill_null(_NO_LABEL),
-        "weight": pa.array([action.weight for action in said], pa.float32()),
-        "action_label": pa.array([action.label for action in said], pa.float32()),
+        "weight": pa.array([action.weight for action in actions], pa.float32()),
+        "action_label": pa.array([action.label for action in actions], pa.float32()),
     }
     con.con.register("actions", pa.table(columns))
     keyed = events.mutate(acted=events.acted.fill_null(""), given=events.label.fill_null(_NO_LABEL)).drop("label")
@@ -261,25 +263,25 @@ def _history(con: Any, properties: Table, items: Table, category_id_type: IdType
     """
     price = _price_name(con, properties)
     names = [CATEGORY, AVAILABLE, TITLE, *([price] if price else [])]
-    told = properties.filter(properties.property.isin(names))
-    emptied = told.value.isnull()
-    told = told.filter(emptied | (told.property != AVAILABLE) | (told.value.strip() != ""))
-    told = told.filter(told.value.isnull() | (told.property != CATEGORY) | is_id(told.value, category_id_type))
-    told = told.select(
+    used = properties.filter(properties.property.isin(names))
+    emptied = used.value.isnull()
+    used = used.filter(emptied | (used.property != AVAILABLE) | (used.value.strip() != ""))
+    used = used.filter(used.value.isnull() | (used.property != CATEGORY) | is_id(used.value, category_id_type))
+    used = used.select(
         ROW,
         "timestamp",
         "itemid",
-        property=told.property.cases((price, PRICE), else_=told.property) if price else told.property,
+        property=used.property.cases((price, PRICE), else_=used.property) if price else used.property,
         value=ibis.cases(
-            (told.value.isnull(), EMPTIED),
-            (told.property == AVAILABLE, ibis.ifelse(_says_yes(told.value), "1", "0")),
-            (told.property.isin([CATEGORY, TITLE]), told.value),
-            else_=told.value.re_replace("^n", ""),
+            (used.value.isnull(), EMPTIED),
+            (used.property == AVAILABLE, ibis.ifelse(_says_yes(used.value), "1", "0")),
+            (used.property.isin([CATEGORY, TITLE]), used.value),
+            else_=used.value.re_replace("^n", ""),
         ),
     )
-    told = told.filter((told.property != PRICE) | (told.value == EMPTIED) | told.value.re_search(_NUMBER))
-    told = told.inner_join(items.select(item_key="key", itemid="id"), "itemid")
-    once = told.group_by([col.ITEM_KEY, "timestamp", "property"]).agg(value=latest(told.value, told[ROW]))
+    used = used.filter((used.property != PRICE) | (used.value == EMPTIED) | used.value.re_search(_NUMBER))
+    used = used.inner_join(items.select(item_key="key", itemid="id"), "itemid")
+    once = used.group_by([col.ITEM_KEY, "timestamp", "property"]).agg(value=latest(used.value, used[ROW]))
     return once.select(col.ITEM_KEY, "property", "value", occurred_at=_instant(once.timestamp))
 
 
@@ -303,15 +305,15 @@ def _price_name(con: Any, properties: Table) -> str | None:
 
 def _categories(con: Any, tree: Table, given: KnownKeys, id_type: IdType) -> Table:
     """Every category of the tree or of an item, with its key and its parent's, in the order of ids."""
-    told = con.table("item_properties").filter(lambda t: (t.property == CATEGORY) & (t.value != EMPTIED))
+    named = con.table("item_properties").filter(lambda t: (t.property == CATEGORY) & (t.value != EMPTIED))
     parents_named = tree.filter(tree.parentid.notnull()).select(id="parentid")
-    ids = ibis.union(tree.select(id="categoryid"), parents_named, told.select(id="value"))
+    ids = ibis.union(tree.select(id="categoryid"), parents_named, named.select(id="value"))
     ids = ids.distinct()
     ids = ids.filter(is_id(ids.id, id_type))
     keys = give_keys(con, "category", ids.mutate(length=ids.id.length()), given.categories, ["length", "id"])
     # The later row counts, a root's too, whose parent is null: states of the tree follow each other.
-    said = tree.group_by(id=tree.categoryid).agg(parent_id=latest(tree.parentid.fill_null(""), tree[ROW]))
-    parents = said.mutate(parent_id=said.parent_id.nullif(""))
+    latest_parents = tree.group_by(id=tree.categoryid).agg(parent_id=latest(tree.parentid.fill_null(""), tree[ROW]))
+    parents = latest_parents.mutate(parent_id=latest_parents.parent_id.nullif(""))
     placed = keys.left_join(parents, "id").drop("id_right")
     up = keys.select(parent_id="id", parent_category_key="key")
     placed = placed.left_join(up, "parent_id")
@@ -323,8 +325,8 @@ def _items(con: Any, properties: Table, items: Table, as_of: int) -> Table:
     state = items_as_of(con, as_of)
     ids = con.table("items").select(col.ITEM_KEY, col.ITEM_ID)
     joined = state.inner_join(ids, col.ITEM_KEY)
-    told = properties.filter(properties.property.notin([CATEGORY, AVAILABLE, TITLE]))
-    values = _latest_values(con, "item", told, "itemid", items)
+    others = properties.filter(properties.property.notin([CATEGORY, AVAILABLE, TITLE]))
+    values = _latest_values(con, "item", others, "itemid", items)
     objects = values.group_by(item_key=values.key).agg(properties=json_group_object(values.property, values.value))
     history = con.table("item_properties")
     history = history.filter(history.property == TITLE)
@@ -352,21 +354,22 @@ def _latest_values(con: Any, name: str, properties: Table, owner: str, keys: Tab
 
     Millions of groups: one sort by integers keeps the rows of an owner together, which the JSON objects need next.
     """
-    told = properties
-    names = told.select("property").distinct()
+    names = properties.select("property").distinct()
     names = _keep(con, f"{name}_property_names", names.mutate(code=ibis.row_number().over(order_by="property")))
-    placed = told.inner_join(keys.select("key", **{owner: "id"}), owner).inner_join(names, "property")
+    placed = properties.inner_join(keys.select("key", **{owner: "id"}), owner).inner_join(names, "property")
     placed = placed.select(
-        "key", "property", "value", code=placed.code.cast("int32"), newness=_newness(con, told, placed)
+        "key", "property", "value", code=placed.code.cast("int32"), newness=_newness(con, properties, placed)
     )
     placed = placed.mutate(next_code=placed.code.lead().over(group_by="key", order_by=["code", "newness"]))
     newest = placed.filter(placed.next_code.isnull() | (placed.next_code != placed.code))
     return newest.filter(newest.value.notnull()).select("key", "property", "value")
 
 
-def _newness(con: Any, told: Table, placed: Table) -> ibis.Value:
+def _newness(con: Any, properties: Table, placed: Table) -> ibis.Value:
     """A number that grows with the timestamp, and with the position in the source where timestamps are equal."""
-    extent = told.agg(first=told.timestamp.min(), last=told.timestamp.max(), n=told[ROW].max() + 1)
+    extent = properties.agg(
+        first=properties.timestamp.min(), last=properties.timestamp.max(), n=properties[ROW].max() + 1
+    )
     [row] = con.to_pyarrow(extent).to_pylist()
     first, last, n = (row[name] or 0 for name in ("first", "last", "n"))
     kind = "int64" if (last - first + 1) * n < 2**63 else "decimal(38, 0)"  # the wide one takes twice as long

@@ -28,7 +28,7 @@ _COLUMNS: Mapping[str, pa.Schema] = {
     "events": _EVENTS,
     "posted_events": _EVENTS,
     "item_properties": _PROPERTIES,
-    "told_properties": _PROPERTIES,
+    "posted_properties": _PROPERTIES,
     "user_properties": pa.schema(
         {"timestamp": pa.int64(), "visitorid": pa.string(), "property": pa.string(), "value": pa.string()}
     ),
@@ -57,7 +57,7 @@ class RawTables:
     user_properties: pa.Table | Path | None = None
     category_tree: pa.Table | Path | None = None
     posted_events: pa.Table | Path | None = None
-    told_properties: pa.Table | Path | None = None
+    posted_properties: pa.Table | Path | None = None
 
     def open(self, con: Any, folder: Path) -> Mapping[str, Table]:
         """Each stream as an Ibis table of the DuckDB backend `con`, with the position of each row as `row`.

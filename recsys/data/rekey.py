@@ -44,10 +44,10 @@ def moved(table: pa.Table, moves: Moves) -> pa.Table:
 
 
 def _moved(column: pa.ChunkedArray, moves: Mapping[int, int]) -> pa.Array:
-    asked = np.array(sorted(moves), dtype=np.int32)
-    given = np.array([moves[key] for key in asked.tolist()], dtype=np.int32)
+    former = np.array(sorted(moves), dtype=np.int32)
+    given = np.array([moves[key] for key in former.tolist()], dtype=np.int32)
     keys = column.combine_chunks()
     values = keys.fill_null(-1).to_numpy(zero_copy_only=False)
-    place = np.minimum(np.searchsorted(asked, values), len(asked) - 1)
-    result = np.where(asked[place] == values, given[place], values)
+    place = np.minimum(np.searchsorted(former, values), len(former) - 1)
+    result = np.where(former[place] == values, given[place], values)
     return pa.array(result, pa.int32(), mask=np.asarray(keys.is_null()))

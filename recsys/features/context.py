@@ -38,7 +38,7 @@ _NO_VALUE = "should be text, a number, true or false"
 _FULL = f"no field is left for it: of {N_SHARED} each has another parameter"
 
 
-class Told(NamedTuple):
+class ContextInput(NamedTuple):
     """A parameter that is an input: its name, the field (a position in `CONTEXT_FIELDS`) and the row there."""
 
     name: str
@@ -46,13 +46,13 @@ class Told(NamedTuple):
     row: int
 
 
-def context_of(given: Mapping[str, Any], owners: Sequence[str] = ()) -> tuple[list[Told], dict[str, str]]:
+def context_of(given: Mapping[str, Any], owners: Sequence[str] = ()) -> tuple[list[ContextInput], dict[str, str]]:
     """The parameters of one event or request that are inputs, at most one for each field; name → why not, for others.
 
     `owners`: names that own a field, in the order of the fields behind `device`. Names count without regard to case.
     What `REQUEST_FEATURES` names is passed over: the moment has fields of its own.
     """
-    told: dict[int, Told] = {}
+    inputs: dict[int, ContextInput] = {}
     unused: dict[str, str] = {}
     names = sorted((name.strip().casefold(), name) for name in given)
     owned = {DEVICE, *owners}
@@ -65,11 +65,11 @@ def context_of(given: Mapping[str, Any], owners: Sequence[str] = ()) -> tuple[li
             unused[as_given] = _OUTCOME
         elif word is None:
             unused[as_given] = _NO_VALUE
-        elif field is None or field in told:
+        elif field is None or field in inputs:
             unused[as_given] = _FULL
         else:
-            told[field] = Told(as_given, field, 1 + _hash(f"{name}\0{word}") % (CONTEXT_SIZES[field] - 1))
-    return list(told.values()), unused
+            inputs[field] = ContextInput(as_given, field, 1 + _hash(f"{name}\0{word}") % (CONTEXT_SIZES[field] - 1))
+    return list(inputs.values()), unused
 
 
 def value_word(value: Any) -> str | None:
@@ -100,8 +100,8 @@ def context_rows(parameters: Texts | None, n: int, owners: Sequence[str]) -> NDA
         return result
     by_text = np.zeros((len(parameters.texts) + 1, len(CONTEXT_FIELDS)), dtype=np.int32)  # the last: none
     for place in np.unique(parameters.code[parameters.code >= 0]).tolist():
-        for told in context_of(_object(parameters.texts[place]), owners)[0]:
-            by_text[place, told.field] = told.row
+        for one in context_of(_object(parameters.texts[place]), owners)[0]:
+            by_text[place, one.field] = one.row
     return by_text[parameters.code]
 
 

@@ -39,15 +39,15 @@ class TitleWords:
     def __init__(self, con: ibis.BaseBackend, at: int) -> None:
         """`con` holds the tables of a data set; `at`: microseconds."""
         cut = ibis.timestamp(instant(at))
-        told = con.table("item_properties").filter(lambda t: (t.property == TITLE) & (t.occurred_at < cut))
-        titles = con.to_pyarrow(told.group_by(col.ITEM_KEY).agg(title=latest(told.value, told.occurred_at)))
+        rows = con.table("item_properties").filter(lambda t: (t.property == TITLE) & (t.occurred_at < cut))
+        titles = con.to_pyarrow(rows.group_by(col.ITEM_KEY).agg(title=latest(rows.value, rows.occurred_at)))
         keys = titles[col.ITEM_KEY].to_numpy()
         order = np.argsort(keys)
         self.item_key: NDArray[np.int32] = keys[order]
         self.titles = _bags([titles["title"][int(i)].as_py() for i in order])
         self._words, self._weights = _padded(self.titles)
         events = events_before(con, at).select(col.USER_KEY, col.ITEM_KEY, col.WEIGHT, AGE_DAYS)
-        table = con.to_pyarrow(events.filter(events[col.ITEM_KEY].isin(told[col.ITEM_KEY]))) if len(keys) else None
+        table = con.to_pyarrow(events.filter(events[col.ITEM_KEY].isin(rows[col.ITEM_KEY]))) if len(keys) else None
         self._learn(table)
 
     def _learn(self, events: Any | None) -> None:

@@ -17,7 +17,7 @@ from recsys.networks.weighted_bag import WeightedBag
 class DeepFmNetwork(keras.Model):
     """Logit of a user–item pair = first-order terms + factorisation part + deep part (Guo et al., IJCAI 2017).
 
-    The fields stand on two sides, so that a user's side is computed once for all of its candidates. With
+    The fields have two sides, so that a user's side is computed once for all of its candidates. With
     n_candidates = 1 it is the network of the paper; the first dense layer over the concatenated embeddings is
     written as the sum of one layer per side, which is the same function.
 

@@ -63,8 +63,8 @@ def running(folder: Path) -> Server | None:
     if not _is_locked(folder):
         return None
     try:
-        told = json.loads((folder / "keeper.json").read_text())
-        server = Server(told["port"], told["keeper_pid"], read_password(folder))
+        state = json.loads((folder / "keeper.json").read_text())
+        server = Server(state["port"], state["keeper_pid"], read_password(folder))
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None  # starting, or stopping
     # What a killed keeper left behind says nothing about the one that holds the lock now.
@@ -116,11 +116,11 @@ def keep(folder: Path, port: int) -> None:
         if not mine:
             log.info("another keeper keeps %s", folder)
             return
-        asked_to_stop = False
+        stop_requested = False
 
         def ask(*_: Any) -> None:
-            nonlocal asked_to_stop
-            asked_to_stop = True
+            nonlocal stop_requested
+            stop_requested = True
 
         signal.signal(signal.SIGTERM, ask)
         signal.signal(signal.SIGINT, ask)
@@ -130,7 +130,7 @@ def keep(folder: Path, port: int) -> None:
         has_run, pause_s = False, _LOOK_S
         try:
             home.prepare()
-            while not asked_to_stop:
+            while not stop_requested:
                 try:
                     _see_that_it_runs(home, port, state)
                     for log_file in (home.log_file, folder / "keeper.log"):

@@ -183,7 +183,7 @@ def start_server(home: Home, port: int) -> None:
     while True:
         _forget_ended_postmaster(home)
         with private_files.open_log(home.log_file) as output:
-            said_before = home.log_file.stat().st_size
+            size_before = home.log_file.stat().st_size
             process = subprocess.Popen(  # noqa: S603 - a program of the wheel
                 call, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **home.identity()
             )
@@ -196,10 +196,12 @@ def start_server(home: Home, port: int) -> None:
             return
         # It ended by itself: the port is taken, or processes of a killed server are still on their way out (and may
         # write many lines of their own here).
-        said = home.log_file.read_bytes()[said_before:].decode(errors="replace")
-        if time.monotonic() > deadline or "still in use" not in said:
-            hint = f"; port {port} is taken, set PG_PORT to a free one" if "Address already in use" in said else ""
-            tail = "\n".join(said.splitlines()[-8:])
+        ended_with = home.log_file.read_bytes()[size_before:].decode(errors="replace")
+        if time.monotonic() > deadline or "still in use" not in ended_with:
+            hint = (
+                f"; port {port} is taken, set PG_PORT to a free one" if "Address already in use" in ended_with else ""
+            )
+            tail = "\n".join(ended_with.splitlines()[-8:])
             raise DatabaseAwayError(
                 f"Postgres did not start in {home.data}{hint}. Its log ({home.log_file}) ends with:\n{tail}"
             )

@@ -169,11 +169,11 @@ def is_lost_connection(error: BaseException) -> bool:
     )
 
 
-def said_by_server(error: BaseException) -> str:
+def server_message(error: BaseException) -> str:
     """The first line of what is wrong with the server or the way to it (away, full, refusing); empty for other errors,
     such as a mistake in a statement."""
     if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
-        return said_by_server(error.orig)
+        return server_message(error.orig)
     if not isinstance(error, psycopg2.OperationalError) and not is_lost_connection(error):
         return ""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

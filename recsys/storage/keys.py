@@ -138,12 +138,12 @@ def _place(cursor: Any, table: str, staged: str, key: str, id_: str, top: int) -
         f" from {staged} s left join {table} t on t.{id_} = s.{id_} where s.{key} > %s",
         [now, top],
     )
-    moved = {asked: given for asked, given in cursor.fetchall() if asked != given}
+    moved = {former: given for former, given in cursor.fetchall() if former != given}
     arguments = [list(moved), list(moved.values())]
     for column in (key, "parent_category_key") if table == categories.name else (key,):
         cursor.execute(
-            f"update {staged} s set {column} = m.given from unnest(%s::integer[], %s::integer[]) m (asked, given)"  # noqa: S608
-            f" where s.{column} = m.asked",
+            f"update {staged} s set {column} = m.given from unnest(%s::integer[], %s::integer[]) m (former, given)"  # noqa: S608
+            f" where s.{column} = m.former",
             arguments,
         )
     return moved

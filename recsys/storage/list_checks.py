@@ -54,8 +54,8 @@ class ListChecks:
         self._refuse(lists, (filled & ~np.isfinite(lists.score)).any(axis=1), "have a score that is not finite")
         rising = (lists.score[:, 1:] > lists.score[:, :-1]) & filled[:, 1:]
         self._refuse(lists, rising.any(axis=1), "have scores that do not descend")
-        nameless = filled & ((lists.source < 0) | (lists.source >= self.n_sources))
-        self._refuse(lists, nameless.any(axis=1), f"have a source outside of the {self.n_sources} named ones")
+        unnamed = filled & ((lists.source < 0) | (lists.source >= self.n_sources))
+        self._refuse(lists, unnamed.any(axis=1), f"have a source outside of the {self.n_sources} named ones")
         self._count(lists, filled, lengths)
 
     def finish(self) -> dict[str, Any]:

@@ -201,8 +201,8 @@ def empty_raw(connection: sa.Connection) -> None:
 
 
 def start_over(connection: sa.Connection) -> None:
-    """Empty keys, lists, publications and the record of runs, all that stood on other raw tables; the caller commits,
-    soon: readers of these wait."""
+    """Empty keys, lists, publications and the record of runs, all made of other raw tables; the caller commits, soon:
+    readers of these wait."""
     _lock_out_readers(connection)
     erase(connection)
     connection.execute(sa.text(f"truncate {', '.join(table.fullname for table in _KEYED)}"))

@@ -46,17 +46,17 @@ select {_MS} as "timestamp", user_id as visitorid, event_type as event, item_id 
        case when parameters ?| {_ACTED} then parameters::text end as acted, label::float8 as label
 from events where {_MS} < {{before_ms}}
 """  # noqa: S608 - our own words
-_TOLD_MS = "floor(extract(epoch from i.told_at) * 1000)::bigint"
-_TOLD = f"""
-select {_TOLD_MS} as "timestamp", i.item_id as itemid, said.property, said.value
+_CATALOGUE_MS = "floor(extract(epoch from i.told_at) * 1000)::bigint"
+_POSTED_PROPERTIES = f"""
+select {_CATALOGUE_MS} as "timestamp", i.item_id as itemid, said.property, said.value
 from items i left join categories c on c.category_key = i.category_key
 cross join lateral (
     values ('categoryid', c.category_id), ('available', case when i.available then '1' else '0' end), ('title', i.title)
     union all select key, value from jsonb_each_text(i.properties) where key not in ('categoryid', 'available', 'title')
 ) said (property, value)
-where said.value is not null and {_TOLD_MS} < {{before_ms}}
+where said.value is not null and {_CATALOGUE_MS} < {{before_ms}}
 """  # noqa: S608 - our own words
-_TOLD_STATE = f"select count(*), max({_TOLD_MS}) from items i where {_TOLD_MS} < {{before_ms}}"  # noqa: S608 - ours
+_CATALOGUE_STATE = f"select count(*), max({_CATALOGUE_MS}) from items i where {_CATALOGUE_MS} < {{before_ms}}"  # noqa: S608 - ours
 _POSTED_STATE = f"""
 select count(*), coalesce(max(position), 0),
        max({_MS}) filter (where user_id is not null and event_type = any({{types}}))
@@ -109,7 +109,7 @@ class RawSnapshot:
 
     def told(self, before_ms: int) -> tuple[int, int | None]:
         """Number of items that were last told by API before an instant, and when the last one was (milliseconds)."""
-        n, last = self._row(_TOLD_STATE.format(before_ms=int(before_ms)))
+        n, last = self._row(_CATALOGUE_STATE.format(before_ms=int(before_ms)))
         return int(n), last
 
     def islands(self, types: Iterable[str], after_ms: int, before_ms: int, gap_ms: int) -> list[tuple[int, int]]:
@@ -120,10 +120,10 @@ class RawSnapshot:
         return [(first, n) for first, n in rows]
 
     def export(self, folder: Path, before_ms: int, posted_before_ms: int) -> dict[str, Path]:
-        """Write every stream, the log as `posted_events`, and what the API was told as `told_properties`, cut strictly
-        before an instant, into Parquet files; stream → path."""
+        """Write every stream, the log as `posted_events`, and properties that came by the API as `posted_properties`,
+        cut strictly before an instant, into Parquet files; stream → path."""
         queries = {stream: _query(stream, before_ms) for stream in STREAMS}
-        queries["told_properties"] = _TOLD.format(before_ms=int(before_ms))
+        queries["posted_properties"] = _POSTED_PROPERTIES.format(before_ms=int(before_ms))
         queries["posted_events"] = _POSTED.format(before_ms=int(posted_before_ms))
         return {stream: self._export(query, folder / f"{stream}.parquet") for stream, query in queries.items()}
 

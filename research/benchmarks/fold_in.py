@@ -134,7 +134,7 @@ def answered(snapshot: Snapshot, events: pd.DataFrame, event_type: str, k: int) 
     recent = [Recent(row.item, event_type, row.at // 1000) for row in known.itertuples()][::-1]
     equal = ServingConfig(surfaces={"homepage": SurfaceConfig(recent_weight=0.5)})
     without, alone = ServingConfig(fold_in=False), replace(snapshot, neighbours={})
-    asked = [
+    queries = [
         (alone, NOBODY._replace(recent=recent), without),  # what they have is left out here as well
         (snapshot, UserState(recent=recent), without),
         (alone, UserState(recent=recent), ServingConfig()),
@@ -142,7 +142,9 @@ def answered(snapshot: Snapshot, events: pd.DataFrame, event_type: str, k: int) 
         (snapshot, UserState(recent=recent), ServingConfig()),
     ]
     query = Query(TOP_K, excluded={event.item_key for event in recent})
-    return [ndcg([pick.item_key for pick in cascade.recommend(of, who, query, how)], labels) for of, who, how in asked]
+    return [
+        ndcg([pick.item_key for pick in cascade.recommend(of, who, query, how)], labels) for of, who, how in queries
+    ]
 
 
 def new_users(events: pd.DataFrame, start_at: float, end_at: float) -> list[pd.DataFrame]:

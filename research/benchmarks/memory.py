@@ -88,7 +88,7 @@ class Client:
             await asyncio.gather(*(self._post(client, batches) for _ in range(self.n_connections)))
 
     async def _post(self, client: httpx.AsyncClient, batches: Iterator[tuple[int, bytes, list[Any]]]) -> None:
-        for n, body, asked in batches:
+        for n, body, requests in batches:
             while not self.over.is_set():
                 started = time.perf_counter()
                 answer = await client.post("/online/data/add", content=body, headers=_JSON)
@@ -101,7 +101,7 @@ class Client:
                 self.took_s.append(time.perf_counter() - started)
                 self.posted += n
                 break
-            for path, question in asked:
+            for path, question in requests:
                 (await client.post(path, json=question)).raise_for_status()
             if self.over.is_set():
                 return
@@ -126,11 +126,11 @@ class Client:
                  "parameters": {"duration": duration}}
                 for place, (user, item, kind, duration) in enumerate(rows)
             ]  # fmt: skip
-            asked: list[Any] = [
+            requests: list[Any] = [
                 ("/recommend", {"user_id": user, "top_k": 10}) for user in users[:N_RECOMMENDATIONS].tolist()
             ]
-            asked.append(("/predict", {"user_id": int(users[0]), "item_id": int(items[0])}))
-            yield n, orjson.dumps({"samples": samples}), asked
+            requests.append(("/predict", {"user_id": int(users[0]), "item_id": int(items[0])}))
+            yield n, orjson.dumps({"samples": samples}), requests
 
 
 def skewed(rng: np.random.Generator, n: int, size: int, exponent: float) -> np.ndarray:

@@ -15,28 +15,30 @@ WEIGHTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 
 def prepare_pandas(raw: Path, out: Path, at: int) -> None:
     events = pd.read_parquet(raw / "events.parquet")
-    told = pd.read_parquet(raw / "item_properties.parquet")
+    properties = pd.read_parquet(raw / "item_properties.parquet")
     tree = pd.read_parquet(raw / "category_tree.parquet")
     events = events[events["timestamp"] * 1000 < at]
-    told = told[(told["timestamp"] * 1000 < at) & told["value"].notna()]
+    properties = properties[(properties["timestamp"] * 1000 < at) & properties["value"].notna()]
 
     def keyed(first: Any, name: str) -> Any:
         frame = first.reset_index(name="first_ms").sort_values(["first_ms", f"{name}_id"], ignore_index=True)
         frame[f"{name}_key"] = np.arange(1, len(frame) + 1, dtype=np.int32)
         return frame
 
-    appearances = pd.concat([events.groupby("itemid")["timestamp"].min(), told.groupby("itemid")["timestamp"].min()])
+    appearances = pd.concat(
+        [events.groupby("itemid")["timestamp"].min(), properties.groupby("itemid")["timestamp"].min()]
+    )
     items = keyed(appearances.groupby(level=0).min().rename_axis("item_id"), "item")
     users = keyed(events.groupby("visitorid")["timestamp"].min().rename_axis("user_id"), "user")
     item_key = items.set_index("item_id")["item_key"]
-    told["item_key"] = told.pop("itemid").map(item_key)
-    told = told.sort_values(["item_key", "property", "timestamp"], kind="stable", ignore_index=True)
+    properties["item_key"] = properties.pop("itemid").map(item_key)
+    properties = properties.sort_values(["item_key", "property", "timestamp"], kind="stable", ignore_index=True)
 
     # history of categories, availability and prices
-    history = told[told["property"].isin(["categoryid", "available", "790"])]
+    history = properties[properties["property"].isin(["categoryid", "available", "790"])]
     history = history.drop_duplicates(["item_key", "property", "timestamp"], keep="last")
-    said_no = history["value"].str.lower().isin(["", "0", "false", "f", "no", "n", "n0.000"])
-    value = history["value"].where(history["property"] != "available", np.where(said_no, "0", "1"))
+    is_unavailable = history["value"].str.lower().isin(["", "0", "false", "f", "no", "n", "n0.000"])
+    value = history["value"].where(history["property"] != "available", np.where(is_unavailable, "0", "1"))
     value = value.where(history["property"] != "790", history["value"].str.removeprefix("n"))
     history = history.assign(value=value, property=history["property"].replace("790", "price"))
     numeric = history["value"].str.match(r"^n?-?[0-9]+(\.[0-9]+)?$")
@@ -63,13 +65,13 @@ def prepare_pandas(raw: Path, out: Path, at: int) -> None:
     up = categories.set_index("category_key")["parent_category_key"]
     items["parent_category_key"] = items["category_key"].map(up)
     items["price"] = pd.to_numeric(state["price"]).to_numpy()
-    latest = told.drop_duplicates(["item_key", "property"], keep="last")
+    latest = properties.drop_duplicates(["item_key", "property"], keep="last")
     latest = latest[~latest["property"].isin(["categoryid", "available", "title"])]
     quoted = {text: json.dumps(text) for text in latest["value"].unique()}
     member = '"' + latest["property"] + '":' + latest["value"].map(quoted)
     objects = "{" + member.groupby(latest["item_key"]).agg(",".join) + "}"
     items["properties"] = items["item_key"].map(objects).fillna("{}")
-    del told, latest, member, objects, quoted
+    del properties, latest, member, objects, quoted
 
     # events with keys, weights and sessions
     events["user_key"] = events.pop("visitorid").map(users.set_index("user_id")["user_key"])

@@ -122,8 +122,8 @@ def freshness(url: str, engine: sa.Engine, root: Path, arguments: argparse.Names
     try:
         for port in ports:
             wait(f"http://127.0.0.1:{port}/ready")
-        told, asked = (httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) for port in ports)
-        while told.get("/online/training/status").json()["state"] != "running":
+        first, second = (httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) for port in ports)
+        while first.get("/online/training/status").json()["state"] != "running":
             time.sleep(0.2)
         noise = threading.Thread(target=_views, args=(ports[0], arguments, over))
         noise.start()
@@ -131,8 +131,8 @@ def freshness(url: str, engine: sa.Engine, root: Path, arguments: argparse.Names
         taken, lags, ends = [], [], time.monotonic() + arguments.seconds
         rng = np.random.default_rng(9)
         while time.monotonic() < ends:
-            taken.append(_one_purchase(told, asked, engine, arguments, rng))
-            lags.append(told.get("/online/training/status").json()["lag"])
+            taken.append(_one_purchase(first, second, engine, arguments, rng))
+            lags.append(first.get("/online/training/status").json()["lag"])
             time.sleep(0.2)
         over.set()
         noise.join()
@@ -150,25 +150,29 @@ def freshness(url: str, engine: sa.Engine, root: Path, arguments: argparse.Names
 
 
 def _one_purchase(
-    told: httpx.Client, asked: httpx.Client, engine: sa.Engine, arguments: argparse.Namespace, rng: np.random.Generator
+    first: httpx.Client,
+    second: httpx.Client,
+    engine: sa.Engine,
+    arguments: argparse.Namespace,
+    rng: np.random.Generator,
 ) -> float:
     """Post it, and ask until an update that holds it has changed the answer for the pair."""
     pair = {
         "user_id": 7 * int(rng.integers(1, arguments.users)),
         "item_id": 1000 + int(rng.integers(1, arguments.items)),
     }
-    before = asked.post("/predict", json=pair).json()["predictions"][0]["probability"]
+    before = second.post("/predict", json=pair).json()["predictions"][0]["probability"]
     buyer = 7 * int(rng.integers(1, arguments.users))
     body = {"samples": [{"user_id": buyer, "item_id": pair["item_id"], "event_type": "transaction"}]}
     started = time.perf_counter()
-    position = told.post("/online/data/add", json=body).raise_for_status().json()["position"]
+    position = first.post("/online/data/add", json=body).raise_for_status().json()["position"]
     needed = None
     while True:
         time.sleep(0.02)
         if needed is None:
             needed = _update_of(engine, position)
-        if needed is not None and asked.get("/model/info").json()["scorer"]["online"]["update"] >= needed:
-            after = asked.post("/predict", json=pair).json()["predictions"][0]["probability"]
+        if needed is not None and second.get("/model/info").json()["scorer"]["online"]["update"] >= needed:
+            after = second.post("/predict", json=pair).json()["predictions"][0]["probability"]
             assert after != before, "the update has changed nothing for the pair"
             return time.perf_counter() - started
         if time.perf_counter() - started > 60:

@@ -219,12 +219,12 @@ def test_items_outside_the_catalogue_are_unknown(name: str, params: dict[str, An
 @personal_generator
 def test_unknown_users_get_nothing(name: str, params: dict[str, Any]) -> None:
     model = fitted(name, params)
-    asked = np.array([USER_KEYS[3], UNKNOWN_KEY, 0, USER_KEYS[0]], dtype=np.int32)
-    found = model.candidates(asked, 5)
+    user_keys = np.array([USER_KEYS[3], UNKNOWN_KEY, 0, USER_KEYS[0]], dtype=np.int32)
+    found = model.candidates(user_keys, 5)
     assert found.n_found[1] == found.n_found[2] == 0
     assert found.n_found[0] > 0
     np.testing.assert_array_equal(found.item_key[3], model.candidates(USER_KEYS[:1], 5).item_key[0])
-    scores = model.scores(asked, np.tile(ITEM_KEYS[:2], (4, 1)))
+    scores = model.scores(user_keys, np.tile(ITEM_KEYS[:2], (4, 1)))
     assert np.isnan(scores[[1, 2]]).all()
     assert np.isfinite(scores[[0, 3]]).all()
 

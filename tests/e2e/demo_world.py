@@ -159,11 +159,11 @@ class Demo:
         found = []
         for process in psutil.process_iter():
             try:
-                told = [*process.environ().values(), *process.cmdline()]
+                texts = [*process.environ().values(), *process.cmdline()]
                 alive = process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid()
             except psutil.Error:
                 continue
-            if alive and any(str(self.state) in text for text in told):
+            if alive and any(str(self.state) in text for text in texts):
                 found.append(process.pid)
         return found
 

@@ -56,46 +56,46 @@ def demo(notices: tuple[int, list[str]]) -> Iterator[Demo]:
 
 
 @pytest.fixture(scope="module")
-def said(demo: Demo) -> str:
+def output(demo: Demo) -> str:
     """What the first `make demo` printed."""
     return demo.run("start")
 
 
-def test_all_steps_are_green(demo: Demo, said: str) -> None:
+def test_all_steps_are_green(demo: Demo, output: str) -> None:
     demo.check_run()
 
 
-def test_every_run_gave_notice(said: str, notices: tuple[int, list[str]]) -> None:
+def test_every_run_gave_notice(output: str, notices: tuple[int, list[str]]) -> None:
     wait_until(lambda: "nightly succeeded" in notices[1], 60)  # Airflow sends it after the run has ended
     assert not [title for title in notices[1] if "FAILED" in title]
 
 
-def test_lists_are_in_postgres(demo: Demo, said: str) -> None:
+def test_lists_are_in_postgres(demo: Demo, output: str) -> None:
     demo.check_lists()
     assert all(demo.n_lists(kind) for kind in KINDS)
     ((n_users,),) = demo.rows("select count(*) from users")
     assert demo.n_lists("ranked") > 0.5 * n_users
 
 
-def test_known_light_and_unknown_users_get_ten_available_items(demo: Demo, said: str) -> None:
+def test_known_light_and_unknown_users_get_ten_available_items(demo: Demo, output: str) -> None:
     assert demo.check_answers()["known"]["provenance"]["tier"] == "ranked"
 
 
-def test_nobody_is_shown_again_what_he_bought(demo: Demo, said: str) -> None:
+def test_nobody_is_shown_again_what_they_bought(demo: Demo, output: str) -> None:
     demo.check_bought()
 
 
-def test_printed_requests_work_as_printed(demo: Demo, said: str) -> None:
-    lines = [line.strip() for line in said.splitlines() if line.strip().startswith("curl ")]
+def test_printed_requests_work_as_printed(demo: Demo, output: str) -> None:
+    lines = [line.strip() for line in output.splitlines() if line.strip().startswith("curl ")]
     assert len(lines) == 3
     for line in lines:
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
         assert json.loads(done.stdout), line
-    for url in re.findall(r"http://127\.0\.0\.1:\d+(?:/docs)?(?=\s)", said):
+    for url in re.findall(r"http://127\.0\.0\.1:\d+(?:/docs)?(?=\s)", output):
         assert httpx.get(url, follow_redirects=True, timeout=30).is_success, url
 
 
-def test_the_model_learns_from_what_is_posted(demo: Demo, said: str) -> None:
+def test_the_model_learns_from_what_is_posted(demo: Demo, output: str) -> None:
     """Purchases of one item raise it for somebody who did not buy it, within seconds; a killed updater comes back."""
     item = demo.recommend({"top_k": 10})["recommendations"][-1]["item_id"]
     users = [user for (user,) in demo.rows("select distinct visitorid from raw.events order by 1 limit 53")]
@@ -127,7 +127,7 @@ def test_the_model_learns_from_what_is_posted(demo: Demo, said: str) -> None:
         assert client.get("/online/updates/list").json()["updates"][0]["fence"] == 2
 
 
-def test_what_a_restart_of_postgres_has_ended_comes_back(demo: Demo, said: str) -> None:
+def test_what_a_restart_of_postgres_has_ended_comes_back(demo: Demo, output: str) -> None:
     """Airflow's scheduler may or may not outlive it; killed, it surely does not."""
     services = ("airflow-scheduler", "airflow-dag-processor", "mlflow")
     children = {name: demo.leader(name).children()[0] for name in services}
@@ -149,7 +149,7 @@ def test_what_a_restart_of_postgres_has_ended_comes_back(demo: Demo, said: str) 
     demo.recommend({"top_k": 10})
 
 
-def test_a_crash_and_a_second_run(demo: Demo, said: str) -> None:
+def test_a_crash_and_a_second_run(demo: Demo, output: str) -> None:
     before = demo.rows("select publication_id from publication_pointer")
     for service in ("airflow-scheduler", "mlflow"):
         demo.leader(service).send_signal(signal.SIGKILL)
@@ -160,22 +160,22 @@ def test_a_crash_and_a_second_run(demo: Demo, said: str) -> None:
     assert len(demo.recommend({"user_id": 987_654_321})["recommendations"]) == 10
 
 
-def test_with_api_keys_the_demo_says_so(demo: Demo, said: str) -> None:
+def test_with_api_keys_the_demo_says_so(demo: Demo, output: str) -> None:
     call = [sys.executable, "-m", "recsys.cli", "keys", "create", "--name", "a shop", "--scope", "recommend"]
     environment = demo.environment | {"DATABASE_URL": demo.database_url}
     key = subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-    told = demo.run("start")
-    assert "Authorization: Bearer" in told
-    assert key not in told
+    output = demo.run("start")
+    assert "Authorization: Bearer" in output
+    assert key not in output
     address = f"{demo.url('API_PORT')}/recommend"
     assert httpx.post(address, json={}, timeout=30).status_code == 401
     answer = httpx.post(address, json={}, headers={"Authorization": f"Bearer {key}"}, timeout=30)
     assert len(answer.json()["recommendations"]) == 10
 
 
-def test_stop_leaves_no_process(demo: Demo, said: str) -> None:
+def test_stop_leaves_no_process(demo: Demo, output: str) -> None:
     assert demo.processes()
-    told = demo.run("stop")
+    output = demo.run("stop")
     for name in (
         "airflow-scheduler",
         "airflow-api-server",
@@ -184,8 +184,8 @@ def test_stop_leaves_no_process(demo: Demo, said: str) -> None:
         "fast-api-service",
         "updater",
     ):
-        assert name in told
-    assert "Postgres" in told
+        assert name in output
+    assert "Postgres" in output
     assert demo.processes() == []
     for port in demo.ports.values():
         with socket.socket() as probe:

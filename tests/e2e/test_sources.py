@@ -36,7 +36,7 @@ def demo() -> Iterator[Demo]:
     ],
 )
 def test_every_run_is_green_and_everybody_gets_ten_items(demo: Demo, source: str, path: str, tiers: set[str]) -> None:
-    said = demo.run("start", SOURCE=source, INPUT=str(Path(DATA) / path), REPLACE="1")
+    output = demo.run("start", SOURCE=source, INPUT=str(Path(DATA) / path), REPLACE="1")
     demo.check_run()
     demo.check_lists()
     demo.check_bought()
@@ -47,4 +47,4 @@ def test_every_run_is_green_and_everybody_gets_ten_items(demo: Demo, source: str
     ((n_active,),) = demo.rows("select count(distinct visitorid) from raw.events")
     assert demo.n_lists(tier) > 0.95 * n_active
     if source == "retailrocket":
-        assert "item_properties" in said, "a missing file is reported"
+        assert "item_properties" in output, "a missing file is reported"

@@ -1,4 +1,4 @@
-"""What several files of these tests stand on."""
+"""What several files of these tests use."""
 
 from __future__ import annotations
 

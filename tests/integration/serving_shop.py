@@ -1,4 +1,4 @@
-"""A small published shop in Postgres, and the service as a process: what the tests of the service stand on.
+"""A small published shop in Postgres, and the service as a process: what the tests of the service use.
 
 Items 1 to 60 (ids 1001 to 1060, or item-1 to item-60); 1 to 50 are of category 2, the others of 3, both below 1,
 and 4 is empty. Items 3, 13 and 33 are not available although lists hold them. Users: 501 has a ranked and a

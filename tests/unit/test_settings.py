@@ -104,9 +104,9 @@ def test_every_command_says_it_in_one_line(
     call = [sys.executable, "-m", *command]
     done = subprocess.run(call, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 2, done.stderr
-    said = (done.stderr + done.stdout).strip()
-    assert name in said
-    assert len(said.splitlines()) == 1, said
+    output = (done.stderr + done.stdout).strip()
+    assert name in output
+    assert len(output.splitlines()) == 1, output
 
 
 def test_the_embedded_postgres_is_looked_for_where_the_settings_say(tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ const figures = (k) => [
 
 async function load() {
   tell("Loading …");
-  const asked = new URLSearchParams(["date_from", "date_to", "k"].map((id) => [id, byId(id).value]));
+  const query = new URLSearchParams(["date_from", "date_to", "k"].map((id) => [id, byId(id).value]));
   const key = sessionStorage.getItem(KEY);
   let response, body;
   try {
-    response = await fetch("dashboard/data?" + asked, { headers: key ? { authorization: "Bearer " + key } : {} });
+    response = await fetch("dashboard/data?" + query, { headers: key ? { authorization: "Bearer " + key } : {} });
     body = await response.json();
   } catch {
     return tell("The service does not answer.", true);
@@ -47,7 +47,7 @@ async function load() {
     return tell(key ? body.error : "", true);
   }
   if (!response.ok) return tell(body.error, true);
-  history.replaceState(null, "", "?" + asked);
+  history.replaceState(null, "", "?" + query);
   byId("content").hidden = false;
   show(body);
   tell(body.overall.n_answers ? "" : "Nothing was shown on these days.");
@@ -150,8 +150,8 @@ byId("ask_key").addEventListener("submit", (event) => {
   byId("key").value = "";
   load();
 });
-const asked = new URLSearchParams(location.search);
-byId("date_to").value = asked.get("date_to") ?? isoDay(Date.now());
-byId("date_from").value = asked.get("date_from") ?? isoDay(Date.now() - 6 * 86400000);
-byId("k").value = asked.get("k") ?? 10;
+const query = new URLSearchParams(location.search);
+byId("date_to").value = query.get("date_to") ?? isoDay(Date.now());
+byId("date_from").value = query.get("date_from") ?? isoDay(Date.now() - 6 * 86400000);
+byId("k").value = query.get("k") ?? 10;
 load();

@@ -190,14 +190,14 @@ class Checked:
     def flags_of(self, texts: pa.Array) -> pa.Array:
         """As `flag`, of texts."""
         texts = _trimmed(texts)
-        said = per_value(texts, flag, pa.bool_())
-        unread = pc.and_(pc.is_valid(texts), pc.is_null(said))
+        flags = per_value(texts, flag, pa.bool_())
+        unread = pc.and_(pc.is_valid(texts), pc.is_null(flags))
         for word in pc.unique(texts.filter(unread)).to_pylist()[:MAX_WORDS]:
             self.empty(pc.equal(texts, word), f"available {word[:40]!r} is {AVAILABLE_UNREAD}")
             unread = pc.and_(unread, pc.not_equal(texts, word))
         self.empty(unread, f"available is {AVAILABLE_UNREAD}")
-        said = pc.if_else(pc.is_valid(texts), pc.fill_null(said, False), pa.scalar(None, pa.bool_()))
-        return said.cast(pa.int8()).cast(pa.string())
+        flags = pc.if_else(pc.is_valid(texts), pc.fill_null(flags, False), pa.scalar(None, pa.bool_()))
+        return flags.cast(pa.int8()).cast(pa.string())
 
     def timestamp(self, column: str, written: TimeFormat) -> pa.Array:
         """A column of instants as milliseconds since the epoch, int64. What lies in the future is bad, on the first day

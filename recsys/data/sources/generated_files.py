@@ -18,7 +18,7 @@ from recsys.errors import InputError
 MAX_USERS: Final = 1_500_000
 PROPERTY_ROWS_PER_ITEM: Final = 85  # as RetailRocket has them
 _N_CATEGORY_ROWS, _N_AVAILABLE_ROWS, _N_PRICE_ROWS = 2, 6, 8
-_N_TOLD_ROWS = _N_CATEGORY_ROWS + _N_AVAILABLE_ROWS + _N_PRICE_ROWS + 1
+_N_FIXED_ROWS = _N_CATEGORY_ROWS + _N_AVAILABLE_ROWS + _N_PRICE_ROWS + 1
 PRICE_PROPERTY, STYLE_PROPERTY = "790", "364"
 
 
@@ -96,11 +96,11 @@ def _property_rows(
         leaf[moved, 0] = rng.integers(0, shop.n_leaves, moved.sum())
         available_day = days(_N_AVAILABLE_ROWS)
         changes = np.column_stack([shop.item_outage[item], shop.item_retired[item]])
-        told = changes < N_DAYS
-        available_day[:, 1:4][told] = changes[told]
+        within = changes < N_DAYS
+        available_day[:, 1:4][within] = changes[within]
         is_available = shop.is_available(np.broadcast_to(item[:, None], available_day.shape), available_day)
         price = np.round(shop.item_price[item][:, None] * rng.normal(1, 0.05, price_day.shape)).astype(np.int64)
-        others = per_item - _N_TOLD_ROWS
+        others = per_item - _N_FIXED_ROWS
         other_day = rng.uniform(np.broadcast_to(earliest, (n, others)), N_DAYS)
         other_names, other_values = noise.draw(n * others)
         pieces = [
@@ -164,5 +164,5 @@ def _check_sizes(n_users: int, n_items: int, n_events: int, property_rows_per_it
         raise InputError(f"a shop has at least 10 items, not {n_items:,}")
     if n_events < n_users:
         raise InputError(f"{n_events:,} events are too few for {n_users:,} users: each has one at least")
-    if property_rows_per_item < _N_TOLD_ROWS + 1:
-        raise InputError(f"an item has at least {_N_TOLD_ROWS + 1} property rows, not {property_rows_per_item}")
+    if property_rows_per_item < _N_FIXED_ROWS + 1:
+        raise InputError(f"an item has at least {_N_FIXED_ROWS + 1} property rows, not {property_rows_per_item}")

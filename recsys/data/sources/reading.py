@@ -26,7 +26,7 @@ from recsys.data.sources.texts import MAX_LINE_BYTES, pieces
 from recsys.errors import InputError, RecsysError
 
 __all__ = [
-    "TOLD",
+    "DETECTED",
     "Block",
     "CsvFormat",
     "columns_of",
@@ -46,7 +46,7 @@ __all__ = [
 BLOCK_BYTES = 16 << 20  # of a text, per chunk
 BLOCK_ROWS = 250_000  # of a Parquet file, per chunk
 PARQUET_BLOCK_BYTES = 64 << 20
-TOLD = CsvFormat()  # all is told from the file
+DETECTED = CsvFormat()  # all is detected in the file
 MAX_WRONG_FIRST = 100_000  # lines that are no record before the first good one
 
 
@@ -67,7 +67,7 @@ class Block:
         return len(self.lines) + len(self.rejected)
 
 
-def columns_of(path: Path, csv: CsvFormat = TOLD) -> list[str]:
+def columns_of(path: Path, csv: CsvFormat = DETECTED) -> list[str]:
     """Column names of a file; InputError when it is missing, empty or cannot be read."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -89,7 +89,7 @@ def columns_of(path: Path, csv: CsvFormat = TOLD) -> list[str]:
     )
 
 
-def values_of(path: Path, csv: CsvFormat = TOLD) -> list[str]:
+def values_of(path: Path, csv: CsvFormat = DETECTED) -> list[str]:
     """As `columns_of`, with the paths to single values (`user.id`) in place of the JSON objects that hold them."""
     names = columns_of(path, csv)
     forms = [] if is_parquet(path) else forms_of(path, csv)
@@ -98,7 +98,7 @@ def values_of(path: Path, csv: CsvFormat = TOLD) -> list[str]:
     return [*(name for name in names if name not in inside), *dict.fromkeys(paths)]
 
 
-def require_columns(path: Path, needed: Sequence[str], csv: CsvFormat = TOLD) -> list[str]:
+def require_columns(path: Path, needed: Sequence[str], csv: CsvFormat = DETECTED) -> list[str]:
     """Column names of a file; InputError naming those of `needed` that it lacks or has twice."""
     if not path.is_file() or path.stat().st_size == 0 or is_parquet(path):
         found = columns_of(path, csv)
@@ -158,7 +158,7 @@ def read_blocks(
     path: Path,
     needed: Sequence[str],
     optional: Sequence[str] = (),
-    csv: CsvFormat = TOLD,
+    csv: CsvFormat = DETECTED,
 ) -> Iterator[Block]:
     """Blocks of the columns `needed` and those of `optional` that the file has; at least one, which may be empty.
 

@@ -27,7 +27,7 @@ from recsys.data.sources.base import (
     name_in,
 )
 from recsys.data.sources.checking import Checked, reject_unweighed
-from recsys.data.sources.reading import TOLD, filled_files, is_empty, no_rows, read_blocks, require_columns
+from recsys.data.sources.reading import DETECTED, filled_files, is_empty, no_rows, read_blocks, require_columns
 from recsys.data.sources.times import TimeFormat
 from recsys.errors import InputError
 
@@ -65,9 +65,9 @@ class RetailRocket:
         if not self._tree:
             self.notes.append("no category_tree file: categories have no parents")
         known = {*self._events, *self._properties, *self._tree}
-        self._filled = filled_files(self._events, TOLD, self.notes)
+        self._filled = filled_files(self._events, DETECTED, self.notes)
         for files in (self._properties, self._tree):
-            self._filled += filled_files(files, TOLD, self.notes, needed=False)
+            self._filled += filled_files(files, DETECTED, self.notes, needed=False)
         others = [name_in(path, file) for file in find_files(path, "*", CSV_SUFFIXES) if file not in known]
         if others:
             self.notes.append(f"not read, as their names are not RetailRocket's: {', '.join(others)}")
@@ -80,14 +80,14 @@ class RetailRocket:
             (self._tree, ("categoryid", "parentid")),
         ):
             for file in files:
-                if file in self._filled or not is_empty(file, TOLD):
+                if file in self._filled or not is_empty(file, DETECTED):
                     require_columns(file, needed)
         return [
             Part(
                 stream,
                 file,
                 name_in(self._folder, file),
-                partial(read, file) if file in self._filled else partial(no_rows, stream, file, TOLD),
+                partial(read, file) if file in self._filled else partial(no_rows, stream, file, DETECTED),
             )
             for stream, files, read in (
                 (EVENTS, self._events, self._read_events),

@@ -18,7 +18,7 @@ class XID8(UserDefinedType[object]):
         return "XID8"
 
 
-def _told_at() -> sa.Column[object]:
+def _posted_at() -> sa.Column[object]:
     """When the row was last written through the API; from then on the nightly preparation leaves it alone."""
     return sa.Column("told_at", sa.DateTime(timezone=True))
 
@@ -48,7 +48,7 @@ categories = sa.Table(
     sa.Column("category_key", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("category_id", sa.Text, nullable=False, unique=True),
     sa.Column("parent_category_key", sa.Integer),
-    _told_at(),
+    _posted_at(),
     _deleted_at(),
     _changed_xid(),
 )
@@ -63,7 +63,7 @@ items = sa.Table(
     sa.Column("title", sa.Text),
     sa.Column("properties", JSONB, nullable=False, server_default=empty_object),
     sa.Column("first_seen_at", sa.DateTime(timezone=True)),
-    _told_at(),
+    _posted_at(),
     _deleted_at(),
     _changed_xid(),
     sa.CheckConstraint("item_key >= 0", name="item_key"),  # the service's arrays are indexed by it
@@ -96,7 +96,7 @@ users = sa.Table(
     sa.Column("user_id", sa.Text, unique=True),  # null: erased
     sa.Column("first_seen_at", sa.DateTime(timezone=True)),
     sa.Column("properties", JSONB, nullable=False, server_default=empty_object),
-    _told_at(),
+    _posted_at(),
     sa.CheckConstraint("jsonb_typeof(properties) = 'object'", name="properties"),
 )
 

@@ -57,11 +57,11 @@ def test_an_id_in_a_path_keeps_its_line_end(client: httpx.Client) -> None:
 
 
 def test_an_item_is_what_was_told_of_it_last(client: httpx.Client, database: sa.Engine) -> None:
-    told = {"category_id": "903", "title": "A thing", "price": 2.5, "properties": {"colour": "blue", "sizes": [1, 2]}}
+    fields = {"category_id": "903", "title": "A thing", "price": 2.5, "properties": {"colour": "blue", "sizes": [1, 2]}}
     assert client.get("/items/2001").status_code == 404
-    assert put(client, "/items/2001", **told) == {"success": True, "type": "item", "id": 2001, "result": "created"}
-    assert put(client, "/items/2001", **told)["result"] == "unchanged"
-    whole = {"success": True, "item_id": 2001, "available": True, **told, "category_id": 903}
+    assert put(client, "/items/2001", **fields) == {"success": True, "type": "item", "id": 2001, "result": "created"}
+    assert put(client, "/items/2001", **fields)["result"] == "unchanged"
+    whole = {"success": True, "item_id": 2001, "available": True, **fields, "category_id": 903}
     assert client.get("/items/2001").json() == whole
     assert put(client, "/items/2001", available=False, properties={"sizes": None})["result"] == "updated"
     assert client.get("/items/2001").json() == whole | {"available": False, "properties": {"colour": "blue"}}
@@ -78,10 +78,10 @@ def test_an_item_is_what_was_told_of_it_last(client: httpx.Client, database: sa.
 def test_what_is_said_of_known_things_again_is_theirs_from_now_on(client: httpx.Client, database: sa.Engine) -> None:
     assert row_of(database, tables.items, "1059")["told_at"] is None
     assert put(client, "/items/1059", available=True)["result"] == "unchanged"
-    told_at = row_of(database, tables.items, "1059")["told_at"]
-    assert told_at is not None
+    posted_at = row_of(database, tables.items, "1059")["told_at"]
+    assert posted_at is not None
     assert put(client, "/items/1059")["result"] == "unchanged"
-    assert row_of(database, tables.items, "1059")["told_at"] == told_at
+    assert row_of(database, tables.items, "1059")["told_at"] == posted_at
 
 
 def test_users_and_categories(client: httpx.Client, database: sa.Engine) -> None:
@@ -188,9 +188,9 @@ def test_a_deleted_item_is_gone_for_ever_and_keeps_its_key(
 def test_a_category_is_deleted_when_it_is_empty(client: httpx.Client) -> None:
     put(client, "/categories/941", parent_id=901)
     put(client, "/items/3201", category_id=941)
-    held = client.delete("/categories/941")
-    assert (held.status_code, held.json()["status"]) == (409, "category_in_use")
-    assert "1 items and 0 categories" in held.json()["error"]
+    refused = client.delete("/categories/941")
+    assert (refused.status_code, refused.json()["status"]) == (409, "category_in_use")
+    assert "1 items and 0 categories" in refused.json()["error"]
     assert client.delete("/categories/901").status_code == 409
     put(client, "/items/3201", category_id=None)
     assert client.delete("/categories/941").json()["result"] == "deleted"
@@ -239,7 +239,7 @@ def test_a_change_that_is_committed_late_is_not_passed_over(client: httpx.Client
         shop.wait_until(lambda: 7 not in offered(client), SOON_S)
 
 
-def test_a_lost_ear_grows_again(client: httpx.Client, database: sa.Engine) -> None:
+def test_a_lost_listener_comes_back(client: httpx.Client, database: sa.Engine) -> None:
     listening = "pg_stat_activity where datname = current_database() and application_name = 'recsys-api-listener'"
     shop.wait_until(lambda: count(database, listening) == 2, 10)
     with database.begin() as connection:

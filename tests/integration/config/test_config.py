@@ -91,15 +91,16 @@ def test_who_puts_a_rule_that_nothing_fits_is_told(workers: tuple[httpx.Client, 
         "bought": [{"event_type": "purchse"}],
         "event_weights": {"view": 1, "gift": 2},
     }
-    told = put(client, config)["warnings"]
-    assert told[0].startswith("surfaces.cart.filters.properties: no item is known to have a number 'prize'")
-    assert told[1] == "surfaces.cart.filters: no available item is as they ask, so cart shows nothing"
-    assert told[2] == "surfaces.homepage.filters.categories: there is no category '4711'"
+    warnings = put(client, config)["warnings"]
+    assert warnings[0].startswith("surfaces.cart.filters.properties: no item is known to have a number 'prize'")
+    assert warnings[1] == "surfaces.cart.filters: no available item is as they ask, so cart shows nothing"
+    assert warnings[2] == "surfaces.homepage.filters.categories: there is no category '4711'"
     assert (
-        told[3] == "surfaces.product_detail.filters: no available item is as they ask, so product_detail shows nothing"
+        warnings[3]
+        == "surfaces.product_detail.filters: no available item is as they ask, so product_detail shows nothing"
     )
-    assert told[4].startswith("bought: no event of type 'purchse' is known here; there are")
-    assert told[5:] == ["event_weights: no event of type 'gift' is known here"]
+    assert warnings[4].startswith("bought: no event of type 'purchse' is known here; there are")
+    assert warnings[5:] == ["event_weights: no event of type 'gift' is known here"]
     client.post("/config/revert/0").raise_for_status()
 
 
@@ -167,10 +168,10 @@ def test_a_worker_that_starts_keeps_the_newest_version_that_it_can_read(
                 shop.wait_until(
                     lambda worker=worker: "recsys_config_passed_over 60.0" in worker.get("/metrics").text, 5
                 )
-                told = worker.get("/config").json()
-                assert (told["config_id"], len(told["passed_over"])) == (good, 60)
-                assert f"in force: version {good}" in told["problem"]
-                assert worker.get("/model/info").json()["config"]["problem"] == told["problem"]
+                config = worker.get("/config").json()
+                assert (config["config_id"], len(config["passed_over"])) == (good, 60)
+                assert f"in force: version {good}" in config["problem"]
+                assert worker.get("/model/info").json()["config"]["problem"] == config["problem"]
             # what an editor was told is in force can be replaced
             newest = put(started, {}, replaces=good)["config_id"]
             for worker in (running, started):
@@ -191,7 +192,7 @@ def test_the_defaults_are_never_taken_in_silence(clean_database_url: str, clean_
     with shop.running_service(clean_database_url) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         shop.wait_until(lambda: client.get("/model/info").json()["config"]["problem"], 5)
-        told = client.get("/config").json()
-        assert (told["config_id"], told["passed_over"]) == (0, [1])
-        assert "the defaults, because no version can be read" in told["problem"]
+        config = client.get("/config").json()
+        assert (config["config_id"], config["passed_over"]) == (0, [1])
+        assert "the defaults, because no version can be read" in config["problem"]
         assert "recsys_config_passed_over 1.0" in client.get("/metrics").text

@@ -76,7 +76,7 @@ def test_days_of_nothing_have_no_figures(service: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "problem"),
+    ("params", "problem"),
     [
         ({"date_from": "2026-03-02", "date_to": "2026-03-01"}, "earlier day first"),
         ({"date_from": "2026-01-01", "date_to": "2026-04-03"}, "93 days; ask for 92"),
@@ -88,8 +88,8 @@ def test_days_of_nothing_have_no_figures(service: httpx.Client) -> None:
         ({"k": "101"}, "k: "),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(service: httpx.Client, asked: dict[str, str], problem: str) -> None:
-    answer = service.get("/dashboard/data", params=asked)
+def test_what_cannot_be_asked_for_is_refused(service: httpx.Client, params: dict[str, str], problem: str) -> None:
+    answer = service.get("/dashboard/data", params=params)
     assert (answer.status_code, answer.json()["status"]) == (422, "invalid_request")
     assert problem in answer.json()["error"]
 

@@ -203,7 +203,7 @@ def _dead_letters(kafka: Kafka) -> list[bytes]:
 def test_no_half_file_of_the_archive_is_ever_replayed_and_all_of_it_is_in_the_end(
     postgres_server: str, template_database: str, clean_database_url: str, clean_database: sa.Engine, tmp_path: Path
 ) -> None:
-    """After each death somebody replays what there is into another shop, and dies of it himself now and then."""
+    """After each death somebody replays what there is into another shop, and dies of it, too, now and then."""
     shop.stock(clean_database)
     folder = tmp_path / "archive"
     n_replayed = 0

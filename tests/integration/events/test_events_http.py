@@ -296,17 +296,17 @@ def test_what_names_no_type_counts_in_a_shop_without_views(workers: tuple[httpx.
         assert answer["stored_as"] == {"": "listen"}
         assert "warnings" not in answer
         for request in ({"user_id": 797}, {"seq": [1001]}):
-            told = recommended(client, **request)
-            assert told["provenance"]["n_recent"] == 1
-            assert told["recommendations"][0]["item_id"] == 1002
-            assert "warnings" not in told
+            answer = recommended(client, **request)
+            assert answer["provenance"]["n_recent"] == 1
+            assert answer["recommendations"][0]["item_id"] == 1002
+            assert "warnings" not in answer
         weigh({"transaction": 5.0})  # a look is no purchase: it cannot be posted as one, but followed
         assert "'view' (1)" in add(client, {"user_id": 798, "item_id": 1001})["warnings"][0]
         assert recommended(client, seq=[1001])["provenance"]["n_recent"] == 1
         weigh({"view": 0.0})
-        told = recommended(client, seq=[1001])
-        assert told["provenance"]["n_recent"] == 0
-        assert told["warnings"][0].startswith("seq: no event type")
+        answer = recommended(client, seq=[1001])
+        assert answer["provenance"]["n_recent"] == 0
+        assert answer["warnings"][0].startswith("seq: no event type")
     finally:
         weigh({"view": 1.0, "addtocart": 3.0, "transaction": 5.0})
 

@@ -147,17 +147,17 @@ def test_the_log_is_told_without_its_secrets_and_looked_into_without_moving_a_re
     for more in ({}, settings_of(kafka, RECSYS_KAFKA_OPTIONS=options)):
         with shop.running_service(clean_database_url, **more) as client:
             shop.wait_until(lambda client=client: shop.is_ready(client), 10)
-            told = client.get("/online/streaming/config")
-            StreamingConfig.model_validate(told.json())
-            assert "secret-word" not in told.text
-            assert "somebody" not in told.text
+            answer = client.get("/online/streaming/config")
+            StreamingConfig.model_validate(answer.json())
+            assert "secret-word" not in answer.text
+            assert "somebody" not in answer.text
             name = f"kafka:{kafka.topic}" if more else "postgres"
-            assert told.json()["log"] == name
+            assert answer.json()["log"] == name
             ids = [f"{name}-{number}" for number in range(12)]
             assert add(client, *({"event_id": id_, "user_id": 501, "item_id": 1001} for id_ in ids)).status_code == 200
             if more:
-                assert told.json()["hidden_options"] == ["sasl.password", "sasl.username"]
-                assert told.json()["options"] == {"linger.ms": 1}
+                assert answer.json()["hidden_options"] == ["sasl.password", "sasl.username"]
+                assert answer.json()["options"] == {"linger.ms": 1}
                 assert command(kafka, clean_database_url, "sink", "--once")["messages"] == 12
                 assert add(client, {"event_id": "later", "user_id": 501, "item_id": 1002}).status_code == 200
                 ids = [*ids[1:], "later"]

@@ -146,7 +146,7 @@ def test_nothing_goes_while_a_reader_has_never_read(
     before, outbox = NOW - dt.timedelta(days=400), reader == "relay"
 
     async def work(connections: Connections) -> None:
-        if reader == "updater":  # it works, and no publication stands on its model yet
+        if reader == "updater":  # it works, and no publication uses its model yet
             assert await connections.transaction(lambda c: store.take_lease(c, "here")) == 1
         if reader == "archive":  # made when there was no event
             await connections.transaction(lambda c: keep_offset(c, "archive:weekly", ""))

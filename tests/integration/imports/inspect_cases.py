@@ -21,7 +21,7 @@ class Case:
     n_events: int
     first: tuple[int, str, str, str, float | None]  # milliseconds, user, type, item, value
     path: str = ""  # of what is inspected, in the folder
-    said: list[str] = field(default_factory=list)  # in the report
+    texts: list[str] = field(default_factory=list)  # in the report
 
     def write(self, folder: Path) -> Path:
         for name, content in self.files.items():

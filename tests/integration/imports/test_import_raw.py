@@ -299,10 +299,10 @@ def test_who_reads_for_long_holds_up_a_replacement_but_no_other_reader(load, cle
         replacing = other.submit(load, "retailrocket", tmp_path / "shop", replace=True)
         with clean_database.connect() as connection:
             while not replacing.done():
-                asked = time.monotonic()
+                started = time.monotonic()
                 connection.execute(sa.text("select * from id_types")).all()
                 connection.rollback()
-                waits.append(time.monotonic() - asked)
+                waits.append(time.monotonic() - started)
                 time.sleep(0.01)
         with pytest.raises(RecsysError, match="nothing was changed"):
             replacing.result()

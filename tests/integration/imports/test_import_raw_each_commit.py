@@ -16,7 +16,7 @@ from recsys.storage import raw_tables as raw
 from tests.integration.imports.importing import MAP, rows, write
 
 ALL = MAP | {"items": "items.csv", "categories": "tree.csv"}
-SAID = (
+REPORTED = (
     "status",
     "n_loaded",
     "n_loaded_before",
@@ -107,7 +107,7 @@ def kill_at_each_commit(load, clean_database: sa.Engine, tmp_path: Path, monkeyp
 
         folder = prepare("whole")
         with killed_before_commit(clean_database, None) as commits:
-            said = load("table", folder, options=ALL, **how)
+            whole = load("table", folder, options=ALL, **how)
         wanted, last = state(clean_database), commits[0] + 1
         n_killed = 0
         for number in range(1, last):
@@ -119,7 +119,7 @@ def kill_at_each_commit(load, clean_database: sa.Engine, tmp_path: Path, monkeyp
                 n_killed += 1
             result = load("table", folder, options=ALL, **how)
             assert state(clean_database) == wanted, f"killed before commit {number}"
-            assert {name: result[name] for name in SAID} == {name: said[name] for name in SAID}, number
+            assert {name: result[name] for name in REPORTED} == {name: whole[name] for name in REPORTED}, number
         assert n_killed == last - 1 > 8
 
     return play

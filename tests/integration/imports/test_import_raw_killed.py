@@ -196,9 +196,9 @@ class World:
 
     def newest_properties(self) -> dict[tuple[object, object], object]:
         """(item, property) → value, without those that are empty."""
-        told = [row[:4] for row in rows(self.engine, raw.item_properties)]
+        stored = [row[:4] for row in rows(self.engine, raw.item_properties)]
         newest = {}
-        for _, item, name, value in sorted(told, key=lambda row: row[0]):
+        for _, item, name, value in sorted(stored, key=lambda row: row[0]):
             newest[item, name] = value
         return {key: value for key, value in newest.items() if value is not None}
 

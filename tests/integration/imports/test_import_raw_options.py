@@ -15,8 +15,12 @@ def test_new_types_and_options_that_say_the_defaults_are_taken(load, clean_datab
     write(tmp_path / "e1.csv", "u1,a,2024-05-01,view", header=header)
     write(tmp_path / "e2.csv", "u1,a,2024-05-02,view", "u1,b,2024-05-02,wishlist", header=header)
     load("table", tmp_path / "e1.csv", options=TYPED)
-    said = TYPED | {"weights": "view:1,addtocart:3,transaction:5", "timestamp_format": "iso", "item_id_type": "string"}
-    assert load("table", tmp_path / "e1.csv", options=said)["status"] == "already loaded"
+    options = TYPED | {
+        "weights": "view:1,addtocart:3,transaction:5",
+        "timestamp_format": "iso",
+        "item_id_type": "string",
+    }
+    assert load("table", tmp_path / "e1.csv", options=options)["status"] == "already loaded"
     refused = load("table", tmp_path / "e2.csv", options=TYPED)
     (reason,) = refused["rejected"]
     assert "'wishlist' has no weight" in reason

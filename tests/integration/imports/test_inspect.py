@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from airflow_service.demo.data import held
+from airflow_service.demo.data import loaded_source
 from recsys import cli
 from recsys.errors import InputError
 from recsys.steps import import_raw, inspect_file
@@ -38,7 +38,7 @@ def test_the_proposed_command_loads_the_file(case, clean_database, tmp_path):
     expected = case.command.replace("PATH/a.csv", shlex.quote(str(path / "a.csv"))).replace("PATH", quoted)
     assert report.command == f"recsys import {expected}"
     shown = inspect_file.text(report)
-    assert all(text in shown for text in [*case.said, report.command])
+    assert all(text in shown for text in [*case.texts, report.command])
     result = import_raw.run(
         words[2],
         words[3],
@@ -136,9 +136,9 @@ def test_files_of_other_columns_are_told_by_kind(tmp_path):
     report = inspect_file.run(tmp_path)
     assert report.problem is None
     assert f"{tmp_path / 'buys-1.dat'} " in str(report.command)
-    (told,) = [warning for warning in report.warnings if "clicks.dat" in warning]
-    assert "user,timestamp,item,c4" in told
-    assert f"`recsys inspect {shlex.quote(str(tmp_path / 'clicks.dat'))}`" in told
+    (warning,) = [warning for warning in report.warnings if "clicks.dat" in warning]
+    assert "user,timestamp,item,c4" in warning
+    assert f"`recsys inspect {shlex.quote(str(tmp_path / 'clicks.dat'))}`" in warning
 
 
 def test_that_nothing_counts_as_bought_lasts(load, clean_database, tmp_path):
@@ -149,7 +149,7 @@ def test_that_nothing_counts_as_bought_lasts(load, clean_database, tmp_path):
     with clean_database.connect() as connection:
         query = sa.select(raw.imports.c.bought_event_types).order_by(raw.imports.c.import_id.desc())
         assert connection.execute(query).scalars().first() == []
-    there = held(url_of(clean_database))
+    there = loaded_source(url_of(clean_database))
     assert there is not None
     assert (there.source, there.path, there.is_complete) == ("table", tmp_path, True)
 

@@ -97,7 +97,7 @@ def schedule() -> None:
     raise AssertionError("runs do not come to their end")
 
 
-def told(run_id: str) -> dict[str, Any]:
+def states(run_id: str) -> dict[str, Any]:
     """The run's state, its tasks', and which tasks ran since the last time."""
     with create_session() as session:
         run = session.scalars(select(DagRun).where(DagRun.run_id == run_id)).one()
@@ -124,18 +124,18 @@ def nights() -> dict[str, Any]:
     schedule()
     order = [run_id for run_id, _ in Story.ran]
     found["order"] = [run_id for n, run_id in enumerate(order) if n == 0 or order[n - 1] != run_id]
-    found |= {name: told(name) for name in ("good", "failed", "after")}
+    found |= {name: states(name) for name in ("good", "failed", "after")}
     for name in ("not_due", "thin", "no_list", "no_data"):
         trigger(name)
         schedule()
-        found[name] = told(name)
+        found[name] = states(name)
     Story.outcomes.clear()
     clear("failed", "train_als")
     schedule()
-    found["cleared"] = told("failed")
+    found["cleared"] = states("failed")
     clear("good", "default_recommendations")
     schedule()
-    found["one_step_again"] = told("good")
+    found["one_step_again"] = states("good")
     found["at_once"] = Story.at_once["most"]
     return found
 

@@ -23,7 +23,7 @@ from airflow_service import wiring
 from recsys.errors import FencedError, ModelError
 
 DATASET = "dataset/20260301T020000-aaaaaaaaaa"
-asked: dict[str, dict[str, Any]] = {}
+arguments_by_step: dict[str, dict[str, Any]] = {}
 tries: Counter[str] = Counter()
 
 
@@ -40,7 +40,7 @@ def answer(name: str) -> dict[str, Any]:
 def step_named(name: str) -> Any:
     def run(**arguments: Any) -> dict[str, Any]:
         tries[name] += 1
-        asked[name] = arguments
+        arguments_by_step[name] = arguments
         return answer(name)
 
     return SimpleNamespace(run=run)
@@ -57,8 +57,8 @@ def main() -> None:
         states = {ti.task_id: str(ti.state) for ti in run.get_task_instances(session=session)}
         events = [event.extra for event in session.scalars(select(AssetEvent))]
         results = session.scalars(select(XComModel.task_id).where(XComModel.key == "return_value")).all()
-    told = {"run": str(run.state), "states": states, "asked": asked, "tries": tries, "events": events}
-    print("NIGHTS" + json.dumps(told | {"results": sorted(results)}))
+    result = {"run": str(run.state), "states": states, "arguments": arguments_by_step, "tries": tries, "events": events}
+    print("NIGHTS" + json.dumps(result | {"results": sorted(results)}))
     sys.stdout.flush()
 
 

@@ -150,17 +150,17 @@ def test_a_dry_run_says_what_would_go_and_leaves_it(ctx: Context) -> None:
     pruning.prune(ctx.engine, ctx.settings.publications_kept)  # as each publication does
     before = size(ctx)
     later = START + 400 * DAY
-    told = housekeeping.run(dry_run=True, ctx=ctx, now=later)
+    report = housekeeping.run(dry_run=True, ctx=ctx, now=later)
     assert size(ctx) == before
     done = housekeeping.run(ctx=ctx, now=later)
-    assert {k: v for k, v in told.items() if k != "dry_run"} == {k: v for k, v in done.items() if k != "dry_run"}
-    assert told["artifacts unused for 3 days"]["n"] == 4 * len(KINDS), "of 8 nights 4 are kept"
-    assert told["artifacts unused for 3 days"]["n_bytes"] == 4 * len(KINDS) * 1000
+    assert {k: v for k, v in report.items() if k != "dry_run"} == {k: v for k, v in done.items() if k != "dry_run"}
+    assert report["artifacts unused for 3 days"]["n"] == 4 * len(KINDS), "of 8 nights 4 are kept"
+    assert report["artifacts unused for 3 days"]["n_bytes"] == 4 * len(KINDS) * 1000
     assert size(ctx)["predictions"] == 0
     assert housekeeping.run(ctx=ctx, now=later)["artifacts unused for 3 days"]["n"] == 0
 
 
-def test_what_the_live_publication_stands_on_stays_however_old(ctx: Context) -> None:
+def test_what_the_live_publication_depends_on_stays_however_old(ctx: Context) -> None:
     lists_world.add_items(ctx.engine)
     night(ctx, START, 0)
     housekeeping.run(ctx=ctx, now=START + 1000 * DAY)
@@ -184,8 +184,8 @@ def test_artifacts_of_another_database_in_the_same_folder_stay(ctx: Context) -> 
         with ctx.store.writing("deepfm_update", version, made_by="test", inputs={"model": model}) as (folder, _):
             (folder / "data.bin").write_bytes(b"x")
         updates[version] = f"deepfm_update/{version}"
-    told = housekeeping.run(ctx=ctx, now=dt.datetime.now(dt.UTC) + 400 * DAY)
-    unused = told["artifacts unused for 3 days"]
+    report = housekeeping.run(ctx=ctx, now=dt.datetime.now(dt.UTC) + 400 * DAY)
+    unused = report["artifacts unused for 3 days"]
     assert (unused["n"], unused["n_foreign"]) == (4 * len(KINDS) + 1, len(KINDS) + 1)
     assert all(ctx.store.exists(ref) for ref in theirs)
     assert (ctx.store.exists(updates["u1"]), ctx.store.exists(updates["u2"])) == (False, True)
@@ -232,8 +232,8 @@ def test_old_runs_go_and_the_champions_stays(ctx: Context) -> None:
         ended = START + (300 * DAY if name == "new" else 0 * DAY)
         client.set_terminated(run.run_id, end_time=round(ended.timestamp() * 1000))
     client.delete_registered_model_alias("als", "challenger")
-    told = housekeeping.run(ctx=ctx, now=START + 310 * DAY)
-    assert told["MLflow runs older than 180 days"]["n"] == 1
+    report = housekeeping.run(ctx=ctx, now=START + 310 * DAY)
+    assert report["MLflow runs older than 180 days"]["n"] == 1
     left = {run.info.run_id for run in client.search_runs([client.get_experiment_by_name("als").experiment_id])}
     assert left == {ids["champion"], ids["new"]}
     assert [v.tags["artifact"] for v in client.search_model_versions("name = 'als'")] == ["als/new", "als/champion"]
@@ -264,9 +264,9 @@ def test_unused_artifacts_downloads_and_orphans_of_s3_go(on_s3: Context) -> None
     s3.put_object(Bucket=bucket, Key="prefix/als/killed/data.bin", Body=b"half")
     s3.put_object(Bucket=bucket, Key="prefix/mlflow/1/plot.png", Body=b"plot")
     now = dt.datetime.now(dt.UTC) + 10 * DAY
-    told = housekeeping.run(ctx=on_s3, now=now)
-    assert told["artifacts unused for 3 days"]["n"] == 1
-    assert told["half-written files older than a day"]["n"] == 1
+    report = housekeeping.run(ctx=on_s3, now=now)
+    assert report["artifacts unused for 3 days"]["n"] == 1
+    assert report["half-written files older than a day"]["n"] == 1
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket)["Contents"]]
     assert keys == ["prefix/mlflow/1/plot.png"]
     assert not (on_s3.settings.local_dir / "cache" / "als" / "v1").exists()

@@ -57,7 +57,7 @@ def environment(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) 
         engine.dispose()
 
 
-def told_by(script: str, environment: dict[str, str]) -> dict[str, Any]:
+def output_of(script: str, environment: dict[str, str]) -> dict[str, Any]:
     """What a script beside this one prints."""
     call = [sys.executable, str(Path(__file__).with_name(script))]
     done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -68,12 +68,12 @@ def told_by(script: str, environment: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def nights(environment: dict[str, str]) -> dict[str, Any]:
-    return told_by("airflow_nights.py", environment)
+    return output_of("airflow_nights.py", environment)
 
 
 @pytest.fixture(scope="module")
 def steps(environment: dict[str, str]) -> dict[str, Any]:
-    return told_by("airflow_steps.py", environment)
+    return output_of("airflow_steps.py", environment)
 
 
 def states(night: dict[str, Any], state: str) -> set[str]:
@@ -145,14 +145,14 @@ DATASET = "dataset/20260301T020000-aaaaaaaaaa"
 
 
 def test_every_step_is_asked_for_the_data_set_of_its_run(steps: dict[str, Any]) -> None:
-    asked = dict(steps["asked"])
-    assert asked.pop("prepare_dataset") == {"as_of": None, "force": False}
-    assert {arguments["dataset"] for arguments in asked.values()} == {DATASET}
-    assert set(asked) == ALL - {"prepare_dataset", "report_refusal", "train_ranker"}
+    by_step = dict(steps["arguments"])
+    assert by_step.pop("prepare_dataset") == {"as_of": None, "force": False}
+    assert {arguments["dataset"] for arguments in by_step.values()} == {DATASET}
+    assert set(by_step) == ALL - {"prepare_dataset", "report_refusal", "train_ranker"}
 
 
 def test_force_goes_to_what_follows_the_named_step(steps: dict[str, Any]) -> None:
-    forced = {name for name, arguments in steps["asked"].items() if arguments["force"]}
+    forced = {name for name, arguments in steps["arguments"].items() if arguments["force"]}
     assert forced == {"training_due", "train_als", "personal_recommendations", "similar_items", "rank_users"}
 
 

@@ -132,7 +132,7 @@ def test_a_night_publishes_sound_lists_of_every_kind(ctx: Context, first_night: 
     assert all(item not in neighbours for item, neighbours in lists_of(ctx, "i2i").items())
 
 
-def test_the_service_shows_nobody_again_what_he_bought(
+def test_the_service_shows_nobody_again_what_they_bought(
     ctx: Context, first_night: dict[str, Any], database_url: str
 ) -> None:
     _, data = ctx.dataset()
@@ -265,8 +265,8 @@ def test_a_step_killed_at_any_moment_and_run_again_ends_as_if_undisturbed(
     for seconds in (1.5, 4.0):
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            _, said = process.communicate(timeout=seconds)
-            assert process.returncode == 0, said
+            _, output = process.communicate(timeout=seconds)
+            assert process.returncode == 0, output
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()

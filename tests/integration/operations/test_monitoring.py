@@ -78,8 +78,8 @@ def test_containers_scrape_what_they_start() -> None:
         assert {target.partition(":")[0] for target in group["targets"]} <= services.keys()
     source = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text())
     provider = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/recsys.yml").read_text())
-    asked = {source["datasources"][0]["url"], provider["providers"][0]["options"]["path"]}
-    assert asked <= {f"${{{name}}}" for name in services["grafana"]["environment"]}
+    needed = {source["datasources"][0]["url"], provider["providers"][0]["options"]["path"]}
+    assert needed <= {f"${{{name}}}" for name in services["grafana"]["environment"]}
     assert source["datasources"][0]["uid"] == "prometheus"
     for panel in PANELS:
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {"prometheus"}
@@ -100,7 +100,7 @@ def test_a_worker_opens_no_more_connections_than_the_alert_says(
     with shop.running_service(clean_database_url) as client, ThreadPoolExecutor(48) as threads:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         for number in range(10):
-            asked = [
+            requests = [
                 *(threads.submit(client.post, "/recommend", json={"user_id": 501}) for _ in range(16)),
                 *(threads.submit(client.get, "/similar/1001") for _ in range(8)),
                 *(
@@ -111,11 +111,11 @@ def test_a_worker_opens_no_more_connections_than_the_alert_says(
                 threads.submit(client.get, "/dashboard/data"),
             ]
             with clean_database.connect() as connection:
-                while not all(one.done() for one in asked):
+                while not all(one.done() for one in requests):
                     most = max(most, connection.scalar(query) or 0)
         shown = client.get("/metrics").text
-        told = float(re.findall(r"^recsys_postgres_connections ([0-9.]+)$", shown, re.MULTILINE)[0])
-        assert told >= 1
+        n_connections = float(re.findall(r"^recsys_postgres_connections ([0-9.]+)$", shown, re.MULTILINE)[0])
+        assert n_connections >= 1
     assert pool_size <= most <= int(n_all)
 
 

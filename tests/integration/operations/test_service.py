@@ -104,14 +104,14 @@ def test_category_and_exclusions_hold_for_every_tier(service: httpx.Client) -> N
 
 
 def test_a_batch_is_what_each_would_be_answered(service: httpx.Client) -> None:
-    asked: dict[str, Any] = {"category_id": 902, "exclude": [1001], "surface": "cart", "top_k": 4}
+    query: dict[str, Any] = {"category_id": 902, "exclude": [1001], "surface": "cart", "top_k": 4}
     user_ids = [502, "501", 999, 503, 501]
-    response = service.post("/recommend/batch", json={"user_ids": user_ids, **asked})
+    response = service.post("/recommend/batch", json={"user_ids": user_ids, **query})
     BatchAnswer.model_validate(response.json())
     results = response.json()["results"]
     assert [result["user_id"] for result in results] == [502, 501, 999, 503, 501]
     for user_id, result in zip(user_ids, results, strict=True):
-        alone = recommended(service, user_id=user_id, **asked)
+        alone = recommended(service, user_id=user_id, **query)
         assert result["recommendations"] == alone["recommendations"]
         assert (result["user"], result["tier"]) == (alone["provenance"]["user"], alone["provenance"]["tier"])
     whole = service.post("/recommend/batch", json={"user_ids": list(range(400, 1400)), "top_k": 100}).json()
@@ -120,7 +120,7 @@ def test_a_batch_is_what_each_would_be_answered(service: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "problem"),
     [
         ({"user_ids": []}, "user_ids"),
         ({"user_ids": [1] * 1001}, "user_ids"),
@@ -130,10 +130,10 @@ def test_a_batch_is_what_each_would_be_answered(service: httpx.Client) -> None:
         ({}, "user_ids"),
     ],
 )
-def test_a_bad_batch_is_refused_as_a_whole(service: httpx.Client, body: dict[str, Any], said: str) -> None:
+def test_a_bad_batch_is_refused_as_a_whole(service: httpx.Client, body: dict[str, Any], problem: str) -> None:
     response = service.post("/recommend/batch", json=body)
     assert (response.status_code, response.json()["status"]) == (422, "invalid_request")
-    assert said in response.json()["error"]
+    assert problem in response.json()["error"]
 
 
 def test_neighbours(service: httpx.Client) -> None:

@@ -69,10 +69,10 @@ def test_neither_a_signal_nor_a_kill_leaves_a_server_or_a_folder_for_long(folder
         assert left(folder)
         waiting.send_signal(number)
         waiting.wait(60)
-        told = (folder / "output").read_text()
+        output = (folder / "output").read_text()
         if number == signal.SIGTERM:
-            assert "KeyboardInterrupt" in told
-            assert "Error" not in told, "fixtures end before their servers do"
+            assert "KeyboardInterrupt" in output
+            assert "Error" not in output, "fixtures end before their servers do"
         if number == signal.SIGKILL:
             assert left(folder)
             run_in(folder, "--collect-only", "-q").wait(60)

@@ -55,16 +55,16 @@ def probabilities(client: httpx.Client, **request: Any) -> list[float]:
 
 def test_requests_of_the_same_moment_get_each_its_own_answer(service: httpx.Client) -> None:
     """They are read together; with many users, one by itself."""
-    asked = [[501], [999_999], [502, 501], [503], [*range(501, 504), *range(900_000, 900_060)]] * 8
+    queries = [[501], [999_999], [502, 501], [503], [*range(501, 504), *range(900_000, 900_060)]] * 8
 
     def answer(user_ids: list[int]) -> Any:
         found = predicted(service, user_ids=user_ids, item_ids=[1001] * len(user_ids))
         return found["predictions"], found["unknown_users"], found["provenance"]["degraded"]
 
-    alone = [answer(user_ids) for user_ids in asked[:5]]
+    alone = [answer(user_ids) for user_ids in queries[:5]]
     assert all(not degraded for *_, degraded in alone)
     with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(answer, asked)) == alone * 8
+        assert list(pool.map(answer, queries)) == alone * 8
 
 
 def expected(bias: float, taste: float, hour: int = 0) -> float:
@@ -101,14 +101,14 @@ def test_who_and_what_is_unknown_is_scored_and_named(service: httpx.Client) -> N
 def test_a_user_with_events_and_no_row_of_their_own_is_not_unknown(service: httpx.Client) -> None:
     """By night: fewer events than a row needs. By day: events alone. Only who has neither is unknown."""
 
-    def said() -> tuple[list[int], list[int]]:
+    def unknown() -> tuple[list[int], list[int]]:
         body = predicted(service, user_ids=[501, 503, 7701, 7702], item_ids=[1001] * 4)
         return body["unknown_users"], body["users_known_by_events"]
 
-    assert said() == ([7701, 7702], [503])
+    assert unknown() == ([7701, 7702], [503])
     event = {"event_id": "7701", "user_id": 7701, "item_id": 1002}
     assert service.post("/online/data/add", json=event).status_code == 200
-    assert said() == ([7702], [503, 7701])
+    assert unknown() == ([7702], [503, 7701])
     listing = {"user_id": 503, "category_id": 902, "products": [PRODUCT]}
     assert service.post("/predict/product_positions", json=listing).json()["unknown_user"] is False
 
@@ -121,10 +121,10 @@ def test_features_of_the_request_and_those_that_nobody_knows(service: httpx.Clie
     assert len(same["warnings"]) == 2
     assert "hour: should be an integer from 0 to 23" in same["warnings"][0]
     assert same["warnings"][1] == "user_feats.mood: the model has not met this value, it is taken as unknown"
-    told = predicted(service, user_id=502, item_id=1009, user_feats={"part_of_day": 8, "stars": 5, "tags": ["a"]})
-    assert told["predictions"][0]["probability"] == evening
-    assert [warning.split(":")[0] for warning in told["warnings"]] == ["user_feats.stars", "user_feats.tags"]
-    assert "known only after the action" in told["warnings"][0]
+    answer = predicted(service, user_id=502, item_id=1009, user_feats={"part_of_day": 8, "stars": 5, "tags": ["a"]})
+    assert answer["predictions"][0]["probability"] == evening
+    assert [warning.split(":")[0] for warning in answer["warnings"]] == ["user_feats.stars", "user_feats.tags"]
+    assert "known only after the action" in answer["warnings"][0]
 
 
 @pytest.mark.parametrize(
@@ -208,8 +208,8 @@ def test_the_pool_is_put_in_the_models_order(service: httpx.Client) -> None:
 
 
 def test_a_batch_is_rescored_as_each_of_its_users(service: httpx.Client, database: sa.Engine) -> None:
-    asked = {"user_ids": [501, 502, 999], "top_k": 5}
-    body = service.post("/recommend/batch", json=asked, headers={"x-request-id": "of-the-batch"}).json()
+    query = {"user_ids": [501, 502, 999], "top_k": 5}
+    body = service.post("/recommend/batch", json=query, headers={"x-request-id": "of-the-batch"}).json()
     assert body["provenance"]["rescored_by"] == "deepfm/v1"
     for result in body["results"]:
         alone = recommended(service, user_id=result["user_id"], top_k=5)["recommendations"]
@@ -258,7 +258,7 @@ def test_the_model_follows_the_publication_and_never_stops_it(
     clean_database_url: str, clean_database: sa.Engine, artifacts: Path
 ) -> None:
     shop.stock(clean_database)
-    shop.publish(clean_database, "v1", shop.FIRST)  # stands on no model
+    shop.publish(clean_database, "v1", shop.FIRST)  # has no model
     with shop.running_service(clean_database_url, ARTIFACT_ROOT=str(artifacts)) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         client.put("/config", json={"config": RESCORED}).raise_for_status()
@@ -285,9 +285,9 @@ def test_the_model_follows_the_publication_and_never_stops_it(
 
         shop.publish(clean_database, "lists-v3", shop.FIRST, {"deepfm": "deepfm/missing"})
         shop.wait_until(lambda: info(client)["wanted"] == "deepfm/missing" and info(client)["problem"], 5)
-        told = info(client)
-        assert told["loaded"] == "deepfm/v2"
-        assert "train_deepfm" in told["problem"]
+        model = info(client)
+        assert model["loaded"] == "deepfm/v2"
+        assert "train_deepfm" in model["problem"]
         assert predicted(client, user_id=502, item_id=1001)["provenance"]["model"] == "deepfm/v2"
         text = client.get("/metrics").text
         assert 'recsys_model_load_failures_total{model="deepfm"} 1.0' in text

@@ -53,7 +53,7 @@ def service(proxy: Proxy, database: sa.Engine) -> Iterator[httpx.Client]:
         yield client
 
 
-def asked(client: httpx.Client, who: str, surface: str) -> dict[str, Any]:
+def answer_to(client: httpx.Client, who: str, surface: str) -> dict[str, Any]:
     """A whole answer in time: ten items, distinct, available, in the category where one is asked for."""
     request = {**WHO[who], **CONTEXT[surface], "surface": surface, "top_k": 10}
     response = client.post("/recommend", json=request)
@@ -73,7 +73,7 @@ def tiers(client: httpx.Client) -> dict[tuple[str, str], str]:
     found = {}
     for who in WHO:
         for surface in SURFACES:
-            answer = asked(client, who, surface)
+            answer = answer_to(client, who, surface)
             found[who, surface] = answer["provenance"]["tier"]
     return found
 
@@ -91,7 +91,7 @@ def expected(of_user: dict[str, str], in_context: str = "i2i") -> dict[tuple[str
 
 
 def missing(client: httpx.Client, who: str) -> list[str]:
-    parts: list[str] = asked(client, who, "homepage")["provenance"]["degraded"]
+    parts: list[str] = answer_to(client, who, "homepage")["provenance"]["degraded"]
     return parts
 
 
@@ -130,7 +130,7 @@ def test_model(service: httpx.Client) -> None:
     rescored = {"surfaces": {surface: {"blend": "rescore"} for surface in SURFACES}}
     version = shop.put(service, "/config", config=rescored)["config_id"]
     try:
-        shop.wait_until(lambda: asked(service, "known", "homepage")["provenance"]["config_id"] == version, 5)
+        shop.wait_until(lambda: answer_to(service, "known", "homepage")["provenance"]["config_id"] == version, 5)
         assert tiers(service) == expected({"known": "ranked", "light": "i2i", "guest": "i2i"})
         assert [missing(service, who) for who in WHO] == [["model"]] * 4
         assert service.post("/predict", json={"user_id": 501, "item_id": 1001}).json()["status"] == "model_unavailable"
@@ -153,7 +153,7 @@ def test_publication(database_url: str, database: sa.Engine) -> None:
     try:
         with shop.running_service(database_url, API_DEADLINE_MS=str(DEADLINE_MS)) as client:
             shop.wait_until(lambda: client.post("/recommend", json={}).status_code == 200, 10)
-            found = {(who, surface): asked(client, who, surface) for who in WHO for surface in SURFACES}
+            found = {(who, surface): answer_to(client, who, surface) for who in WHO for surface in SURFACES}
             assert {answer["provenance"]["tier"] for answer in found.values()} == {"available"}
             assert {tuple(answer["provenance"]["degraded"]) for answer in found.values()} == {("publication",)}
             ready = client.get("/ready")
@@ -163,7 +163,7 @@ def test_publication(database_url: str, database: sa.Engine) -> None:
             with database.begin() as connection:
                 shop.point_at(connection, was.publication_id, was.fence + 1)
             shop.wait_until(lambda: shop.is_ready(client), 5)
-            assert asked(client, "known", "homepage")["provenance"]["tier"] == "ranked"
+            assert answer_to(client, "known", "homepage")["provenance"]["tier"] == "ranked"
     finally:
         with database.begin() as connection:
             shop.point_at(connection, was.publication_id, was.fence + 2)

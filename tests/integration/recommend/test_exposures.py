@@ -40,7 +40,7 @@ def test_what_two_workers_showed_is_there_after_they_were_told_to_end(
     engine = clean_database
     shop.stock(engine)
     publication_id = shop.publish(engine, "v1", shop.FIRST)
-    asked: dict[str, dict[str, Any]] = {}
+    requests: dict[str, dict[str, Any]] = {}
     started = dt.datetime.now(dt.UTC)
     with shop.running_service(clean_database_url) as one, shop.running_service(clean_database_url) as two:
         for client in (one, two):
@@ -49,15 +49,15 @@ def test_what_two_workers_showed_is_there_after_they_were_told_to_end(
             body = {"user_id": 501 + number % 3, "session_id": f"s{number}", "surface": "cart", "top_k": 5}
             response = (one, two)[number % 2].post("/recommend", json=body, headers={"x-request-id": f"r{number}"})
             assert response.status_code == 200, response.text
-            asked[f"r{number}"] = {"body": body, "answer": response.json()}
+            requests[f"r{number}"] = {"body": body, "answer": response.json()}
         similar = one.get("/similar/1001", headers={"x-request-id": "similar"}).json()
         batch = {"user_ids": [501, 502], "top_k": 3, "surface": "homepage"}
         many = two.post("/recommend/batch", json=batch, headers={"x-request-id": "batch"}).json()
     # both were ended at once by SIGTERM, with the last answers still in memory
     found = {row["request_id"]: row for row in rows(engine)}
-    assert {*asked, "similar", "batch"} - found.keys() == set()
+    assert {*requests, "similar", "batch"} - found.keys() == set()
     assert count(engine, "predictions") == 203
-    for request_id, one_of in asked.items():
+    for request_id, one_of in requests.items():
         row, body, answer = found[request_id], one_of["body"], one_of["answer"]
         provenance = answer["provenance"]
         assert (row["user_id"], row["session_id"]) == (str(body["user_id"]), body["session_id"])

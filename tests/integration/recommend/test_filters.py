@@ -100,12 +100,12 @@ def ids(body: dict[str, Any]) -> list[int]:
     return [item["item_id"] for item in body["recommendations"]]
 
 
-def matches(row: Row, asked: dict[str, Any]) -> bool:
-    wanted = {below for id_ in asked.get("categories", ()) for below in BELOW.get(int(id_), ())}
-    left_out = {below for id_ in asked.get("excluded_categories", ()) for below in BELOW.get(int(id_), ())}
-    if (asked.get("categories") and row.category_id not in wanted) or row.category_id in left_out:
+def matches(row: Row, filters: dict[str, Any]) -> bool:
+    wanted = {below for id_ in filters.get("categories", ()) for below in BELOW.get(int(id_), ())}
+    left_out = {below for id_ in filters.get("excluded_categories", ()) for below in BELOW.get(int(id_), ())}
+    if (filters.get("categories") and row.category_id not in wanted) or row.category_id in left_out:
         return False
-    for name, of in asked.get("properties", {}).items():
+    for name, of in filters.get("properties", {}).items():
         value = row.numbers.get(name)
         if value is None or not of.get("min", value) <= value <= of.get("max", value):
             return False
@@ -182,9 +182,9 @@ def test_what_no_item_can_match_is_named(service: httpx.Client) -> None:
 @pytest.mark.parametrize("name", ["price", "weight"])
 def test_a_batch_is_filtered_as_each_request_is(service: httpx.Client, name: str) -> None:
     filters = {"categories": [902], "properties": {name: {"max": 4}}}
-    asked: dict[str, Any] = {"filters": filters, "surface": "cart", "top_k": 4}
-    batch = service.post("/recommend/batch", json={"user_ids": [501, 999], **asked}).json()
-    alone = [ask(service, user_id=user_id, **asked) for user_id in (501, 999)]
+    query: dict[str, Any] = {"filters": filters, "surface": "cart", "top_k": 4}
+    batch = service.post("/recommend/batch", json={"user_ids": [501, 999], **query}).json()
+    alone = [ask(service, user_id=user_id, **query) for user_id in (501, 999)]
     assert [of["recommendations"] for of in batch["results"]] == [body["recommendations"] for body in alone]
     assert batch.get("warnings") == alone[0].get("warnings")
     assert ("warnings" in batch) == (name == "weight")

@@ -171,9 +171,9 @@ def test_it_can_be_switched_off_and_ends_with_the_model(service: httpx.Client, d
 
     assert missing(seq=seq) == ["fold_in"]
     assert missing(seq=seq[:2]) == missing(user_id=501, seq=seq) == missing() == []  # the same with the factors
-    told = service.get("/model/info").json()["scorer"]["factors"]
-    assert (told["wanted"], told["is_loaded"]) == ("als/v2", False)
-    assert "als/v2 cannot be loaded" in told["problem"]
+    factors = service.get("/model/info").json()["scorer"]["factors"]
+    assert (factors["wanted"], factors["is_loaded"]) == ("als/v2", False)
+    assert "als/v2 cannot be loaded" in factors["problem"]
     batch = {"user_ids": [501, 9001], "top_k": 2}
     assert service.post("/recommend/batch", json=batch).json()["provenance"]["degraded"] == ["fold_in"]
     train(root, "v2")  # it comes with the publication in service

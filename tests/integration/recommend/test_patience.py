@@ -116,11 +116,11 @@ def test_two_clients_with_whole_batches_degrade_nobody_and_are_answered_whole(se
     def ask_for_all(own: httpx.Client) -> None:
         answer = own.post("/recommend/batch", json={"user_ids": everybody, "top_k": 100})
         assert answer.status_code == 200, answer.text
-        said = answer.json()
-        assert said["provenance"]["degraded"] == []
-        assert [one["user_id"] for one in said["results"]] == everybody
-        assert {len(one["recommendations"]) for one in said["results"]} == {100}
-        tiers.append({one["tier"] for one in said["results"]})
+        body = answer.json()
+        assert body["provenance"]["degraded"] == []
+        assert [one["user_id"] for one in body["results"]] == everybody
+        assert {len(one["recommendations"]) for one in body["results"]} == {100}
+        tiers.append({one["tier"] for one in body["results"]})
 
     beside(service, ask_for_all, 2, 300)
     assert not is_open(service)

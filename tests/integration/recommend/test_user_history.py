@@ -82,7 +82,7 @@ def test_what_was_bought_is_in_no_answer_of_a_batch(service: httpx.Client) -> No
     assert [result["user"] for result in results] == ["light", "known", "known", "unknown"]
 
 
-def test_a_guest_who_turns_out_to_be_a_user_is_not_shown_what_he_bought(service: httpx.Client) -> None:
+def test_a_guest_who_turns_out_to_be_a_user_is_not_shown_what_they_bought(service: httpx.Client) -> None:
     assert shown(service, session_id="s-1")[0] == ALL
     assert shown(service, session_id="s-1", user_id=500 + LIGHT)[0] == ALL - BOUGHT
 
@@ -105,8 +105,8 @@ def test_a_rule_of_days_hides_and_shows_again(service: httpx.Client) -> None:
 
 
 def test_model_info_tells_of_it(service: httpx.Client) -> None:
-    told = service.get("/model/info").json()["publication"]["lists"]["history"]
-    assert (told["n_rows"], told["sources"]) == (3, list(shop.EVENT_TYPES))
+    history = service.get("/model/info").json()["publication"]["lists"]["history"]
+    assert (history["n_rows"], history["sources"]) == (3, list(shop.EVENT_TYPES))
 
 
 def test_a_publication_without_histories_serves(service: httpx.Client, database: sa.Engine) -> None:

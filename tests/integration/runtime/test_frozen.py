@@ -223,5 +223,5 @@ def test_all_is_back_after_a_network_has_swallowed_what_was_said(server: tuple[P
             shop.wait_until(lambda path=path: client.get(path).status_code == 200, 30)
         shop.wait_until(lambda: shop.count(engine, "predictions") > n_shown, 60)
         version = shop.put(client, "/config", config={})["config_id"]
-        asked = lambda: client.post("/recommend", json={}).json()["provenance"]["config_id"]  # noqa: E731
-        shop.wait_until(lambda: asked() == version, 60)
+        config_id = lambda: client.post("/recommend", json={}).json()["provenance"]["config_id"]  # noqa: E731
+        shop.wait_until(lambda: config_id() == version, 60)

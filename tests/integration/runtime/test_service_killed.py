@@ -72,9 +72,9 @@ def test_killed_between_any_two_steps_what_is_sent_again_is_stored_once(
             assert client.process.wait(10) == -9, point  # type: ignore[attr-defined]
     with shop.running_service(clean_database_url) as client:
         for round_ in range(len(points)):
-            said = client.post("/online/data/add", json={"samples": samples(round_)}).raise_for_status().json()
-            assert said["accepted"] + said["duplicates"] == N
-            outcomes.append(said["accepted"])
+            answer = client.post("/online/data/add", json={"samples": samples(round_)}).raise_for_status().json()
+            assert answer["accepted"] + answer["duplicates"] == N
+            outcomes.append(answer["accepted"])
     stored_before = list(points).index("rows are committed")
     assert outcomes == [N] * stored_before + [0] * (len(points) - stored_before)
     expected = sorted(

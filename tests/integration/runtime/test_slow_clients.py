@@ -94,16 +94,16 @@ def test_a_body_that_trickles_is_ended_too(service: httpx.Client) -> None:
                 answer = slow.recv(1 << 16)
             except TimeoutError:
                 continue
-        code, said = refused(answer)
-        assert (code, said["status"]) == (408, "request_timeout")
+        code, body = refused(answer)
+        assert (code, body["status"]) == (408, "request_timeout")
 
 
 def test_a_head_without_end_is_ended_and_holds_up_nobody(service: httpx.Client) -> None:
     with closing(connected(service)) as endless, closing(connected(service)) as idle:
         endless.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
         recommend(service)
-        code, said = refused(rest_of(endless))
-        assert (code, said["success"]) == (408, False)
+        code, body = refused(rest_of(endless))
+        assert (code, body["success"]) == (408, False)
         assert rest_of(idle) == b""  # nothing was asked, nothing is answered
 
 
@@ -128,8 +128,8 @@ def test_a_large_head_is_refused_before_it_is_read(service: httpx.Client, piece:
                 break
     assert n_sent < 32 << 20  # what fits into the buffers of two sockets, at most
     if answer:
-        code, said = refused(answer)
-        assert (code, said["status"]) == (431, "headers_too_large")
+        code, body = refused(answer)
+        assert (code, body["status"]) == (431, "headers_too_large")
     assert service.get("/health").status_code == 200
 
 
@@ -139,8 +139,8 @@ def test_a_large_head_is_refused_before_it_is_read(service: httpx.Client, piece:
 def test_what_is_no_http_is_refused_in_the_form_of_all_errors(service: httpx.Client, begin: bytes) -> None:
     with closing(connected(service)) as strange:
         strange.sendall(begin)
-        code, said = refused(rest_of(strange))
-    assert (code, said["success"], said["status"]) == (400, False, "bad_request")
+        code, body = refused(rest_of(strange))
+    assert (code, body["success"], body["status"]) == (400, False, "bad_request")
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.1])
@@ -160,8 +160,8 @@ def test_who_offers_http_2_is_answered_all_the_same(service: httpx.Client, pause
 def test_another_method_for_tunnels_harms_nobody(service: httpx.Client) -> None:
     with closing(connected(service)) as strange:
         strange.sendall(b"CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        code, said = refused(rest_of(strange))
-    assert (code, said["status"]) == (400, "bad_request")
+        code, body = refused(rest_of(strange))
+    assert (code, body["status"]) == (400, "bad_request")
 
 
 def test_a_usual_large_head_is_taken(service: httpx.Client) -> None:
@@ -188,14 +188,14 @@ def test_requests_in_pieces_and_many_in_one_are_answered(service: httpx.Client) 
 
 def test_who_does_not_read_answers_takes_nobodys_place(service: httpx.Client) -> None:
     body = json.dumps({"user_ids": [501, 502] * 450, "top_k": 100, "explain": True}).encode()
-    asked = (head("/recommend/batch", f"Content-Length: {len(body)}") + body) * 3
+    requests = (head("/recommend/batch", f"Content-Length: {len(body)}") + body) * 3
     deaf = []
     try:
         for _ in range(6):
             one = socket.socket()
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             one.connect((service.base_url.host, service.base_url.port or 80))
-            one.sendall(asked)
+            one.sendall(requests)
             deaf.append(one)
         recommend(service, 50)
         shop.wait_until(lambda: small_batch(service) == 200, 60)

@@ -184,10 +184,14 @@ def test_after_a_while_it_goes_without_and_says_so(
             shop.publish(clean_database, "v2", shop.SECOND, {"deepfm": "deepfm/v2"})
             shop.wait_until(lambda: publication(client) == 2, 20)
             assert recommended(client, seq=SEQ)["provenance"]["degraded"] == ["fold_in", "model"]
-            told = recommended(client, user_id=501)["provenance"]
-            assert (told["rescored_by"], told["degraded"]) == ("deepfm/v1", ["model"])
-            told = client.post("/predict", json=pair).json()["provenance"]
-            assert (told["model"], told["publication_id"], told["degraded"]) == ("deepfm/v1", 2, ["model"])
+            provenance = recommended(client, user_id=501)["provenance"]
+            assert (provenance["rescored_by"], provenance["degraded"]) == ("deepfm/v1", ["model"])
+            provenance = client.post("/predict", json=pair).json()["provenance"]
+            assert (provenance["model"], provenance["publication_id"], provenance["degraded"]) == (
+                "deepfm/v1",
+                2,
+                ["model"],
+            )
             batch = client.post("/recommend/batch", json={"user_ids": [501, 502], "surface": "homepage"}).json()[
                 "provenance"
             ]
@@ -197,8 +201,8 @@ def test_after_a_while_it_goes_without_and_says_so(
             assert scorer["factors"]["is_loaded"] is False
         shop.wait_until(lambda: recommended(client, seq=SEQ)["provenance"]["degraded"] == [], 20)
         assert recommended(client, seq=SEQ)["provenance"]["rescored_by"] == "deepfm/v2"
-        told = client.post("/predict", json=pair).json()["provenance"]
-        assert (told["model"], told["degraded"]) == ("deepfm/v2", [])
+        provenance = client.post("/predict", json=pair).json()["provenance"]
+        assert (provenance["model"], provenance["degraded"]) == ("deepfm/v2", [])
         scorer = client.get("/model/info").json()["scorer"]
         assert (scorer["problem"], scorer["factors"]["is_loaded"]) == (None, True)
 
@@ -211,15 +215,15 @@ def test_artifacts_that_come_after_the_start_are_taken(
     with shop.running_service(clean_database_url, ARTIFACT_ROOT=str(root)) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         shop.wait_until(lambda: client.get("/model/info").json()["scorer"]["factors"]["problem"], 10)
-        told = client.get("/model/info").json()["scorer"]
-        assert "deepfm/v1 cannot be loaded" in told["problem"]
+        scorer = client.get("/model/info").json()["scorer"]
+        assert "deepfm/v1 cannot be loaded" in scorer["problem"]
         assert recommended(client, seq=SEQ)["provenance"]["degraded"] == ["fold_in"]
         tiny_model.write(root, "v1")
         train(root, "v1")
         shop.wait_until(lambda: tiny_model.in_service(client) == "deepfm/v1", 20)
         shop.wait_until(lambda: recommended(client, seq=SEQ)["provenance"]["tier"] == "fold_in", 20)
-        told = client.get("/model/info").json()["scorer"]
-        assert (told["problem"], told["factors"]["problem"]) == (None, None)
+        scorer = client.get("/model/info").json()["scorer"]
+        assert (scorer["problem"], scorer["factors"]["problem"]) == (None, None)
         assert recommended(client, seq=SEQ)["provenance"]["degraded"] == []
 
 

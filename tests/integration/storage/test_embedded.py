@@ -127,9 +127,9 @@ def test_a_refused_row_costs_one_line_of_the_log_without_its_values(folder: Path
     for _ in range(3):
         with pytest.raises(psycopg2.errors.UniqueViolation):
             ask(server, insert)
-    said = (folder / "server.log").read_text()
-    assert said.count("duplicate key") == 3
-    assert "somebody" not in said
+    logged = (folder / "server.log").read_text()
+    assert logged.count("duplicate key") == 3
+    assert "somebody" not in logged
 
 
 def test_many_who_need_it_at_once_get_one_server(folder: Path) -> None:

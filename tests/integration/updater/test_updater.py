@@ -42,56 +42,56 @@ def test_what_one_process_is_told_another_one_predicts(
 ) -> None:
     world.stock(clean_database)
     with (
-        service(clean_database_url, artifacts) as told,
-        service(clean_database_url, artifacts) as asked,
+        service(clean_database_url, artifacts) as first,
+        service(clean_database_url, artifacts) as second,
         updater(clean_database_url, artifacts),
     ):
-        shop.wait_until(lambda: status(told)["state"] == "running", 60)
-        before = probability(asked, 7, 33)
+        shop.wait_until(lambda: status(first)["state"] == "running", 60)
+        before = probability(second, 7, 33)
         # other users' purchases: only what was learned can tell of them
         for number in range(0, 50, 10):
             bought = [world.sample(9 + 2 * n, 33, number + n, event_type="transaction") for n in range(10)]
-            post(told, *bought)
-            shop.wait_until(lambda n=number: online(asked)["update"] >= 2 + n // 10, 10)
-        assert probability(asked, 7, 33) > before + 0.03
-        shop.wait_until(lambda: online(asked)["update"] == online(told)["update"] > 1, 5)
-        now = status(told)
-        assert (now["last_update"], now["lag"]) == (online(asked)["update"], 0)
+            post(first, *bought)
+            shop.wait_until(lambda n=number: online(second)["update"] >= 2 + n // 10, 10)
+        assert probability(second, 7, 33) > before + 0.03
+        shop.wait_until(lambda: online(second)["update"] == online(first)["update"] > 1, 5)
+        now = status(first)
+        assert (now["last_update"], now["lag"]) == (online(second)["update"], 0)
         assert now["model"] == "deepfm/v1"
         assert now["heartbeat_age_s"] < 5
-        listed = told.get("/online/updates/list").json()["updates"]
+        listed = first.get("/online/updates/list").json()["updates"]
         assert [update["number"] for update in listed] == list(range(now["last_update"], 0, -1))
         assert listed[-1]["is_base"]
         assert sum(update["n_events"] for update in listed) == 50
 
 
-def test_a_user_whom_only_events_name_gets_a_row_and_loses_it_when_he_is_erased(
+def test_a_user_whom_only_events_name_gets_a_row_and_loses_it_when_erased(
     clean_database_url: str, clean_database: sa.Engine, artifacts: Path
 ) -> None:
     world.stock(clean_database)
     with (
-        service(clean_database_url, artifacts) as told,
-        service(clean_database_url, artifacts) as asked,
+        service(clean_database_url, artifacts) as first,
+        service(clean_database_url, artifacts) as second,
         updater(clean_database_url, artifacts),
     ):
         pair = {"user_id": 590, "item_id": 1033}
 
         def unknown() -> list[int]:
-            found = asked.post("/predict", json=pair).json()
+            found = second.post("/predict", json=pair).json()
             return [*found["unknown_users"], *found["users_known_by_events"]]
 
         def known_as() -> str:
-            answer = asked.post("/recommend", json={"user_id": 590}).json()
+            answer = second.post("/recommend", json={"user_id": 590}).json()
             return str(answer["provenance"]["user"])
 
         assert (unknown(), known_as()) == ([590], "unknown")
         bought = [world.sample(90, 30 + n, n, event_type="transaction") for n in range(6)]
-        post(told, *bought)
+        post(first, *bought)
         shop.wait_until(lambda: not unknown(), 30)
         assert known_as() == "light"
-        told.delete("/users/590").raise_for_status()
+        first.delete("/users/590").raise_for_status()
         shop.wait_until(lambda: unknown() == [590], 5)
-        again = told.post("/online/data/add", json=world.sample(90, 33, 50))
+        again = first.post("/online/data/add", json=world.sample(90, 33, 50))
         assert again.status_code == 422
         assert known_as() == "unknown"
 
@@ -117,14 +117,14 @@ def test_an_export_holds_what_was_learned_for_onnx_and_for_keras(
         network = keras.saving.load_model(folder / "network.keras")
         session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
         width = {one.name: one.shape[1] for one in session.get_inputs() if one.name in ("user", "item")}
-        asked = {
+        inputs = {
             "user": np.ones((1, width["user"]), np.int32),
             "history": np.array([[1, 2]], np.int32),
             "history_weight": np.array([[0.5, 0.5]], np.float32),
             "item": np.array([[row] + [1] * (width["item"] - 1) for row in range(5)], np.int32),
         }
-        (by_onnx,) = session.run(["logits"], asked | {"user_of_pair": np.zeros(5, np.int32)})
-        by_keras = np.asarray(network({**asked, "item": asked["item"][None]}))[0]
+        (by_onnx,) = session.run(["logits"], inputs | {"user_of_pair": np.zeros(5, np.int32)})
+        by_keras = np.asarray(network({**inputs, "item": inputs["item"][None]}))[0]
         np.testing.assert_allclose(by_keras, by_onnx, rtol=1e-4, atol=1e-4)
         logits.append(by_onnx)
     assert not np.allclose(*logits)

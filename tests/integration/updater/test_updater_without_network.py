@@ -247,17 +247,17 @@ def test_the_status_says_what_an_updater_died_of(
         task = asyncio.create_task(Supervisor(connections).work(stop))
         query = "select state || ': ' || reason from training_state"
         deadline = time.monotonic() + 30
-        while not (said := await asyncio.to_thread(one, clean_database, query)).startswith("failed: "):
+        while not (problem := await asyncio.to_thread(one, clean_database, query)).startswith("failed: "):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
         stop.set()
         await task
         await connections.close()
-        return str(said)
+        return str(problem)
 
-    said = asyncio.run(supervise())
-    assert "ended with status 1" in said
-    assert reason in said
+    problem = asyncio.run(supervise())
+    assert "ended with status 1" in problem
+    assert reason in problem
 
 
 def test_events_weigh_by_the_newest_configuration_that_can_be_read(database_url: str, database: sa.Engine) -> None:

@@ -59,13 +59,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_task_takes_the_data_set_of_its_run(run: Any) -> None:
     run("train_als", prepared={"dataset": D1})
-    assert wiring.asked() == {"dataset": D1, "force": False}
+    assert wiring.run_arguments() == {"dataset": D1, "force": False}
 
 
 def test_without_a_data_set_nothing_falls_back_to_the_newest(run: Any) -> None:
     run("publish")
     with pytest.raises(AirflowSkipException, match="no data set"):
-        wiring.asked()
+        wiring.run_arguments()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_force_is_handed_down(
     run: Any, task_id: str, upstream: tuple[str, ...], named: list[str], expected: bool
 ) -> None:
     run(task_id, upstream=upstream, prepared={"dataset": D1}, force=named)
-    assert wiring.asked()["force"] is expected
+    assert wiring.run_arguments()["force"] is expected
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_force_is_handed_down(
 )
 def test_instant_of_a_run(run: Any, run_type: str, by_hand: str | None, expected: str | None) -> None:
     run("prepare_dataset", run_type=run_type, as_of=by_hand)
-    assert wiring.asked_of_time() == {"as_of": expected, "force": False}
+    assert wiring.time_arguments() == {"as_of": expected, "force": False}
 
 
 def test_a_result_is_the_tasks_and_its_assets(run: Any) -> None:

@@ -78,12 +78,12 @@ def test_the_best_of_many_rows_and_columns_come_block_by_block() -> None:
 
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.lists(st.integers(-3, 60), max_size=20))
-def test_positions_of_keys(keys: list[int], asked: list[int]) -> None:
+def test_positions_of_keys(keys: list[int], wanted: list[int]) -> None:
     index = KeyIndex.of(np.array(keys, dtype=np.int32))
     known = sorted(set(keys))
     assert index.keys.tolist() == known
-    expected = [known.index(key) if key in known else -1 for key in asked]
-    assert index.positions(np.array(asked, dtype=np.int32)).tolist() == expected
+    expected = [known.index(key) if key in known else -1 for key in wanted]
+    assert index.positions(np.array(wanted, dtype=np.int32)).tolist() == expected
 
 
 def test_a_matrix_sums_repeats_and_leaves_out_unknown_keys() -> None:

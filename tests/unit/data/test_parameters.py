@@ -20,11 +20,11 @@ _VALUES = st.one_of(
 )
 
 
-def _kept(told: list[tuple[int, Any]], n_users: int = 5) -> list[Any]:
+def _kept(rows: list[tuple[int, Any]], n_users: int = 5) -> list[Any]:
     table = pa.table(
         {
-            "user_key": pa.array([user for user, _ in told], pa.int32()),
-            "parameters": pa.array([None if given is None else json.dumps(given) for _, given in told], pa.string()),
+            "user_key": pa.array([user for user, _ in rows], pa.int32()),
+            "parameters": pa.array([None if given is None else json.dumps(given) for _, given in rows], pa.string()),
         }
     )
     texts = of_several(table, n_users)["parameters"].to_pylist()
@@ -32,13 +32,13 @@ def _kept(told: list[tuple[int, Any]], n_users: int = 5) -> list[Any]:
 
 
 def test_what_one_user_tells_is_not_kept() -> None:
-    told = [
+    rows = [
         (user, {"device": "mobile", "email": f"user-{user}@example.org", "phone": 49170000000 + user})
         for user in range(6)
     ]
-    told += [(0, {"order": "A-17", "Device": " Mobile "})] * 9  # by one user, however often
-    told += [(1, None), (2, {"campaign": "spring"})]
-    assert _kept(told) == [{"device": "mobile", "phone": 1 << 35}] * 6 + [{"device": "mobile"}] * 9 + [None, None]
+    rows += [(0, {"order": "A-17", "Device": " Mobile "})] * 9  # by one user, however often
+    rows += [(1, None), (2, {"campaign": "spring"})]
+    assert _kept(rows) == [{"device": "mobile", "phone": 1 << 35}] * 6 + [{"device": "mobile"}] * 9 + [None, None]
 
 
 def test_nothing_told_stays_nothing() -> None:
@@ -50,8 +50,8 @@ def test_nothing_told_stays_nothing() -> None:
 @given(
     st.lists(st.dictionaries(st.sampled_from(["device", "page", "arm"]), _VALUES, max_size=3), min_size=1, max_size=8)
 )
-def test_what_several_tell_is_the_same_word_to_the_model(told: list[dict[str, Any]]) -> None:
-    kept = _kept([(user, one) for user in range(5) for one in told])
-    for before, after in zip(told * 5, kept, strict=True):
+def test_what_several_tell_is_the_same_word_to_the_model(rows: list[dict[str, Any]]) -> None:
+    kept = _kept([(user, one) for user in range(5) for one in rows])
+    for before, after in zip(rows * 5, kept, strict=True):
         words = {name: value_word(value) for name, value in before.items() if value_word(value) is not None}
         assert {name: value_word(value) for name, value in (after or {}).items()} == words

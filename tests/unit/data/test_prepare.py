@@ -104,8 +104,8 @@ def test_items_have_their_latest_properties_before_the_cut(tmp_path: Path) -> No
 
 def test_of_values_told_at_one_instant_the_later_row_counts(tmp_path: Path) -> None:
     events = raw_events((1000, "u", "view", "a", None))
-    told = [(500, "a", name, value) for value in ("9", "1", "5") for name in ("size", "categoryid")]
-    dataset = prepared(tmp_path, events, raw_properties(*told))
+    properties = [(500, "a", name, value) for value in ("9", "1", "5") for name in ("size", "categoryid")]
+    dataset = prepared(tmp_path, events, raw_properties(*properties))
     item = dataset.table("items").to_pylist()[0]
     assert json.loads(item["properties"]) == {"size": "5"}
     assert dataset.table("item_properties")["value"].to_pylist() == ["5"]
@@ -113,10 +113,10 @@ def test_of_values_told_at_one_instant_the_later_row_counts(tmp_path: Path) -> N
 
 def test_a_property_named_price_is_a_price_and_words_are_not(tmp_path: Path) -> None:
     events = raw_events((1000, "u", "view", "a", None), (1000, "u", "view", "b", None))
-    told = raw_properties(
+    properties = raw_properties(
         (500, "a", "price", "2.55"), (500, "b", "price", "3"), (500, "a", "790", "yes"), (600, "b", "price", "?")
     )
-    items = prepared(tmp_path, events, told).table("items").to_pylist()
+    items = prepared(tmp_path, events, properties).table("items").to_pylist()
     assert [item["price"] for item in items] == [2.55, 3.0]
 
 
@@ -138,9 +138,9 @@ def test_a_data_set_does_not_hold_who_somebody_is(tmp_path: Path) -> None:
     files = sorted((tmp_path / "made").iterdir())
     assert len(files) == 6
     for file in files:
-        told = str(pq.read_table(file).to_pydict()) if file.suffix == ".parquet" else file.read_text()
-        assert id_ not in told
-        assert name not in told
+        content = str(pq.read_table(file).to_pydict()) if file.suffix == ".parquet" else file.read_text()
+        assert id_ not in content
+        assert name not in content
 
 
 def test_erased_people_are_left_out_and_their_keys_are_not_given_again(tmp_path: Path) -> None:
@@ -192,7 +192,9 @@ def test_a_posted_event_means_by_night_what_it_means_by_day(tmp_path: Path) -> N
             "transactionid": pa.nulls(len(POSTED), pa.string()),
             "value": pa.nulls(len(POSTED), pa.float64()),
             "parameters": pa.nulls(len(POSTED), pa.string()),
-            "acted": [json.dumps(told) if set(told) & set(BY_PARAMETER) else None for _, told, _ in POSTED],
+            "acted": [
+                json.dumps(parameters) if set(parameters) & set(BY_PARAMETER) else None for _, parameters, _ in POSTED
+            ],
             "label": pa.array([label for _, _, label in POSTED], pa.float64()),
             "seq": [100 + i for i in range(len(POSTED))],
         }
@@ -201,8 +203,8 @@ def test_a_posted_event_means_by_night_what_it_means_by_day(tmp_path: Path) -> N
     dataset = prepare(tmp_path, raw, DECLARED, 10**12, threads=1).dataset
     found = dataset.table("events").to_pylist()
     assert (found[0]["weight"], found[0]["label"]) == (1, 1), "what was imported says what its type does"
-    for row, (event, told, label) in zip(found[1:], POSTED, strict=True):
-        expected = action_of(event, label, told, DECLARED.event_weights)
+    for row, (event, parameters, label) in zip(found[1:], POSTED, strict=True):
+        expected = action_of(event, label, parameters, DECLARED.event_weights)
         assert row["label"] == pytest.approx(expected.label), event
         assert row["weight"] == pytest.approx(expected.weight, rel=1e-6), event
     favour, against = dataset.interactions().in_favour, dataset.interactions().against
@@ -226,7 +228,7 @@ rows = st.tuples(
     st.sampled_from("abcd"),
     st.sampled_from([None, "1", "2"]),
 )
-told = st.tuples(
+property_rows = st.tuples(
     st.integers(0, 100),
     st.sampled_from("abcde"),
     st.sampled_from(["available", "size", "price"]),
@@ -235,20 +237,20 @@ told = st.tuples(
 
 
 @pytest.mark.slow
-@given(st.lists(rows, min_size=1, max_size=12), st.lists(told, max_size=12), st.integers(0, 100), st.data())
+@given(st.lists(rows, min_size=1, max_size=12), st.lists(property_rows, max_size=12), st.integers(0, 100), st.data())
 @settings(max_examples=10)
 def test_what_comes_at_or_after_the_cut_changes_nothing(tmp_path_factory, events, properties, cut, data) -> None:
     events = [*events, (0, "u", "view", "a", None)]
     later_events = data.draw(st.lists(rows.map(lambda row: (row[0] + cut + 1, *row[1:])), max_size=5))
-    later_told = data.draw(st.lists(told.map(lambda row: (row[0] + cut + 1, *row[1:])), max_size=5))
+    later_properties = data.draw(st.lists(property_rows.map(lambda row: (row[0] + cut + 1, *row[1:])), max_size=5))
     as_of = (cut + 1) * 1000
 
-    def make(more_events: list, more_told: list) -> Dataset:
+    def make(more_events: list, more_properties: list) -> Dataset:
         folder = tmp_path_factory.mktemp("dataset")
-        shop = raw_events(*events, *more_events), raw_properties(*properties, *more_told)
+        shop = raw_events(*events, *more_events), raw_properties(*properties, *more_properties)
         return prepared(folder, *shop, as_of=as_of, known=KnownKeys.none())
 
-    before, after = make([], []), make(later_events, later_told)
+    before, after = make([], []), make(later_events, later_properties)
     for name in before.meta.n_rows:
         plain, extended = (_comparable(dataset.table(name)) for dataset in (before, after))
         assert plain == extended, name
@@ -289,8 +291,8 @@ def test_what_is_no_word_for_yes_does_not_make_an_item_available(tmp_path: Path)
     nothing = ["", " ", None]
     words = [*yes, *no, *nothing]
     events = raw_events(*((1000, "u", "view", str(i), None) for i in range(len(words))))
-    told = raw_properties(*((1000, str(i), "available", word) for i, word in enumerate(words)))
-    items = prepared(tmp_path, events, told).table("items").to_pylist()
+    properties = raw_properties(*((1000, str(i), "available", word) for i, word in enumerate(words)))
+    items = prepared(tmp_path, events, properties).table("items").to_pylist()
     available = {words[int(row["item_id"])]: row["available"] for row in items}
     assert available == dict.fromkeys(yes, True) | dict.fromkeys(no, False) | dict.fromkeys(nothing, True)
     assert {word: flag(word) or False for word in (*yes, *no)} == {word: available[word] for word in (*yes, *no)}

@@ -28,17 +28,17 @@ class Postgres:
         self.batches: list[list[int]] = []
         self.n_running = self.most_running = 0
 
-    async def fetch(self, asked: Sequence[int]) -> list[int]:
-        self.batches.append(list(asked))
+    async def fetch(self, keys: Sequence[int]) -> list[int]:
+        self.batches.append(list(keys))
         self.n_running += 1
         self.most_running = max(self.most_running, self.n_running)
         try:
             await asyncio.sleep(self.pause_s)
         finally:
             self.n_running -= 1
-        if min(asked) < 0:
+        if min(keys) < 0:
             raise OSError("away")
-        return [10 * one for one in asked]
+        return [10 * one for one in keys]
 
 
 def ask(postgres: Postgres, numbers: Sequence[int], timeout_s: float = 5) -> list[Any]:

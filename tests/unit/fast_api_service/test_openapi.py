@@ -43,8 +43,8 @@ def test_it_is_made_once_for_the_types_of_ids_and_whether_a_key_is_needed(monkey
 
     async def many() -> None:
         transport = httpx.ASGITransport(client.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as asked:
-            await asyncio.gather(*(asked.get("/openapi.json") for _ in range(5)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as many_clients:
+            await asyncio.gather(*(many_clients.get("/openapi.json") for _ in range(5)))
 
     asyncio.run(many())
     state.snapshot = dataclasses.replace(state.snapshot, factors=None)  # as each change of the catalogue makes one
@@ -117,8 +117,8 @@ def test_the_examples_of_refusals_are_what_is_answered() -> None:
 
     def check(operation: dict[str, Any], answer: httpx.Response, code: int) -> None:
         expected = example(operation, code)
-        said = refused(answer, code, expected["status"])
-        assert re.sub(r"rk?_?[0-9a-f]{12}|key [0-9a-f]{12}", "key", said) == expected["error"].replace(
+        message = refused(answer, code, expected["status"])
+        assert re.sub(r"rk?_?[0-9a-f]{12}|key [0-9a-f]{12}", "key", message) == expected["error"].replace(
             "key 3f9c0a1b2c3d", "key"
         )
         checked[code] += 1

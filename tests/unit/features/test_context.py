@@ -61,12 +61,12 @@ def spec(own: list[str]) -> FeatureSpec:
 
 @given(objects, owners)
 def test_rows_are_bounded_and_each_name_is_told_or_refused(given_: dict[str, Any], own: list[str]) -> None:
-    told, unused = context_of(given_, own)
-    assert len({one.field for one in told}) == len(told) <= len(CONTEXT_FIELDS)
-    assert all(1 <= one.row < CONTEXT_SIZES[one.field] for one in told)
+    inputs, unused = context_of(given_, own)
+    assert len({one.field for one in inputs}) == len(inputs) <= len(CONTEXT_FIELDS)
+    assert all(1 <= one.row < CONTEXT_SIZES[one.field] for one in inputs)
     passed_over = {name for name in given_ if name.strip().casefold() in REQUEST_FEATURES}
-    assert {one.name for one in told} | set(unused) == set(given_) - passed_over
-    assert {one.name for one in told}.isdisjoint(unused)
+    assert {one.name for one in inputs} | set(unused) == set(given_) - passed_over
+    assert {one.name for one in inputs}.isdisjoint(unused)
 
 
 @given(objects, st.randoms())
@@ -134,10 +134,10 @@ def test_numbers_are_words_by_sign_and_size() -> None:
 
 def test_the_most_frequent_names_own_fields_and_strangers_keep_out() -> None:
     texts = ['{"a": 1, "b": "x", "stars": 5}', '{"b": 2, "hour": 3, "device": "tv"}', '{"c": [], "B ": true}', "[]"]
-    told = Texts(np.array([0, 1, 2, 2, -1, 3, 0], dtype=np.int32), texts)
-    assert owners_of_fields(told) == ("b", "a")
+    parameters = Texts(np.array([0, 1, 2, 2, -1, 3, 0], dtype=np.int32), texts)
+    assert owners_of_fields(parameters) == ("b", "a")
     assert (
-        owners_of_fields(Texts(told.code[4:6], texts)) == owners_of_fields(None) == ()
+        owners_of_fields(Texts(parameters.code[4:6], texts)) == owners_of_fields(None) == ()
     )  # later events are not looked at
     many = Texts(np.zeros(1, dtype=np.int32), [json.dumps(dict.fromkeys("zyxwvu", "1"))])
     assert owners_of_fields(many) == ("u", "v", "w", "x")

@@ -15,7 +15,7 @@ from recsys.data.dataset import Dataset
 from recsys.errors import InputError
 from recsys.features.frame import CATEGORICAL, Features
 from recsys.types import MICROSECONDS_PER_DAY as DAY
-from tests.unit.features.test_features import AS_OF, PAIRS, Event, Told, dataset_of
+from tests.unit.features.test_features import AS_OF, PAIRS, Event, ItemProperty, dataset_of
 
 USERS = np.arange(6, dtype=np.int32)  # 0 and 5 are unknown
 IN_MEMORY = ("popular", "recent", "als", "covisitation", "item_knn", "ease")
@@ -25,7 +25,7 @@ events = st.lists(
     st.tuples(days, st.integers(1, 4), st.integers(1, 4), st.sampled_from(["view", "buy"]), st.just(np.nan) | days),
     max_size=8,
 )
-told = st.lists(
+properties = st.lists(
     st.one_of(
         st.tuples(days, st.integers(1, 4), st.just("title"), st.sampled_from(["", "red mug", "red lamp", "a", "日本"])),
         st.tuples(days, st.integers(1, 4), st.just("price"), st.sampled_from(["0", "-1", "5.5", ""])),
@@ -47,10 +47,10 @@ def check_features(dataset: Dataset, at: int) -> None:
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-@given(events=events, told=told, at=cuts)
-def test_features_of_hardly_anything(events: list[Event], told: list[Told], at: int) -> None:
+@given(events=events, properties=properties, at=cuts)
+def test_features_of_hardly_anything(events: list[Event], properties: list[ItemProperty], at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        check_features(dataset_of(Path(folder), events, told), at)
+        check_features(dataset_of(Path(folder), events, properties), at)
 
 
 @pytest.mark.parametrize("events", [[], [(150.0, 1, 2, "view", np.nan)]], ids=["no event", "on another item"])
@@ -63,13 +63,13 @@ def test_an_item_with_a_title_that_nobody_has_touched(tmp_path: Path, events: li
 
 @pytest.mark.parametrize("name", IN_MEMORY)
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
-@given(events=events, told=told, at=cuts)
+@given(events=events, properties=properties, at=cuts)
 def test_generators_fit_hardly_anything_or_say_why_not(
-    name: str, events: list[Event], told: list[Told], at: int
+    name: str, events: list[Event], properties: list[ItemProperty], at: int
 ) -> None:
     """Whatever is left to learn from, a generator fits and answers, or says in one line what is missing."""
     with tempfile.TemporaryDirectory() as folder:
-        dataset = dataset_of(Path(folder), events, told)
+        dataset = dataset_of(Path(folder), events, properties)
         history, catalogue = dataset.interactions(at), dataset.catalogue(at)
         if not (len(history) and len(catalogue)):
             with pytest.raises(InputError, match="import events or choose a later cut"):

@@ -15,15 +15,15 @@ from recsys.types import MICROSECONDS_PER_DAY as DAY
 AS_OF = 200 * DAY
 META = DatasetMeta("hand", AS_OF, ("view", "buy"), {"view": 1.0, "buy": 5.0}, ("buy",), ("buy",))
 Event = tuple[float, int, int, str, float]  # day, user, item, type, value
-Told = tuple[float, int, str, str]  # day, item, property, value
+ItemProperty = tuple[float, int, str, str]  # day, item, property, value
 
 
-def dataset_of(folder, events: list[Event], told: list[Told] = ()) -> Dataset:
+def dataset_of(folder, events: list[Event], properties: list[ItemProperty] = ()) -> Dataset:
     """Users and items 1 to 4; items are known from day 0, except item 4: from its first event."""
-    events, told = sorted(events), [(0.0, 1, "categoryid", "shoes"), *told]
+    events, properties = sorted(events), [(0.0, 1, "categoryid", "shoes"), *properties]
     at = [round(day * DAY) for day, *_ in events]
     first = [0, 0, 0, min([t for t, e in zip(at, events, strict=True) if e[2] == 4], default=AS_OF - 1)]
-    once = {(round(day * DAY), item, name): value for day, item, name, value in told}
+    once = {(round(day * DAY), item, name): value for day, item, name, value in properties}
     tables = {
         "events": pa.table(
             {
@@ -82,8 +82,13 @@ def test_values_that_a_hand_would_count(tmp_path) -> None:
         (109.5, 2, 2, "view", 40.0),
         (110.0, 1, 2, "buy", 99.0),  # at the cut: not known
     ]
-    told = [(0.0, 1, "price", "5"), (109.0, 1, "price", "8"), (110.0, 1, "price", "70"), (0.0, 2, "categoryid", "hats")]
-    dataset = dataset_of(tmp_path, events, told)
+    properties = [
+        (0.0, 1, "price", "5"),
+        (109.0, 1, "price", "8"),
+        (110.0, 1, "price", "70"),
+        (0.0, 2, "categoryid", "hats"),
+    ]
+    dataset = dataset_of(tmp_path, events, properties)
     table = join_features(dataset, pa.table({"user_key": [1, 2], "item_key": [1, 1], "score": [0.5, 0.25]}), 110 * DAY)
     one, two = table.to_pylist()
     expected = {
@@ -162,23 +167,23 @@ event = st.tuples(
     days, st.integers(1, 4), st.integers(1, 4), st.sampled_from(["view", "buy"]), st.sampled_from([1.0, 2.5])
 )
 history = {"available": ["0", "1"], "categoryid": ["shoes", "hats", "all"], "price": ["1", "2.5"]}
-told = st.sampled_from(sorted(history)).flatmap(
+item_property = st.sampled_from(sorted(history)).flatmap(
     lambda name: st.tuples(days, st.integers(1, 3), st.just(name), st.sampled_from(history[name]))
 )
 
 
 @pytest.mark.slow
-@given(st.lists(event, min_size=1, max_size=10), st.lists(told, max_size=6), st.floats(1, 190), st.data())
+@given(st.lists(event, min_size=1, max_size=10), st.lists(item_property, max_size=6), st.floats(1, 190), st.data())
 @settings(max_examples=10)
 def test_nothing_at_or_after_the_cut_changes_a_feature(tmp_path_factory, events, properties, cut, data) -> None:
     at = round(cut * DAY)
     after = st.floats(0, 199 - cut).map(lambda more: at / DAY + more)
     late_events = data.draw(st.lists(st.tuples(after, event).map(lambda e: (e[0], *e[1][1:])), min_size=1, max_size=4))
-    late_told = data.draw(st.lists(st.tuples(after, told).map(lambda t: (t[0], *t[1][1:])), max_size=4))
-    late_told = [(max(day, at / DAY), *rest) for day, *rest in late_told if round(day * DAY) >= at]
+    late_properties = data.draw(st.lists(st.tuples(after, item_property).map(lambda t: (t[0], *t[1][1:])), max_size=4))
+    late_properties = [(max(day, at / DAY), *rest) for day, *rest in late_properties if round(day * DAY) >= at]
     late_events = [row for row in late_events if round(row[0] * DAY) >= at]
     plain = dataset_of(tmp_path_factory.mktemp("plain"), events, properties)
-    extended = dataset_of(tmp_path_factory.mktemp("more"), [*events, *late_events], [*properties, *late_told])
+    extended = dataset_of(tmp_path_factory.mktemp("more"), [*events, *late_events], [*properties, *late_properties])
     before, later = Features(plain, at).join(PAIRS), Features(extended, at).join(PAIRS)
     for name in before.column_names:
         np.testing.assert_allclose(before[name].to_numpy(), later[name].to_numpy(), rtol=1e-6, err_msg=name)

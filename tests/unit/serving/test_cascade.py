@@ -282,10 +282,10 @@ def test_rescored_it_shows_the_same_items_in_the_order_of_the_model(
     scores: dict[int, float],
     fails: bool,
 ) -> None:
-    asked: list[list[int]] = []
+    scored: list[list[int]] = []
 
     def score(keys: Sequence[int]) -> list[float] | None:
-        asked.append(list(keys))
+        scored.append(list(keys))
         return None if fails else [scores.get(key, 0.5) for key in keys]
 
     snapshot = replace(snapshot_of(rows, {ALL_ITEMS: [1, 2, 3]}), neighbours={"i2i": index_of(i2i)})
@@ -295,13 +295,13 @@ def test_rescored_it_shows_the_same_items_in_the_order_of_the_model(
     query = Query(N_ITEMS, candidate_keys=candidates)
     fused = cascade.recommend(snapshot, user, query, RESCORE)
     picks = cascade.recommend(snapshot, user._replace(score=score), query, RESCORE)
-    assert len(asked) <= 1  # once for all
-    assert all(len(keys) == len(set(keys)) for keys in asked)
+    assert len(scored) <= 1  # once for all
+    assert all(len(keys) == len(set(keys)) for keys in scored)
     assert {pick.item_key for pick in picks} == {pick.item_key for pick in fused}
-    if fails or not asked:
+    if fails or not scored:
         assert [(*pick[:4], pick.because_key) for pick in picks] == [(*pick[:4], pick.because_key) for pick in fused]
         return
-    of_model = [pick for pick in picks if pick.item_key in asked[0]]
+    of_model = [pick for pick in picks if pick.item_key in scored[0]]
     assert [pick.score for pick in of_model] == sorted((scores.get(p.item_key, 0.5) for p in of_model), reverse=True)
     assert picks[: len(of_model)] == of_model
 
@@ -309,7 +309,7 @@ def test_rescored_it_shows_the_same_items_in_the_order_of_the_model(
 def test_the_model_is_asked_for_so_many_at_most() -> None:
     keys = list(range(1, 301))
     snapshot = snapshot_of(dict.fromkeys(keys, (1, True)), {})
-    user = UserState(ranked=stored(keys), score=lambda asked: [float(key) / 1000 for key in asked])
+    user = UserState(ranked=stored(keys), score=lambda scored: [float(key) / 1000 for key in scored])
     picks = cascade.recommend(snapshot, user, Query(300), RESCORE)
     n = blend.N_RESCORED
     assert [pick.item_key for pick in picks] == [*range(n, 0, -1), *range(n + 1, 301)]

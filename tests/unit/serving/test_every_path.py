@@ -95,14 +95,14 @@ def plain_number(value: Any) -> float | None:
     return known.get(value) if isinstance(value, str) else None if value is True or value is None else value
 
 
-def matches(thing: Thing, asked: Filters | None) -> bool:
-    if asked is None:
+def matches(thing: Thing, requested: Filters | None) -> bool:
+    if requested is None:
         return True
-    below = {child for id_ in asked.categories for child in BELOW.get(id_, ())}
-    left_out = {child for id_ in asked.excluded_categories for child in BELOW.get(id_, ())}
-    if (asked.categories and thing.category not in below) or thing.category in left_out:
+    below = {child for id_ in requested.categories for child in BELOW.get(id_, ())}
+    left_out = {child for id_ in requested.excluded_categories for child in BELOW.get(id_, ())}
+    if (requested.categories and thing.category not in below) or thing.category in left_out:
         return False
-    for name, of in asked.properties.items():
+    for name, of in requested.properties.items():
         value = plain_number(thing.properties.get(name))
         if value is None or (of.min is not None and value < of.min) or (of.max is not None and value > of.max):
             return False
@@ -149,7 +149,7 @@ def fold_in_of(factors: ItemFactors) -> FoldIn:
     excluded=st.sets(st.integers(1, N_ITEMS), max_size=6),
     context=st.lists(st.integers(1, N_ITEMS), max_size=3),
     candidates=rarely(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=20)),
-    asked=rarely(some_filters),
+    requested=rarely(some_filters),
     top_k=st.integers(1, N_ITEMS + 5),
     surface=st.sampled_from(get_args(Surface)),
     configured=surfaces,
@@ -169,7 +169,7 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
     excluded: set[int],
     context: list[int],
     candidates: list[int] | None,
-    asked: Filters | None,
+    requested: Filters | None,
     top_k: int,
     surface: Surface,
     configured: SurfaceConfig,
@@ -183,7 +183,7 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
         and key not in {*excluded, *bought, *context}
         and (category is None or thing.category in BELOW[category])
         and (candidates is None or key in candidates)
-        and matches(thing, asked)
+        and matches(thing, requested)
         and matches(thing, configured.filters)
     }
     n_possible = n_at_most(possible, shop, configured.max_per_category)
@@ -202,7 +202,7 @@ def test_a_recommendation_keeps_all_rules_and_is_as_long_as_it_can_be(
         None if seq is None else merged(seq),
         None if before is None else history_of(before),
     )
-    restriction = None if asked is None else filters.resolve(asked, snapshot.items, snapshot.categories)
+    restriction = None if requested is None else filters.resolve(requested, snapshot.items, snapshot.categories)
     query = Query(top_k, category, excluded, context, candidates, surface, restriction=restriction)
     config = ServingConfig(surfaces={surface: configured})
     picks = cascade.recommend(snapshot, user, query, config)

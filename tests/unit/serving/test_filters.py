@@ -13,22 +13,22 @@ ITEMS.add(1, "1", 1, True, {"price": 1.0})
 
 
 def test_categories_are_meant_with_all_below_them() -> None:
-    asked = Filters.model_validate({"categories": ["901"], "excluded_categories": [902]})
-    assert resolve(asked, ITEMS, TREE) == Restriction({1, 2}, frozenset({2}))
+    filters = Filters.model_validate({"categories": ["901"], "excluded_categories": [902]})
+    assert resolve(filters, ITEMS, TREE) == Restriction({1, 2}, frozenset({2}))
     assert resolve(Filters(), ITEMS, TREE) == Restriction()
 
 
 def test_a_bound_that_is_not_given_is_none() -> None:
-    asked = Filters.model_validate({"properties": {"price": {"max": 5}}})
-    assert resolve(asked, ITEMS, TREE).ranges == (NumberRange("price", -float("inf"), 5.0),)
+    filters = Filters.model_validate({"properties": {"price": {"max": 5}}})
+    assert resolve(filters, ITEMS, TREE).ranges == (NumberRange("price", -float("inf"), 5.0),)
 
 
 def test_what_the_catalogue_does_not_have_is_named_and_matches_nothing() -> None:
     warnings: list[str] = []
-    asked = Filters.model_validate(
+    filters = Filters.model_validate(
         {"categories": [4242], "excluded_categories": ["abc"], "properties": {"weight": {"min": 1}}}
     )
-    found = resolve(asked, ITEMS, TREE, warnings)
+    found = resolve(filters, ITEMS, TREE, warnings)
     assert found.categories == frozenset()
     assert warnings == [
         "filters.categories: there is no category '4242'",
@@ -39,10 +39,10 @@ def test_what_the_catalogue_does_not_have_is_named_and_matches_nothing() -> None
 
 def test_the_filters_of_a_surface_are_looked_up_once_a_tree() -> None:
     tree = CategoryTree("integer", {1: "901", 2: "902"}, {1: None, 2: 1})
-    asked = Filters.model_validate({"categories": [901, "4242"], "excluded_categories": [902]})
+    filters = Filters.model_validate({"categories": [901, "4242"], "excluded_categories": [902]})
     warnings: list[str] = []
     for _ in range(3):
-        resolve(asked, ITEMS, tree, warnings)
+        resolve(filters, ITEMS, tree, warnings)
     assert tree.below.cache_info().misses == 2  # one for each of the two lists
     assert warnings == ["filters.categories: there is no category '4242'"] * 3  # and said each time
 

@@ -68,7 +68,7 @@ def available_of(model: Als) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("params", VARIANTS)
-def test_a_user_with_the_same_events_gets_what_implicit_gives_him(params: dict[str, Any], tmp_path: Path) -> None:
+def test_a_user_with_the_same_events_gets_what_implicit_gives(params: dict[str, Any], tmp_path: Path) -> None:
     """As if each user of the training were new: vector and list of `recommend(recalculate_user=True)`."""
     model, fold = trained(params, tmp_path)
     events = history()
@@ -97,7 +97,7 @@ def test_a_user_with_the_same_events_gets_what_implicit_gives_him(params: dict[s
             assert len(set(keys) & set(model.items.keys[theirs].tolist())) >= 9  # equal but for two as good
 
 
-def test_nearly_the_list_that_the_night_made_for_him(tmp_path: Path) -> None:
+def test_nearly_the_list_that_the_night_made(tmp_path: Path) -> None:
     model, fold = trained({}, tmp_path)
     events = history()
     newest, alike = events.occurred_at.max(), []

@@ -40,17 +40,17 @@ changes = st.lists(
 
 
 @given(changes)
-def test_columns_hold_what_the_last_change_said(told: list[tuple[int, dict[str, Any]]]) -> None:
+def test_columns_hold_what_the_last_change_said(changes: list[tuple[int, dict[str, Any]]]) -> None:
     items = ItemDictionary("integer")
-    for key, properties in told:
+    for key, properties in changes:
         items.add(key, str(key), None, True, numbers_in(properties))
-    for key, properties in dict(told).items():
+    for key, properties in dict(changes).items():
         for name in items.numbers.names:
             column = items.numbers.column(name)
             assert column is not None
             expected = number(properties.get(name))
             assert math.isnan(column[key]) if expected is None else column[key] == expected
-    assert set(items.numbers.names) == {name for _, of in told for name in numbers_in(of)}
+    assert set(items.numbers.names) == {name for _, of in changes for name in numbers_in(of)}
 
 
 def test_so_many_properties_are_held_and_the_price_always() -> None:

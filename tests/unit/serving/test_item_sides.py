@@ -13,7 +13,7 @@ steps = st.lists(st.one_of(st.none(), st.lists(item, max_size=6)), max_size=8)
 
 
 @given(steps)
-def test_what_is_kept_is_what_would_be_computed(asked: list[list[tuple[int, int]] | None]) -> None:
+def test_what_is_kept_is_what_would_be_computed(histories: list[list[tuple[int, int]] | None]) -> None:
     """Also where items share a place, come twice in a call, or weights change in between (None)."""
     weight = 1.0
 
@@ -21,7 +21,7 @@ def test_what_is_kept_is_what_would_be_computed(asked: list[list[tuple[int, int]
         return np.stack([rows[:, 0] * weight, rows[:, 1] + weight], axis=1).astype(np.float32)
 
     sides = ItemSides(compute, 2, 2)
-    for one in asked:
+    for one in histories:
         if one is None:
             weight += 1
             sides.forget()

@@ -163,7 +163,7 @@ def test_probabilities_tell_taste_and_are_calibrated(fitted: DeepFm, folder: Pat
         assert share == pytest.approx(np.average(predicted[inside], weights=weight[inside]), abs=0.15), (low, high)
 
 
-def test_a_guest_is_known_by_what_he_does(folder: Path) -> None:
+def test_a_guest_is_known_by_what_they_do(folder: Path) -> None:
     scorer = Scorer(folder)
     items = np.array([102, 103])
     for parity in (0, 1):

@@ -22,7 +22,7 @@ def event(number: int, user: int, age_s: int) -> Event:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20)), max_size=40), st.randoms(use_true_random=False))
-def test_any_mixture_of_the_users_gives_one_order_in_which_each_has_his_own(
+def test_any_mixture_of_the_users_gives_one_order_in_which_each_has_their_own(
     made: list[tuple[int, int]], chance: random.Random
 ) -> None:
     events = [event(number, user, age_s) for number, (user, age_s) in enumerate(made)]

@@ -83,8 +83,8 @@ def test_likes_raise_and_dislikes_lower_predictions(folder: Path, tmp_path: Path
     for label in (0, 1):
         trainer = Trainer(folder, EVENT_WEIGHTS, OPTIONS)
         for number in range(8):
-            told = [world.sample(2 * n + 1, 33, 30 * number + n, label=label) for n in range(20)]
-            trainer.learn(known(told), number + 1)
+            samples = [world.sample(2 * n + 1, 33, 30 * number + n, label=label) for n in range(20)]
+            trainer.learn(known(samples), number + 1)
         chances[label] = probability(served(folder, written(trainer, tmp_path / str(label))), 51, 33)
     before = probability(served(folder), 51, 33)
     assert chances[0] < before - 0.02
@@ -147,8 +147,8 @@ def test_what_is_told_of_the_moment_is_learned_by_day_and_outcomes_are_not(folde
     samples = []
     for number in range(1200):
         user, item = int(random.integers(1, 61)), int(random.integers(1, 41))
-        told = {"campaign": "spring" if item % 2 == 0 else "autumn", "stars": 5 if item % 2 == 0 else 4.9}
-        samples.append(world.sample(user, item, number, parameters=told))
+        parameters = {"campaign": "spring" if item % 2 == 0 else "autumn", "stars": 5 if item % 2 == 0 else 4.9}
+        samples.append(world.sample(user, item, number, parameters=parameters))
     assert trainer.scorer.read_features({"campaign": "spring"})[0] == {}
     trainer.learn(known(samples), 1)
     examples = trainer.stream.take(known([world.sample(1, 2, 1300, parameters={"stars": 5, "quantity": 2})]))
@@ -156,7 +156,7 @@ def test_what_is_told_of_the_moment_is_learned_by_day_and_outcomes_are_not(folde
     update = trainer.learner.changes(since_base=True)[0]
     scorer = Scorer(folder)
     update.apply(scorer)
-    spring, autumn = (by_item(scorer, {"campaign": told}) for told in ("Spring", "autumn"))
+    spring, autumn = (by_item(scorer, {"campaign": campaign}) for campaign in ("Spring", "autumn"))
     even = np.arange(1, 41) % 2 == 0
     change = spring - autumn  # between items of one user: the loss says nothing of what all their items have in common
     raised = change[:, even].mean(axis=1) - change[:, ~even].mean(axis=1)
@@ -165,9 +165,9 @@ def test_what_is_told_of_the_moment_is_learned_by_day_and_outcomes_are_not(folde
     assert (features, len(warnings)) == ({}, 2)
 
 
-def by_item(scorer: Scorer, told: dict[str, Any]) -> np.ndarray:
+def by_item(scorer: Scorer, parameters: dict[str, Any]) -> np.ndarray:
     """Log odds (n_users, n_items)."""
-    features, warnings = scorer.read_features(told)
+    features, warnings = scorer.read_features(parameters)
     assert not warnings
     askers = [Asker(user, (), features) for user in range(1, 61)]
     rows = scorer.state.item_rows(list(range(1, 41)) * 60, lambda _: (2, 1))

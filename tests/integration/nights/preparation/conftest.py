@@ -15,7 +15,7 @@ from tests.integration.nights.preparation import preparing
 
 @pytest.fixture
 def ctx(clean_database: sa.Engine, tmp_path: Path) -> Context:
-    """What steps stand on."""
+    """What steps need."""
     return preparing.context(clean_database, tmp_path)
 
 

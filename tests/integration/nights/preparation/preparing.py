@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from fast_api_service.catalogue import erasure
-from fast_api_service.catalogue.repository import CatalogueStore, Told
+from fast_api_service.catalogue.repository import CatalogueStore, Change
 from fast_api_service.postgres.write_pool import Writable
 from recsys.artifacts import ArtifactStore
 from recsys.events.event import parse
@@ -49,7 +49,7 @@ def write_shop(folder: Path, *, n_items: int = 8, first_day: int = 0, part: int 
 
 
 def context(engine: sa.Engine, folder: Path) -> Context:
-    """What steps stand on, all in one folder."""
+    """What steps need, all in one folder."""
     settings = Settings(artifact_root=str(folder / "artifacts"), local_dir=folder, _env_file=None)
     tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", str(folder / "mlflow"))
     return Context(settings, engine, ArtifactStore(settings.artifact_root), tracker)
@@ -67,14 +67,14 @@ def keys_of(ctx: Context, table: sa.Table) -> dict[str, int]:
         return {row[1]: row[0] for row in connection.execute(sa.select(key, id_))}
 
 
-def tell(ctx: Context, *told: Told, delete: int | None = None, erase_user: int | None = None) -> list[str]:
+def put_objects(ctx: Context, *changes: Change, delete: int | None = None, erase_user: int | None = None) -> list[str]:
     """What the shop says by API; what became of each object."""
 
     async def say() -> list[str]:
         writes = Writable(url_of(ctx.engine))
         await writes.open()
         store = CatalogueStore(writes)
-        outcomes = await store.put(told) if told else []
+        outcomes = await store.put(changes) if changes else []
         if delete is not None:
             assert await store.delete("item", delete) == (delete, True)
         if erase_user is not None:

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fast_api_service.catalogue.repository import Told
+from fast_api_service.catalogue.repository import Change
 from recsys.errors import InputError
 from recsys.steps import prepare_dataset
 from recsys.storage import tables
-from tests.integration.nights.preparation.preparing import DAY_MS, LATE_MS, START_MS, keys_of, tell, write_shop
+from tests.integration.nights.preparation.preparing import DAY_MS, LATE_MS, START_MS, keys_of, put_objects, write_shop
 
 
 def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: Path) -> None:
     load(write_shop(tmp_path / "shop"))
     first = prepare_dataset.run(ctx=ctx)
     assert first["n_events_from"] == {"import": 32, "posted": 0}
-    tell(ctx, erase_user=102)
+    put_objects(ctx, erase_user=102)
     hour = 3_600_000
     post(
         ("a", "900", "3", "view", LATE_MS + hour),  # a new user
@@ -70,8 +70,10 @@ def test_posted_events_are_part_of_the_next_data_set(ctx, load, post, tmp_path: 
 def test_items_that_the_api_alone_knows_are_in_the_data_set_as_it_told_them(ctx, load, post, tmp_path: Path) -> None:
     load(write_shop(tmp_path / "shop"))
     prepare_dataset.run(ctx=ctx)
-    told = {"category_id": 5, "title": "New", "properties": {"790": "n9.5", "888": "x"}}
-    tell(ctx, Told("item", 77, told), Told("item", 78, {"available": False}), Told("item", 3, {"title": "Told"}))
+    fields = {"category_id": 5, "title": "New", "properties": {"790": "n9.5", "888": "x"}}
+    put_objects(
+        ctx, Change("item", 77, fields), Change("item", 78, {"available": False}), Change("item", 3, {"title": "Told"})
+    )
     with ctx.engine.begin() as connection:
         at = dt.datetime.fromtimestamp((LATE_MS + DAY_MS) / 1000, dt.UTC)
         connection.execute(sa.update(tables.items).where(tables.items.c.told_at.is_not(None)).values(told_at=at))

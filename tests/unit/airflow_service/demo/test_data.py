@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_service.demo.data import GENERATED, Held, Input, for_make, remarks
+from airflow_service.demo.data import GENERATED, Input, LoadedSource, for_make, remarks
 from recsys.errors import InputError
 
 
@@ -36,7 +36,7 @@ def test_files_of_the_user(state: Path) -> None:
 
 def test_nothing_is_replaced_unasked(state: Path) -> None:
     shop, theirs = Input.of({"USERS": "50"}, state), Input.of({"SOURCE": "movielens", "INPUT": str(state)}, state)
-    generated, movies = Held(GENERATED, shop.path, (), True), Held("movielens", state, (), True)
+    generated, movies = LoadedSource(GENERATED, shop.path, (), True), LoadedSource("movielens", state, (), True)
     shop.generated()
     shop.loaded()
     assert shop.beside(None) is shop
@@ -54,8 +54,8 @@ def test_nothing_is_replaced_unasked(state: Path) -> None:
 
 def test_without_source_the_demo_goes_on_with_what_is_there(state: Path) -> None:
     unsaid = Input.of({}, state)
-    assert unsaid.beside(Held("table", state, ("user=who",), True)) is None
-    killed = unsaid.beside(Held("table", state, ("user=who",), False))
+    assert unsaid.beside(LoadedSource("table", state, ("user=who",), True)) is None
+    killed = unsaid.beside(LoadedSource("table", state, ("user=who",), False))
     assert killed is not None
     assert killed.command_to_load()[3:] == ("import", "table", str(state), "-o", "user=who")
     assert killed.command_to_generate() is None
@@ -63,7 +63,7 @@ def test_without_source_the_demo_goes_on_with_what_is_there(state: Path) -> None
     shop.generated()
     shop.loaded()
     again = Input.of({}, state)
-    assert again.beside(Held(GENERATED, again.path, (), True)) is again
+    assert again.beside(LoadedSource(GENERATED, again.path, (), True)) is again
     assert again.command_to_generate() is None, "a shop of the size that is there"
 
 

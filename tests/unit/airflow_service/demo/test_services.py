@@ -247,16 +247,16 @@ logging.getLogger("elsewhere").warning("something else")
 while not pathlib.Path({str(state / "told")!r}).exists():
     time.sleep(0.05)
 """
-    said: list[str] = []
+    messages: list[str] = []
 
     def say(text: str) -> None:
-        said.append(text)
+        messages.append(text)
         if "rows so far" in text:
             (state / "told").touch()
 
     services.run_job("job", (sys.executable, "-c", code), os.environ, say)
-    assert said[0].startswith("job runs, ")
-    assert said[-1].endswith(" s: events of a.csv: 20,000 rows so far")
+    assert messages[0].startswith("job runs, ")
+    assert messages[-1].endswith(" s: events of a.csv: 20,000 rows so far")
 
 
 def test_one_demo_at_a_time_and_it_can_be_ended(state: Path) -> None:

@@ -41,16 +41,16 @@ def airflow(
 ) -> Iterator[AirflowApi]:
     """The night has succeeded, after it was seen running `n_running` times; but after so many requests so many are
     answered with `status`. `log`: what the log of the running task holds; there is none yet where it is None."""
-    n_asked = n_runs = 0
+    n_requests = n_runs = 0
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            nonlocal n_asked
-            n_asked += 1
+            nonlocal n_requests
+            n_requests += 1
             if "/logs/" in self.path and log is None:
                 self._answer(404, {"detail": "no such log"})
                 return
-            fails = failing_after < n_asked <= failing_after + n_failures
+            fails = failing_after < n_requests <= failing_after + n_failures
             self._answer(status if fails else 200, {"detail": "Database error"} if fails else self._found())
 
         def _found(self) -> Any:

@@ -87,13 +87,13 @@ def test_what_an_import_takes_the_api_takes_and_the_other_way_round(text, id_typ
     block = checked(item=[text])
     imported = block.identifier("item", id_type).to_pylist()[0]
     try:
-        told = str(to_external(external_id(text), id_type, "item"))
+        posted = str(to_external(external_id(text), id_type, "item"))
     except (ValueError, InputError):
-        told = None
-    assert imported == told
-    if told is not None:
-        assert is_id(told, id_type)
-        assert str(read_id(told, id_type, "item")) == told
+        posted = None
+    assert imported == posted
+    if posted is not None:
+        assert is_id(posted, id_type)
+        assert str(read_id(posted, id_type, "item")) == posted
 
 
 def test_words_for_nothing_and_twins_are_told_with_their_share(tmp_path):
@@ -124,9 +124,9 @@ def test_a_category_that_is_none_costs_the_property_alone(tmp_path):
         {"things.csv": things, "tree.csv": "categoryid,parentid\n12.0,1\nsale,1\n13,none\n"}, **options,
     )  # fmt: skip
     read = Read(source, ITEM_PROPERTIES)
-    told = {(row["itemid"], row["property"]): row["value"] for row in read.rows}
-    assert {key: value for key, value in told.items() if key[1] == "categoryid"} == {("a", "categoryid"): "12"}
-    assert [told[item, "title"] for item in "abcd"] == ["Lamp", "Chair", "Desk", "Sofa"]
+    values = {(row["itemid"], row["property"]): row["value"] for row in read.rows}
+    assert {key: value for key, value in values.items() if key[1] == "categoryid"} == {("a", "categoryid"): "12"}
+    assert [values[item, "title"] for item in "abcd"] == ["Lamp", "Chair", "Desk", "Sofa"]
     assert not read.rejected
     assert read.emptied.total() == 2
     assert all("category_id_type=string" in reason for reason in read.emptied)

@@ -75,7 +75,7 @@ def test_german_ways_between_day_and_time(tmp_path, cell):
 
 
 @pytest.mark.parametrize(
-    ("times", "said"),
+    ("times", "note_has"),
     [
         (("12:05", "23:59"), ""), (("12:05 PM", "11:59 PM"), ""), (("T12:05:00Z", "T23:59:00Z"), ""),
         (("1899-12-30 12:05:00", "1899-12-30 23:59:00"), ""), (("1205", "2359"), "like 1030"),
@@ -84,12 +84,12 @@ def test_german_ways_between_day_and_time(tmp_path, cell):
         (("0.503472222", "0,999305556"), "a part of the day"),
     ],
 )  # fmt: skip
-def test_the_time_of_the_day_in_a_column_of_its_own(tmp_path, times, said):
+def test_the_time_of_the_day_in_a_column_of_its_own(tmp_path, times, note_has):
     cells = (f"2025-03-01;{time}" for time in times)
     source = table(tmp_path, *cells, header="user;item;at;clock", timestamp="at+clock")
     read = [at.replace(microsecond=0) + dt.timedelta(seconds=round(at.microsecond / 1e6)) for at in instants(source)]
     assert read == [NOON, NOON.replace(hour=23, minute=59)]
-    assert any("clock is read as" in note and said in note for note in source.notes) == bool(said)
+    assert any("clock is read as" in note and note_has in note for note in source.notes) == bool(note_has)
 
 
 def test_hours_alone_and_days_of_a_spreadsheet(tmp_path):

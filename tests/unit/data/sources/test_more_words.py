@@ -105,8 +105,8 @@ def test_a_dot_that_may_divide_thousands_is_said(tmp_path):
     (tmp_path / "items.csv").write_text("item;price\npear;1.299\nfig;2.500\n")
     path = written(tmp_path, "user;item;at;event;price")
     options = {**MAP, "items": "items.csv"}
-    told = Table(path, options)
-    assert any("nothing tells whether the dot in '1.299' divides thousands" in note for note in told.notes)
+    source = Table(path, options)
+    assert any("nothing tells whether the dot in '1.299' divides thousands" in note for note in source.notes)
     prices = {row["itemid"]: row["value"] for row in rows_of(Table(path, {**options, "decimal": ","}), ITEM_PROPERTIES)}
     assert prices == {"pear": "1299", "fig": "2500"}
     (tmp_path / "items.csv").write_text("item;price\npear;1.299\nfig;2.5\n")

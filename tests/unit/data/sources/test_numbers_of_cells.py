@@ -18,7 +18,7 @@ from tests.unit.data.sources.cells import Read, checked, table
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("expected", "words"),
     [
         (
             "0",
@@ -29,8 +29,8 @@ from tests.unit.data.sources.cells import Read, checked, table
         (None, ["", " "]),
     ],
 )
-def test_words_for_yes_and_no(said, words):
-    assert checked(available=words).flag("available").to_pylist() == [said] * len(words)
+def test_words_for_yes_and_no(expected, words):
+    assert checked(available=words).flag("available").to_pylist() == [expected] * len(words)
 
 
 def test_what_is_neither_yes_nor_no_is_no_and_counted():

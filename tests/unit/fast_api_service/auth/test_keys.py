@@ -276,9 +276,9 @@ def test_pages_of_others_may_not_call_unless_named() -> None:
     answer = client.call("OPTIONS", "/recommend", headers=wanted)
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://shop.example")
     for headers, code in ((bearer(text), 200), ({}, 401)):
-        said = client.post("/recommend", json={}, headers={"origin": "https://shop.example"} | headers)
-        assert (said.status_code, said.headers["access-control-allow-origin"]) == (code, "https://shop.example")
-        assert "access-control-allow-credentials" not in said.headers
+        answer = client.post("/recommend", json={}, headers={"origin": "https://shop.example"} | headers)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (code, "https://shop.example")
+        assert "access-control-allow-credentials" not in answer.headers
     other = client.post("/recommend", json={}, headers={"origin": "https://evil.example"} | bearer(text))
     assert "access-control-allow-origin" not in other.headers
 
@@ -329,7 +329,7 @@ def test_the_document_asks_for_a_key_where_the_service_does() -> None:
 def test_the_readme_says_what_each_scope_allows() -> None:
     text = (Path(__file__).parents[4] / "fast_api_service" / "README.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", text.partition("each for one purpose:")[2], re.MULTILINE)
-    allowed = {scope: re.findall(r"/[a-z_/.]+", told) for scope, told in rows}
+    allowed = {scope: re.findall(r"/[a-z_/.]+", paths) for scope, paths in rows}
     assert list(allowed) == list(api_key.SCOPES)
     for _, start, scopes in RULES:
         for scope in scopes if len(scopes) == 1 else ():

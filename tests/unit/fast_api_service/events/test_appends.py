@@ -85,12 +85,12 @@ def test_a_transaction_that_waits_for_a_lock_does_not_hold_up_all_others() -> No
 
     async def post() -> tuple[bool, Any]:
         together = AppendTogether(log)
-        held = asyncio.Event()
+        gate = asyncio.Event()
         straight = log.append
 
         async def append(events: Sequence[Event]) -> Appended:
             if events[0].item_id == "7":
-                await held.wait()
+                await gate.wait()
             return await straight(events)
 
         log.append = append  # type: ignore[method-assign]
@@ -98,7 +98,7 @@ def test_a_transaction_that_waits_for_a_lock_does_not_hold_up_all_others() -> No
         await asyncio.sleep(0.3)
         await asyncio.wait_for(together.append(events_of(sample("other"))), 5)
         is_stuck = not stuck.done()
-        held.set()
+        gate.set()
         return is_stuck, await stuck
 
     is_stuck, answer = asyncio.run(post())

@@ -18,13 +18,13 @@ def test_a_list_of_files_is_told_by_its_number_and_its_first(tmp_path: Path) -> 
     with pytest.raises(shutil.Error) as failed:
         shutil.copytree(source, tmp_path / "export")
     assert len(str(failed.value)) > 5000
-    told = _in_short(failed.value)
-    assert told.startswith("60 files could not be copied, the first because [Errno 2]")
-    assert len(told) < 400
+    message = _in_short(failed.value)
+    assert message.startswith("60 files could not be copied, the first because [Errno 2]")
+    assert len(message) < 400
 
 
 def test_other_reasons_are_cut_and_of_one_line() -> None:
     assert _in_short(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
-    told = _in_short(ValueError("a\nb " * 500))
-    assert told.startswith("a b a b")
-    assert len(told) < 310
+    message = _in_short(ValueError("a\nb " * 500))
+    assert message.startswith("a b a b")
+    assert len(message) < 310

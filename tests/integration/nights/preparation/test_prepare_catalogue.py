@@ -9,29 +9,29 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fast_api_service.catalogue.repository import Told
+from fast_api_service.catalogue.repository import Change
 from recsys.errors import ShopReplacedError
 from recsys.steps import prepare_dataset
 from recsys.storage import raw_tables, tables
-from tests.integration.nights.preparation.preparing import DAY_MS, LATE_MS, START_MS, keys_of, tell, write_shop
+from tests.integration.nights.preparation.preparing import DAY_MS, LATE_MS, START_MS, keys_of, put_objects, write_shop
 
 
 def test_the_night_leaves_alone_what_the_shop_said_by_api(ctx, load, tmp_path: Path) -> None:
     load(write_shop(tmp_path / "shop"))
     prepare_dataset.run(ctx=ctx)
-    said = tell(
+    results = put_objects(
         ctx,
-        Told("item", 3, {"available": False, "title": "Told", "properties": {"888": None}}),
-        Told("item", 77, {"category_id": 5}),
-        Told("category", 6, {"parent_id": None}),
-        Told("user", 100, {"properties": {"country": "UK"}}),
-        Told("user", 900, {}),
+        Change("item", 3, {"available": False, "title": "Told", "properties": {"888": None}}),
+        Change("item", 77, {"category_id": 5}),
+        Change("category", 6, {"parent_id": None}),
+        Change("user", 100, {"properties": {"country": "UK"}}),
+        Change("user", 900, {}),
         delete=4,
     )
-    assert said == ["updated", "created", "updated", "updated", "created"]
+    assert results == ["updated", "created", "updated", "updated", "created"]
     with ctx.engine.connect() as connection:
         columns = [column for column in tables.items.c if column.name != "changed_xid"]
-        told = connection.execute(sa.select(*columns).where(tables.items.c.told_at.is_not(None))).all()
+        posted = connection.execute(sa.select(*columns).where(tables.items.c.told_at.is_not(None))).all()
     # more raw data: new and old properties of the same items, an event of the item that was added, a new item
     load(write_shop(tmp_path / "shop", n_items=9, first_day=5, part=2))
     with ctx.engine.begin() as connection:
@@ -44,18 +44,18 @@ def test_the_night_leaves_alone_what_the_shop_said_by_api(ctx, load, tmp_path: P
         assert connection.execute(parent).scalar_one() is None
         person = sa.select(tables.users.c.properties).where(tables.users.c.user_id == "100")
         assert connection.execute(person).scalar_one() == {"country": "UK"}
-    assert len(told) == 3
-    assert now == told
+    assert len(posted) == 3
+    assert now == posted
     assert keys_of(ctx, tables.items) | {"77": 9, "8": 10} == keys_of(ctx, tables.items)
     items = {row["item_id"]: row["item_key"] for row in ctx.dataset(ref)[1].table("items").to_pylist()}
     assert (items["77"], items["8"], keys_of(ctx, tables.users)["900"]) == (9, 10, 5)
     assert 5 in ctx.dataset(ref)[1].table("users")["user_key"].to_pylist()
 
 
-def test_an_erased_user_is_in_no_later_data_set_though_his_files_are_loaded_again(ctx, load, tmp_path: Path) -> None:
+def test_an_erased_user_is_in_no_later_data_set_though_their_files_are_loaded_again(ctx, load, tmp_path: Path) -> None:
     load(write_shop(tmp_path / "shop"))
     first = prepare_dataset.run(ctx=ctx)
-    tell(ctx, erase_user=102)
+    put_objects(ctx, erase_user=102)
     load(write_shop(tmp_path / "shop", n_items=10, first_day=5, part=2))  # they are in it
     second = prepare_dataset.run(ctx=ctx)
     with ctx.engine.connect() as connection:
@@ -66,9 +66,9 @@ def test_an_erased_user_is_in_no_later_data_set_though_his_files_are_loaded_agai
         assert (3 in dataset.table("users")["user_key"].to_pylist()) is there
         assert (3 in dataset.table("events")["user_key"].to_pylist()) is there
     assert keys_of(ctx, tables.users) == {"100": 1, "101": 2, None: 3, "103": 4}
-    said = tell(ctx, Told("user", 102, {}), Told("user", 555, {}))
-    assert "erased" in said[0]
-    assert said[1] == "created"
+    results = put_objects(ctx, Change("user", 102, {}), Change("user", 555, {}))
+    assert "erased" in results[0]
+    assert results[1] == "created"
     assert keys_of(ctx, tables.users)["555"] == 5
 
 
@@ -115,9 +115,9 @@ def test_no_transaction_is_open_and_no_keys_are_locked_while_a_data_set_is_compu
 
     def others() -> None:
         started = time.monotonic()
-        told = [Told("item", 10, {}), Told("item", 555, {}), Told("category", 77, {}), Told("user", 901, {})]
-        assert tell(ctx, *told, erase_user=902) == ["created"] * 4
-        tell(ctx, erase_user=102)
+        new = [Change("item", 10, {}), Change("item", 555, {}), Change("category", 77, {}), Change("user", 901, {})]
+        assert put_objects(ctx, *new, erase_user=902) == ["created"] * 4
+        put_objects(ctx, erase_user=102)
         assert time.monotonic() - started < 3  # patience of the service, after which it is a 503
         with ctx.engine.connect() as connection:
             opened.extend(
@@ -163,7 +163,7 @@ def test_who_is_erased_while_a_data_set_is_published_is_not_in_it(ctx, load, tmp
     def and_erase(*arguments: object) -> None:
         publish(*arguments)
         if (user := next(erased, None)) is not None:
-            tell(ctx, erase_user=user)
+            put_objects(ctx, erase_user=user)
 
     monkeypatch.setattr(ctx.store, "_publish", and_erase)
     result = prepare_dataset.run(ctx=ctx)
