@@ -57,8 +57,10 @@ class Place:
     def needs_postgres(self) -> bool:
         return not {"DATABASE_URL", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"} <= self.variables.keys()
 
-    def log_file(self, service: str) -> Path:
-        return self.state / "log" / f"{service}.log"
+    @property
+    def lock(self) -> Path:
+        """Held by the one `make demo` that is at work here."""
+        return self.state / "run" / "demo.lock"
 
     def secret(self, name: str) -> str:
         """A secret of this demo, 64 bytes as hex digits, kept in a file that only its user reads."""

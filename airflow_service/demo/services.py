@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -21,8 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from recsys import processes
 from recsys.errors import RecsysError
-from recsys.private_files import open_log
 
 _MARK = "RECSYS_SERVICE"
 TERMINATE_S = 15.0
@@ -82,18 +83,9 @@ class Services:
         command = service.command
         if service.is_supervised:
             command = (sys.executable, "-m", "airflow_service.demo.supervise", str(self._state), service.name, *command)
-        with open_log(self.log_file(service.name)) as output:
-            process = subprocess.Popen(  # noqa: S603 - a command of commands.py
-                command,
-                cwd=self._state,
-                # SPT_NOENV: Airflow renames its processes, and would write over their environment with it.
-                env={**environment, _MARK: self._mark(service.name), "SPT_NOENV": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                umask=0o077,
-            )
+        # SPT_NOENV: Airflow renames its processes, and would write over their environment with it.
+        marked = {**environment, _MARK: self._mark(service.name), "SPT_NOENV": "1"}
+        process = processes.start(command, self.log_file(service.name), cwd=self._state, env=marked, umask=0o077)
         known = {
             "pid": process.pid,
             "created": psutil.Process(process.pid).create_time(),
@@ -124,13 +116,14 @@ class Services:
                 raise RecsysError(f"{name} has ended; {self._tail(name)}")
 
     def processes(self, name: str | None = None) -> list[psutil.Process]:
-        """All processes of a service, or of all services."""
+        """All processes of a service, or of all services, but this one."""
         mark = self._mark(name or "")
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 value = process.environ().get(_MARK, "")
-                if (value == mark if name else value.startswith(mark)) and process.status() != psutil.STATUS_ZOMBIE:
+                is_its = value == mark if name else value.startswith(mark)
+                if is_its and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
                     found.append(process)
         return found
 
@@ -185,19 +178,24 @@ class Services:
         deadline = time.monotonic() + TERMINATE_S
         while self._left(ended) and time.monotonic() < deadline:
             time.sleep(0.2)
+        self.kill(ended)
+        for name in names:
+            (self._run / f"{name}.json").unlink(missing_ok=True)
+        for child in self._children.values():
+            child.poll()  # no zombies
+        return ended
+
+    def kill(self, names: Iterable[str]) -> None:
+        """Kill what is left of services, again as long as new processes are born; RecsysError when some stay."""
+        names = list(names)
         deadline = time.monotonic() + 30
-        while left := self._left(ended):  # again, as long as new ones are born meanwhile
+        while left := self._left(names):
             if time.monotonic() > deadline:
                 raise RecsysError(f"these processes cannot be ended: {[process.pid for process in left]}")
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(left, timeout=3)
-        for name in names:
-            (self._run / f"{name}.json").unlink(missing_ok=True)
-        for child in self._children.values():
-            child.poll()  # no zombies
-        return ended
 
     def _left(self, names: Iterable[str]) -> list[psutil.Process]:
         return [process for name in names for process in self.processes(name)]

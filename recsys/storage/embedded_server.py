@@ -18,7 +18,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,6 +31,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from recsys import private_files
 from recsys.errors import DatabaseAwayError, RecsysError
+from recsys.processes import ends
 
 DATABASES: Final = ("recsys", "airflow")
 STOP_S: Final = 60.0
@@ -142,7 +142,7 @@ class Home:
         rules = self.data / "pg_hba.conf"
         if rules.read_text() == _HBA and read_password(self.folder):
             return
-        stop_server(self)
+        _clear(self)
         statement = f"alter role postgres password '{private_files.secret(_password_file(self.folder))}'"
         done = self.run("postgres", "--single", "-D", str(self.data), "postgres", input=statement)
         if done.returncode != 0 or "ERROR" in done.stderr:
@@ -178,7 +178,7 @@ class _StillInUseError(DatabaseAwayError):
 )
 def start_server(home: Home, port: int) -> None:
     """Start the server and wait until it answers; DatabaseAwayError with its log's end when it does not."""
-    stop_server(home)  # one on another port
+    _clear(home)  # it may run on another port
     options = ["-p", str(port), *(part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}"))]
     call = ["pg_ctl", "start", "--wait", "--silent", "--timeout", f"{_RECOVERY_S:.0f}", "--pgdata", str(home.data)]
     with private_files.open_log(home.log_file) as output:
@@ -194,19 +194,25 @@ def start_server(home: Home, port: int) -> None:
 
 
 def stop_server(home: Home) -> None:
-    """Stop the server if it runs: connections are ended, data are safe. At once if it takes longer than STOP_S.
-
-    A postmaster.pid that names no server of this data directory goes, too. Its number may be another process's by now
-    (after a reboot) or a killed Postgres's that nobody waits for (in containers whose first process is no init), and
-    Postgres would refuse to start. Whether processes of the old server use its memory Postgres sees without the file.
-    """
+    """Stop the server: connections are ended, data are safe. At once if it takes longer than STOP_S."""
     process = home.postmaster()
-    if process is not None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGINT)  # "fast" shutdown
-            if not ends(process.pid, STOP_S):
-                process.send_signal(signal.SIGQUIT)  # "immediate": recovers at the next start
-                ends(process.pid, 10)
+    if process is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGINT)  # "fast" shutdown
+        if not ends(process.pid, STOP_S):
+            process.send_signal(signal.SIGQUIT)  # "immediate": recovers at the next start
+            ends(process.pid, 10)
+
+
+def _clear(home: Home) -> None:
+    """Stop the server if it runs, and remove a postmaster.pid that names no server of this data directory.
+
+    Its number may be another process's by now (after a reboot), or a killed Postgres's that nobody waits for (in
+    containers whose first process is no init): Postgres would refuse to start. Whether processes of a killed server
+    use its memory, Postgres sees without the file. For the keeper alone: nobody else starts a server meanwhile.
+    """
+    stop_server(home)
     if home.postmaster() is None:
         (home.data / "postmaster.pid").unlink(missing_ok=True)
 
@@ -220,26 +226,6 @@ def _connect(home: Home, port: int) -> psycopg2.extensions.connection:
         dbname="postgres",
         connect_timeout=5,
     )
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def ends(pid: int, timeout_s: float) -> bool:
-    """Wait for a process to end, our child or not; False when it still runs after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while is_alive(pid):
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def create_databases(home: Home, port: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,30 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airflow_service.demo import lock
 from airflow_service.demo.services import Service, Services
 from recsys.errors import RecsysError
 
 # A leader with a child in a session of its own, as Airflow's are; both note their numbers and go on for ever.
 FAMILY = """
 import os, subprocess, sys, time
-from dataclasses import replace
 from pathlib import Path
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 Path("family.part").write_text(f"{os.getpid()} {child.pid}")
 os.rename("family.part", "family")
 time.sleep(600)
-"""
-
-
-HOLD = """
-import sys, time
-from dataclasses import replace
-from pathlib import Path
-from airflow_service.demo import lock
-with lock.only_one(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(600)
 """
 
 
@@ -154,7 +140,6 @@ def test_a_service_that_dies_shows_the_end_of_its_log(services: Services) -> Non
 
 COUNT = """
 import os, sys, time
-from dataclasses import replace
 from pathlib import Path
 Path(f"born-{os.getpid()}").touch()
 time.sleep(600)
@@ -197,7 +182,7 @@ def test_a_killed_service_is_started_again_without_what_it_left(services: Servic
     assert leader not in members(state)
     assert not is_alive(child), "an orphan may hold the port"
     services.check_alive(["family"])
-    assert "starting it again" in services.log_file("family").read_text()
+    assert "trying again" in services.log_file("family").read_text()
     assert services.stop(["family"]) == {"family": 3}
     assert services.processes() == []
 
@@ -257,19 +242,3 @@ while not pathlib.Path({str(state / "told")!r}).exists():
     services.run_job("job", (sys.executable, "-c", code), os.environ, say)
     assert said[0].startswith("job runs, ")
     assert said[-1].endswith(" s: events of a.csv: 20,000 rows so far")
-
-
-def test_one_demo_at_a_time_and_it_can_be_ended(state: Path) -> None:
-    assert not lock.end_starter(state)
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(state)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RecsysError, match=f"process {holder.pid}"), lock.only_one(state):
-            pass
-        assert lock.end_starter(state)
-        deadline = time.monotonic() + 10
-        while holder.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert holder.poll() is not None
-    with lock.only_one(state):
-        pass
