@@ -60,7 +60,7 @@ class Place:
     @property
     def lock(self) -> Path:
         """Held by the one `make demo` that is at work here."""
-        return self.state / "run" / "demo.lock"
+        return self.state / "demo.lock"
 
     def secret(self, name: str) -> str:
         """A secret of this demo, 64 bytes as hex digits, kept in a file that only its user reads."""
@@ -72,7 +72,7 @@ class Place:
 
     def prepare(self) -> None:
         """Make the folders, and the file from which Airflow learns the password."""
-        for name in ("run", "log", "airflow", "mlflow", "data", "artifacts", "secrets"):
+        for name in ("log", "airflow", "mlflow", "data", "artifacts", "secrets"):
             folder = self.state / name
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)

@@ -1,4 +1,4 @@
-"""`python -m airflow_service.demo.supervise STATE NAME COMMAND …`: run a service, and start it again when it ends.
+"""`python -m airflow_service.demo.supervise STATE NAME TRIAL_S COMMAND …`: run a service, and again when it ends.
 
 What ends within TRIAL_S of the first start ends this, too: then something is wrong with it. Later it is started again:
 Airflow's scheduler and DAG processor end when Postgres was away. Before that, what is left of its descendants is ended.
@@ -10,13 +10,10 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
 
 from airflow_service.demo.services import Services
 from recsys.errors import RecsysError
 from recsys.processes import keep_up
-
-TRIAL_S: Final = 30.0
 
 
 class Supervised:
@@ -46,11 +43,11 @@ class Supervised:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    state, name, *command = sys.argv[1:]
+    state, name, trial_s, *command = sys.argv[1:]
     services = Services(Path(state))
     supervised = Supervised(services, name, command)
     try:
-        keep_up(supervised.look, [services.log_file(name)], TRIAL_S)
+        keep_up(supervised.look, [services.log_file(name)], float(trial_s))
     except RecsysError as error:
         sys.exit(str(error))
     supervised.end()

@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -30,8 +29,7 @@ time.sleep(600)
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    for name in ("run", "log"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "log").mkdir()
     return tmp_path
 
 
@@ -63,7 +61,7 @@ def test_a_service_is_found_again_and_ended_with_its_descendants(services: Servi
     assert later.names() == ["family"]
     assert not later.is_running(family(state, {"PORT": "other"})), "other variables are another service"
     pids = members(state)
-    assert later.stop(["family"]) == {"family": 2}
+    assert later.stop(["family"]) == {"family": 3}
     assert not any(is_alive(pid) for pid in pids)
     assert later.stop(["family"]) == {}
 
@@ -72,17 +70,16 @@ def test_orphans_of_a_killed_leader_are_ended(services: Services, state: Path) -
     service = family(state)
     services.start(service, os.environ).kill()  # may die before or after its child is born
     (state / "family").unlink(missing_ok=True)
-    process = services.start(service, os.environ)
+    leader = services.start(service, os.environ)
     services.wait([service], 20)
-    process.kill()
-    process.wait()
-    leader, child = members(state)
-    assert not is_alive(leader)
-    assert is_alive(child)
+    leader.kill()
+    leader.wait()
+    pids = members(state)
+    assert all(is_alive(pid) for pid in pids)
     with pytest.raises(RecsysError, match="family has ended"):
         services.check_alive(["family"])
-    assert Services(state).stop(["family"]) == {"family": 1}
-    assert not is_alive(child)
+    assert Services(state).stop(["family"]) == {"family": 2}
+    assert not any(is_alive(pid) for pid in pids)
 
 
 def test_a_child_that_ignores_the_request_is_killed(
@@ -93,10 +90,10 @@ def test_a_child_that_ignores_the_request_is_killed(
         "import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); pathlib.Path('up').touch(); time.sleep(600)"
     )
     service = Service("stubborn", (sys.executable, "-c", code), {}, (state / "up").exists)
-    process = services.start(service, os.environ)
+    services.start(service, os.environ)
     services.wait([service], 20)
-    assert services.stop(["stubborn"]) == {"stubborn": 1}
-    assert not is_alive(process.pid)
+    assert services.stop(["stubborn"]) == {"stubborn": 2}
+    assert services.processes() == []
 
 
 def test_other_state_folders_are_left_alone(
@@ -106,18 +103,9 @@ def test_other_state_folders_are_left_alone(
     services.start(service, os.environ)
     services.wait([service], 20)
     other = tmp_path_factory.mktemp("other")
-    (other / "run").mkdir()
     assert Services(other).processes() == []
     assert Services(other).stop(["family"]) == {}
     assert services.is_running(service)
-
-
-def test_a_recycled_number_is_not_taken_for_the_service(services: Services, state: Path) -> None:
-    note = f'{{"pid": {os.getpid()}, "created": 1.0, "fingerprint": "{family(state).fingerprint}"}}'
-    (state / "run" / "family.json").write_text(note)
-    (state / "family").touch()
-    assert not services.is_running(family(state))
-    assert services.stop(["family"]) == {}  # and this test goes on living
 
 
 def test_a_foreign_port_is_named_with_its_variable(services: Services) -> None:
@@ -133,7 +121,7 @@ def test_a_foreign_port_is_named_with_its_variable(services: Services) -> None:
 def test_a_service_that_dies_shows_the_end_of_its_log(services: Services) -> None:
     code = "import sys; sys.exit('the disk is full')"
     service = Service("frail", (sys.executable, "-c", code), {}, lambda: False)
-    services.start(service, os.environ).wait()
+    assert services.start(service, os.environ).wait(20) == 1
     with pytest.raises(RecsysError, match="the disk is full"):
         services.wait([service], 20)
 
@@ -146,10 +134,8 @@ time.sleep(600)
 """
 
 
-def supervised(state: Path, code: str = COUNT) -> Service:
-    return Service(
-        "frail", (sys.executable, "-c", code), {}, lambda: bool(list(state.glob("born-*"))), is_supervised=True
-    )
+def counted(state: Path) -> Service:
+    return Service("frail", (sys.executable, "-c", COUNT), {}, lambda: bool(born(state)))
 
 
 def wait_until(condition: object, timeout_s: float = 30) -> None:
@@ -163,17 +149,15 @@ def born(state: Path) -> set[int]:
     return {int(path.name.removeprefix("born-")) for path in state.glob("born-*")}
 
 
-NO_TRIAL = "from airflow_service.demo import supervise; supervise.TRIAL_S = 0.0; supervise.main()"
+@pytest.fixture
+def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services are started again from their first end on."""
+    monkeypatch.setattr("airflow_service.demo.services.TRIAL_S", 0.0)
 
 
-def without_trial(service: Service, state: Path) -> Service:
-    """The service under a supervisor that starts it again from its first end on."""
-    command = (sys.executable, "-c", NO_TRIAL, str(state), service.name, *service.command)
-    return replace(service, command=command, is_supervised=False)
-
-
+@pytest.mark.usefixtures("no_trial")
 def test_a_killed_service_is_started_again_without_what_it_left(services: Services, state: Path) -> None:
-    services.start(without_trial(family(state), state), os.environ)
+    services.start(family(state), os.environ)
     wait_until((state / "family").exists)
     leader, child = members(state)
     (state / "family").unlink()
@@ -187,8 +171,9 @@ def test_a_killed_service_is_started_again_without_what_it_left(services: Servic
     assert services.processes() == []
 
 
-def test_stop_ends_a_supervised_service_and_nothing_comes_back(services: Services, state: Path) -> None:
-    services.start(without_trial(supervised(state), state), os.environ)
+@pytest.mark.usefixtures("no_trial")
+def test_stop_ends_a_service_and_nothing_comes_back(services: Services, state: Path) -> None:
+    services.start(counted(state), os.environ)
     wait_until(lambda: born(state))
     (first,) = born(state)
     os.kill(first, signal.SIGKILL)
@@ -197,13 +182,6 @@ def test_stop_ends_a_supervised_service_and_nothing_comes_back(services: Service
     time.sleep(2.5)
     assert len(born(state)) == 2
     assert services.processes() == []
-
-
-def test_a_supervised_service_that_never_works_says_so(services: Services, state: Path) -> None:
-    service = replace(supervised(state, "import sys; sys.exit('the disk is full')"), is_ready=lambda: False)
-    assert services.start(service, os.environ).wait(20) == 1
-    with pytest.raises(RecsysError, match="the disk is full"):
-        services.wait([service], 20)
 
 
 def test_what_services_write_is_for_their_user_alone(services: Services, state: Path) -> None:
