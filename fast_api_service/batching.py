@@ -1,4 +1,4 @@
-"""Work that is asked for at the same moment is done in one call: one query, one transaction, one run of a network."""
+"""Requests of the same moment are worked on in one call: one query, one transaction, one run of a network."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from fast_api_service.postgres.read_pool import STALL_S
 
-Asked = TypeVar("Asked")
+Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 _GRACE_S: Final = 0.02
 _LONG_S: Final = 0.2  # after which a call counts as one that waits for something
 
 
-class _Waiting(NamedTuple, Generic[Asked, Answer]):
-    asked: Asked
+class _Waiting(NamedTuple, Generic[Request, Answer]):
+    request: Request
     answer: asyncio.Future[Answer]
     came_at: float  # by the loop's clock
 
 
-class MicroBatcher(Generic[Asked, Answer]):
-    """Calls `work(asked)` with all that waits, as much as goes together; it gives one answer, or error, for each.
+class MicroBatcher(Generic[Request, Answer]):
+    """Calls `work(requests)` with all that waits, as much as goes together; it gives one answer, or error, for each.
 
     With nobody else there, a request is worked on at once and alone. What `work` raises, all of its requests get, and
     those who have waited for `patience_s` as well. Who cannot wait any longer leaves, and the work goes on.
@@ -31,11 +31,11 @@ class MicroBatcher(Generic[Asked, Answer]):
 
     def __init__(
         self,
-        work: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer | Exception]]],
+        work: Callable[[Sequence[Request]], Awaitable[Sequence[Answer | Exception]]],
         max_size: int,
         *,
-        size: Callable[[Asked], int] = lambda _: 1,
-        may_join: Callable[[Sequence[Asked], Asked], bool] = lambda _, __: True,
+        size: Callable[[Request], int] = lambda _: 1,
+        may_join: Callable[[Sequence[Request], Request], bool] = lambda _, __: True,
         n_running: int = 1,
         n_running_when_slow: int = 0,
         patience_s: float = math.inf,
@@ -45,7 +45,7 @@ class MicroBatcher(Generic[Asked, Answer]):
         self._work, self._max_size, self._size, self._may_join = work, max_size, size, may_join
         self._n_running, self._n_running_when_slow = n_running, n_running_when_slow
         self._patience_s = patience_s
-        self._waiting: deque[_Waiting[Asked, Answer]] = deque()
+        self._waiting: deque[_Waiting[Request, Answer]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._began = 0.0  # when the last call did, by the loop's clock
 
@@ -53,12 +53,12 @@ class MicroBatcher(Generic[Asked, Answer]):
     def is_idle(self) -> bool:
         return not self._running
 
-    async def get(self, asked: Asked, timeout_s: float | None = None) -> Answer:
-        """The answer to `asked`; TimeoutError."""
+    async def get(self, request: Request, timeout_s: float | None = None) -> Answer:
+        """The answer to `request`; TimeoutError."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         answer: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append(_Waiting(asked, answer, now))
+        self._waiting.append(_Waiting(request, answer, now))
         n = len(self._running)
         if n < self._n_running or (n < self._n_running_when_slow and now - self._began > _LONG_S):
             self._began = now
@@ -81,7 +81,7 @@ class MicroBatcher(Generic[Asked, Answer]):
                 continue
             self._began = loop.time()
             try:
-                answers = await self._work([one.asked for one in together])
+                answers = await self._work([one.request for one in together])
             except Exception as error:
                 for one in [*together, *self._who_waited_long()]:
                     _settle(one.answer, error)
@@ -89,20 +89,20 @@ class MicroBatcher(Generic[Asked, Answer]):
                 for one, answer in zip(together, answers, strict=True):
                     _settle(one.answer, answer)
 
-    def _next(self) -> list[_Waiting[Asked, Answer]]:
+    def _next(self) -> list[_Waiting[Request, Answer]]:
         """The first of those that wait, as many as go together."""
         found = [self._waiting.popleft()]
-        asked, size = [found[0].asked], self._size(found[0].asked)
+        requests, size = [found[0].request], self._size(found[0].request)
         while self._waiting:
-            one = self._waiting[0].asked
+            one = self._waiting[0].request
             size += self._size(one)
-            if size > self._max_size or not self._may_join(asked, one):
+            if size > self._max_size or not self._may_join(requests, one):
                 break
             found.append(self._waiting.popleft())
-            asked.append(one)
+            requests.append(one)
         return found
 
-    def _who_waited_long(self) -> list[_Waiting[Asked, Answer]]:
+    def _who_waited_long(self) -> list[_Waiting[Request, Answer]]:
         """Takes those out of the queue; the first are the oldest."""
         since = asyncio.get_running_loop().time() - self._patience_s
         found = []

@@ -12,13 +12,12 @@ import time
 
 from rich.console import Console
 
-from airflow_service.demo import lock
 from airflow_service.demo.data import Input, for_make, loaded_source, remarks
 from airflow_service.demo.farewell import farewell
 from airflow_service.demo.place import Place
 from airflow_service.demo.stack import Stack
 from airflow_service.demo.watch import DAG, follow
-from recsys import settings
+from recsys import processes, settings
 from recsys.errors import InputError, RecsysError
 
 console = Console(highlight=False, soft_wrap=True)
@@ -28,7 +27,10 @@ def start(place: Place) -> None:
     """The whole demo, from nothing to a service that answers."""
     started = time.monotonic()
     data = Input.of(place.variables, place.state)
-    with lock.only_one(place.state):
+    with processes.hold(place.lock) as is_ours:
+        if not is_ours:
+            other = processes.holder(place.lock)
+            raise RecsysError(f"another make demo is at work here (process {other}); wait for it, or make stop")
         stack = Stack(place, lambda text: console.print(text, markup=False))
         stack.up(lambda: load(stack, data))
         console.print(f"All services are up after {time.monotonic() - started:.0f} s; the night runs.", markup=False)
@@ -71,7 +73,7 @@ def load(stack: Stack, data: Input) -> None:
 
 def stop(place: Place) -> None:
     """End all that a demo of this folder has started."""
-    lines = ["make demo"] if lock.end_starter(place.state) else []
+    lines = ["make demo"] if processes.end_holder(place.lock, timeout_s=30) else []
     lines += Stack(place, print).down()
     console.print(f"Stopped: {', '.join(lines)}." if lines else "Nothing was running.", markup=False)
 

@@ -57,8 +57,10 @@ class Place:
     def needs_postgres(self) -> bool:
         return not {"DATABASE_URL", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"} <= self.variables.keys()
 
-    def log_file(self, service: str) -> Path:
-        return self.state / "log" / f"{service}.log"
+    @property
+    def lock(self) -> Path:
+        """Held by the one `make demo` that is at work here."""
+        return self.state / "demo.lock"
 
     def secret(self, name: str) -> str:
         """A secret of this demo, 64 bytes as hex digits, kept in a file that only its user reads."""
@@ -70,7 +72,7 @@ class Place:
 
     def prepare(self) -> None:
         """Make the folders, and the file from which Airflow learns the password."""
-        for name in ("run", "log", "airflow", "mlflow", "data", "artifacts", "secrets"):
+        for name in ("log", "airflow", "mlflow", "data", "artifacts", "secrets"):
             folder = self.state / name
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)

@@ -1,8 +1,8 @@
 """Background processes that outlive the command that started them, and are found again by the next one.
 
-Each service runs in a session of its own, and all its descendants carry a mark in their environment: `make stop`
-finds them by it, whoever their parent has become. `run/<service>.json` says which process leads; of a supervised
-service that is the one that starts it again when it ends. What a service writes is for its user alone.
+Each service runs in a session of its own, led by a process that starts it again when it ends (`supervise.py`). All
+its descendants carry a mark in their environment: `make stop` finds them by it, whoever their parent has become. What
+a service writes is for its user alone.
 """
 
 from __future__ import annotations
@@ -10,23 +10,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from recsys import processes
 from recsys.errors import RecsysError
-from recsys.private_files import open_log
 
-_MARK = "RECSYS_SERVICE"
+_MARK = "RECSYS_SERVICE"  # state folder:service:fingerprint
+_SUPERVISE = "airflow_service.demo.supervise"
+TRIAL_S = 30.0  # what ends so soon is not started again
 TERMINATE_S = 15.0
-SAY_S = 15.0  # what is under way is said so often
+SAY_S = 15.0  # what is under way is messages so often
 _MESSAGE = re.compile(r"^\S+ [A-Z]+ recsys\S*: (.*)$", re.MULTILINE)  # a line of recsys.log
 
 
@@ -40,11 +43,10 @@ class Service:
     is_ready: Callable[[], bool]
     port: int | None = None
     port_variable: str = ""
-    is_supervised: bool = False  # started again when it ends
 
     @property
     def fingerprint(self) -> str:
-        identity = [self.command, sorted(self.chosen.items()), self.is_supervised]
+        identity = [self.command, sorted(self.chosen.items())]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
@@ -53,13 +55,11 @@ class Services:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._run = state / "run"
-        self._children: dict[str, subprocess.Popen[bytes]] = {}  # those that this process has started
+        self._children: list[subprocess.Popen[bytes]] = []  # those that this process has started
 
     def is_running(self, service: Service) -> bool:
         """Whether this very service (same command, same variables) runs and answers."""
-        known = self._known(service.name)
-        return known is not None and known["fingerprint"] == service.fingerprint and service.is_ready()
+        return self._leader(service.name, service.fingerprint) is not None and service.is_ready()
 
     def check_port(self, service: Service) -> None:
         """RecsysError when somebody else has the port of a service."""
@@ -79,31 +79,8 @@ class Services:
         """Start a service after ending what is left of an earlier one; does not wait until it answers."""
         self.stop([service.name])
         self.check_port(service)
-        command = service.command
-        if service.is_supervised:
-            command = (sys.executable, "-m", "airflow_service.demo.supervise", str(self._state), service.name, *command)
-        with open_log(self.log_file(service.name)) as output:
-            process = subprocess.Popen(  # noqa: S603 - a command of commands.py
-                command,
-                cwd=self._state,
-                # SPT_NOENV: Airflow renames its processes, and would write over their environment with it.
-                env={**environment, _MARK: self._mark(service.name), "SPT_NOENV": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                umask=0o077,
-            )
-        known = {
-            "pid": process.pid,
-            "created": psutil.Process(process.pid).create_time(),
-            "fingerprint": service.fingerprint,
-        }
-        part = self._run / f"{service.name}.part"
-        part.write_text(json.dumps(known))
-        part.replace(self._run / f"{service.name}.json")
-        self._children[service.name] = process
-        return process
+        lead = (sys.executable, "-m", _SUPERVISE, str(self._state), service.name, str(TRIAL_S))
+        return self._start(service.name, (*lead, *service.command), environment, service.fingerprint)
 
     def wait(self, services: Iterable[Service], timeout_s: float) -> None:
         """Wait until all answer; RecsysError with the log's end when one dies or takes longer than `timeout_s`."""
@@ -120,17 +97,17 @@ class Services:
     def check_alive(self, names: Iterable[str]) -> None:
         """RecsysError with the log's end when a service's process has ended."""
         for name in names:
-            if self._known(name) is None:
+            if self._leader(name) is None:
                 raise RecsysError(f"{name} has ended; {self._tail(name)}")
 
-    def processes(self, name: str | None = None) -> list[psutil.Process]:
-        """All processes of a service, or of all services."""
-        mark = self._mark(name or "")
+    def processes(self, name: str = "", fingerprint: str = "") -> list[psutil.Process]:
+        """All processes of a service (as it was started), or of all services, but this one."""
+        mark = ":".join([str(self._state), *([name, fingerprint] if name else [""])])
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                value = process.environ().get(_MARK, "")
-                if (value == mark if name else value.startswith(mark)) and process.status() != psutil.STATUS_ZOMBIE:
+                is_its = process.environ().get(_MARK, "").startswith(mark)
+                if is_its and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
                     found.append(process)
         return found
 
@@ -143,12 +120,12 @@ class Services:
     ) -> str:
         """Run a command to its end, as a service is run: its log. RecsysError with the end of it when it fails.
 
-        `say` is told every SAY_S how long it has run, and what it has last said of its work.
+        `say` is identity every SAY_S how long it has run, and what it has last messages of its work.
         """
-        job = Service(name, command, {}, is_ready=lambda: True)
+        self.stop([name])
         log_file = self.log_file(name)
         log_file.unlink(missing_ok=True)
-        process, started = self.start(job, environment), time.monotonic()
+        process, started = self._start(name, command, environment), time.monotonic()
         try:
             while (code := _ended(process, SAY_S)) is None:
                 messages = _MESSAGE.findall(log_file.read_text(errors="replace"))
@@ -164,11 +141,11 @@ class Services:
         return self._state / "log" / f"{name}.log"
 
     def names(self) -> list[str]:
-        """The services that have processes, or left a note that they had."""
-        found = {path.stem for path in self._run.glob("*.json")}
+        """The services that have processes."""
+        found = set()
         for process in self.processes():
             with contextlib.suppress(psutil.Error, OSError):
-                found.add(process.environ()[_MARK].removeprefix(self._mark("")))
+                found.add(process.environ()[_MARK].split(":")[-2])
         return sorted(found)
 
     def stop(self, names: Iterable[str]) -> dict[str, int]:
@@ -180,40 +157,49 @@ class Services:
         names = list(names)
         ended = {name: len(found) for name in names if (found := self.processes(name))}
         for name in ended:
-            known = self._known(name)
-            _signal(p for p in self.processes(name) if known is None or p.pid == known["pid"])
+            leader = self._leader(name)
+            for process in self.processes(name) if leader is None else [leader]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
         deadline = time.monotonic() + TERMINATE_S
         while self._left(ended) and time.monotonic() < deadline:
             time.sleep(0.2)
+        self.kill(ended)
+        for child in self._children:
+            child.poll()  # no zombies
+        return ended
+
+    def kill(self, names: Iterable[str]) -> None:
+        """Kill what is left of services, again as long as new processes are born; RecsysError when some stay."""
+        names = list(names)
         deadline = time.monotonic() + 30
-        while left := self._left(ended):  # again, as long as new ones are born meanwhile
+        while left := self._left(names):
             if time.monotonic() > deadline:
                 raise RecsysError(f"these processes cannot be ended: {[process.pid for process in left]}")
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(left, timeout=3)
-        for name in names:
-            (self._run / f"{name}.json").unlink(missing_ok=True)
-        for child in self._children.values():
-            child.poll()  # no zombies
-        return ended
 
     def _left(self, names: Iterable[str]) -> list[psutil.Process]:
         return [process for name in names for process in self.processes(name)]
 
-    def _mark(self, name: str) -> str:
-        return f"{self._state}:{name}"
+    def _leader(self, name: str, fingerprint: str = "") -> psutil.Process | None:
+        """The process that supervises a service (as it was started); None when it is no more."""
+        for process in self.processes(name, fingerprint):
+            with contextlib.suppress(psutil.Error, OSError):
+                if _SUPERVISE in process.cmdline():
+                    return process
+        return None
 
-    def _known(self, name: str) -> dict[str, str] | None:
-        """What was written down about a service's leading process; None when that process is no more."""
-        try:
-            known = json.loads((self._run / f"{name}.json").read_text())
-            process = psutil.Process(known["pid"])
-            same = abs(process.create_time() - known["created"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-        except (OSError, ValueError, KeyError, psutil.Error):
-            return None
-        return known if same else None
+    def _start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], fingerprint: str = ""
+    ) -> subprocess.Popen[bytes]:
+        # SPT_NOENV: Airflow renames its processes, and would write over their environment with it.
+        marked = {**environment, _MARK: f"{self._state}:{name}:{fingerprint}", "SPT_NOENV": "1"}
+        process = processes.start(command, self.log_file(name), cwd=self._state, env=marked, umask=0o077)
+        self._children.append(process)
+        return process
 
     def _tail(self, name: str, n_lines: int = 15) -> str:
         path = self.log_file(name)
@@ -227,12 +213,6 @@ def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
         return process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         return None
-
-
-def _signal(processes: Iterable[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
 
 
 def _holder(port: int) -> str:

@@ -138,7 +138,7 @@ class Stack:
         }
         ports = {"airflow-api-server": self.place.port("AIRFLOW_PORT")}
         return [
-            Service(name, command, self._chosen, ready[name], ports.get(name), "AIRFLOW_PORT", is_supervised=True)
+            Service(name, command, self._chosen, ready[name], ports.get(name), "AIRFLOW_PORT")
             for name, command in commands.AIRFLOW.items()
         ]
 
@@ -147,18 +147,18 @@ class Stack:
         url = f"{self.place.url('MLFLOW_PORT')}/health"
         chosen = commands.settings() | self.place.mlflow_variables()
         port = self.place.port("MLFLOW_PORT")
-        return Service(name, command, chosen, lambda: _answers(url), port, "MLFLOW_PORT", is_supervised=True)
+        return Service(name, command, chosen, lambda: _answers(url), port, "MLFLOW_PORT")
 
     def _recommender(self) -> Service:
         command = (sys.executable, "-m", "fast_api_service")
         url = f"{self.place.url('API_PORT')}/ready"
         chosen = self._chosen | {"API_PORT": str(self.place.port("API_PORT"))}
         port = self.place.port("API_PORT")
-        return Service("fast-api-service", command, chosen, lambda: _answers(url), port, "API_PORT", is_supervised=True)
+        return Service("fast-api-service", command, chosen, lambda: _answers(url), port, "API_PORT")
 
     def _updater(self) -> Service:
         command = (sys.executable, "-m", "recsys.cli", "updater")
-        return Service("updater", command, self._chosen, lambda: True, is_supervised=True)
+        return Service("updater", command, self._chosen, lambda: True)
 
 
 def _answers(url: str) -> bool:

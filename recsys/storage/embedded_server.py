@@ -14,10 +14,10 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,9 +27,11 @@ from typing import Any, Final
 import psutil
 import psycopg2
 import psycopg2.extensions
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from recsys import private_files
 from recsys.errors import DatabaseAwayError, RecsysError
+from recsys.processes import ends
 
 DATABASES: Final = ("recsys", "airflow")
 STOP_S: Final = 60.0
@@ -100,26 +102,23 @@ class Home:
                 "set RECSYS_LOCAL_DIR to a folder that it can reach, or DATABASE_URL to a server of your own"
             ) from error
 
-    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 - a program of the wheel
-            [str(self.binaries / program), *arguments], capture_output=True, text=True, check=False, **self.identity()
-        )
-
-    def identity(self) -> dict[str, Any]:
-        """Arguments of subprocess that make a child run as the server's user, from a folder it can be in."""
-        return {"cwd": "/"} | ({"user": self.user, "group": self.user, "extra_groups": []} if self.user else {})
+    def run(self, program: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a program of the wheel as the server's user, from a folder it can be in; `options` as of subprocess."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        if self.user:
+            options |= {"user": self.user, "group": self.user, "extra_groups": []}
+        call = [str(self.binaries / program), *arguments]
+        return subprocess.run(call, cwd="/", text=True, check=False, **options)  # noqa: S603 - a program of the wheel
 
     def postmaster(self, port: int | None = None) -> psutil.Process | None:
         """The server's main process if it runs (on `port`, if given)."""
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
             process = psutil.Process(int(lines[0]))
-            alive = is_alive(process.pid) and str(self.data) in process.cmdline()
-        except (OSError, ValueError, IndexError, psutil.Error):
+            is_ours = process.name() == "postgres" and process.cwd() == str(self.data)
+        except (OSError, ValueError, IndexError, psutil.Error):  # none, or one that nobody has waited for
             return None
-        if not alive or (port is not None and lines[3:4] != [str(port)]):
-            return None
-        return process
+        return process if is_ours and port in (None, int(lines[3])) else None
 
     def _initialise(self) -> None:
         self.data.parent.mkdir(parents=True, exist_ok=True)
@@ -143,14 +142,9 @@ class Home:
         rules = self.data / "pg_hba.conf"
         if rules.read_text() == _HBA and read_password(self.folder):
             return
-        if self.postmaster() is not None:
-            stop_server(self)
-        _forget_ended_postmaster(self)
-        call = [str(self.binaries / "postgres"), "--single", "-D", str(self.data), "postgres"]
+        _clear(self)
         statement = f"alter role postgres password '{private_files.secret(_password_file(self.folder))}'"
-        done = subprocess.run(  # noqa: S603 - a program of the wheel
-            call, input=statement, capture_output=True, text=True, check=False, **self.identity()
-        )
+        done = self.run("postgres", "--single", "-D", str(self.data), "postgres", input=statement)
         if done.returncode != 0 or "ERROR" in done.stderr:
             raise DatabaseAwayError(f"no password could be set in {self.data}: {done.stderr.strip()[-2000:]}")
         part = rules.with_name("pg_hba.conf.part")
@@ -172,40 +166,31 @@ def _password_file(folder: Path) -> Path:
     return (folder.parent if folder.name == "postgres" else folder) / "secrets" / "postgres"
 
 
+class _StillInUseError(DatabaseAwayError):
+    """Processes of a killed server are on their way out."""
+
+
+@retry(
+    retry=retry_if_exception_type(_StillInUseError),
+    wait=wait_fixed(0.5),
+    stop=stop_after_delay(_RECOVERY_S),
+    reraise=True,
+)
 def start_server(home: Home, port: int) -> None:
-    """Start the server and wait until it answers; RecsysError with its log's end when it does not."""
-    other = home.postmaster()
-    if other is not None:  # it runs, but not on the port that is wanted
-        stop_server(home)
-    settings = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
-    call = [str(home.binaries / "postgres"), "-D", str(home.data), "-p", str(port), *settings]
-    deadline = time.monotonic() + _RECOVERY_S
-    while True:
-        _forget_ended_postmaster(home)
-        with private_files.open_log(home.log_file) as output:
-            size_before = home.log_file.stat().st_size
-            process = subprocess.Popen(  # noqa: S603 - a program of the wheel
-                call, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **home.identity()
-            )
-        while process.poll() is None and not _answers(home, port):
-            if time.monotonic() > deadline:
-                process.send_signal(signal.SIGQUIT)
-                process.wait()
-            time.sleep(0.1)
-        if process.poll() is None:
-            return
-        # It ended by itself: the port is taken, or processes of a killed server are still on their way out (and may
-        # write many lines of their own here).
-        ended_with = home.log_file.read_bytes()[size_before:].decode(errors="replace")
-        if time.monotonic() > deadline or "still in use" not in ended_with:
-            hint = (
-                f"; port {port} is taken, set PG_PORT to a free one" if "Address already in use" in ended_with else ""
-            )
-            tail = "\n".join(ended_with.splitlines()[-8:])
-            raise DatabaseAwayError(
-                f"Postgres did not start in {home.data}{hint}. Its log ({home.log_file}) ends with:\n{tail}"
-            )
-        time.sleep(0.5)
+    """Start the server and wait until it answers; DatabaseAwayError with its log's end when it does not."""
+    _clear(home)  # it may run on another port
+    options = ["-p", str(port), *(part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}"))]
+    call = ["pg_ctl", "start", "--wait", "--silent", "--timeout", f"{_RECOVERY_S:.0f}", "--pgdata", str(home.data)]
+    with private_files.open_log(home.log_file) as output:
+        size_before = home.log_file.stat().st_size
+        done = home.run(*call, "--options", shlex.join(options), stdout=output, stderr=output)
+    if done.returncode == 0:
+        return
+    output_tail = home.log_file.read_bytes()[size_before:].decode(errors="replace")
+    hint = f"; port {port} is taken, set PG_PORT to a free one" if "Address already in use" in output_tail else ""
+    tail = "\n".join(output_tail.splitlines()[-8:])
+    kind = _StillInUseError if "still in use" in output_tail else DatabaseAwayError
+    raise kind(f"Postgres did not start in {home.data}{hint}. Its log ({home.log_file}) ends with:\n{tail}")
 
 
 def stop_server(home: Home) -> None:
@@ -220,30 +205,16 @@ def stop_server(home: Home) -> None:
             ends(process.pid, 10)
 
 
-def _forget_ended_postmaster(home: Home) -> None:
-    """Put a free process number into a postmaster.pid whose own is taken, but not by a running Postgres.
+def _clear(home: Home) -> None:
+    """Stop the server if it runs, and remove a postmaster.pid that names no server of this data directory.
 
-    It may belong to another process since (after a reboot), or to a killed Postgres that nobody waits for (in
-    containers whose first process is no init); Postgres would refuse to start. The file's other lines stay: by
-    them Postgres still sees whether processes of the old server use its memory.
+    Its number may be another process's by now (after a reboot), or a killed Postgres's that nobody waits for (in
+    containers whose first process is no init): Postgres would refuse to start. Whether processes of a killed server
+    use its memory, Postgres sees without the file. For the keeper alone: nobody else starts a server meanwhile.
     """
-    path = home.data / "postmaster.pid"
-    with contextlib.suppress(OSError, ValueError, psutil.Error):
-        first, _, rest = path.read_text().partition("\n")
-        pid = int(first)
-        if psutil.pid_exists(pid) and not (is_alive(pid) and psutil.Process(pid).name() == "postgres"):
-            free = next(number for number in range(4_194_303, 1, -1) if not psutil.pid_exists(number))
-            path.write_text(f"{free}\n{rest}")
-
-
-def _answers(home: Home, port: int) -> bool:
-    """Whether our own server answers (and no other that has the port)."""
-    try:
-        with closing(_connect(home, port)) as connection, connection.cursor() as cursor:
-            cursor.execute("show data_directory")
-            return cursor.fetchone() == (str(home.data),)
-    except psycopg2.Error:
-        return False
+    stop_server(home)
+    if home.postmaster() is None:
+        (home.data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _connect(home: Home, port: int) -> psycopg2.extensions.connection:
@@ -255,26 +226,6 @@ def _connect(home: Home, port: int) -> psycopg2.extensions.connection:
         dbname="postgres",
         connect_timeout=5,
     )
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def ends(pid: int, timeout_s: float) -> bool:
-    """Wait for a process to end, our child or not; False when it still runs after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while is_alive(pid):
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def create_databases(home: Home, port: int) -> None:

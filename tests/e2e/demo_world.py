@@ -152,7 +152,9 @@ class Demo:
         assert set(states.values()) == {"success"}, states
 
     def leader(self, service: str) -> psutil.Process:
-        return psutil.Process(json.loads((self.state / "run" / f"{service}.json").read_text())["pid"])
+        led = ["airflow_service.demo.supervise", str(self.state), service]
+        (leader,) = (p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[2:5] == led)
+        return leader
 
     def processes(self) -> list[int]:
         """Processes of this demo by two marks: its state folder in the environment, or in the command line."""

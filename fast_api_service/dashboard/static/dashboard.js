@@ -82,7 +82,7 @@ function plots(data) {
   const byDay = new Map(data.by_day.map((row) => [row.day, row]));
   const days = daysBetween(data.date_from, data.date_to);
   const column = (field) => days.map((day) => byDay.get(day)?.[field] ?? null);
-  const line = (name, color, field) => ({ name, color: `var(--c${color})`, values: column(field) });
+  const line = (name, color, field) => ({ name, color: `--c${color}`, values: column(field) });
   lines(byId("chart_hits"), days, [
     line(`hit rate@${data.k}`, 0, "hit_rate"), line(`future hit rate@${data.k}`, 2, "future_hit_rate"),
   ], percent);
@@ -92,7 +92,7 @@ function plots(data) {
   lines(byId("chart_degraded"), days, [line("degraded", 6, "degraded_share")], percent);
   const shown = TIERS.filter((tier) => data.by_day.some((row) => row.tiers[tier]));
   bars(byId("chart_tiers"), days, shown.map((tier) => ({
-    name: tier.replaceAll("_", " "), color: `var(--c${TIERS.indexOf(tier)})`,
+    name: tier.replaceAll("_", " "), color: `--c${TIERS.indexOf(tier)}`,
     values: days.map((day) => byDay.get(day)?.tiers[tier] ?? 0),
   })), short);
 }

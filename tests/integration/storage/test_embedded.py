@@ -205,6 +205,21 @@ def test_a_keeper_whose_port_was_taken_meanwhile_gets_its_server_back_when_it_is
     assert ask(server, "select 1") == 1
 
 
+def test_a_server_starts_only_once_what_a_killed_one_left_has_ended(folder: Path) -> None:
+    server = embedded.ensure(folder, free_port())
+    with closing(psycopg2.connect(server.url("recsys"))) as connection:
+        left = psutil.Process(connection.info.backend_pid)
+        left.suspend()
+        try:
+            postmaster(folder).kill()
+            wait_until(lambda: "still in use" in (folder / "server.log").read_text())
+            assert embedded.running(folder) is None
+        finally:
+            left.resume()
+    wait_until(lambda: embedded.running(folder) == server)
+    assert ask(server, "select 1") == 1
+
+
 def test_a_postmaster_pid_that_now_names_another_process_is_no_server(folder: Path) -> None:
     port = free_port()
     server = embedded.ensure(folder, port)

@@ -21,7 +21,7 @@ def batcher(work: Callable[[Sequence[int]], Awaitable[Sequence[int]]]) -> MicroB
 
 
 class Postgres:
-    """Answers 10 times what is asked, when it may; fails for a batch with a negative number."""
+    """Answers 10 times what is requests, when it may; fails for a batch with a negative number."""
 
     def __init__(self, pause_s: float = 0.0) -> None:
         self.pause_s = pause_s
@@ -132,12 +132,12 @@ def test_an_answer_that_came_while_the_loop_stood_still_is_taken() -> None:
 def test_as_much_goes_together_as_may_and_fits() -> None:
     calls: list[list[int]] = []
 
-    async def work(asked: Sequence[int]) -> list[int]:
-        calls.append(list(asked))
-        return [one * 10 for one in asked]
+    async def work(requests: Sequence[int]) -> list[int]:
+        calls.append(list(requests))
+        return [one * 10 for one in requests]
 
     async def run() -> None:
-        together = MicroBatcher(work, 40, size=lambda n: n, may_join=lambda asked, n: (asked[0] < 100) == (n < 100))
+        together = MicroBatcher(work, 40, size=lambda n: n, may_join=lambda those, n: (those[0] < 100) == (n < 100))
         assert await asyncio.gather(*map(together.get, [20, 15, 10, 100, 200, 5])) == [200, 150, 100, 1000, 2000, 50]
 
     asyncio.run(run())
@@ -147,9 +147,9 @@ def test_as_much_goes_together_as_may_and_fits() -> None:
 def test_who_has_gone_is_not_worked_for() -> None:
     calls: list[list[int]] = []
 
-    async def work(asked: Sequence[int]) -> list[int]:
-        calls.append(list(asked))
-        return list(asked)
+    async def work(requests: Sequence[int]) -> list[int]:
+        calls.append(list(requests))
+        return list(requests)
 
     async def run() -> None:
         together = MicroBatcher(work, 9)
@@ -164,8 +164,8 @@ def test_who_has_gone_is_not_worked_for() -> None:
 
 
 def test_an_error_may_be_the_answer_of_one_alone() -> None:
-    async def work(asked: Sequence[int]) -> list[int | Exception]:
-        return [ValueError(str(one)) if one == 1 else one for one in asked]
+    async def work(requests: Sequence[int]) -> list[int | Exception]:
+        return [ValueError(str(one)) if one == 1 else one for one in requests]
 
     async def run() -> list[Any]:
         return await asyncio.gather(*map(MicroBatcher(work, 9).get, range(3)), return_exceptions=True)

@@ -5,24 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from airflow_service.demo import lock
 from airflow_service.demo.services import Service, Services
 from recsys.errors import RecsysError
 
 # A leader with a child in a session of its own, as Airflow's are; both note their numbers and go on for ever.
 FAMILY = """
 import os, subprocess, sys, time
-from dataclasses import replace
 from pathlib import Path
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 Path("family.part").write_text(f"{os.getpid()} {child.pid}")
@@ -31,21 +27,9 @@ time.sleep(600)
 """
 
 
-HOLD = """
-import sys, time
-from dataclasses import replace
-from pathlib import Path
-from airflow_service.demo import lock
-with lock.only_one(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    for name in ("run", "log"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "log").mkdir()
     return tmp_path
 
 
@@ -77,7 +61,7 @@ def test_a_service_is_found_again_and_ended_with_its_descendants(services: Servi
     assert later.names() == ["family"]
     assert not later.is_running(family(state, {"PORT": "other"})), "other variables are another service"
     pids = members(state)
-    assert later.stop(["family"]) == {"family": 2}
+    assert later.stop(["family"]) == {"family": 3}
     assert not any(is_alive(pid) for pid in pids)
     assert later.stop(["family"]) == {}
 
@@ -86,17 +70,16 @@ def test_orphans_of_a_killed_leader_are_ended(services: Services, state: Path) -
     service = family(state)
     services.start(service, os.environ).kill()  # may die before or after its child is born
     (state / "family").unlink(missing_ok=True)
-    process = services.start(service, os.environ)
+    leader = services.start(service, os.environ)
     services.wait([service], 20)
-    process.kill()
-    process.wait()
-    leader, child = members(state)
-    assert not is_alive(leader)
-    assert is_alive(child)
+    leader.kill()
+    leader.wait()
+    pids = members(state)
+    assert all(is_alive(pid) for pid in pids)
     with pytest.raises(RecsysError, match="family has ended"):
         services.check_alive(["family"])
-    assert Services(state).stop(["family"]) == {"family": 1}
-    assert not is_alive(child)
+    assert Services(state).stop(["family"]) == {"family": 2}
+    assert not any(is_alive(pid) for pid in pids)
 
 
 def test_a_child_that_ignores_the_request_is_killed(
@@ -107,10 +90,10 @@ def test_a_child_that_ignores_the_request_is_killed(
         "import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); pathlib.Path('up').touch(); time.sleep(600)"
     )
     service = Service("stubborn", (sys.executable, "-c", code), {}, (state / "up").exists)
-    process = services.start(service, os.environ)
+    services.start(service, os.environ)
     services.wait([service], 20)
-    assert services.stop(["stubborn"]) == {"stubborn": 1}
-    assert not is_alive(process.pid)
+    assert services.stop(["stubborn"]) == {"stubborn": 2}
+    assert services.processes() == []
 
 
 def test_other_state_folders_are_left_alone(
@@ -120,18 +103,9 @@ def test_other_state_folders_are_left_alone(
     services.start(service, os.environ)
     services.wait([service], 20)
     other = tmp_path_factory.mktemp("other")
-    (other / "run").mkdir()
     assert Services(other).processes() == []
     assert Services(other).stop(["family"]) == {}
     assert services.is_running(service)
-
-
-def test_a_recycled_number_is_not_taken_for_the_service(services: Services, state: Path) -> None:
-    note = f'{{"pid": {os.getpid()}, "created": 1.0, "fingerprint": "{family(state).fingerprint}"}}'
-    (state / "run" / "family.json").write_text(note)
-    (state / "family").touch()
-    assert not services.is_running(family(state))
-    assert services.stop(["family"]) == {}  # and this test goes on living
 
 
 def test_a_foreign_port_is_named_with_its_variable(services: Services) -> None:
@@ -147,24 +121,21 @@ def test_a_foreign_port_is_named_with_its_variable(services: Services) -> None:
 def test_a_service_that_dies_shows_the_end_of_its_log(services: Services) -> None:
     code = "import sys; sys.exit('the disk is full')"
     service = Service("frail", (sys.executable, "-c", code), {}, lambda: False)
-    services.start(service, os.environ).wait()
+    assert services.start(service, os.environ).wait(20) == 1
     with pytest.raises(RecsysError, match="the disk is full"):
         services.wait([service], 20)
 
 
 COUNT = """
 import os, sys, time
-from dataclasses import replace
 from pathlib import Path
 Path(f"born-{os.getpid()}").touch()
 time.sleep(600)
 """
 
 
-def supervised(state: Path, code: str = COUNT) -> Service:
-    return Service(
-        "frail", (sys.executable, "-c", code), {}, lambda: bool(list(state.glob("born-*"))), is_supervised=True
-    )
+def counted(state: Path) -> Service:
+    return Service("frail", (sys.executable, "-c", COUNT), {}, lambda: bool(born(state)))
 
 
 def wait_until(condition: object, timeout_s: float = 30) -> None:
@@ -178,17 +149,15 @@ def born(state: Path) -> set[int]:
     return {int(path.name.removeprefix("born-")) for path in state.glob("born-*")}
 
 
-NO_TRIAL = "from airflow_service.demo import supervise; supervise.TRIAL_S = 0.0; supervise.main()"
+@pytest.fixture
+def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services are started again from their first end on."""
+    monkeypatch.setattr("airflow_service.demo.services.TRIAL_S", 0.0)
 
 
-def without_trial(service: Service, state: Path) -> Service:
-    """The service under a supervisor that starts it again from its first end on."""
-    command = (sys.executable, "-c", NO_TRIAL, str(state), service.name, *service.command)
-    return replace(service, command=command, is_supervised=False)
-
-
+@pytest.mark.usefixtures("no_trial")
 def test_a_killed_service_is_started_again_without_what_it_left(services: Services, state: Path) -> None:
-    services.start(without_trial(family(state), state), os.environ)
+    services.start(family(state), os.environ)
     wait_until((state / "family").exists)
     leader, child = members(state)
     (state / "family").unlink()
@@ -197,13 +166,14 @@ def test_a_killed_service_is_started_again_without_what_it_left(services: Servic
     assert leader not in members(state)
     assert not is_alive(child), "an orphan may hold the port"
     services.check_alive(["family"])
-    assert "starting it again" in services.log_file("family").read_text()
+    assert "trying again" in services.log_file("family").read_text()
     assert services.stop(["family"]) == {"family": 3}
     assert services.processes() == []
 
 
-def test_stop_ends_a_supervised_service_and_nothing_comes_back(services: Services, state: Path) -> None:
-    services.start(without_trial(supervised(state), state), os.environ)
+@pytest.mark.usefixtures("no_trial")
+def test_stop_ends_a_service_and_nothing_comes_back(services: Services, state: Path) -> None:
+    services.start(counted(state), os.environ)
     wait_until(lambda: born(state))
     (first,) = born(state)
     os.kill(first, signal.SIGKILL)
@@ -212,13 +182,6 @@ def test_stop_ends_a_supervised_service_and_nothing_comes_back(services: Service
     time.sleep(2.5)
     assert len(born(state)) == 2
     assert services.processes() == []
-
-
-def test_a_supervised_service_that_never_works_says_so(services: Services, state: Path) -> None:
-    service = replace(supervised(state, "import sys; sys.exit('the disk is full')"), is_ready=lambda: False)
-    assert services.start(service, os.environ).wait(20) == 1
-    with pytest.raises(RecsysError, match="the disk is full"):
-        services.wait([service], 20)
 
 
 def test_what_services_write_is_for_their_user_alone(services: Services, state: Path) -> None:
@@ -257,19 +220,3 @@ while not pathlib.Path({str(state / "told")!r}).exists():
     services.run_job("job", (sys.executable, "-c", code), os.environ, say)
     assert messages[0].startswith("job runs, ")
     assert messages[-1].endswith(" s: events of a.csv: 20,000 rows so far")
-
-
-def test_one_demo_at_a_time_and_it_can_be_ended(state: Path) -> None:
-    assert not lock.end_starter(state)
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(state)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RecsysError, match=f"process {holder.pid}"), lock.only_one(state):
-            pass
-        assert lock.end_starter(state)
-        deadline = time.monotonic() + 10
-        while holder.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert holder.poll() is not None
-    with lock.only_one(state):
-        pass
