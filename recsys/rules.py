@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.keys import pairs_of, positions
 from recsys.types import NO_ITEM, Catalogue, Keys, Lists
 
 Mask = NDArray[np.bool_]
@@ -21,14 +22,7 @@ Rule = Callable[[Keys], Mask]  # item keys (n, k), padded with -1 → which may 
 
 def available(catalogue: Catalogue) -> Rule:
     """Only items that the catalogue knows and offers."""
-
-    def allowed(item_key: Keys) -> Mask:
-        at = catalogue.positions(item_key)
-        if not len(catalogue):
-            return np.zeros(item_key.shape, dtype=bool)
-        return (at >= 0) & catalogue.available[np.maximum(at, 0)]
-
-    return allowed
+    return catalogue.offers
 
 
 def not_seen(seen: Any) -> Rule:
@@ -38,13 +32,9 @@ def not_seen(seen: Any) -> Rule:
     """
 
     def allowed(item_key: Keys) -> Mask:
-        n = len(item_key)
-        rows = np.repeat(np.arange(n), np.diff(seen.indptr))
-        stored = seen.data != 0
-        width = max(int(item_key.max(initial=0)), int(seen.indices.max(initial=0))) + 1
-        pairs = np.sort(rows[stored].astype(np.int64) * width + seen.indices[stored])
-        asked = np.arange(n, dtype=np.int64)[:, None] * width + np.maximum(item_key, 0)
-        return ~_is_in(asked, pairs)
+        rows = np.arange(len(item_key))
+        pairs = pairs_of(np.repeat(rows, np.diff(seen.indptr)), seen.indices)[seen.data != 0]
+        return ~_is_in(pairs_of(rows[:, None], item_key), np.sort(pairs))
 
     return allowed
 
@@ -65,12 +55,9 @@ def in_categories(catalogue: Catalogue, category_keys: Keys) -> Rule:
     wanted = np.unique(category_keys)
 
     def allowed(item_key: Keys) -> Mask:
-        if not len(catalogue):
-            return np.zeros(item_key.shape, dtype=bool)
         at = catalogue.positions(item_key)
-        found = np.maximum(at, 0)
-        own = _is_in(catalogue.category_key[found], wanted)
-        parent = _is_in(catalogue.parent_category_key[found], wanted)
+        of_item = (np.append(keys, -1)[at] for keys in (catalogue.category_key, catalogue.parent_category_key))
+        own, parent = (_is_in(category, wanted) for category in of_item)
         return (at >= 0) & (own | parent)
 
     return allowed
@@ -85,10 +72,7 @@ class Quota:
 
     def allowed(self, item_key: Keys, among: Mask) -> Mask:
         """Which entries (n, k) are within the quota, counting only those `among` and from the best on."""
-        if not len(self.catalogue):
-            return np.ones(item_key.shape, dtype=bool)
-        at = self.catalogue.positions(item_key)
-        category = np.where(at >= 0, self.catalogue.category_key[np.maximum(at, 0)], -1)
+        category = np.append(self.catalogue.category_key, -1)[self.catalogue.positions(item_key)]
         return (category < 0) | (_nth_of_its_kind(category, among) < self.most)
 
 
@@ -163,10 +147,7 @@ def _descending(scores: NDArray[np.float32], filled: Mask) -> NDArray[np.float32
 
 def _is_in(values: NDArray[Any], ordered: NDArray[Any]) -> Mask:
     """Which values occur in an ascending array; same shape as `values`."""
-    if not len(ordered):
-        return np.zeros(values.shape, dtype=bool)
-    at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return np.asarray(ordered[at] == values)
+    return positions(ordered, values) >= 0
 
 
 def _first_of_its_kind(values: NDArray[Any], among: Mask) -> Mask:
