@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from recsys.serving.config import Surface
+from recsys.serving.eligibility import Restriction
 from recsys.serving.recent import N_FOLLOWED, History, Recent
-from recsys.serving.rules import Restriction
 from recsys.serving.snapshot import StoredList
 
 Score = Callable[[Sequence[int]], Sequence[float] | None]  # item keys → probabilities; None when it failed
