@@ -15,6 +15,9 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.decay import decay
+from recsys.keys import Positions, pairs_of, positions
+
 Keys = NDArray[np.int32]
 Scores = NDArray[np.float32]
 NO_ITEM: np.int32 = np.int32(-1)
@@ -64,9 +67,14 @@ class Interactions:
         """Age of each event at the cut, in days, > 0."""
         return (self.cut_at - self.occurred_at) / MICROSECONDS_PER_DAY
 
+    @property
+    def pairs(self) -> NDArray[np.int64]:
+        """The user and the item of each event as one integer."""
+        return pairs_of(self.user_key, self.item_key)
+
     def decayed_weight(self, half_life_days: float) -> Scores:
         """`weight · 2^(-age / half_life_days)`, float32 (n,)."""
-        return (self.weight * np.exp2(-self.age_days / half_life_days)).astype(np.float32)
+        return (self.weight * decay(self.age_days, half_life_days)).astype(np.float32)
 
     def take(self, keep: NDArray[Any]) -> Interactions:
         """The events that a boolean mask (n,) or ascending positions select, with the same cut."""
@@ -128,13 +136,14 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.item_key)
 
-    def positions(self, item_keys: NDArray[Any]) -> NDArray[np.int64]:
+    def positions(self, item_keys: NDArray[Any]) -> Positions:
         """Position of each key in this catalogue, -1 where it is not known; same shape as `item_keys`."""
-        found = np.searchsorted(self.item_key, item_keys)
-        found = np.minimum(found, max(len(self) - 1, 0))
-        if not len(self):
-            return np.full(np.shape(item_keys), -1, dtype=np.int64)
-        return np.where(self.item_key[found] == item_keys, found, -1)
+        return positions(self.item_key, item_keys)
+
+    def offers(self, item_keys: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of the items it knows as available; same shape as `item_keys`."""
+        offered: NDArray[np.bool_] = np.append(self.available, False)[self.positions(item_keys)]
+        return offered
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recsys.action import AGAINST
-from recsys.serving import filters, rules
+from recsys.serving import eligibility, filters
 from recsys.serving.config import ServingConfig
 from recsys.serving.snapshot import Snapshot
 
@@ -16,7 +16,7 @@ def warnings_of(config: ServingConfig, snapshot: Snapshot) -> list[str]:
             continue
         place = f"surfaces.{name}.filters"
         restriction = filters.resolve(surface.filters, snapshot.items, snapshot.categories, warnings, place=place)
-        if not rules.newest(snapshot.items, set(), restriction):
+        if not eligibility.newest(snapshot.items, set(), restriction):
             warnings.append(f"{place}: no available item is as they ask, so {name} shows nothing")
     meaning = snapshot.meaning.under(config)
     known = {*snapshot.meaning.weights, *snapshot.meaning.bought, *AGAINST}

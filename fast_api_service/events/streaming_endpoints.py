@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 from typing import Annotated, Any
 
-import asyncpg
 import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
@@ -18,8 +17,7 @@ from fast_api_service.runtime.state import State
 from recsys.events.log import START, EventLog
 from recsys.events.postgres_log import PostgresLog
 from recsys.settings import load
-from recsys.updater import store
-from recsys.updater.store import UpdateRow
+from recsys.updater.store import TrainingStore
 
 router = APIRouter(tags=["online"])
 
@@ -41,14 +39,11 @@ _HARMLESS = frozenset({
 async def status(request: Request) -> Response:
     """Asks the log itself, so it is 503 where that is away."""
     state: State = request.app.state.service
-
-    async def read(connection: asyncpg.Connection) -> tuple[list[asyncpg.Record], UpdateRow | None]:
-        return await connection.fetch(_READERS_SQL), await store.newest(connection)
-
     tables = PostgresLog(state.lookups)
     log = _looked_up_in(state, tables)
     end = await log.end()
-    rows, learned = await state.lookups.transaction(read)
+    rows = await state.lookups.transaction(lambda connection: connection.fetch(_READERS_SQL))
+    learned = await TrainingStore(state.lookups).newest()
     kept = {name: (after, updated_at) for name, after, updated_at in rows}
     settings = load()
     if settings.kafka_bootstrap_servers:

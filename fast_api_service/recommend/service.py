@@ -15,10 +15,10 @@ from fast_api_service.recommend.repository import UserRow
 from fast_api_service.runtime.in_service import InService
 from fast_api_service.runtime.state import State
 from recsys.serving import filters, sources
+from recsys.serving.eligibility import Restriction
 from recsys.serving.filters import Filters
 from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.query import NOBODY, UserState
-from recsys.serving.rules import Restriction
 from recsys.serving.snapshot import Snapshot
 from recsys.serving.sources import Pick
 

@@ -22,8 +22,7 @@ from recsys.events.connections import Connections
 from recsys.events.log import START, EventLog, LogAwayError
 from recsys.serving.scorer import Scorer
 from recsys.serving.update import KIND, WEIGHTS, Update, chained, checksum_of, number_of
-from recsys.updater import store
-from recsys.updater.store import UpdateRow
+from recsys.updater.store import TrainingStore, UpdateRow
 
 log = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0  # when nothing is heard
@@ -60,6 +59,7 @@ class Updates:
 
     def __init__(self, dsn: str, event_log: EventLog, models: Models, metrics: Metrics) -> None:
         self._connections, self._for_watching = (Connections(dsn, "recsys-api-updates") for _ in range(2))
+        self._training = TrainingStore(self._connections)
         self._log, self._models, self._metrics = event_log, models, metrics
         self._wake = asyncio.Event()
         self._stuck_at: tuple[int, str] | None = None  # the update that could not be taken over
@@ -94,7 +94,8 @@ class Updates:
         """Tell the metrics how the updater is, wherever it runs, until cancelled."""
         while True:
             try:
-                now, last = await self._for_watching.transaction(_how_it_is)
+                now = await self._for_watching.transaction(watched.look)
+                last = await TrainingStore(self._for_watching).newest()
                 self._metrics.show_watched(now)
                 is_ours = last is None or last.log == self._log.name
                 after = last.after if last else START
@@ -113,9 +114,7 @@ class Updates:
         if self.applied is None or self.applied.model is not model:
             self.applied, self._stuck_at = Applied(model), None
         applied = self.applied
-        rows = await self._connections.transaction(
-            lambda connection: store.chain_of(connection, model.artifact, applied.number, _AT_ONCE)
-        )
+        rows = await self._training.chain_of(model.artifact, applied.number, _AT_ONCE)
         if not rows:
             self._solved()
             return False
@@ -156,9 +155,7 @@ class Updates:
         scorer = await asyncio.to_thread(Scorer, model.folder)
         applied = Applied(replace(model, scorer=scorer))
         while True:
-            rows = await self._connections.transaction(
-                lambda connection: store.chain_of(connection, model.artifact, applied.number, _AT_ONCE)
-            )
+            rows = await self._training.chain_of(model.artifact, applied.number, _AT_ONCE)
             updates, problem = await asyncio.to_thread(self._read, rows, applied)
             _, unfit = self._apply(applied, rows, updates)
             if problem or unfit or len(rows) < _AT_ONCE:
@@ -244,7 +241,3 @@ class Updates:
 
 def _what(row: UpdateRow) -> tuple[int, str]:
     return row.number, row.chain
-
-
-async def _how_it_is(connection: asyncpg.Connection) -> tuple[watched.Watched, UpdateRow | None]:
-    return await watched.look(connection), await store.newest(connection)

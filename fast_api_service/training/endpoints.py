@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-import asyncpg
 from fastapi import APIRouter, Body, Query, Request
 
 from fast_api_service.errors import ApiError, documented
@@ -15,40 +14,19 @@ from fast_api_service.training.schemas import (
     LogStream,
     NewRestartPolicy,
     RestartPolicy,
+    Rollback,
     TrainingLogs,
     TrainingStatus,
     UpdateInfo,
     UpdatesList,
 )
 from recsys.events.log import LogAwayError
-from recsys.updater import store
-from recsys.updater.store import TRAINING, UpdateRow
+from recsys.updater.store import TrainingStore, UpdateRow
 
 router = APIRouter(prefix="/online", tags=["online"])
 
 _MAX_LINE = 2000  # characters of a line of the log that are shown
 _LAG_S = 2.0
-_STATE_SQL = """
-select *, extract(epoch from clock_timestamp() - heartbeat_at)::float8 as heartbeat_age_s,
-       extract(epoch from clock_timestamp() - supervisor_at)::float8 as supervisor_age_s, now() as now
-from training_state
-"""
-# Asked to start anew, what has failed begins with a clean sheet.
-_START_SQL = """
-update training_state set wanted = 'running', restarts = 0,
-       state = case when holder is null then 'stopped' else state end,
-       reason = case when holder is null then 'asked to start' else reason end
-"""
-_STOP_SQL = "update training_state set wanted = 'stopped', reason = 'asked to stop'"
-_POLICY_SQL = """
-update training_state set max_restarts = coalesce($1, max_restarts), backoff_s = coalesce($2, backoff_s),
-       watchdog_s = coalesce($3, watchdog_s)
-returning max_restarts, backoff_s, watchdog_s
-"""
-_LOGS_SQL = """
-select log_id, logged_at as at, stream, line from training_logs where $1::text is null or stream = $1
-order by log_id desc limit $2
-"""
 _POLICY_EXAMPLES: dict[str, Any] = {
     "patient": {"summary": "Five tries, with longer pauses", "value": {"max_restarts": 5, "backoff_s": 2}}
 }
@@ -57,14 +35,14 @@ _POLICY_EXAMPLES: dict[str, Any] = {
 @router.post("/training/start", responses=documented(503), summary="Start the updater", operation_id="start_training")
 async def start(request: Request) -> TrainingStatus:
     """Some `recsys updater` begins within seconds, if one runs anywhere; its count of restarts begins anew."""
-    await _execute(request, _START_SQL)
+    await _written(request).start()
     return await status(request)
 
 
 @router.post("/training/stop", responses=documented(503), summary="Stop the updater", operation_id="stop_training")
 async def stop(request: Request) -> TrainingStatus:
     """It commits what it has read and ends. The model in service stays as it is, and events stay in the log."""
-    await _execute(request, _STOP_SQL)
+    await _written(request).stop()
     return await status(request)
 
 
@@ -76,33 +54,23 @@ async def stop(request: Request) -> TrainingStatus:
 )
 async def status(request: Request) -> TrainingStatus:
     """State, offset, lag, heartbeat, restarts, and how well it predicts beside the frozen nightly model."""
-    state: State = request.app.state.service
-
-    async def read(connection: asyncpg.Connection) -> tuple[Any, UpdateRow | None]:
-        return await connection.fetchrow(_STATE_SQL), await store.newest(connection)
-
-    row, last = await state.lookups.transaction(read)
-    own = {
-        name: row[name]
-        for name in ("wanted", "state", "reason", "holder", "fence", "heartbeat_age_s", "supervisor", "restarts")
-    }
+    store = _looked_up(request)
+    now, last = await store.state(), await store.newest()
+    own = {name: value for name, value in now._asdict().items() if name in TrainingStatus.model_fields}
     window = dict(last.metrics.get("window") or {}) if last else {}
     return TrainingStatus(
         **own,
-        supervisor_age_s=row["supervisor_age_s"],
-        restart_policy=RestartPolicy(**{name: row[name] for name in ("max_restarts", "backoff_s", "watchdog_s")}),
+        restart_policy=RestartPolicy.model_validate(now, from_attributes=True),
         model=last.base if last else None,
         last_update=last.number if last else 0,
         last_update_at=last.created_at if last else None,
-        last_update_age_s=(row["now"] - last.created_at).total_seconds() if last and last.created_at else None,
+        last_update_age_s=(now.at - last.created_at).total_seconds() if last and last.created_at else None,
         log=last.log if last else None,
         offset=last.after if last else None,
-        lag=await _lag(state, last),
+        lag=await _lag(request.app.state.service, last),
         progressive=window,
-        rollbacks=row["n_rollbacks"],
-        last_rollback={"at": row["rolled_back_at"], "reason": row["rollback_reason"]}
-        if row["rolled_back_at"]
-        else None,
+        rollbacks=now.n_rollbacks,
+        last_rollback=Rollback(at=now.rolled_back_at, reason=now.rollback_reason or "") if now.rolled_back_at else None,
     )
 
 
@@ -113,9 +81,8 @@ async def logs(
     request: Request, stream: LogStream | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> TrainingLogs:
     """The tail of the log of the updater, of its supervisor, or of both; the newest 10,000 lines are kept."""
-    state: State = request.app.state.service
-    rows = await state.lookups.transaction(lambda connection: connection.fetch(_LOGS_SQL, stream, limit))
-    return TrainingLogs(lines=[LogLine(**{**dict(row), "line": row["line"][:_MAX_LINE]}) for row in reversed(rows)])
+    lines = await _looked_up(request).log_lines(stream, limit)
+    return TrainingLogs(lines=[LogLine(**row._replace(line=row.line[:_MAX_LINE])._asdict()) for row in reversed(lines)])
 
 
 @router.patch(
@@ -128,10 +95,8 @@ async def restart_policy(
     request: Request, body: Annotated[NewRestartPolicy, Body(openapi_examples=_POLICY_EXAMPLES)]
 ) -> RestartPolicy:
     """Holds at once. What is not given, or null, stays as it is."""
-    values = (body.max_restarts, body.backoff_s, body.watchdog_s)
-    state: State = request.app.state.service
-    row = await state.writes.transaction(lambda connection: connection.fetchrow(_POLICY_SQL, *values))
-    return RestartPolicy(**dict(row))
+    now = await _written(request).set_policy(body.max_restarts, body.backoff_s, body.watchdog_s)
+    return RestartPolicy.model_validate(now, from_attributes=True)
 
 
 @router.get(
@@ -143,9 +108,7 @@ async def updates(
     before: Annotated[int | None, Query(ge=1, le=2**53, description="only those with a lower number")] = None,
 ) -> UpdatesList:
     """What the updater has committed, the newest first; artifacts of old ones are deleted, their rows stay longer."""
-    state: State = request.app.state.service
-    rows = await state.lookups.transaction(lambda connection: store.latest_updates(connection, limit, before))
-    return UpdatesList(updates=[_info(row) for row in rows])
+    return UpdatesList(updates=[_info(row) for row in await _looked_up(request).latest_updates(limit, before)])
 
 
 def _info(row: UpdateRow) -> UpdateInfo:
@@ -154,14 +117,12 @@ def _info(row: UpdateRow) -> UpdateInfo:
     return UpdateInfo(offset=values.pop("after"), **values)
 
 
-async def _execute(request: Request, sql: str) -> None:
-    state: State = request.app.state.service
+def _looked_up(request: Request) -> TrainingStore:
+    return TrainingStore(request.app.state.service.lookups)
 
-    async def work(connection: asyncpg.Connection) -> None:
-        await connection.execute(sql)
-        await connection.execute("select pg_notify($1, '')", TRAINING)
 
-    await state.writes.transaction(work)
+def _written(request: Request) -> TrainingStore:
+    return TrainingStore(request.app.state.service.writes)
 
 
 async def _lag(state: State, last: UpdateRow | None) -> int | None:

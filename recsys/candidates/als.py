@@ -15,9 +15,6 @@ from threadpoolctl import threadpool_limits
 from recsys import log
 from recsys.candidates.base import (
     Best,
-    KeyIndex,
-    Positions,
-    available_positions,
     decayed_weight,
     item_trend,
     load_model,
@@ -30,6 +27,7 @@ from recsys.candidates.base import (
     user_item_matrix,
 )
 from recsys.errors import ModelError
+from recsys.keys import KeyIndex, Positions
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 logger = logging.getLogger(__name__)
@@ -96,7 +94,7 @@ class Als:
                 model.fit(matrix, show_progress=False, callback=log_iteration)
             except ModelFitError as error:
                 raise ModelError(f"als: {error}; check the event weights, or raise the regularization") from error
-        available = available_positions(items, catalogue)
+        available = catalogue.offers(items.keys)
         trend = item_trend(history, items, self.trend_half_life_days, self.trend)
         item_factors = model.item_factors * trend[:, None]
         mean_weight = decayed_weight(history, self.half_life_days).sum(dtype=np.float64) / len(users)

@@ -1,4 +1,4 @@
-"""What all candidate generators share: dense indices of keys, matrices, the best n of a score matrix, files.
+"""What all candidate generators share: matrices, the best n of a score matrix, files.
 
 Outside, users and items are keys; inside a model they are positions in sorted key arrays (`KeyIndex`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from recsys.decay import decay
 from recsys.errors import ArtifactError, InputError, ModelError
+from recsys.keys import KeyIndex, Positions, runs
 from recsys.types import NO_ITEM, Candidates, Catalogue, Interactions, Keys, Scores
 
-Positions = NDArray[np.int64]
 Best = tuple[Positions, Scores]  # (rows, n) item positions, -1 where there are fewer; their scores, NaN there
 
 FORMAT = 1
@@ -26,32 +27,6 @@ TREND_PRIOR = 5.0  # average events
 LEAST_DECAY = 2.0**-20
 ARRAYS = "model.npz"
 DESCRIPTION = "model.json"
-
-
-@dataclass(frozen=True)
-class KeyIndex:
-    """A dense numbering of keys: the position of a key is its rank among `keys` (ascending, distinct)."""
-
-    keys: Keys
-
-    @classmethod
-    def of(cls, keys: NDArray[Any]) -> KeyIndex:
-        """The index of the distinct values of `keys` (n,), all ≥ 0."""
-        present = np.zeros(int(keys.max()) + 1 if len(keys) else 0, dtype=bool)
-        present[keys] = True
-        return cls(np.flatnonzero(present).astype(np.int32))
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def positions(self, keys: NDArray[Any]) -> Positions:
-        """Position of each key, -1 where it is unknown; same shape as `keys`."""
-        if not len(self):
-            return np.full(np.shape(keys), -1, dtype=np.int64)
-        lookup = np.full(int(self.keys[-1]) + 2, -1, dtype=np.int64)  # the last place answers for keys out of range
-        lookup[self.keys] = np.arange(len(self))
-        outside = (keys < 0) | (keys > self.keys[-1])
-        return lookup[np.where(outside, len(lookup) - 1, keys)]
 
 
 def usable_history(interactions: Interactions, catalogue: Catalogue) -> Interactions:
@@ -72,16 +47,16 @@ def usable_history(interactions: Interactions, catalogue: Catalogue) -> Interact
     return history
 
 
-def decay(history: Interactions, half_life_days: float) -> Scores:
-    """`2^(-age / half_life_days)`, float32 (n,), where age counts from the newest event of `history`, not from the
-    cut: a shop that has been silent for years is not forgotten. Never below `LEAST_DECAY`, for the same reason."""
+def freshness(history: Interactions, half_life_days: float) -> Scores:
+    """`decay`, float32 (n,), where age counts from the newest event of `history`, not from the cut: a shop that has
+    been silent for years is not forgotten. Never below `LEAST_DECAY`, for the same reason."""
     age_days = history.age_days
-    return np.maximum(np.exp2((age_days.min() - age_days) / half_life_days), LEAST_DECAY).astype(np.float32)
+    return np.maximum(decay(age_days - age_days.min(), half_life_days), LEAST_DECAY).astype(np.float32)
 
 
 def decayed_weight(history: Interactions, half_life_days: float) -> Scores:
-    """`weight · decay`, float32 (n,)."""
-    return history.weight * decay(history, half_life_days)
+    """`weight · freshness`, float32 (n,)."""
+    return history.weight * freshness(history, half_life_days)
 
 
 def user_item_matrix(history: Interactions, weights: Scores, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
@@ -97,10 +72,13 @@ def user_item_matrix(history: Interactions, weights: Scores, users: KeyIndex, it
     return matrix
 
 
-def available_positions(items: KeyIndex, catalogue: Catalogue) -> NDArray[np.bool_]:
-    """Which of `items` the catalogue holds as available, (n_items,)."""
-    at = catalogue.positions(items.keys)
-    return (at >= 0) & catalogue.available[np.maximum(at, 0)] if len(catalogue) else np.zeros(len(items), dtype=bool)
+def recent_and_total(
+    history: Interactions, items: KeyIndex, half_life_days: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Σ decayed weights and Σ weights of each item, each (n_items,), float64; `items` hold all items of `history`."""
+    at = items.positions(history.item_key)
+    recent = np.bincount(at, decayed_weight(history, half_life_days), minlength=len(items))
+    return recent, np.bincount(at, history.weight, minlength=len(items))
 
 
 def item_trend(history: Interactions, items: KeyIndex, half_life_days: float, exponent: float) -> Scores:
@@ -109,9 +87,7 @@ def item_trend(history: Interactions, items: KeyIndex, half_life_days: float, ex
     ((Σ decayed weights + p·r) / (Σ weights + p) / r) ^ exponent, where r is the decayed share of all weight and p
     is worth `TREND_PRIOR` average events: an item with few events has an average trend.
     """
-    at = items.positions(history.item_key)
-    recent = np.bincount(at, decayed_weight(history, half_life_days), minlength=len(items))
-    total = np.bincount(at, history.weight, minlength=len(items))
+    recent, total = recent_and_total(history, items, half_life_days)
     share = recent.sum() / total.sum()
     prior = TREND_PRIOR * float(history.weight.mean(dtype=np.float64))
     return (((recent + prior * share) / ((total + prior) * share)) ** exponent).astype(np.float32)
@@ -167,7 +143,7 @@ def best_of_sparse(scores: sp.csr_matrix, n: int) -> Best:
     best = np.full((scores.shape[0], n), np.nan, dtype=np.float32)
     for start in range(0, scores.shape[0], rows_per_block):
         block = scores[start : start + rows_per_block] if scores.shape[0] > rows_per_block else scores
-        row, values = _rows(block).astype(np.uint64), block.data.astype(np.float32)
+        row, values = rows_of(block).astype(np.uint64), block.data.astype(np.float32)
         positive = values > 0
         falling = np.uint64(0x7FFFFFFF) - values[positive].view(np.uint32)
         packed = (row[positive] << np.uint64(31) | falling) << np.uint64(column_bits)
@@ -175,7 +151,7 @@ def best_of_sparse(scores: sp.csr_matrix, n: int) -> Best:
         packed.sort()
         score_of_row = packed >> np.uint64(column_bits)
         row = (score_of_row >> np.uint64(31)).astype(np.int64)
-        rank = np.arange(len(row)) - np.searchsorted(row, np.arange(block.shape[0]))[row]
+        rank = runs(row)[1]
         keep = rank < n
         at = (start + row[keep], rank[keep])
         positions[at] = (packed[keep] & np.uint64((1 << column_bits) - 1)).astype(np.int64)
@@ -183,7 +159,7 @@ def best_of_sparse(scores: sp.csr_matrix, n: int) -> Best:
     return positions, best
 
 
-def _rows(matrix: sp.csr_matrix) -> Positions:
+def rows_of(matrix: sp.csr_matrix) -> Positions:
     """The row of each stored entry of a CSR matrix."""
     return np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
 

@@ -9,8 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recsys.candidates.base import KeyIndex, decay, decayed_weight, user_item_matrix
+from recsys.candidates.base import decayed_weight, freshness, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
+from recsys.keys import KeyIndex, runs
 from recsys.types import Interactions, Scores
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
@@ -45,7 +46,7 @@ class Covisitation(Neighbourhood):
         recent = last_events(history, self.max_events)
         item = items.positions(recent.item_key).astype(np.int32)
         together = sp.csr_matrix((len(items), len(items)), dtype=np.float32)
-        fresh = decay(recent, self.half_life_days)
+        fresh = freshness(recent, self.half_life_days)
         waiting: list[Pairs] = []
         for distance in range(1, self.max_distance + 1):
             waiting += self._pairs(recent, item, fresh, distance)
@@ -82,6 +83,5 @@ class Covisitation(Neighbourhood):
 def last_events(history: Interactions, n: int) -> Interactions:
     """The last `n` events of each user, grouped by user, in time order within."""
     order = np.argsort(history.user_key, kind="stable")
-    _, starts, counts = np.unique(history.user_key[order], return_index=True, return_counts=True)
-    from_end = np.repeat(starts + counts, counts) - np.arange(len(order))
-    return history.take(order[from_end <= n])
+    from_end = runs(history.user_key[order[::-1]])[1][::-1]
+    return history.take(order[from_end < n])

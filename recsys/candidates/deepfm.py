@@ -12,8 +12,6 @@ from threadpoolctl import threadpool_limits
 
 from recsys.candidates.base import (
     Best,
-    KeyIndex,
-    Positions,
     best_of_dense,
     load_model,
     ranked,
@@ -34,6 +32,7 @@ from recsys.candidates.deepfm_training import (
     train,
 )
 from recsys.errors import ArtifactError, InputError, ModelError
+from recsys.keys import KeyIndex, Positions
 from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, Side
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 

@@ -20,12 +20,12 @@ from recsys.features.deepfm_fields import (
     Floats,
     Histories,
     ItemTrends,
-    Positions,
     Rows,
     Vocabulary,
     time_rows,
 )
-from recsys.types import Catalogue, Interactions
+from recsys.keys import Positions, pairs_of, parts_of
+from recsys.types import Catalogue, Interactions, Keys
 
 _AGAINST_SHARE = 0.5  # of a user's rows, where they spoke against something
 EXCLUDED = 1e4  # as log q: takes a candidate out of the softmax
@@ -150,13 +150,12 @@ class Samples:
         return np.concatenate([self.static_rows, self.trends.at_cut()], axis=1)
 
 
-def _against(events: Interactions | None, catalogue: Catalogue) -> tuple[NDArray[Any], Positions]:
+def _against(events: Interactions | None, catalogue: Catalogue) -> tuple[Keys, NDArray[np.int32]]:
     """Users (ascending) and positions of the items that they spoke against, each pair once."""
     if events is None or not len(events):
-        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
-    pairs = np.stack([events.user_key.astype(np.int64), catalogue.positions(events.item_key)], axis=1)
-    pairs = np.unique(pairs[pairs[:, 1] >= 0], axis=0)
-    return pairs[:, 0], pairs[:, 1]
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
+    item = catalogue.positions(events.item_key)
+    return parts_of(np.unique(pairs_of(events.user_key, item)[item >= 0]))
 
 
 def systematic(weight: NDArray[Any], n: int, rng: np.random.Generator) -> Positions:

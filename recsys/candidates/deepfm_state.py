@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidates.base import KeyIndex, Positions
 from recsys.candidates.deepfm_samples import Samples, Vocabularies
 from recsys.candidates.deepfm_training import Weights
 from recsys.features.deepfm_fields import N_USER_FIELDS, Floats, Rows, Vocabulary, activity_rows
+from recsys.keys import KeyIndex, Positions
 from recsys.types import Catalogue
 
 _USERS_AT_ONCE = 65_536

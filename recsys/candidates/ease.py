@@ -12,9 +12,6 @@ from scipy.linalg import lapack
 
 from recsys.candidates.base import (
     Best,
-    KeyIndex,
-    Positions,
-    available_positions,
     best_of_dense,
     decayed_weight,
     item_trend,
@@ -28,6 +25,7 @@ from recsys.candidates.base import (
     user_item_matrix,
 )
 from recsys.errors import InputError, ModelError
+from recsys.keys import KeyIndex, Positions
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 
@@ -61,7 +59,7 @@ class Ease:
         weights = self._weights(x)
         weights *= item_trend(history, items, self.trend_half_life_days, self.trend)
         require_finite(self.name, weights=weights)
-        self._set(interactions.cut_at, users, items, x, weights, available_positions(items, catalogue))
+        self._set(interactions.cut_at, users, items, x, weights, catalogue.offers(items.keys))
         return self
 
     def _weights(self, x: sp.csr_matrix) -> Scores:

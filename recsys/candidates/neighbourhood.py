@@ -13,18 +13,17 @@ import scipy.sparse as sp
 
 from recsys.candidates.base import (
     Best,
-    KeyIndex,
-    Positions,
-    available_positions,
     best_of_sparse,
     load_model,
     ranked,
     require_finite,
+    rows_of,
     save_model,
     scored,
     seen_positions,
     usable_history,
 )
+from recsys.keys import KeyIndex, Positions, pairs_of, positions
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 
@@ -46,7 +45,7 @@ class Neighbourhood(ABC):
         """As the protocol says. Only available items are kept as neighbours."""
         history = usable_history(interactions, catalogue)
         users, items = KeyIndex.of(history.user_key), KeyIndex.of(history.item_key)
-        available = available_positions(items, catalogue)
+        available = catalogue.offers(items.keys)
         near = self.nearness(history, users, items)
         near.data[~available[near.indices]] = 0.0
         near = strongest(near, self.n_neighbours)  # type: ignore[attr-defined]
@@ -119,10 +118,6 @@ def entries(matrix: sp.csr_matrix, rows: Positions, columns: Positions) -> Score
     """Entries of a CSR matrix at `rows` (n,) and `columns` (n, k), 0 where none is stored: float32 (n, k)."""
     matrix = matrix.tocsr()
     matrix.sort_indices()
-    width = np.int64(matrix.shape[1])
-    stored = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr)) * width + matrix.indices
-    wanted = rows[:, None].astype(np.int64) * width + columns
-    if not len(stored):
-        return np.zeros(columns.shape, dtype=np.float32)
-    at = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
-    return np.where(stored[at] == wanted, matrix.data[at], 0.0).astype(np.float32)
+    at = positions(pairs_of(rows_of(matrix), matrix.indices), pairs_of(rows[:, None], columns))
+    found: Scores = np.append(matrix.data, 0.0).astype(np.float32)[at]
+    return found

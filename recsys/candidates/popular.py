@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 
 from recsys.candidates.base import (
     Best,
-    KeyIndex,
-    Positions,
-    decayed_weight,
     load_model,
     ranked,
+    recent_and_total,
     require_finite,
     save_model,
     seen_positions,
     usable_history,
 )
 from recsys.errors import InputError
+from recsys.keys import KeyIndex, Positions, runs
 from recsys.types import MICROSECONDS_PER_DAY, NO_ITEM, Candidates, Catalogue, Interactions, Keys, Scores
 
 
@@ -44,9 +43,7 @@ class Popular:
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
         history = heaviest_of_a_day(usable_history(interactions, catalogue))
-        at = KeyIndex(catalogue.item_key).positions(history.item_key)
-        recent = np.bincount(at, decayed_weight(history, self.half_life_days), minlength=len(catalogue))
-        total = np.bincount(at, history.weight, minlength=len(catalogue))
+        recent, total = recent_and_total(history, KeyIndex(catalogue.item_key), self.half_life_days)
         score = recent / max(recent.sum(), np.finfo(np.float64).tiny) + self.all_time_share * total / total.sum()
         require_finite(self.name, score=score)
         self._set(interactions.cut_at, catalogue.item_key, score.astype(np.float32), catalogue)
@@ -72,9 +69,8 @@ class Popular:
         places, owners_of = self._memberships(parents or {})
         by_owner = np.lexsort((places, owners_of))  # by category, best first within
         place, owner = places[by_owner], owners_of[by_owner]
-        owners, starts = np.unique(owner, return_index=True)
-        rank = np.arange(len(owner)) - np.repeat(starts, np.diff([*starts, len(owner)]))
-        row = np.searchsorted(owners, owner)
+        starts, rank = runs(owner)
+        owners, row = owner[starts], np.cumsum(rank == 0) - 1
         keep = rank < n
         keys = np.full((len(owners), n), NO_ITEM, dtype=np.int32)
         scores = np.full((len(owners), n), np.nan, dtype=np.float32)
@@ -146,11 +142,10 @@ class Popular:
 def heaviest_of_a_day(history: Interactions) -> Interactions:
     """Of each user's events on an item in a day (UTC) the heaviest, of equal ones the last."""
     day = history.occurred_at // MICROSECONDS_PER_DAY
-    pair = (history.user_key.astype(np.int64) << 32) | history.item_key
-    order = np.lexsort((history.weight, day, pair))  # stable: the later of equal weights comes last
-    is_last = np.ones(len(order), dtype=np.bool_)
-    is_last[:-1] = (pair[order][1:] != pair[order][:-1]) | (day[order][1:] != day[order][:-1])
-    return history if is_last.all() else history.take(np.sort(order[is_last]))
+    pair = history.pairs
+    heaviest_first = np.lexsort((history.weight, day, pair))[::-1]  # stable: the later of equal weights comes first
+    starts, _ = runs(pair[heaviest_first], day[heaviest_first])
+    return history if len(starts) == len(history) else history.take(np.sort(heaviest_first[starts]))
 
 
 def _first_free(free: NDArray[np.bool_], pool: Positions, score: Scores, n: int) -> Best:

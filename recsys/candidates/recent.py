@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from recsys.candidates.base import KeyIndex, decayed_weight, user_item_matrix
+from recsys.candidates.base import decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
+from recsys.keys import KeyIndex
 from recsys.types import Interactions
 
 

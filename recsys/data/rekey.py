@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from recsys import columns as col
 from recsys.data.dataset import SCHEMAS, Dataset, write_dataset
+from recsys.keys import positions
 
 Moves = Mapping[str, Mapping[int, int]]  # "items", "users", "categories" → key → the key that it becomes
 
@@ -48,6 +49,6 @@ def _moved(column: pa.ChunkedArray, moves: Mapping[int, int]) -> pa.Array:
     given = np.array([moves[key] for key in former.tolist()], dtype=np.int32)
     keys = column.combine_chunks()
     values = keys.fill_null(-1).to_numpy(zero_copy_only=False)
-    place = np.minimum(np.searchsorted(former, values), len(former) - 1)
-    result = np.where(former[place] == values, given[place], values)
+    place = positions(former, values)
+    result = np.where(place >= 0, given[place], values)
     return pa.array(result, pa.int32(), mask=np.asarray(keys.is_null()))

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import InputError
-from recsys.types import Keys
+from recsys.keys import pairs_of, parts_of
+from recsys.types import Interactions, Keys
 
 Values = NDArray[np.float64]
 CUTOFFS = (5, 10)
@@ -30,10 +31,9 @@ class Labels:
     @classmethod
     def from_pairs(cls, user_key: NDArray[np.integer], item_key: NDArray[np.integer]) -> Labels:
         """From parallel arrays (n,) in any order; repeated pairs count once."""
-        pairs = np.unique(_codes(user_key, item_key))
-        owners = (pairs >> 32).astype(np.int32)
+        owners, items = parts_of(np.unique(pairs_of(user_key, item_key)))
         users, first = np.unique(owners, return_index=True)
-        return cls(users, np.append(first, len(pairs)).astype(np.int64), (pairs & 0xFFFFFFFF).astype(np.int32))
+        return cls(users, np.append(first, len(items)).astype(np.int64), items)
 
     def __len__(self) -> int:
         return len(self.user_key)
@@ -59,11 +59,6 @@ class Labels:
         return Labels.from_pairs(self.user_key[self.row[keep]], self.item_key[keep])
 
 
-def _codes(owner: NDArray[np.integer], item_key: NDArray[np.integer]) -> NDArray[np.int64]:
-    """One integer per pair of an owner and an item, both below 2^31 and not negative."""
-    return (owner.astype(np.int64) << 32) | item_key.astype(np.int64)
-
-
 def hits(lists: Keys, labels: Labels) -> NDArray[np.bool_]:
     """Which places of `lists` (n_users, k), rows in the order of `labels`, hold a label; (n_users, k).
 
@@ -74,8 +69,7 @@ def hits(lists: Keys, labels: Labels) -> NDArray[np.bool_]:
     ordered = np.sort(lists, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
         raise InputError("a list holds the same item twice; make lists distinct before they are measured")
-    found = np.isin(_codes(np.arange(len(lists))[:, None], np.maximum(lists, 0)), _codes(labels.row, labels.item_key))
-    return found & (lists >= 0)
+    return np.isin(pairs_of(np.arange(len(lists))[:, None], lists), pairs_of(labels.row, labels.item_key))
 
 
 def accuracy(lists: Keys, labels: Labels, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Values]:
@@ -104,6 +98,11 @@ def accuracy(lists: Keys, labels: Labels, cutoffs: Sequence[int] = CUTOFFS) -> d
 def pool_recall(pool: Keys, labels: Labels) -> Values:
     """Share of each user's labels that is among the candidates (n_users, any): the ranker's ceiling."""
     return hits(pool, labels).sum(axis=1) / labels.n_labels
+
+
+def n_users_by_item(history: Interactions, n_item_keys: int) -> NDArray[np.int64]:
+    """How many users have each item in `history`, by item key: (n_item_keys,)."""
+    return np.bincount(parts_of(np.unique(history.pairs))[1], minlength=n_item_keys)
 
 
 def novelty(lists: Keys, n_users_by_item: NDArray[np.integer], n_users: int, k: int = 5) -> Values:

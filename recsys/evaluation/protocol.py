@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 from recsys.data.dataset import DatasetMeta
 from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
+from recsys.keys import positions
 from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys, Task
 
 
@@ -51,7 +52,7 @@ def labels_of(interactions: Interactions, window: Window, meta: DatasetMeta, tas
     keep = np.isin(events.user_key, history.user_key)
     if task is Task.DISCOVERY:
         bought = history.of_types(meta.bought_event_types)
-        keep &= ~np.isin(_pairs(events), _pairs(bought))
+        keep &= ~np.isin(events.pairs, bought.pairs)
     if not keep.any():
         raise TooFewLabelsError(_why_none(interactions, window, task, meta.label_event_types))
     return Labels.from_pairs(events.user_key[keep], events.item_key[keep])
@@ -86,15 +87,10 @@ def seen_items(history: Interactions, user_keys: Keys, n_item_keys: int) -> csr_
     With the purchases before a cut this is the mask of discovery, in the form that generators take as `seen`.
     """
     order = np.argsort(user_keys, kind="stable")
-    ordered = user_keys[order]
-    events = history.take(np.isin(history.user_key, user_keys))
-    rows = order[np.searchsorted(ordered, events.user_key)]
-    ones = np.ones(len(rows), dtype=np.float32)
-    matrix = csr_array((ones, (rows, events.item_key)), shape=(len(user_keys), n_item_keys))
+    at = positions(user_keys[order], history.user_key)
+    is_wanted = at >= 0
+    ones = np.ones(int(is_wanted.sum()), dtype=np.float32)
+    matrix = csr_array((ones, (order[at[is_wanted]], history.item_key[is_wanted])), shape=(len(user_keys), n_item_keys))
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
     return matrix
-
-
-def _pairs(events: Interactions) -> np.ndarray:
-    return (events.user_key.astype(np.int64) << 32) | events.item_key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.keys import parts_of, positions
 from recsys.types import MICROSECONDS_PER_DAY, Catalogue, Interactions, Keys
 
 LIGHT_ITEMS = 20  # light users have at most so many distinct items before the cut (protocol B4)
@@ -14,12 +15,9 @@ HEAD_SHARE = 0.8  # the head: the most frequent items that together have this sh
 
 def n_distinct_items(history: Interactions, user_keys: Keys) -> NDArray[np.int64]:
     """How many distinct items each of `user_keys` (n,) has in `history`, (n,); 0 for unknown users."""
-    pairs = np.unique((history.user_key.astype(np.int64) << 32) | history.item_key)
-    users, counts = np.unique(pairs >> 32, return_counts=True)
-    if not len(users):
-        return np.zeros(len(user_keys), dtype=np.int64)
-    place = np.minimum(np.searchsorted(users, user_keys), len(users) - 1)
-    return np.where(users[place] == user_keys, counts[place], 0)
+    users, counts = np.unique(parts_of(np.unique(history.pairs))[0], return_counts=True)
+    n: NDArray[np.int64] = np.append(counts, 0)[positions(users, user_keys)]
+    return n
 
 
 def activity(history: Interactions, user_keys: Keys) -> dict[str, NDArray[np.bool_]]:

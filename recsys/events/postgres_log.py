@@ -1,7 +1,7 @@
 """The event log in Postgres: one transaction a batch, acknowledged when it is committed.
 
 A batch leaves the same tables whatever came before, after or twice: events are rows by `event_id`, and recent events
-of users (`recent_rows`) are a function of the set of them.
+of users (`recent`) are a function of the set of them.
 
 Readers go by (epoch_xid, position): the transaction that added a row, and its place within. The epoch is one more after
 each move to another server, whose transactions count anew: offsets of before stay what they were. Rows become visible
@@ -36,10 +36,13 @@ select place - 1 as place
 from unnest($1::text[], $2::text[], $3::timestamptz[]) with ordinality t (user_id, session_id, occurred_at, place)
 where {_IS_ERASED}
 """  # noqa: S608 - our own words
-# One row: how many were inserted, from which position to which, and their ids where they are not all of the $16; the
-# owners whose rows in user_recent are left to be made, and what counts as bought ($17 where the data do not say).
-_INSERT_SQL = f"""
-with bought as materialized ({recent.BOUGHT_SQL.replace("$2", "$17")}),
+
+
+def _insert_sql(on_conflict: str) -> str:
+    """One row: how many were inserted, from which position to which, and their ids where they are not all of the $16;
+    the owners whose rows in user_recent are left over, and what counts as bought ($17 where the data do not say)."""
+    return f"""
+with bought as materialized ({recent.bought_sql("$17")}),
 numbered as materialized (select log_number() as epoch_xid), inserted as (
 insert into events (event_id, user_id, session_id, item_id, event_type, occurred_at, label, parameters, features,
                     version, digest, epoch_xid, kafka_partition, kafka_offset)
@@ -54,15 +57,17 @@ where (retry_of is null or not exists (select from events e where e.event_id = t
   and (retried_as is null or not exists (select from events e where e.event_id = t.retried_as))
   and not {_IS_ERASED}
 order by place
-on conflict (event_id) do nothing
+{on_conflict}
 returning event_id, position, user_id, session_id, item_id, event_type, occurred_at
 ) {recent.PREPEND_SQL}
 select n, first, last, case when n < $16 then (select array_agg(event_id) from inserted) end as event_ids,
        (select array_agg(owner) from left_over) as owners, types
 from (select count(*) as n, min(position) as first, max(position) as last from inserted) counted cross join bought
 """  # noqa: S608 - our own words
-# Where no id is in the log; asyncpg.UniqueViolationError where one is.
-_INSERT_NEW_SQL = _INSERT_SQL.replace("on conflict (event_id) do nothing\n", "")
+
+
+_INSERT_SQL = _insert_sql("on conflict (event_id) do nothing")
+_INSERT_NEW_SQL = _insert_sql("")  # where no id is in the log; asyncpg.UniqueViolationError where one is
 # Where the oldest transaction begins that may still add events. A transaction that is not in the snapshot's list of
 # those running has a number of its end or above; where the tables have just moved here, whoever adds will be of the
 # next epoch.

@@ -21,40 +21,97 @@ N_RECENT: Final = 50  # events kept in user_recent
 _CONFIGURATIONS: Final = 10
 N_BOUGHT: Final = 1_000  # items by type of event that are kept beside those because they were bought
 
-# What counts as bought, in order: by settings and the data's source ($2 where there is none), and by the newest
-# configurations. The one in force is among them also where newer ones cannot be read. Views are kept no longer than
-# others.
-BOUGHT_SQL: Final = f"""
+
+def bought_sql(by_default: str) -> str:
+    """What counts as bought, in order: by settings and the data's source (`by_default`, a parameter, where there is
+    none), and by the newest configurations. The one in force is among them also where newer ones cannot be read. Views
+    are kept no longer than others."""
+    return f"""
 select coalesce(array_agg(event_type order by event_type), '{{}}') as types from (
-    select unnest(coalesce((select bought_event_types from event_meaning), $2::text[])) as event_type
+    select unnest(coalesce((select bought_event_types from event_meaning), {by_default}::text[])) as event_type
     union
     select jsonb_path_query(config, '$.bought[*].event_type') #>> '{{}}'
     from (select config from config_versions order by config_id desc limit {_CONFIGURATIONS}) newest
 ) named where event_type <> 'view'
-"""  # noqa: S608 - a number of ours
+"""  # noqa: S608 - our own words
+
+
+def _appended(column: str) -> str:
+    """Column of a stored row `r` with that of an added one, all newer, before it."""
+    n_kept, n_added = "cardinality(r.item_keys)", "cardinality(excluded.item_keys)"
+    return f"""
+        case when {n_kept} + {n_added} <= {N_RECENT} then excluded.{column} || r.{column}
+             else excluded.{column} || r.{column}[1 : {N_RECENT} - {n_added}] || r.{column}[{N_RECENT + 1} :] end"""
+
+
+def _kept(seen: str) -> str:
+    """Of events `seen` (item_key, event_type, ms) what a row keeps; `r.bought` are the types."""
+    return f"""
+select coalesce(array_agg(item_key order by n), '{{}}') as item_keys,
+       coalesce(array_agg(event_type order by n), '{{}}') as event_types,
+       coalesce(array_agg(ms order by n), '{{}}') as occurred_ms
+from (
+    select *, count(*) filter (where is_bought and nth = 1) over (order by n) as n_bought from (
+        select item_key, event_type, ms, event_type = any(r.bought) as is_bought,
+               row_number() over (order by ms desc, item_key, event_type) as n,
+               row_number() over (partition by item_key, event_type order by ms desc) as nth
+        from ({seen}) seen
+    ) placed
+) counted
+where n <= {N_RECENT} or (is_bought and nth = 1 and n_bought <= {N_BOUGHT})
+"""  # noqa: S608 - our own words
+
+
+def _logged(column: str) -> str:
+    """Of an owner in the log: events of the newest N_RECENT, with all of the last one's millisecond; those that were
+    bought, an item once by type."""
+    return f"""
+select item_key, event_type, {_MS} as ms from (
+    select i.item_key, e.event_type, e.occurred_at, e.event_id from events e join items i on i.item_id = e.item_id
+    where e.{column} = r.{column} and e.occurred_at >= coalesce((
+        select date_trunc('milliseconds', l.occurred_at) from events l join items k on k.item_id = l.item_id
+        where l.{column} = r.{column} order by l.occurred_at desc offset {N_RECENT - 1} limit 1
+    ), '-infinity')
+    union (
+        select distinct on (i.item_key, e.event_type) i.item_key, e.event_type, e.occurred_at, e.event_id
+        from events e join items i on i.item_id = e.item_id
+        where e.{column} = r.{column} and e.event_type = any(r.bought) and e.event_type <> 'view'
+        order by i.item_key, e.event_type, e.occurred_at desc
+    )
+) logged
+"""  # noqa: S608 - our own words
+
+
+def _is_incomplete(column: str) -> str:
+    """Whether among those there are events of items that are in no catalogue."""
+    return f"""exists (
+        select from (
+            (select item_id from events where {column} = r.{column} order by occurred_at desc limit {N_RECENT})
+            union all
+            (select item_id from events where {column} = r.{column} and event_type = any(r.bought)
+               and event_type <> 'view' order by occurred_at desc limit {N_BOUGHT})
+        ) latest where not exists (select from items where items.item_id = latest.item_id)
+    )"""  # noqa: S608 - our own words
+
+
+_MS: Final = "floor(extract(epoch from occurred_at) * 1000)::bigint"
 # Owners in one order, so that two batches cannot wait for each other; the rows, also those that are not updated, are
 # locked until the end. The lock that an INSERT takes on `events` comes first, see postgres_log.
 _LOCK_SQL = f"""
 with entered as (delete from events where false)
 insert into user_recent (owner, item_keys, event_types, occurred_ms, bought_types)
-select owner, '{{}}', '{{}}', '{{}}', bought.types from unnest($1::text[]) owner cross join ({BOUGHT_SQL}) bought
+select owner, '{{}}', '{{}}', '{{}}', bought.types from unnest($1::text[]) owner cross join ({bought_sql("$2")}) bought
 where not exists (
     select from erased_users where owner like 'user:%' and digest = sha256(convert_to(substr(owner, 6), 'UTF8'))
 )
 order by owner
 on conflict (owner) do update set updated_at = now() where false
 """  # noqa: S608 - our own words
-# What this transaction has added to the log, from the position $1 on.
-_NEW_SQL = """
-select o.owner, i.item_key, e.event_type, floor(extract(epoch from e.occurred_at) * 1000)::bigint as ms
-from events e cross join lateral (values ('user:' || e.user_id), ('session:' || e.session_id)) o (owner)
-left join items i on i.item_id = e.item_id
-where e.epoch_xid = (select log_number()) and e.position >= $1 and o.owner is not null
-"""
 # For the statement that adds events, `inserted`, with `bought` (types) beside them: locks the rows of all owners, in
 # one order, so that two batches cannot wait for each other, and brings those up to date whose case is the usual one:
 # all of the new events are newer than those that are stored, and nothing that was bought falls out of the newest or
-# comes in again. The owners `left` are those whose case is another.
+# comes in again. `_REWRITE_SQL` would make the same of them, and ingestion a third slower (decision 0010). The owners
+# `left_over` are those whose case is another.
 PREPEND_SQL: Final = f"""
 , new as materialized (
     select owner, count(item_key) as n, count(item_key) < count(*) as has_unknown,
@@ -74,21 +131,10 @@ PREPEND_SQL: Final = f"""
            case when n <= {N_RECENT} then event_types else '{{}}' end,
            case when n <= {N_RECENT} then occurred_ms else '{{}}' end, has_unknown, bought.types
     from new cross join bought order by owner
-    on conflict (owner) do update set updated_at = now(), has_unknown = excluded.has_unknown, item_keys =
-        case when cardinality(r.item_keys) + cardinality(excluded.item_keys) <= {N_RECENT}
-             then excluded.item_keys || r.item_keys
-             else excluded.item_keys || r.item_keys[1 : {N_RECENT} - cardinality(excluded.item_keys)]
-                  || r.item_keys[{N_RECENT + 1} :] end,
-    event_types =
-        case when cardinality(r.item_keys) + cardinality(excluded.item_keys) <= {N_RECENT}
-             then excluded.event_types || r.event_types
-             else excluded.event_types || r.event_types[1 : {N_RECENT} - cardinality(excluded.item_keys)]
-                  || r.event_types[{N_RECENT + 1} :] end,
-    occurred_ms =
-        case when cardinality(r.item_keys) + cardinality(excluded.item_keys) <= {N_RECENT}
-             then excluded.occurred_ms || r.occurred_ms
-             else excluded.occurred_ms || r.occurred_ms[1 : {N_RECENT} - cardinality(excluded.item_keys)]
-                  || r.occurred_ms[{N_RECENT + 1} :] end
+    on conflict (owner) do update set updated_at = now(), has_unknown = excluded.has_unknown,
+        item_keys = {_appended("item_keys")},
+        event_types = {_appended("event_types")},
+        occurred_ms = {_appended("occurred_ms")}
     where r.bought_types = excluded.bought_types and not r.has_unknown
       and (cardinality(excluded.item_keys) = 0 or cardinality(r.item_keys) = 0
            or r.occurred_ms[1] < excluded.occurred_ms[cardinality(excluded.item_keys)])
@@ -100,84 +146,43 @@ PREPEND_SQL: Final = f"""
     select owner from new where n > {N_RECENT} union (select owner from new except select owner from done)
 )
 """  # noqa: S608 - our own words
-# Of `seen` (item_key, event_type, ms) what a row keeps; `r.bought` are the types.
-_KEPT_SQL = f"""
-select coalesce(array_agg(item_key order by n), '{{{{}}}}') as item_keys,
-       coalesce(array_agg(event_type order by n), '{{{{}}}}') as event_types,
-       coalesce(array_agg(ms order by n), '{{{{}}}}') as occurred_ms
-from (
-    select *, count(*) filter (where is_bought and nth = 1) over (order by n) as n_bought from (
-        select item_key, event_type, ms, event_type = any(r.bought) as is_bought,
-               row_number() over (order by ms desc, item_key, event_type) as n,
-               row_number() over (partition by item_key, event_type order by ms desc) as nth
-        from ({{seen}}) seen
-    ) placed
-) counted
-where n <= {N_RECENT} or (is_bought and nth = 1 and n_bought <= {N_BOUGHT})
-"""  # noqa: S608 - our own words
-_UNION_SQL = """
-select * from unnest(r.item_keys, r.event_types, r.occurred_ms) stored (item_key, event_type, ms)
-union all select item_key, event_type, ms from new where new.owner = r.owner and item_key is not null
-"""
-_MERGE_SQL = f"""
-with new as materialized (select * from ({_NEW_SQL}) each_one where owner = any($2::text[]))
-update user_recent t
-set item_keys = m.item_keys, event_types = m.event_types, occurred_ms = m.occurred_ms, has_unknown = m.has_unknown,
-    updated_at = now()
-from (
-    select r.owner, kept.*, exists (select from new where new.owner = r.owner and item_key is null) as has_unknown
-    from (select *, bought_types as bought from user_recent where owner in (select owner from new)) r
-    cross join lateral ({_KEPT_SQL.format(seen=_UNION_SQL)}) kept
-) m where t.owner = m.owner
-"""  # noqa: S608 - our own words
-# Events of the newest N_RECENT, with all of the last one's millisecond; those that were bought, an item once by type.
-_LOGGED_SQL = """
-select item_key, event_type, floor(extract(epoch from occurred_at) * 1000)::bigint as ms from (
-    select i.item_key, e.event_type, e.occurred_at, e.event_id from events e join items i on i.item_id = e.item_id
-    where e.{column} = r.id and e.occurred_at >= coalesce((
-        select date_trunc('milliseconds', l.occurred_at) from events l join items k on k.item_id = l.item_id
-        where l.{column} = r.id order by l.occurred_at desc offset {last} limit 1
-    ), '-infinity')
-    union (
-        select distinct on (i.item_key, e.event_type) i.item_key, e.event_type, e.occurred_at, e.event_id
-        from events e join items i on i.item_id = e.item_id
-        where e.{column} = r.id and e.event_type = any(r.bought) and e.event_type <> 'view'
-        order by i.item_key, e.event_type, e.occurred_at desc
-    )
-) logged
-"""
-_RECOMPUTE_SQL = """
+# Rows of any case, which are locked. `new` is what this transaction has added to the log, from the position $1 on: it
+# is merged into the stored row, or where the row cannot know, `is_stale`, all is read from the log anew.
+_REWRITE_SQL = f"""
+with new as materialized (
+    select o.owner, i.item_key, e.event_type, {_MS} as ms
+    from events e cross join lateral (values ('user:' || e.user_id), ('session:' || e.session_id)) o (owner)
+    left join items i on i.item_id = e.item_id
+    where e.epoch_xid = (select log_number()) and e.position >= $1 and o.owner = any($2::text[])
+)
 update user_recent t
 set item_keys = m.item_keys, event_types = m.event_types, occurred_ms = m.occurred_ms, bought_types = m.bought,
     has_unknown = m.has_unknown, updated_at = now()
 from (
-    select r.owner, r.bought, kept.*, exists (
-        select from (
-            (select item_id from events where {column} = r.id order by occurred_at desc limit {n_recent})
-            union all
-            (select item_id from events where {column} = r.id and event_type = any(r.bought) and event_type <> 'view'
-             order by occurred_at desc limit {n_bought})
-        ) latest where not exists (select from items where items.item_id = latest.item_id)
-    ) as has_unknown
+    select r.owner, r.bought, kept.*,
+           case when r.is_stale then {_is_incomplete("user_id")} or {_is_incomplete("session_id")}
+                else exists (select from new where new.owner = r.owner and item_key is null) end as has_unknown
     from (
-        select owner, substr(owner, {prefix}) as id, $2::text[] as bought from user_recent
-        where owner = any($1::text[]) and (bought_types <> $2::text[] or has_unknown)
+        select *, case when is_stale and owner like 'user:%' then substr(owner, 6) end as user_id,
+               case when is_stale and owner like 'session:%' then substr(owner, 9) end as session_id
+        from (
+            select owner, item_keys, event_types, occurred_ms, $3::text[] as bought,
+                   bought_types <> $3::text[] or has_unknown as is_stale
+            from user_recent where owner = any($2::text[])
+        ) stored
     ) r
-    cross join lateral ({kept}) kept
+    cross join lateral ({
+    _kept(f'''
+        select * from unnest(r.item_keys, r.event_types, r.occurred_ms) kept (item_key, event_type, ms)
+        where not r.is_stale
+        union all
+        select item_key, event_type, ms from new
+        where not r.is_stale and new.owner = r.owner and item_key is not null
+        union all {_logged("user_id")} union all {_logged("session_id")}
+    ''')
+}) kept
 ) m where t.owner = m.owner
-returning t.owner
-"""
-_PREFIX_BY_COLUMN: Final = {"user_id": "user:", "session_id": "session:"}
-_RECOMPUTE_BY_COLUMN = {
-    column: _RECOMPUTE_SQL.format(
-        column=column,
-        n_recent=N_RECENT,
-        n_bought=N_BOUGHT,
-        prefix=len(prefix) + 1,
-        kept=_KEPT_SQL.format(seen=_LOGGED_SQL.format(column=column, last=N_RECENT - 1)),
-    )
-    for column, prefix in _PREFIX_BY_COLUMN.items()
-}
+"""  # noqa: S608 - our own words
 
 
 def owners_of(event: Event) -> list[str]:
@@ -203,11 +208,4 @@ async def lock(connection: asyncpg.Connection, events: Sequence[Event], default_
 
 async def add(connection: asyncpg.Connection, position: int, bought: Sequence[str], owners: Sequence[str]) -> None:
     """Bring rows, which are locked, up to date with what the transaction added to the log from a position on."""
-    left = set(owners)
-    for column, prefix in _PREFIX_BY_COLUMN.items():
-        of_kind = sorted(owner for owner in left if owner.startswith(prefix))
-        if of_kind:
-            rows = await connection.fetch(_RECOMPUTE_BY_COLUMN[column], of_kind, bought)
-            left -= {row["owner"] for row in rows}
-    if left:
-        await connection.execute(_MERGE_SQL, position, sorted(left))
+    await connection.execute(_REWRITE_SQL, position, owners, bought)

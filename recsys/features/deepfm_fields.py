@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.decay import decay
 from recsys.features.context import CONTEXT_FIELDS
+from recsys.keys import Positions, positions
 from recsys.types import MICROSECONDS_PER_DAY, Catalogue, Interactions, Keys
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
-Positions = NDArray[np.int64]
 
 N_ACTIVITY = 16  # doublings of a user's number of events
 N_DAYS, N_HOURS = 8, 9  # day of the week; eight parts of the day; both from 1
@@ -45,11 +46,8 @@ class Vocabulary:
         return len(self.keys) + 1
 
     def rows(self, keys: NDArray[np.integer]) -> Rows:
-        if not len(self.keys):
-            return np.zeros(np.shape(keys), dtype=np.int32)
         keys = np.asarray(keys, dtype=self.keys.dtype)  # of another type, searchsorted would copy the whole vocabulary
-        found = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[found] == keys, found + 1, 0).astype(np.int32)
+        return (positions(self.keys, keys) + 1).astype(np.int32)
 
     @classmethod
     def of_frequent(cls, keys: NDArray[np.integer], at_least: int) -> Vocabulary:
@@ -94,7 +92,7 @@ class Histories:
         inside = place >= start[:, None]
         place = np.maximum(place, 0)
         age = (at[:, None] - self._at[place]) / MICROSECONDS_PER_DAY
-        weight = bag_weights(np.where(inside, self._weight[place] * np.exp2(-age / self.half_life_days), 0.0))
+        weight = bag_weights(np.where(inside, self._weight[place] * decay(age, self.half_life_days), 0.0))
         return np.where(inside, self._rows[place], 0), weight.astype(np.float32), activity_rows(end - start)
 
 
@@ -153,7 +151,7 @@ class ItemTrends:
         """(day, rows (n_items, 3)) from the oldest day to -1, which is the cut."""
         n_items = len(self._first_seen_at)
         counts = np.zeros((len(TREND_HALF_LIVES), n_items))
-        keep = np.exp2(-1.0 / np.array(TREND_HALF_LIVES))[:, None]
+        keep = np.array([decay(1.0, half_life) for half_life in TREND_HALF_LIVES])[:, None]
         oldest = int(self._day_of_event[0]) if len(self._day_of_event) else -1
         for day in range(oldest, -2, -1):
             start_at = self._cut_at - (day + 1) * MICROSECONDS_PER_DAY

@@ -21,6 +21,7 @@ from recsys.features.item import item_features
 from recsys.features.pair import is_count, pair_history
 from recsys.features.title import TitleWords
 from recsys.features.user import user_category_affinity, user_features
+from recsys.keys import pairs_of, positions
 
 CATEGORICAL = ("item_category", "item_parent_category", "user_favourite_category")  # int32, -1 where unknown
 _LEVELS = {"pair_category": col.CATEGORY_KEY, "pair_parent": col.PARENT_CATEGORY_KEY}
@@ -43,16 +44,9 @@ class Lookup:
         }
         return cls(key[order], values)
 
-    def positions(self, key: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row of each key, the last one where it is missing; same shape as `key`."""
-        found = np.searchsorted(self.key, key)
-        missing = len(self.key)
-        hit = np.minimum(found, max(missing - 1, 0))
-        return np.where(self.key[hit] == key, found, missing) if missing else np.zeros_like(found)
-
     def take(self, key: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Every column for each key."""
-        rows = self.positions(key)
+        rows = positions(self.key, key)  # -1 is the last row
         return {name: column[rows] for name, column in self.values.items()}
 
 
@@ -70,11 +64,11 @@ class Features:
         pairs = con.to_pyarrow(pair_history(con, self.at, types))
         self._item = Lookup.of(items, _integers(items[col.ITEM_KEY]), _unknown(items, "item_"))
         self._user = Lookup.of(users, _integers(users[col.USER_KEY]), _unknown(users, "user_"))
-        self._pair = Lookup.of(pairs, _pack(pairs[col.USER_KEY], pairs[col.ITEM_KEY]), _unknown(pairs, "pair_"))
+        self._pair = Lookup.of(pairs, _pairs(pairs[col.USER_KEY], pairs[col.ITEM_KEY]), _unknown(pairs, "pair_"))
         self._affinity = {}
         for prefix, level in _LEVELS.items():
             found = con.to_pyarrow(user_category_affinity(con, self.at, level))
-            self._affinity[prefix] = Lookup.of(found, _pack(found[col.USER_KEY], found["category"]), _AFFINITY)
+            self._affinity[prefix] = Lookup.of(found, _pairs(found[col.USER_KEY], found["category"]), _AFFINITY)
         self._title = TitleWords(con, self.at)
         con.disconnect()
 
@@ -95,10 +89,10 @@ class Features:
 
     def _columns(self, user_key: NDArray[np.int64], item_key: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         out = {**self._item.take(item_key), **self._user.take(user_key)}
-        out |= self._pair.take(user_key << 32 | item_key)
+        out |= self._pair.take(pairs_of(user_key, item_key))
         out |= self._title.join(user_key, item_key)
         for prefix, own in (("pair_category", "item_category"), ("pair_parent", "item_parent_category")):
-            found = self._affinity[prefix].take(user_key << 32 | out[own].astype(np.int64) & 0xFFFFFFFF)
+            found = self._affinity[prefix].take(pairs_of(user_key, out[own]))
             out |= {f"{prefix}_{name}": column for name, column in found.items()}
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = out["item_price"] / out["user_mean_value"]
@@ -126,5 +120,5 @@ def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return column.cast(pa.int64()).to_numpy()
 
 
-def _pack(user_key: pa.ChunkedArray, other: pa.ChunkedArray) -> NDArray[np.int64]:
-    return _integers(user_key) << 32 | _integers(other)
+def _pairs(user_key: pa.ChunkedArray, other: pa.ChunkedArray) -> NDArray[np.int64]:
+    return pairs_of(_integers(user_key), _integers(other))

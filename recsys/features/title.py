@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from recsys import columns as col
 from recsys.data.dataset import TITLE, instant
 from recsys.data.engine_functions import latest
+from recsys.decay import decay
 from recsys.features.history import AGE_DAYS, SLOW_HALF_LIFE_DAYS, events_before
+from recsys.keys import positions
 
 MAX_WORDS = 20_000  # the most frequent ones; a word that a single item has says nothing
 MAX_WORDS_PER_ITEM = 16
@@ -59,9 +61,9 @@ class TitleWords:
             self.trend = np.full(n_items, np.nan, dtype=np.float32)
             return
         age = events[AGE_DAYS].to_numpy()
-        item = np.searchsorted(self.item_key, events[col.ITEM_KEY].to_numpy())
+        item = positions(self.item_key, events[col.ITEM_KEY].to_numpy())
         self.user_key, user = np.unique(events[col.USER_KEY].to_numpy(), return_inverse=True)
-        weight = events[col.WEIGHT].to_numpy() * np.exp2(-age / SLOW_HALF_LIFE_DAYS)
+        weight = events[col.WEIGHT].to_numpy() * decay(age, SLOW_HALF_LIFE_DAYS)
         history = sp.csr_matrix((weight.astype(np.float32), (user, item)), shape=(len(self.user_key), n_items))
         self.profiles = _scaled(history @ self.titles)
         self.trend = _trend(self.titles, item, age)
@@ -70,7 +72,7 @@ class TitleWords:
         """The columns of `names` for pairs (n,), NaN where item (or user) has no title to go by."""
         if not len(self.item_key):
             return {name: np.full(len(item_key), np.nan, dtype=np.float32) for name in self.names}
-        item = _find(self.item_key, item_key)
+        item = positions(self.item_key, item_key)
         trend = np.where(item >= 0, self.trend[item], np.nan).astype(np.float32)
         return {"item_title_trend": trend, "pair_title_similarity": self._similarity(user_key, item)}
 
@@ -79,7 +81,7 @@ class TitleWords:
         if not len(self.user_key):  # nobody has an event on an item with a title
             return result
         users, place = np.unique(user_key, return_inverse=True)
-        profile = _find(self.user_key, users)
+        profile = positions(self.user_key, users)
         order = np.argsort(place, kind="stable")
         bounds = np.searchsorted(place[order], np.arange(0, len(users) + _USERS_AT_ONCE, _USERS_AT_ONCE))
         for block, (first, last) in enumerate(pairwise(bounds)):
@@ -136,11 +138,3 @@ def _scaled(matrix: sp.csr_matrix) -> sp.csr_matrix:
     matrix = matrix.tocsr().astype(np.float32)
     length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
     return (sp.diags((1 / np.maximum(length, 1e-12)).astype(np.float32)) @ matrix).tocsr()
-
-
-def _find(keys: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.int64]:
-    """Position in ascending `keys`, -1 where missing."""
-    if not len(keys):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[found] == wanted, found, -1)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import InputError
+from recsys.keys import pairs_of, parts_of
 from recsys.types import NO_ITEM, CandidateGenerator, Keys, Scores
 
 
@@ -63,8 +64,8 @@ def build_pool(
     proposed = [g.candidates(user_keys, counts[g.name], seen=seen).item_key for g in generators]
     pairs = [_pairs(lists) for lists in proposed]
     union = np.unique(np.concatenate(pairs))
-    starts = np.searchsorted(union >> 32, np.arange(len(user_keys) + 1))
-    pool = Pool(user_keys, starts, (union & 0xFFFFFFFF).astype(np.int32), {})
+    rows, items = parts_of(union)
+    pool = Pool(user_keys, np.searchsorted(rows, np.arange(len(user_keys) + 1)), items, {})
     padded_items = pool.padded(pool.item_key, NO_ITEM)
     for generator, found in zip(generators, pairs, strict=True):
         scores = generator.scores(user_keys, padded_items)
@@ -77,7 +78,7 @@ def build_pool(
 def _pairs(lists: Keys) -> NDArray[np.int64]:
     """(n_users, n) padded lists → one integer for each pair of a row and an item."""
     row, place = np.nonzero(lists >= 0)
-    return (row.astype(np.int64) << 32) | lists[row, place]
+    return pairs_of(row, lists[row, place])
 
 
 def _columns(name: str, scores: Scores, filled: NDArray[np.bool_]) -> dict[str, Scores]:

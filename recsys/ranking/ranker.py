@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from recsys import log
 from recsys.errors import ArtifactError, InputError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels, accuracy
+from recsys.keys import runs
 from recsys.ranking.frame import Frame
 from recsys.types import Scores
 
@@ -73,7 +74,7 @@ class Examples:
         lottery = np.where(self.label, -1.0, np.random.default_rng(seed).random(len(self)))
         order = np.lexsort((lottery, self.group))  # positives first within each group
         group = self.group[order]
-        place = np.arange(len(group)) - np.searchsorted(group, group)
+        place = runs(group)[1]
         n_positive = np.bincount(self.group[self.label], minlength=int(self.group.max(initial=-1)) + 1)
         return self.take(np.sort(order[place < n_positive[group] + max_negatives]))
 
@@ -187,7 +188,7 @@ def mean_ndcg(scores: NDArray[Any], examples: Examples, k: int = 10) -> float:
     """NDCG@k over the groups that have a positive, of candidates ordered by `scores` (n_rows,)."""
     order = np.lexsort((-scores, examples.group))
     group = examples.group[order]
-    place = np.arange(len(group)) - np.searchsorted(group, group)
+    place = runs(group)[1]
     positive = np.unique(examples.group[examples.label])
     keep = (place < k) & np.isin(group, positive)
     lists = np.full((len(positive), k), -1, dtype=np.int32)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recsys import log
 from recsys.errors import EmptyResultError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
+from recsys.keys import pairs_of
 from recsys.ranking.frame import Frame, PairFeatures, feature_frame
 from recsys.ranking.pool import Pool, build_pool
 from recsys.ranking.ranker import Examples, Ranker, RankerParams, train
@@ -183,9 +184,8 @@ def _source(pool: Pool, names: Sequence[str]) -> NDArray[np.int16]:
 
 
 def _labelled(pool: Pool, labels: Labels) -> NDArray[np.bool_]:
-    wanted = (labels.user_key[labels.row].astype(np.int64) << 32) | labels.item_key
-    rows = (pool.user_key[pool.row_of_user].astype(np.int64) << 32) | pool.item_key
-    return np.isin(rows, wanted)
+    wanted = pairs_of(labels.user_key[labels.row], labels.item_key)
+    return np.isin(pairs_of(pool.user_key[pool.row_of_user], pool.item_key), wanted)
 
 
 def _only(pool: Pool, rows: NDArray[np.int64]) -> Pool:

@@ -12,12 +12,12 @@ from typing import Final
 
 import numpy as np
 
-from recsys.serving import diversity, filters, recent, rules
+from recsys.serving import diversity, eligibility, filters, recent
 from recsys.serving.blend import blended, rescored
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, SurfaceConfig
+from recsys.serving.eligibility import ANYTHING, Restriction
 from recsys.serving.query import Query, UserState
-from recsys.serving.rules import ANYTHING, Restriction
 from recsys.serving.snapshot import Snapshot
 from recsys.serving.sources import (
     AVAILABLE,
@@ -49,14 +49,14 @@ def recommend(snapshot: Snapshot, user: UserState, query: Query, config: Serving
         *recent.bought(user.recent, snapshot.meaning, config, query.now_ms, user.history),
     }
     items, quota, n = snapshot.items, surface.max_per_category, query.top_k
-    allowed = rules.allowed(items, unwanted, restriction)
+    allowed = eligibility.allowed(items, unwanted, restriction)
     if surface.diversity:
         n = max(n, diversity.POOL)
     if query.candidate_keys is not None:
-        allowed = rules.among(query.candidate_keys, allowed)
-        n = min(n, rules.n_possible(query.candidate_keys, allowed, items, quota))
+        allowed = eligibility.among(query.candidate_keys, allowed)
+        n = min(n, eligibility.n_possible(query.candidate_keys, allowed, items, quota))
     columns = _columns(snapshot, user, query, config, _newest(items, unwanted, restriction, quota))
-    found = fill(columns, rules.within_quota(allowed, items, quota), n)
+    found = fill(columns, eligibility.within_quota(allowed, items, quota), n)
     return _diverse(snapshot, found, surface.diversity, query.top_k) if surface.diversity else found
 
 
@@ -64,7 +64,7 @@ def neighbours(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
     """At most `top_k` available neighbours of an item, never itself: what goes with it, then what is like it."""
 
     columns = (Listed(snapshot, kind, snapshot.list_of(kind, item_key)) for kind in (I2I, SIMILAR))
-    return fill(columns, rules.allowed(snapshot.items, {item_key}), top_k)
+    return fill(columns, eligibility.allowed(snapshot.items, {item_key}), top_k)
 
 
 def fill(columns: Iterable[Column], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:
@@ -102,7 +102,7 @@ def _newest(
     """Gives the items that fill up, when all else is at its end."""
     if restriction is ANYTHING and quota is None:
         return items.newest_available
-    return lambda: rules.newest(items, unwanted, restriction, quota)
+    return lambda: eligibility.newest(items, unwanted, restriction, quota)
 
 
 def _diverse(snapshot: Snapshot, picks: list[Pick], weight: float, top_k: int) -> list[Pick]:

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 
 from recsys.ids import NO_NUL
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.eligibility import NumberRange, Restriction
 from recsys.serving.ids import ExternalId, external_id
-from recsys.serving.rules import NumberRange, Restriction
 
 MAX_CATEGORIES = 100  # in each list
 MAX_RANGES = 16

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.action import interest_of
+from recsys.decay import decay
 from recsys.errors import ArtifactError, InputError
 from recsys.features.context import CONTEXT_FIELDS, context_of
 from recsys.features.deepfm_fields import (
@@ -22,7 +23,6 @@ from recsys.features.deepfm_fields import (
     TIME,
     USER_FIELDS,
     Floats,
-    Positions,
     Rows,
     Vocabulary,
     activity_rows,
@@ -30,6 +30,7 @@ from recsys.features.deepfm_fields import (
     time_rows,
 )
 from recsys.features.deepfm_spec import LATER_ITEMS, LATER_USERS, STATE, FeatureSpec, state_file
+from recsys.keys import Positions
 from recsys.serving.recent import Events, Recent
 from recsys.types import MICROSECONDS_PER_DAY, Keys
 
@@ -254,10 +255,10 @@ class ModelState:
         at = np.array(at_ms, dtype=np.int64) * 1000
         moved = np.flatnonzero(n_new)
         newest = np.maximum.reduceat(at, np.cumsum(n_new)[moved] - n_new[moved])
-        weight[moved] *= _decay(newest - self._spec.cut_at, half_life_days)[:, None]
+        weight[moved] *= decay((newest - self._spec.cut_at) / MICROSECONDS_PER_DAY, half_life_days)[:, None]
         new = np.arange(history.shape[1]) < n_new[:, None]
         history[new] = self.rows_of_items.rows(np.array(keys, dtype=np.int64))
-        decayed = _decay(np.repeat(newest, n_new[moved]) - at, half_life_days)
+        decayed = decay((np.repeat(newest, n_new[moved]) - at) / MICROSECONDS_PER_DAY, half_life_days)
         weight[new] = np.array(worth) / self._spec.mean_event_weight * decayed
 
 
@@ -329,7 +330,3 @@ def put_features(user: Rows, features: Mapping[str, int]) -> None:
 def _time_rows(hour: int) -> Rows:
     """Day of the week and part of the day of an hour since the epoch, (1, 2)."""
     return time_rows(np.array([hour]) * MICROSECONDS_PER_HOUR)
-
-
-def _decay(age_us: Any, half_life_days: float) -> Any:
-    return np.exp2(-age_us / MICROSECONDS_PER_DAY / half_life_days)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence, Set
 from typing import Final, NamedTuple
 
 from recsys.serving.config import Surface
+from recsys.serving.eligibility import Restriction
 from recsys.serving.recent import N_FOLLOWED, History, Recent
-from recsys.serving.rules import Restriction
 from recsys.serving.snapshot import Snapshot, StoredList
 
 Score = Callable[[Sequence[int]], Sequence[float] | None]  # item keys → probabilities; None when it failed

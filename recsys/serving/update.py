@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from recsys.artifacts import Manifest
 from recsys.errors import ArtifactError
-from recsys.features.deepfm_fields import Floats, Positions
+from recsys.features.deepfm_fields import Floats
+from recsys.keys import Positions
 from recsys.serving.scorer import Scorer
 
 KIND: Final = "deepfm_update"  # of the artifact; version: number of the update, and fence of the updater

@@ -21,7 +21,7 @@ from recsys.candidates import registry
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError
 from recsys.evaluation import report, segments
-from recsys.evaluation.metrics import Labels, pool_recall
+from recsys.evaluation.metrics import Labels, n_users_by_item, pool_recall
 from recsys.evaluation.protocol import Window, labels_of, seen_items, windows
 from recsys.evaluation.report import Ground, Measured, Row
 from recsys.features.frame import CATEGORICAL, Features
@@ -193,14 +193,12 @@ class _Cut:
 
     def _ground(self, task: Task, labels: Labels) -> Ground:
         history = self.history
-        pairs = np.unique((history.user_key.astype(np.int64) << 32) | history.item_key)
-        counts = np.bincount(pairs & 0xFFFFFFFF, minlength=int(self.catalogue.item_key.max()) + 1)
         return Ground(
             task=str(task),
             cut_at=self.window.cut_at,
             labels=labels,
             segments=segments.activity(history, labels.user_key),
-            n_users_by_item=counts,
+            n_users_by_item=n_users_by_item(history, int(self.catalogue.item_key.max()) + 1),
             n_users=len(np.unique(history.user_key)),
             n_items=len(self.catalogue),
         )

@@ -22,7 +22,7 @@ from recsys.candidates import registry
 from recsys.data.dataset import Dataset, instant
 from recsys.errors import NothingToDoError
 from recsys.evaluation import gate, plots
-from recsys.evaluation.metrics import accuracy, novelty, user_coverage
+from recsys.evaluation.metrics import accuracy, n_users_by_item, novelty, user_coverage
 from recsys.evaluation.protocol import Window, date, labels_of
 from recsys.ranking.windows import training_windows
 from recsys.steps.context import HISTORY, SERVING, Context, require_purpose
@@ -208,16 +208,13 @@ def _measure(
         BOUNDS,
         seed=ctx.settings.seed,
     )
-    n_users_by_item = np.bincount(
-        np.unique((history.user_key.astype(np.int64) << 32) | history.item_key) & 0xFFFFFFFF,
-        minlength=int(catalogue.item_key.max()) + 1,
-    )
+    counts = n_users_by_item(history, int(catalogue.item_key.max()) + 1)
     metrics = {metric: float(v.mean()) for metric, v in accuracy(found.item_key, labels).items()}
     metrics |= {f"ndcg@10.{segment}": float(v.mean()) for segment, v in values[name].items() if len(v)}
     metrics |= {f"popular.ndcg@10.{segment}": float(v.mean()) for segment, v in values["popular"].items() if len(v)}
     facts = gate.list_facts(found, catalogue)
     metrics |= {
-        "novelty@5": float(np.nanmean(novelty(found.item_key, n_users_by_item, len(np.unique(history.user_key)))))
+        "novelty@5": float(np.nanmean(novelty(found.item_key, counts, len(np.unique(history.user_key)))))
         if len(answered.owner_key)
         else 0.0,
         "item_coverage": facts.item_coverage,

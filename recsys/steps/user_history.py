@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.keys import runs
 from recsys.steps.context import Context, step
 from recsys.steps.write_lists import recent_users, write_lists
 from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys, Lists
@@ -61,7 +62,7 @@ def histories(interactions: Interactions, bought: tuple[str, ...], others_of: Ke
     latest = _latest(interactions, bought)
     latest = latest.take(latest.bought | np.isin(latest.user_key, others_of))
     order = np.lexsort((latest.bought, latest.user_key))  # stable: the newest first, of each kind
-    _, place = _runs(latest.user_key[order], latest.bought[order])
+    _, place = runs(latest.user_key[order], latest.bought[order])
     keep = place < np.where(latest.bought[order], MAX_BOUGHT, MAX_OTHERS)
     yield from _lists(latest.take(np.sort(order[keep])))
 
@@ -74,24 +75,14 @@ def _latest(interactions: Interactions, bought: tuple[str, ...]) -> _Latest:
         for values in (interactions.user_key, interactions.item_key, interactions.event_type, interactions.occurred_at)
     )
     order = np.lexsort((types, items, users))
-    _, place = _runs(users[order], items[order], types[order])
+    _, place = runs(users[order], items[order], types[order])
     first = np.sort(order[place == 0])
     first = first[np.argsort(users[first], kind="stable")]
     return _Latest(users[first], items[first], types[first], at[first], codes[types[first]])
 
 
-def _runs(*columns: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where runs of equal rows begin, (n_runs,), and the place of each row in its run, (n,)."""
-    n = len(columns[0])
-    begins = np.ones(n, dtype=np.bool_)
-    if n:
-        begins[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    starts = np.flatnonzero(begins)
-    return starts, np.arange(n) - np.repeat(starts, np.diff(np.append(starts, n)))
-
-
 def _lists(rows: _Latest) -> Iterator[Lists]:
-    starts, _ = _runs(rows.user_key)
+    starts, _ = runs(rows.user_key)
     lengths = np.diff(np.append(starts, len(rows.user_key)))
     order = np.argsort(lengths, kind="stable")
     done = 0

@@ -71,8 +71,7 @@ def to_lists(candidates: Candidates, catalogue: Catalogue, source: int = 0) -> L
 
 def offered(lists: Lists, catalogue: Catalogue) -> Lists:
     """The lists without items that the catalogue does not offer now, and without those that are empty then."""
-    at = catalogue.positions(lists.item_key)
-    keep = (lists.item_key >= 0) & (at >= 0) & catalogue.available[np.maximum(at, 0)]
+    keep = catalogue.offers(lists.item_key)
     order = np.argsort(~keep, axis=1, kind="stable")  # what stays moves up, in its order
     keys = np.take_along_axis(np.where(keep, lists.item_key, np.int32(-1)), order, axis=1)
     scores = np.take_along_axis(np.where(keep, lists.score, np.float32(np.nan)), order, axis=1)

@@ -1,4 +1,4 @@
-"""`python -m recsys.updater`: the process that learns from events, in `update_loop`.
+"""`python -m recsys.updater`: the process that learns from events, in `process`.
 
 `recsys updater` starts it and watches over it.
 """

@@ -18,8 +18,9 @@ from recsys.action import action_of
 from recsys.events.event import Event
 from recsys.events.recent import N_RECENT, owners_of
 from recsys.features.context import REQUEST_FEATURES
-from recsys.features.deepfm_fields import N_USER_FIELDS, TIME, Floats, Positions, Rows, time_rows
+from recsys.features.deepfm_fields import N_USER_FIELDS, TIME, Floats, Rows, time_rows
 from recsys.features.deepfm_spec import FeatureSpec
+from recsys.keys import Positions
 from recsys.serving.ids import digest_of
 from recsys.serving.model_state import Asker, Moment, put_features, read_features
 from recsys.serving.recent import Recent

@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 
 from recsys.events.event import Event
+from recsys.events.log import Transactions
 from recsys.updater.examples import Known
 
 _ITEMS_SQL: Final = """
@@ -18,10 +19,14 @@ from items i left join categories c using (category_key) where i.item_id = any($
 _USERS_SQL: Final = "select user_id, user_key from users where user_id = any($1::text[])"
 
 
-async def known(connection: asyncpg.Connection, events: Sequence[Event]) -> list[Known]:
+async def known(transactions: Transactions, events: Sequence[Event]) -> list[Known]:
     """The events of items of the catalogue, in their order; others are left out. Users may have no key."""
-    items = await connection.fetch(_ITEMS_SQL, list({event.item_id for event in events}))
-    users = await connection.fetch(_USERS_SQL, list({event.user_id for event in events if event.user_id}))
+
+    async def look_up(connection: asyncpg.Connection) -> tuple[list[asyncpg.Record], list[asyncpg.Record]]:
+        items = await connection.fetch(_ITEMS_SQL, list({event.item_id for event in events}))
+        return items, await connection.fetch(_USERS_SQL, list({event.user_id for event in events if event.user_id}))
+
+    items, users = await transactions.transaction(look_up)
     item_by_id = {row["item_id"]: tuple(row)[1:] for row in items}
     user_by_id = dict(tuple(row) for row in users)
     return [

@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 
 from recsys.errors import InputError
+from recsys.events.log import Transactions
 from recsys.serving.ids import JsonType, digest_of, to_external
 from recsys.storage import locks
 from recsys.storage.last_keys import LAST_SQL
@@ -26,12 +27,16 @@ where not exists (select from users u where u.user_id = of_log.user_id)
 _KEYS_SQL: Final = "select user_id, user_key from users where user_id = any($1::text[])"
 
 
-async def give_keys(connection: asyncpg.Connection, fence: int, user_ids: Sequence[str]) -> dict[str, int]:
+async def give_keys(transactions: Transactions, fence: int, user_ids: Sequence[str]) -> dict[str, int]:
     """Have users in the catalogue, in their order; their keys, those that they have already as well.
 
     Missing are users who were erased, ids that cannot be of this catalogue, and all new ones while the nightly
     preparation or another gives keys: it is not waited for. LeaseLostError where `fence` is no longer the newest.
     """
+    return await transactions.transaction(lambda connection: _give(connection, fence, user_ids))
+
+
+async def _give(connection: asyncpg.Connection, fence: int, user_ids: Sequence[str]) -> dict[str, int]:
     json_type = await connection.fetchval(_TYPE_SQL)
     ids = [user_id for user_id in user_ids if json_type and _is_own(user_id, json_type)]
     if ids and await connection.fetchval(_LOCK_SQL, locks.KEYS):

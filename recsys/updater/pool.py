@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates.deepfm_samples import EXCLUDED, systematic
-from recsys.features.deepfm_fields import Floats, Positions, Rows
+from recsys.features.deepfm_fields import Floats, Rows
 from recsys.features.deepfm_spec import POPULARITY, FeatureSpec, state_file
+from recsys.keys import Positions, positions
 from recsys.serving.model_state import CategoryOf, ModelState
 
 
@@ -34,9 +35,8 @@ class ItemPool:
     def positions(self, keys: list[int], category_of: CategoryOf) -> Positions:
         """Positions of items (n,); one that is new is added, drawn as seldom as the least popular one."""
         wanted = np.array(keys, dtype=np.int64)
-        found = np.searchsorted(self._keys, wanted)
-        found = np.minimum(found, self._n_at_cut - 1).astype(np.int64)
-        unknown = np.flatnonzero(self._keys[found] != wanted)
+        found = positions(self._keys, wanted)
+        unknown = np.flatnonzero(found < 0)
         new = list(dict.fromkeys(key for key in wanted[unknown].tolist() if key not in self._positions))
         if new:
             self._add(new, category_of)

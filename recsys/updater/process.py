@@ -15,32 +15,30 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import asyncpg
+from typing import Any, Final, ParamSpec
 
 from recsys.artifacts import ArtifactStore, split_ref
 from recsys.data.dataset import instant
 from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
 from recsys.events import meaning
-from recsys.events.connections import Connections, offset_of
+from recsys.events.connections import Connections
 from recsys.events.event import Event
 from recsys.events.log import START, Answer, EventLog, LogAwayError, LogGapError, Offset
 from recsys.instants import CLOCKS_AHEAD
 from recsys.serving.update import KIND, chained, checksum_of, number_of
 from recsys.settings import Settings
-from recsys.updater import new_users, store
 from recsys.updater.examples import Known
 from recsys.updater.known import known
+from recsys.updater.new_users import give_keys
 from recsys.updater.order import in_order
-from recsys.updater.store import UpdateRow
+from recsys.updater.store import TrainingStore, UpdateRow
 from recsys.updater.trainer import Trainer
 from recsys.updater.worker import BEAT_S, Worker
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 SERVED_AS: Final = "deepfm_serving"  # kind of the artifact that a nightly model is served as
-READER: Final = "updater"  # in log_offsets, after `recsys skip-gap`: what comes before is not asked for
 _IDLE_S, _AWAY_S = 0.05, 1.0
 # A data set may lack what was received so long before its end: clocks differ, and transactions take their time.
 _BEFORE_CUT: Final = CLOCKS_AHEAD + dt.timedelta(minutes=5)
@@ -52,7 +50,7 @@ class Updater:
 
     def __init__(self, settings: Settings, connections: Connections, event_log: EventLog, holder: str) -> None:
         self.options, self.holder = settings.updater, holder
-        self._connections, self._log = connections, event_log
+        self._connections, self._training, self._log = connections, TrainingStore(connections), event_log
         self._store = ArtifactStore(settings.artifact_root, settings.local_dir / "cache")
         self._fence = 0
         self._base = ""  # the nightly model
@@ -89,13 +87,13 @@ class Updater:
 
     async def _release(self, state: str, reason: str) -> None:
         with contextlib.suppress(LogAwayError):
-            await self._do(lambda c: store.release(c, self._fence, state, reason))
+            await self._training.release(self._fence, state, reason)
 
     async def _lease(self, stop: asyncio.Event) -> bool:
         told = False
         while not stop.is_set() and self._has_parent():
             with contextlib.suppress(LogAwayError):
-                fence = await self._do(lambda c: store.take_lease(c, self.holder))
+                fence = await self._training.take_lease(self.holder)
                 if fence is not None:
                     self._fence = fence
                     log.info("%s works, with fence %d", self.holder, fence)
@@ -146,7 +144,7 @@ class Updater:
         return self._wanted and self._has_parent()
 
     async def _beat(self) -> bool:
-        return await self._do(lambda c: store.beat(c, self._fence, *self._said))
+        return await self._training.beat(self._fence, *self._said)
 
     def _has_parent(self) -> bool:
         return os.getppid() == self._parent_pid
@@ -158,7 +156,7 @@ class Updater:
         if time.monotonic() < self._looked_at + BEAT_S and self._base:
             return True
         self._looked_at = time.monotonic()
-        wanted = await self._do(store.wanted_model)
+        wanted = await self._training.wanted_model()
         if wanted is None:
             self._base = ""
             return False
@@ -178,10 +176,10 @@ class Updater:
             folder = (await self._worker.do(self._store.open, f"{SERVED_AS}/{split_ref(model)[1]}"))[0]
         except NotFoundError as error:
             raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
-        weights = await self._do(meaning.weights)
+        weights = await self._connections.transaction(meaning.weights)
         self._trainer = await self._worker.do(Trainer, folder, weights, self.options)
         self._base, self._pending = model, []
-        last = await self._do(store.newest)
+        last = await self._training.newest()
         try:
             if last is not None and last.base == model and last.log == self._log.name:
                 await self._resume(last)
@@ -195,9 +193,9 @@ class Updater:
 
     async def _resume(self, last: UpdateRow) -> None:
         """Restore the newest base, and follow the updates after it."""
-        rows = await self._do(lambda c: store.chain_of(c, self._base))
+        rows = await self._training.chain_of(self._base)
         await self._worker.do(self._trainer.restore, await self._worker.do(self._folder_of, rows[0], None))
-        skipped, gap = await self._do(lambda c: offset_of(c, READER)), ""
+        skipped, gap = await self._training.skipped_to(), ""
         for before, row in itertools.pairwise(rows):
             try:
                 events = await self._between(self._log.later(before.after, skipped), row)
@@ -236,7 +234,7 @@ class Updater:
     async def _begin(self, last: UpdateRow | None, reason: str) -> None:
         """A new chain on the nightly model, from the first event on that it may not have seen."""
         cut_at = instant(self._trainer.spec.cut_at)
-        skipped = await self._do(lambda c: offset_of(c, READER))
+        skipped = await self._training.skipped_to()
         self._read_up_to = self._log.later(await self._log.at(cut_at - _BEFORE_CUT), skipped)
         await self._commit(last, [], is_base=True, reason=reason, newest_at=None, begins=True)
         log.info("begins with %s, its data ends at %s", self._base, cut_at.isoformat())
@@ -287,7 +285,7 @@ class Updater:
     async def _roll_back(self, problem: str, events: list[Event], newest_at: dt.datetime, metrics: Any) -> None:
         """Back to the newest good base, everywhere; the events are passed over."""
         log.error("guard: %s; rolling back", problem)
-        rows = await self._surely(lambda c: store.bases_of(c, self._base, _BASES_KEPT))
+        rows = await self._surely(self._training.bases_of, self._base, _BASES_KEPT)
         folders: dict[Path, int] = {}
         for row in rows:
             with contextlib.suppress(ArtifactError, NotFoundError):
@@ -332,7 +330,7 @@ class Updater:
             reason=reason,
             metrics=metrics or {},
         )
-        await self._surely(lambda c: store.commit(c, row, rollback))  # the same again is free
+        await self._surely(self._training.commit, row, rollback)  # the same again is free
         self._trainer.committed()
         self._last = row
         if is_base:
@@ -346,7 +344,7 @@ class Updater:
 
     async def _prune(self) -> None:
         """Delete artifacts that no process can need: those before the oldest base that is kept."""
-        rows = await self._do(lambda c: store.latest_bases(c, _BASES_KEPT))
+        rows = await self._training.latest_bases(_BASES_KEPT)
         oldest = min(row.number for row in rows)
         for version in self._store.versions(KIND):
             if number_of(version) < oldest:
@@ -354,26 +352,23 @@ class Updater:
 
     async def _known(self, events: Sequence[Event]) -> list[Known]:
         """The events of items of the catalogue, with keys."""
-        return await self._do(lambda connection: known(connection, events)) if events else []
+        return await known(self._connections, events) if events else []
 
     async def _with_keys(self, known: list[Known]) -> list[Known]:
         """The same, users who are to get a row with a key."""
         without_key = self._trainer.without_key(known)
         if not without_key:
             return known
-        keys = await self._do(lambda connection: new_users.give_keys(connection, self._fence, without_key))
+        keys = await give_keys(self._connections, self._fence, without_key)
         if len(keys) < len(without_key):
             log.info("%d users wait for a row: erased, or keys are being given elsewhere", len(without_key) - len(keys))
         return [one._replace(user_key=keys.get(one.event.user_id or "", one.user_key)) for one in known]
 
-    async def _do(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
-        return await self._connections.transaction(work)
-
-    async def _surely(self, work: Callable[[asyncpg.Connection], Awaitable[Answer]]) -> Answer:
-        """The same, again while Postgres is away: what was learned must not be learned again."""
+    async def _surely(self, work: Callable[P, Awaitable[Answer]], *arguments: P.args, **named: P.kwargs) -> Answer:
+        """Do it again while Postgres is away: what was learned must not be learned again."""
         while True:
             try:
-                return await self._do(work)
+                return await work(*arguments, **named)
             except LogAwayError as error:
                 log.warning("%s; trying again", error)
                 await asyncio.sleep(_AWAY_S)

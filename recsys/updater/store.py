@@ -1,7 +1,4 @@
-"""The updater's state in Postgres: who works (a lease with a fence), what was asked for, what was committed, its log.
-
-Every function works on an asyncpg connection, in the transaction of the caller; asyncpg's errors pass through.
-"""
+"""The updater's state in Postgres: who works (a lease with a fence), what is asked for, what was committed, its log."""
 
 from __future__ import annotations
 
@@ -13,17 +10,32 @@ import asyncpg
 import orjson
 
 from recsys.errors import RecsysError
+from recsys.events.connections import offset_of
+from recsys.events.log import Offset, Transactions
 
 UPDATES: Final = "recsys_updates"  # the channel on which commits are told
 TRAINING: Final = "recsys_training"  # … and what people ask for
-MODEL: Final = "deepfm"  # its name in `publications.models`
+_READER: Final = "updater"  # in log_offsets, after `recsys skip-gap`: what comes before is not asked for
 _LOG_LINES_KEPT: Final = 10_000
 _UPDATES_KEPT: Final = 100_000
 _BASES_KEPT: Final = 3  # whatever their age
 
-_WANTED_MODEL_SQL = """
-select b.models ->> 'deepfm' from publication_pointer p join publications b using (publication_id)
+_STATE: Final = """wanted, state, reason, fence, holder,
+       extract(epoch from clock_timestamp() - heartbeat_at)::float8 as heartbeat_age_s, supervisor,
+       extract(epoch from clock_timestamp() - supervisor_at)::float8 as supervisor_age_s, restarts, max_restarts,
+       backoff_s, watchdog_s, n_rollbacks, rolled_back_at, rollback_reason, now() as at"""
+# Asked to start anew, what has failed begins with a clean sheet.
+_START_SQL = """
+update training_state set wanted = 'running', restarts = 0,
+       state = case when holder is null then 'stopped' else state end,
+       reason = case when holder is null then 'asked to start' else reason end
 """
+_STOP_SQL = "update training_state set wanted = 'stopped', reason = 'asked to stop'"
+_POLICY_SQL = f"""
+update training_state set max_restarts = coalesce($1, max_restarts), backoff_s = coalesce($2, backoff_s),
+       watchdog_s = coalesce($3, watchdog_s)
+returning {_STATE}
+"""  # noqa: S608 - our own words
 _TAKE_SQL = """
 update training_state set fence = fence + 1, holder = $1, heartbeat_at = clock_timestamp(), state = 'starting',
        reason = ''
@@ -34,6 +46,25 @@ _BEAT_SQL = """
 update training_state set heartbeat_at = clock_timestamp(), state = $2, reason = $3 where fence = $1
        and holder is not null returning wanted
 """
+_RELEASE_SQL = "update training_state set holder = null, state = $2, reason = $3 where fence = $1"
+_PRESENT_SQL = """
+update training_state set supervisor = $1, supervisor_at = clock_timestamp()
+where supervisor is null or supervisor = $1 or holder = $2 or supervisor_at < clock_timestamp() - interval '5 seconds'
+"""
+_ABSENT_SQL = "update training_state set supervisor = null where supervisor = $1"
+_FREE_SQL = "update training_state set holder = null, state = $2, reason = $3 where holder = $1"
+_FAILED_SQL = f"update training_state set restarts = restarts + 1 returning {_STATE}"  # noqa: S608 - our own words
+_STEADY_SQL = "update training_state set restarts = 0"
+_GIVE_UP_SQL = "update training_state set state = 'failed', reason = $1 where holder is null"
+_ROLLED_BACK_SQL = """
+update training_state set n_rollbacks = n_rollbacks + 1, rolled_back_at = now(), rollback_reason = $1
+"""
+_UPDATE_COLUMNS = """number, base, is_base, artifact, parent, chain, log, "after", n_events, newest_at, fence, reason,
+       metrics, created_at"""
+_INSERT_SQL = f"""
+insert into model_updates ({_UPDATE_COLUMNS})
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now())
+"""  # noqa: S608 - our own words
 # Old ones go, but for those from the bases on that somebody may begin with.
 _TRIM_SQL = """
 delete from model_updates where number <= $1
@@ -41,12 +72,42 @@ delete from model_updates where number <= $1
        select number from model_updates where is_base order by number desc limit $2
    ) bases)
 """
-_UPDATE_COLUMNS = """number, base, is_base, artifact, parent, chain, log, "after", n_events, newest_at, fence, reason,
-       metrics, created_at"""
+_CHAIN = """where base = $1 and number > $2
+   and number >= (select max(number) from model_updates where base = $1 and is_base) order by number limit $3"""
+_WANTED_MODEL_SQL = """
+select b.models ->> 'deepfm' from publication_pointer p join publications b using (publication_id)
+"""
+_WRITE_LOG_SQL = "insert into training_logs (stream, line) select * from unnest($1::text[], $2::text[])"
+_TRIM_LOG_SQL = "delete from training_logs where log_id <= (select max(log_id) from training_logs) - $1"
+_LOG_SQL = """
+select log_id, logged_at, stream, line from training_logs where $1::text is null or stream = $1
+order by log_id desc limit $2
+"""
 
 
 class LeaseLostError(RecsysError):
     """Another updater works now; what this one has learned since its last commit counts nothing."""
+
+
+class TrainingState(NamedTuple):
+    """What is asked for and what is; see `training_state` in recsys.storage.tables. Ages in seconds, None: never."""
+
+    wanted: str
+    state: str
+    reason: str
+    fence: int
+    holder: str | None
+    heartbeat_age_s: float | None
+    supervisor: str | None
+    supervisor_age_s: float | None
+    restarts: int
+    max_restarts: int
+    backoff_s: float
+    watchdog_s: float
+    n_rollbacks: int
+    rolled_back_at: dt.datetime | None
+    rollback_reason: str | None
+    at: dt.datetime  # when it was so, by Postgres' clock
 
 
 class UpdateRow(NamedTuple):
@@ -68,112 +129,178 @@ class UpdateRow(NamedTuple):
     created_at: dt.datetime | None = None
 
 
-async def take_lease(connection: asyncpg.Connection, holder: str) -> int | None:
-    """The new fence where work is wanted and nobody works, or the one who did was silent for `watchdog_s`."""
-    fence: int | None = await connection.fetchval(_TAKE_SQL, holder)
-    return fence
+class LoggedLine(NamedTuple):
+    """A line of the log of the updater or of its supervisor."""
+
+    log_id: int
+    at: dt.datetime
+    stream: str
+    line: str
 
 
-async def beat(connection: asyncpg.Connection, fence: int, state: str, reason: str = "") -> bool:
-    """Say that the holder is alive, and how it goes; whether it should go on. LeaseLostError."""
-    wanted = await connection.fetchval(_BEAT_SQL, fence, state, reason)
-    if wanted is None:
-        raise LeaseLostError(f"the lease with fence {fence} is another's now")
-    return bool(wanted == "running")
+class TrainingStore:
+    """Each method is one transaction; where Postgres is away it raises what `transactions` raises then."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    # --- what people ask for, and see
+
+    async def start(self) -> None:
+        """Want an updater that works, and tell its supervisor; failures are forgotten."""
+        await self._ask(_START_SQL)
+
+    async def stop(self) -> None:
+        """Want it to commit what it has read and to end."""
+        await self._ask(_STOP_SQL)
+
+    async def set_policy(
+        self, max_restarts: int | None, backoff_s: float | None, watchdog_s: float | None
+    ) -> TrainingState:
+        """Change when it is started again and killed; None leaves a value as it is."""
+        return TrainingState(*await self._fetchrow(_POLICY_SQL, max_restarts, backoff_s, watchdog_s))
+
+    async def state(self) -> TrainingState:
+        """What it is now."""
+        return TrainingState(*await self._fetchrow(f"select {_STATE} from training_state"))  # noqa: S608 - our words
+
+    async def log_lines(self, stream: str | None, limit: int) -> list[LoggedLine]:
+        """The newest lines of one stream, or of both, newest first."""
+        return [LoggedLine(*row) for row in await self._fetch(_LOG_SQL, stream, limit)]
+
+    # --- the updater
+
+    async def take_lease(self, holder: str) -> int | None:
+        """The new fence where work is wanted and nobody works, or the one who did was silent for `watchdog_s`."""
+        row = await self._fetchrow(_TAKE_SQL, holder)
+        return None if row is None else row["fence"]
+
+    async def beat(self, fence: int, state: str, reason: str = "") -> bool:
+        """Say that the holder is alive, and how it goes; whether it should go on. LeaseLostError."""
+        row = await self._fetchrow(_BEAT_SQL, fence, state, reason)
+        if row is None:
+            raise _lost(fence)
+        return bool(row["wanted"] == "running")
+
+    async def release(self, fence: int, state: str, reason: str = "") -> None:
+        """Give the lease back, if it is still ours."""
+        await self._fetch(_RELEASE_SQL, fence, state, reason)
+
+    async def commit(self, row: UpdateRow, rollback: str | None = None) -> None:
+        """Add an update, as long as the fence is the newest one; nothing where this very one is there already.
+
+        `rollback`: why the guard went back to this base. LeaseLostError where another has taken the place.
+        """
+        await self._transactions.transaction(lambda connection: _commit(connection, row, rollback))
+
+    async def wanted_model(self) -> str | None:
+        """The model of the publication in service."""
+        row = await self._fetchrow(_WANTED_MODEL_SQL)
+        return None if row is None else row[0]
+
+    async def skipped_to(self) -> Offset:
+        """Where `recsys skip-gap updater` lets it go on; START where nothing was skipped."""
+        return await self._transactions.transaction(lambda connection: offset_of(connection, _READER))
+
+    # --- updates
+
+    async def newest(self) -> UpdateRow | None:
+        """The last update of all."""
+        rows = await self.latest_updates(1)
+        return rows[0] if rows else None
+
+    async def chain_of(self, base: str, after: int = 0, limit: int | None = None) -> list[UpdateRow]:
+        """The updates of a nightly model from its newest base on, in order; of those, the ones after `after`."""
+        return await self._updates(_CHAIN, base, after, limit)
+
+    async def bases_of(self, base: str, limit: int) -> list[UpdateRow]:
+        """The newest bases of a nightly model, newest first."""
+        return await self._updates("where base = $1 and is_base order by number desc limit $2", base, limit)
+
+    async def latest_bases(self, limit: int) -> list[UpdateRow]:
+        """The newest bases of all nightly models, newest first."""
+        return await self._updates("where is_base order by number desc limit $1", limit)
+
+    async def latest_updates(self, limit: int, before: int | None = None) -> list[UpdateRow]:
+        """The newest updates, or those before a number, newest first."""
+        return await self._updates(
+            "where $2::bigint is null or number < $2 order by number desc limit $1", limit, before
+        )
+
+    # --- the supervisor
+
+    async def attend(self, supervisor: str, holder: str) -> None:
+        """Be named as the supervisor, unless another one is there and watches over the holder."""
+        await self._fetch(_PRESENT_SQL, supervisor, holder)
+
+    async def leave(self, supervisor: str) -> None:
+        """Be named no more."""
+        await self._fetch(_ABSENT_SQL, supervisor)
+
+    async def free(self, holder: str, state: str, reason: str) -> None:
+        """Take the lease from a process that has ended."""
+        await self._fetch(_FREE_SQL, holder, state, reason)
+
+    async def count_failure(self) -> TrainingState:
+        """One failure in a row more."""
+        return TrainingState(*await self._fetchrow(_FAILED_SQL))
+
+    async def forget_failures(self) -> None:
+        """The next failure is the first in a row."""
+        await self._fetch(_STEADY_SQL)
+
+    async def give_up(self, reason: str) -> None:
+        """Say that nobody will start it again by itself."""
+        await self._fetch(_GIVE_UP_SQL, reason)
+
+    async def write_log(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Add lines, each with its stream; the log keeps the newest ones."""
+
+        async def write(connection: asyncpg.Connection) -> None:
+            await connection.execute(_WRITE_LOG_SQL, *map(list, zip(*lines, strict=True)))
+            await connection.execute(_TRIM_LOG_SQL, _LOG_LINES_KEPT)
+
+        await self._transactions.transaction(write)
+
+    # ---
+
+    async def _ask(self, sql: str) -> None:
+        async def ask(connection: asyncpg.Connection) -> None:
+            await connection.execute(sql)
+            await connection.execute("select pg_notify($1, '')", TRAINING)
+
+        await self._transactions.transaction(ask)
+
+    async def _updates(self, clause: str, *arguments: Any) -> list[UpdateRow]:
+        rows = await self._fetch(f"select {_UPDATE_COLUMNS} from model_updates {clause}", *arguments)  # noqa: S608
+        return [UpdateRow(**{**dict(row), "metrics": orjson.loads(row["metrics"])}) for row in rows]
+
+    async def _fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        return await self._transactions.transaction(lambda connection: connection.fetch(sql, *arguments))
+
+    async def _fetchrow(self, sql: str, *arguments: Any) -> Any:  # a record, or None
+        return await self._transactions.transaction(lambda connection: connection.fetchrow(sql, *arguments))
 
 
 async def hold_lease(connection: asyncpg.Connection, fence: int) -> None:
     """Let nobody take over before the transaction ends. LeaseLostError where somebody has."""
-    newest = await connection.fetchval("select fence from training_state for update")
-    if newest != fence:
-        raise LeaseLostError(f"the lease with fence {fence} is another's now")
+    if await connection.fetchval("select fence from training_state for update") != fence:
+        raise _lost(fence)
 
 
-async def release(connection: asyncpg.Connection, fence: int, state: str, reason: str = "") -> None:
-    """Give the lease back, if it is still ours."""
-    await connection.execute(
-        "update training_state set holder = null, state = $2, reason = $3 where fence = $1", fence, state, reason
-    )
-
-
-async def commit(connection: asyncpg.Connection, row: UpdateRow, rollback: str | None = None) -> bool:
-    """Add an update, as long as the fence is the newest one; False where this very one is there already.
-
-    `rollback`: why the guard went back to this base. LeaseLostError where another has taken the place.
-    """
+async def _commit(connection: asyncpg.Connection, row: UpdateRow, rollback: str | None) -> None:
     await hold_lease(connection, row.fence)
     there = await connection.fetchval("select chain from model_updates where number = $1", row.number)
+    if there == row.chain:
+        return
     if there is not None:
-        if there != row.chain:
-            raise LeaseLostError(f"update {row.number} was made by another")
-        return False
-    await connection.execute(
-        f"insert into model_updates ({_UPDATE_COLUMNS}) values"  # noqa: S608 - our own words
-        " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now())",
-        *row[:-2],
-        orjson.dumps(row.metrics).decode(),
-    )
+        raise LeaseLostError(f"update {row.number} was made by another")
+    await connection.execute(_INSERT_SQL, *row[:-2], orjson.dumps(row.metrics).decode())
     if rollback is not None:
-        await connection.execute(
-            "update training_state set n_rollbacks = n_rollbacks + 1, rolled_back_at = now(), rollback_reason = $1",
-            rollback,
-        )
+        await connection.execute(_ROLLED_BACK_SQL, rollback)
     await connection.execute(_TRIM_SQL, row.number - _UPDATES_KEPT, _BASES_KEPT)
     await connection.execute("select pg_notify($1, $2)", UPDATES, str(row.number))
-    return True
 
 
-async def newest(connection: asyncpg.Connection) -> UpdateRow | None:
-    """The last update of all."""
-    rows = await _rows(connection, "order by number desc limit 1")
-    return rows[0] if rows else None
-
-
-async def chain_of(
-    connection: asyncpg.Connection, base: str, after: int = 0, limit: int | None = None
-) -> list[UpdateRow]:
-    """The updates of a nightly model from its newest base on, in order; of those, the ones after `after`."""
-    return await _rows(
-        connection,
-        "where base = $1 and number > $2 and number >= (select max(number) from model_updates where base = $1"
-        " and is_base) order by number limit $3",
-        base, after, limit,
-    )  # fmt: skip
-
-
-async def bases_of(connection: asyncpg.Connection, base: str, limit: int) -> list[UpdateRow]:
-    """The newest bases of a nightly model, newest first."""
-    return await _rows(connection, "where base = $1 and is_base order by number desc limit $2", base, limit)
-
-
-async def latest_bases(connection: asyncpg.Connection, limit: int) -> list[UpdateRow]:
-    """The newest bases of all nightly models, newest first."""
-    return await _rows(connection, "where is_base order by number desc limit $1", limit)
-
-
-async def latest_updates(connection: asyncpg.Connection, limit: int, before: int | None = None) -> list[UpdateRow]:
-    """The newest updates, or those before a number, newest first."""
-    return await _rows(
-        connection, "where $2::bigint is null or number < $2 order by number desc limit $1", limit, before
-    )
-
-
-async def wanted_model(connection: asyncpg.Connection) -> str | None:
-    """The model of the publication in service."""
-    model: str | None = await connection.fetchval(_WANTED_MODEL_SQL)
-    return model
-
-
-async def log_lines(connection: asyncpg.Connection, stream: str, lines: Sequence[str]) -> None:
-    """Add lines to the updater's log, which keeps the newest ones."""
-    await connection.execute(
-        "insert into training_logs (stream, line) select $1, * from unnest($2::text[])", stream, list(lines)
-    )
-    await connection.execute(
-        "delete from training_logs where log_id <= (select max(log_id) from training_logs) - $1", _LOG_LINES_KEPT
-    )
-
-
-async def _rows(connection: asyncpg.Connection, clause: str, *arguments: Any) -> list[UpdateRow]:
-    found = await connection.fetch(f"select {_UPDATE_COLUMNS} from model_updates {clause}", *arguments)  # noqa: S608
-    return [UpdateRow(**{**dict(row), "metrics": orjson.loads(row["metrics"])}) for row in found]
+def _lost(fence: int) -> LeaseLostError:
+    return LeaseLostError(f"the lease with fence {fence} is another's now")

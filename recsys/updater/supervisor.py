@@ -15,15 +15,13 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Final
-
-import asyncpg
+from typing import Final
 
 from recsys.events.connections import Connections
 from recsys.events.log import LogAwayError
 from recsys.settings import Settings
 from recsys.storage.engine import database_url
-from recsys.updater import store
+from recsys.updater.store import TrainingState, TrainingStore
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +34,6 @@ _STEADY_S: Final = 300.0  # after so long a failure is no longer one in a row
 _LONGEST_PAUSE_S: Final = 60.0
 _MAX_LINES: Final = 5_000  # of logs that wait for Postgres; more push out the oldest
 _LOST = 3  # exit status of an updater that another one has replaced
-
-_LOOK_SQL = """
-select wanted, holder, state, restarts, max_restarts, backoff_s, watchdog_s,
-       extract(epoch from clock_timestamp() - heartbeat_at)::float8 as heartbeat_age_s
-from training_state
-"""
-_PRESENT_SQL = """
-update training_state set supervisor = $1, supervisor_at = clock_timestamp()
-where supervisor is null or supervisor = $1 or holder = $2 or supervisor_at < clock_timestamp() - interval '5 seconds'
-"""
-_FAILED_SQL = "update training_state set restarts = restarts + 1 returning restarts, max_restarts, backoff_s"
-_FREE_SQL = "update training_state set holder = null, state = $2, reason = $3 where holder = $1"
-_GIVE_UP_SQL = "update training_state set state = 'failed', reason = $1 where holder is null"
 
 
 class _Lines(logging.Handler):
@@ -68,7 +53,7 @@ class Supervisor:
 
     def __init__(self, connections: Connections) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._connections = connections
+        self._training = TrainingStore(connections)
         self._child: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._started_at = self._start_at = float("-inf")
@@ -94,19 +79,18 @@ class Supervisor:
         await self._end()
 
     async def _look(self) -> None:
-        row = await self._do(lambda c: c.fetchrow(_LOOK_SQL))
-        holder = self._holder()
-        await self._do(lambda c: c.execute(_PRESENT_SQL, self.name, holder))
+        now = await self._training.state()
+        await self._training.attend(self.name, self._holder())
         if self._child is not None and self._child.returncode is not None:
             await self._bury(self._child)
         elif self._child is not None:
-            await self._watch(self._child, row)
-        elif self._may_start(row):
+            await self._watch(self._child, now)
+        elif self._may_start(now):
             await self._start()
         await self._flush()
 
-    def _may_start(self, row: Any) -> bool:
-        is_wanted = row["wanted"] == "running" and row["restarts"] <= row["max_restarts"]
+    def _may_start(self, training: TrainingState) -> bool:
+        is_wanted = training.wanted == "running" and training.restarts <= training.max_restarts
         return is_wanted and time.monotonic() >= self._start_at
 
     def _holder(self) -> str:
@@ -126,23 +110,23 @@ class Supervisor:
         self._last_line = ""
         log.info("started updater %d", self._child.pid)
 
-    async def _watch(self, child: asyncio.subprocess.Process, row: Any) -> None:
+    async def _watch(self, child: asyncio.subprocess.Process, training: TrainingState) -> None:
         """End it where it is not wanted, kill it where it hangs."""
         now = time.monotonic()
-        if row["wanted"] != "running" and self._told_to_end_at is None:
+        if training.wanted != "running" and self._told_to_end_at is None:
             self._told_to_end_at = now
             child.terminate()
         if self._told_to_end_at is not None and now > self._told_to_end_at + _END_S:
             self._kill(child, f"did not end within {_END_S:.0f} s")
-        is_stale = row["holder"] == self._holder() and row["heartbeat_age_s"] > row["watchdog_s"]
-        if not is_stale:
+        is_holder, age_s = training.holder == self._holder(), training.heartbeat_age_s or 0.0
+        if not is_holder or age_s <= training.watchdog_s:
             self._stale_since = None
         elif self._stale_since is None:
             self._stale_since = now
         elif now > self._stale_since + _STALE_S:
-            self._kill(child, f"hangs: no sign of life for {row['heartbeat_age_s']:.0f} s")
-        if row["restarts"] and row["holder"] == self._holder() and now > self._started_at + _STEADY_S:
-            await self._do(lambda c: c.execute("update training_state set restarts = 0"))
+            self._kill(child, f"hangs: no sign of life for {age_s:.0f} s")
+        if training.restarts and is_holder and now > self._started_at + _STEADY_S:
+            await self._training.forget_failures()
 
     def _kill(self, child: asyncio.subprocess.Process, cause: str) -> None:
         if not self._cause:
@@ -161,21 +145,22 @@ class Supervisor:
         reason = f"the updater {cause}" + (
             f": {self._last_line[:500]}" if is_failure and self._last_line and not self._cause else ""
         )
-        holder = self._holder()
-        await self._do(lambda c: c.execute(_FREE_SQL, holder, "failed" if is_failure else "stopped", reason))
+        await self._training.free(self._holder(), "failed" if is_failure else "stopped", reason)
         self._child = None
         if not is_failure:
             log.info("updater %d ended with status %s", child.pid, code)
             self._start_at = time.monotonic() + 1.0
             return
-        row = await self._do(lambda c: c.fetchrow(_FAILED_SQL))
-        if row["restarts"] > row["max_restarts"]:
-            text = f"{reason}; given up after {row['max_restarts']} restarts: fix it, then POST /online/training/start"
-            await self._do(lambda c: c.execute(_GIVE_UP_SQL, text))
+        training = await self._training.count_failure()
+        if training.restarts > training.max_restarts:
+            text = (
+                f"{reason}; given up after {training.max_restarts} restarts: fix it, then POST /online/training/start"
+            )
+            await self._training.give_up(text)
             log.error("%s", text)
             return
-        pause_s = min(row["backoff_s"] * 2 ** (row["restarts"] - 1), _LONGEST_PAUSE_S)
-        log.error("%s; restart %d in %.1f s", reason, row["restarts"], pause_s)
+        pause_s = min(training.backoff_s * 2 ** (training.restarts - 1), _LONGEST_PAUSE_S)
+        log.error("%s; restart %d in %.1f s", reason, training.restarts, pause_s)
         self._start_at = time.monotonic() + pause_s
 
     async def _end(self) -> None:
@@ -190,9 +175,7 @@ class Supervisor:
         if self._reader is not None:
             await asyncio.wait({self._reader}, timeout=2)
         with contextlib.suppress(LogAwayError):
-            await self._do(
-                lambda c: c.execute("update training_state set supervisor = null where supervisor = $1", self.name)
-            )
+            await self._training.leave(self.name)
             await self._flush()
 
     async def _read(self, child: asyncio.subprocess.Process) -> None:
@@ -216,20 +199,10 @@ class Supervisor:
     async def _flush(self) -> None:
         """Bring the lines that wait into Postgres."""
         waiting = list(self.lines.waiting)
-        if not waiting:
-            return
-
-        async def write(connection: asyncpg.Connection) -> None:
-            for stream in ("supervisor", "updater"):
-                if lines := [line for of, line in waiting if of == stream]:
-                    await store.log_lines(connection, stream, lines)
-
-        await self._do(write)
+        if waiting:
+            await self._training.write_log(waiting)
         for _ in waiting:
             self.lines.waiting.popleft()
-
-    async def _do(self, work: Any) -> Any:
-        return await self._connections.transaction(work)
 
 
 def _text(line: bytes) -> str:

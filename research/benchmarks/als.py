@@ -25,7 +25,7 @@ from implicit.cpu.als import AlternatingLeastSquares
 from threadpoolctl import threadpool_limits
 
 from recsys.candidates.als import Als
-from recsys.candidates.base import KeyIndex
+from recsys.keys import KeyIndex
 from recsys.types import MICROSECONDS_PER_DAY, Catalogue, Interactions
 
 LIST_LENGTH = 100

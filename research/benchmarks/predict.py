@@ -26,13 +26,13 @@ import psutil
 import sqlalchemy as sa
 
 from recsys.artifacts import ArtifactStore
-from recsys.candidates.base import KeyIndex
 from recsys.candidates.deepfm import DeepFm
 from recsys.candidates.deepfm_samples import Vocabularies
 from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.candidates.deepfm_state import DeepFmState
 from recsys.candidates.deepfm_training import initial_weights, network_config
 from recsys.features.deepfm_fields import Vocabulary
+from recsys.keys import KeyIndex
 from recsys.storage import lists
 from research.benchmarks.serving import cpu_s, filled, free_port, load, wait
 

@@ -21,8 +21,7 @@ from recsys.settings import Settings
 from recsys.steps import housekeeping
 from recsys.steps.context import Context
 from recsys.tracking import Tracker
-from recsys.updater import store
-from recsys.updater.store import UpdateRow
+from recsys.updater.store import TrainingStore, UpdateRow
 from tests.integration import connected
 from tests.integration import serving_shop as shop
 
@@ -94,10 +93,10 @@ def test_what_a_reader_has_not_passed_stays(world: tuple[str, sa.Engine, Path]) 
         log = PostgresLog(connections)
         after = [(await log.read("", n)).after for n in (5, 12, 30)]
         row = UpdateRow(1, "m/v1", True, "u/1", None, "c", log.name, after[0], 5, None, 0)
-        await connections.transaction(lambda connection: store.commit(connection, row))
+        await TrainingStore(connections).commit(row)
         assert await retention.let_go(connections, folder, before, portion=2) == 5
         row = row._replace(number=2, after=after[2], parent="c", chain="d")
-        await connections.transaction(lambda connection: store.commit(connection, row))
+        await TrainingStore(connections).commit(row)
         assert await retention.let_go(connections, folder, before, outbox=True) == 0  # the relay has read nothing
         await connections.transaction(lambda connection: keep_offset(connection, "relay", after[1]))
         assert await retention.let_go(connections, folder, before, outbox=True) == 7
@@ -147,7 +146,7 @@ def test_nothing_goes_while_a_reader_has_never_read(
 
     async def work(connections: Connections) -> None:
         if reader == "updater":  # it works, and no publication uses its model yet
-            assert await connections.transaction(lambda c: store.take_lease(c, "here")) == 1
+            assert await TrainingStore(connections).take_lease("here") == 1
         if reader == "archive":  # made when there was no event
             await connections.transaction(lambda c: keep_offset(c, "archive:weekly", ""))
         await connections.transaction(lambda c: keep_offset(c, "archive:of_kafka", '{"0": 5}'))
@@ -161,7 +160,7 @@ def test_nothing_goes_while_a_reader_has_never_read(
 
 def test_an_updater_that_nobody_wants_holds_nothing_up(world: tuple[str, sa.Engine, Path]) -> None:
     url, engine, folder = world
-    connected.run(url, lambda connections: connections.transaction(lambda c: store.take_lease(c, "here")))
+    connected.run(url, lambda connections: TrainingStore(connections).take_lease("here"))
     with engine.begin() as connection:
         connection.execute(sa.text("update training_state set wanted = 'stopped'"))
     settings = Settings(database_url=url, event_days=400, event_archive=folder, _env_file=None)

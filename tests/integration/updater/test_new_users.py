@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
-from typing import Any
 
-import asyncpg
 import pytest
 import sqlalchemy as sa
 
 from recsys.storage import locks
 from recsys.updater.new_users import give_keys
 from recsys.updater.store import LeaseLostError
+from tests.integration import connected
 from tests.integration import serving_shop as shop
 from tests.integration.updater.updater_processes import execute, rows
 
 
-def done(url: str, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
-    async def run() -> Any:
-        connection = await asyncpg.connect(url)
-        try:
-            async with connection.transaction():
-                return await work(connection)
-        finally:
-            await connection.close()
-
-    return asyncio.run(run())
-
-
 def given(url: str, *user_ids: str, fence: int = 0) -> dict[str, int]:
-    keys: dict[str, int] = done(url, lambda connection: give_keys(connection, fence, user_ids))
-    return keys
+    return connected.run(url, lambda connections: give_keys(connections, fence, user_ids))
 
 
 def test_keys_follow_the_order_of_the_log_and_are_given_once(

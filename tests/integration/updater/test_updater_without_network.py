@@ -24,7 +24,7 @@ from recsys.settings import Settings
 from recsys.storage import tables
 from recsys.updater import process, store
 from recsys.updater.process import Updater
-from recsys.updater.store import UpdateRow
+from recsys.updater.store import TrainingStore, UpdateRow
 from recsys.updater.supervisor import Supervisor
 from tests import online_world as world
 from tests.integration import serving_shop as shop
@@ -216,7 +216,7 @@ def test_the_bases_that_somebody_may_begin_with_stay_however_old(
         connections = Connections(clean_database_url, "tests")
         for number in range(1, 31):
             row = UpdateRow(number, "m/v1", number in {1, 4, 8, 12}, f"u/{number}", "p", "c", "log", "", 1, None, 0)
-            await connections.transaction(lambda connection, row=row: store.commit(connection, row))
+            await TrainingStore(connections).commit(row)
         await connections.close()
 
     asyncio.run(commit())

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from recsys.candidates.base import (
     LEAST_DECAY,
-    KeyIndex,
     best_of_dense,
     best_of_sparse,
-    decay,
+    freshness,
     item_trend,
     load_model,
     seen_positions,
     user_item_matrix,
 )
 from recsys.errors import ArtifactError
+from recsys.keys import KeyIndex
 from recsys.types import MICROSECONDS_PER_DAY, Interactions
 
 TABLES = st.lists(
@@ -77,15 +77,6 @@ def test_the_best_of_many_rows_and_columns_come_block_by_block() -> None:
     assert scores[:, 0].tolist() == list(range(2, 24, 2))
 
 
-@given(st.lists(st.integers(0, 50), max_size=20), st.lists(st.integers(-3, 60), max_size=20))
-def test_positions_of_keys(keys: list[int], wanted: list[int]) -> None:
-    index = KeyIndex.of(np.array(keys, dtype=np.int32))
-    known = sorted(set(keys))
-    assert index.keys.tolist() == known
-    expected = [known.index(key) if key in known else -1 for key in wanted]
-    assert index.positions(np.array(wanted, dtype=np.int32)).tolist() == expected
-
-
 def test_a_matrix_sums_repeats_and_leaves_out_unknown_keys() -> None:
     events = history([5, 5, 9, 2], [7, 7, 3, 7], [1, 2, 3, 4], [1, 2, 4, 8])
     users, items = KeyIndex(np.array([5, 9], dtype=np.int32)), KeyIndex(np.array([3, 7], dtype=np.int32))
@@ -96,8 +87,8 @@ def test_a_matrix_sums_repeats_and_leaves_out_unknown_keys() -> None:
 
 def test_decay_halves_each_half_life_from_the_newest_event_on() -> None:
     events = history([1] * 4, [1] * 4, [3040, 3010, 3000, 3000], [1] * 4)
-    np.testing.assert_allclose(decay(events, 10.0), [2**-4, 0.5, 1, 1])
-    np.testing.assert_allclose(decay(events, 0.001), [LEAST_DECAY, LEAST_DECAY, 1, 1])
+    np.testing.assert_allclose(freshness(events, 10.0), [2**-4, 0.5, 1, 1])
+    np.testing.assert_allclose(freshness(events, 0.001), [LEAST_DECAY, LEAST_DECAY, 1, 1])
 
 
 def test_trend_tells_rising_from_falling_items_and_doubts_small_numbers() -> None:

@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.eligibility import NumberRange, Restriction
 from recsys.serving.filters import Filters, resolve
-from recsys.serving.rules import NumberRange, Restriction
 
 TREE = CategoryTree("integer", {1: "901", 2: "902", 3: "903"}, {1: None, 2: 1, 3: None})
 ITEMS = ItemDictionary("integer")

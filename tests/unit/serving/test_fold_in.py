@@ -15,8 +15,8 @@ from implicit.cpu.als import AlternatingLeastSquares
 from numpy.typing import NDArray
 
 from recsys.candidates.als import Als
-from recsys.candidates.base import KeyIndex
 from recsys.errors import ArtifactError
+from recsys.keys import KeyIndex
 from recsys.serving import cascade, fold_in
 from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.fold_in import FoldIn

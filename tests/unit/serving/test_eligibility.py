@@ -1,9 +1,9 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from recsys.serving import rules
+from recsys.serving import eligibility
 from recsys.serving.catalogue import ItemDictionary
-from recsys.serving.rules import NumberRange, Restriction
+from recsys.serving.eligibility import NumberRange, Restriction
 
 
 def items_of(*categories: int | None) -> ItemDictionary:
@@ -16,9 +16,9 @@ def items_of(*categories: int | None) -> ItemDictionary:
 
 def shown(items: ItemDictionary, unwanted: set[int], restriction: Restriction, quota: int | None, n: int) -> list[int]:
     """What fills up an answer that shows items 3 and 4 already."""
-    may = rules.within_quota(rules.allowed(items, unwanted, restriction), items, quota)
+    may = eligibility.within_quota(eligibility.allowed(items, unwanted, restriction), items, quota)
     taken = [key for key in (4, 3)[:n] if may(key)]
-    return [key for key in rules.newest(items, unwanted, restriction, quota) if key not in taken and may(key)]
+    return [key for key in eligibility.newest(items, unwanted, restriction, quota) if key not in taken and may(key)]
 
 
 def test_what_is_shown_or_unwanted_already_does_not_use_up_what_fills_an_answer() -> None:
@@ -41,14 +41,14 @@ def test_a_quota_lets_exactly_so_many_of_each_category_through(
     items, keys = items_of(*of), list(range(1, len(of) + 1))
     if chance is not None:
         chance.shuffle(keys)  # type: ignore[attr-defined]
-    may = rules.within_quota(rules.allowed(items, set()), items, quota)
+    may = eligibility.within_quota(eligibility.allowed(items, set()), items, quota)
     shown_keys = [key for key in keys if may(key)]
     for category in set(of):
         mine = [key for key in keys if of[key - 1] == category]
         assert [key for key in shown_keys if of[key - 1] == category] == (mine if category is None else mine[:quota])
     n = sum(min(of.count(one), quota) if one is not None else of.count(None) for one in set(of))
-    assert rules.n_possible(keys, rules.allowed(items, set()), items, quota) == len(shown_keys) == n
-    assert len(rules.newest(items, set(), Restriction(), quota)) == n
+    assert eligibility.n_possible(keys, eligibility.allowed(items, set()), items, quota) == len(shown_keys) == n
+    assert len(eligibility.newest(items, set(), Restriction(), quota)) == n
 
 
 def test_items_without_a_category_have_no_quota() -> None:
@@ -58,9 +58,9 @@ def test_items_without_a_category_have_no_quota() -> None:
 
 def test_a_category_that_is_left_out_is_left_out_of_those_asked_for() -> None:
     items, restriction = items_of(1, 2, 3), Restriction({1, 2}) & Restriction(without=frozenset({2}))
-    may = rules.allowed(items, set(), restriction)
-    assert [key for key in range(-1, 6) if may(key)] == rules.newest(items, set(), restriction) == [1]
-    only_left_out = rules.allowed(items, set(), Restriction(without=frozenset({2})))
+    may = eligibility.allowed(items, set(), restriction)
+    assert [key for key in range(-1, 6) if may(key)] == eligibility.newest(items, set(), restriction) == [1]
+    only_left_out = eligibility.allowed(items, set(), Restriction(without=frozenset({2})))
     assert [key for key in range(6) if only_left_out(key)] == [1, 3]
 
 
@@ -72,5 +72,5 @@ def test_two_restrictions_hold_together() -> None:
 
 def test_a_property_that_is_not_held_matches_nothing() -> None:
     items, restriction = items_of(1, 2), Restriction(ranges=(NumberRange("weight", 0, 9),))
-    assert not rules.allowed(items, set(), restriction)(1)
-    assert rules.newest(items, set(), restriction) == []
+    assert not eligibility.allowed(items, set(), restriction)(1)
+    assert eligibility.newest(items, set(), restriction) == []
