@@ -19,7 +19,7 @@ class Tally(Collector):
     """A counter by labels."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
-        self._name, self._documentation, self._labels = name, documentation, labels
+        self._name, self._documentation, self._labelnames = name, documentation, tuple(labels)
         self._counts: dict[tuple[str, ...], int] = {}
         registry.register(self)
 
@@ -28,7 +28,7 @@ class Tally(Collector):
         self._counts[labels] = self._counts.get(labels, 0) + n
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labelnames)
         for labels, count in self._counts.items():
             family.add_metric(labels, count)
         yield family
@@ -41,7 +41,7 @@ class Distribution(Collector):
         self, name: str, documentation: str, label: str, registry: CollectorRegistry, buckets: Sequence[float]
     ) -> None:
         """`buckets`: upper bounds, ascending; one of +Inf is added."""
-        self._name, self._documentation, self._label = name, documentation, label
+        self._name, self._documentation, self._labelnames = name, documentation, (label,)
         self._bounds = list(buckets)
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
@@ -60,7 +60,7 @@ class Distribution(Collector):
         self._sums[label] += value
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)
         names = [*map(str, self._bounds), "+Inf"]
         for label, counts in self._counts.items():
             family.add_metric([label], list(zip(names, accumulate(counts), strict=True)), self._sums[label])
