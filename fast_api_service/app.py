@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fast_api_service import errors, openapi
 from fast_api_service.catalogue import bulk_endpoints as catalogue_bulk
@@ -20,7 +18,7 @@ from fast_api_service.events import streaming_endpoints as streaming
 from fast_api_service.events.log_watch import watch_log
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware.concurrency import Admission
-from fast_api_service.middleware.gate import Gate
+from fast_api_service.middleware.gate import Gate, Service
 from fast_api_service.operations import endpoints as operations
 from fast_api_service.operations import export
 from fast_api_service.postgres import listener
@@ -47,19 +45,6 @@ Every answer says where it comes from in `provenance`. Ids come back in the JSON
 loaded; `123` and `"123"` are both understood. Errors have one form:
 `{"success": false, "status": "<machine word>", "error": "<what and how to fix it>"}`.
 """
-
-
-class Service(FastAPI):
-    """The application. A request goes in by `enter`: what stands there stands around all that the framework does."""
-
-    enter: ASGIApp
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.enter = super().__call__
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.enter(scope, receive, send)
 
 
 def create_app(database_url: str, settings: ApiSettings | None = None, artifact_root: str | None = None) -> FastAPI:

@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from random import getrandbits
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
@@ -107,6 +108,19 @@ class Gate:
     def _route(self, scope: Scope) -> BaseRoute | None:
         """Whose request it was that was refused before anybody looked for its route."""
         return next((route for route in self._app.routes if route.matches(scope)[0] == Match.FULL), None)
+
+
+class Service(FastAPI):
+    """The application. A request goes in by `enter`: what stands there stands around all that the framework does."""
+
+    enter: ASGIApp
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.enter = super().__call__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter(scope, receive, send)
 
 
 class _Passage:

@@ -24,9 +24,8 @@ from recsys.features.deepfm_fields import Floats
 from recsys.serving.config import ServingConfig, Surface
 from recsys.serving.ids import ExternalId, JsonType, to_external
 from recsys.serving.model_state import Asker, Moment
-from recsys.serving.query import Score, UserState
 from recsys.serving.scorer import Scorer
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.snapshot import Score, Snapshot, UserState
 
 log = logging.getLogger(__name__)
 MODEL_PART, USERS_PART = "model", "users"  # that an answer may lack

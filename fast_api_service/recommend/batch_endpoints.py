@@ -20,8 +20,7 @@ from fast_api_service.runtime.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade
 from recsys.serving.ids import ExternalId, to_external
-from recsys.serving.query import Query
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.snapshot import Query, Snapshot
 
 router = APIRouter(tags=["recommend"], route_class=DirectRoute)
 

@@ -24,9 +24,8 @@ from recsys.ids import BLANKS, MAX_ID_LENGTH
 from recsys.serving import blend, cascade
 from recsys.serving.config import ServingConfig
 from recsys.serving.ids import ExternalId, to_external
-from recsys.serving.query import Query
 from recsys.serving.recent import Recent
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.snapshot import Query, Snapshot
 
 router = APIRouter(tags=["recommend"])
 direct = APIRouter(tags=["recommend"], route_class=DirectRoute)
@@ -94,9 +93,10 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
         type_ = _type_of_a_look(state, snapshot, now.config, warnings)
         user = user._replace(seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
     feats = Feats(body.user_feats, warnings, degraded, [])
-    if now.lacks_factors(user, body.surface):
+    if snapshot.factors is None and now.lacks_factors(user, body.surface):
         degraded.append(service.FOLD_IN)
-    user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
+    if body.user_feats or now.config.surface(body.surface).blend == "rescore":
+        user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
     picks = cascade.recommend(snapshot, user, query, now.config)
     status = service.user_status(user_id, body.session_id, row, stored)
     provenance = service.origin(request.scope, snapshot, cascade.tier(picks), degraded)

@@ -18,8 +18,7 @@ from recsys.serving import filters, sources
 from recsys.serving.eligibility import Restriction
 from recsys.serving.filters import Filters
 from recsys.serving.ids import ExternalId, to_external
-from recsys.serving.query import NOBODY, UserState
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.snapshot import NOBODY, Snapshot, UserState
 from recsys.serving.sources import Pick
 
 # parts that may be missing; FOLD_IN: the item factors behind the lists, so that nobody new is folded in, and diversity

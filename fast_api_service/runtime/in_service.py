@@ -7,8 +7,7 @@ from typing import NamedTuple
 from fast_api_service.runtime.model_loader import FACTORS, MODEL, LoadedModel
 from recsys.serving import blend
 from recsys.serving.config import ServingConfig, Surface
-from recsys.serving.query import UserState
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.snapshot import Snapshot, UserState
 
 
 class InService(NamedTuple):

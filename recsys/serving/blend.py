@@ -10,9 +10,8 @@ import numpy as np
 from recsys.serving import recent
 from recsys.serving.config import ServingConfig, Surface, SurfaceConfig
 from recsys.serving.fold_in import LEAST_ITEMS
-from recsys.serving.query import Query, Score, UserState
 from recsys.serving.recent import N_FOLLOWED
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.snapshot import Query, Score, Snapshot, UserState
 from recsys.serving.sources import (
     CANDIDATE,
     I2I,

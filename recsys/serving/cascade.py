@@ -17,8 +17,7 @@ from recsys.serving.blend import blended, rescored
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, SurfaceConfig
 from recsys.serving.eligibility import ANYTHING, Restriction
-from recsys.serving.query import Query, UserState
-from recsys.serving.snapshot import Snapshot
+from recsys.serving.snapshot import Query, Snapshot, UserState
 from recsys.serving.sources import (
     AVAILABLE,
     CANDIDATE,

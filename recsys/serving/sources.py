@@ -10,9 +10,8 @@ from recsys.serving import recent
 from recsys.serving.config import ServingConfig
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.neighbours import Calls
-from recsys.serving.query import UserState
 from recsys.serving.recent import N_FOLLOWED
-from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList
+from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList, UserState
 
 RANKED, PERSONAL = "ranked", "personal"
 POPULAR_IN_CATEGORY, POPULAR, AVAILABLE = "popular_in_category", "popular", "available"

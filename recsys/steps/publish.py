@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from recsys.artifacts import split_ref
+import sqlalchemy as sa
+
+from recsys.artifacts import ArtifactStore, split_ref
 from recsys.errors import EmptyResultError, NewerDataError
 from recsys.serving.list_file import LISTS, ListFileWriter
 from recsys.steps.context import Context, step
@@ -39,7 +41,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     if not found:
         raise EmptyResultError(f"there are no lists for {ref}; run the steps that write them first")
     for version in found:
-        _write_file(ctx, version)
+        write_file(ctx.engine, ctx.store, version)
     try:
         published = publications.publish(
             ctx.engine,
@@ -66,20 +68,20 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     }
 
 
-def _write_file(ctx: Context, version: ListVersion) -> None:
+def write_file(engine: sa.Engine, store: ArtifactStore, version: ListVersion) -> None:
     """Have the lists of a version as a file, too, which every worker of the service maps instead of reading rows."""
     ref = version.meta.get("file")
-    if ref is not None and ctx.store.exists(ref):
+    if ref is not None and store.exists(ref):
         return
     name = f"{version.version}-{version.kind}-{secrets.token_hex(4)}"  # another database may have lists of that version
     inputs = {"dataset": version.dataset}
     with (
-        ctx.store.writing(LISTS, name, made_by="publish", inputs=inputs) as (folder, _),
+        store.writing(LISTS, name, made_by="publish", inputs=inputs) as (folder, _),
         ListFileWriter(folder, version.kind) as writer,
-        ctx.engine.connect() as connection,
+        engine.connect() as connection,
     ):
         lists.read(connection, version, writer.take)
-    lists.tell(ctx.engine, version, {"file": f"{LISTS}/{name}"})
+    lists.tell(engine, version, {"file": f"{LISTS}/{name}"})
 
 
 def _newest_lists(ctx: Context, dataset: str) -> list[ListVersion]:

@@ -35,9 +35,8 @@ from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.neighbours import NeighbourIndex
-from recsys.serving.query import NOBODY, Query, UserState
 from recsys.serving.recent import Recent
-from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
+from recsys.serving.snapshot import ALL_ITEMS, NOBODY, ListVersion, Publication, Query, Snapshot, StoredList, UserState
 from recsys.types import Catalogue, Interactions
 
 LEAST_ITEMS = 3  # that a new user has

@@ -2,6 +2,8 @@
 
     python research/benchmarks/serving.py [--users 200000] [--items 50000] [--seconds 2] [--rounds 9]
 
+Then the same of what pays the general way: with an API key, a session, a filter by price and `explain`.
+
 Both run as one uvicorn worker on the same embedded Postgres (a temporary one), with the same client (keep-alive
 connections in one asyncio process) and the same 100-item ranked lists; ours blends them with the neighbours (50 an
 item) of each user's 20 latest events, and leaves out what they bought by the 40 entries of their history. Rounds
@@ -31,7 +33,10 @@ import numpy as np
 import psutil
 import sqlalchemy as sa
 
-from recsys.storage import embedded, lists, tables
+from recsys import api_key
+from recsys.artifacts import ArtifactStore
+from recsys.steps.publish import write_file
+from recsys.storage import api_keys, embedded, lists, tables
 from recsys.storage.engine import engine_of, migrate
 from recsys.types import Lists
 
@@ -55,7 +60,7 @@ def filled(n_users: int, n_items: int) -> Iterator[tuple[str, sa.Engine, Path]]:
     try:
         url = embedded.ensure(folder, free_port()).url("recsys")
         engine = engine_of(url)
-        fill(engine, n_users, n_items)
+        fill(engine, n_users, n_items, ArtifactStore(str(folder / "artifacts")))
         yield url, engine, folder
         engine.dispose()
     finally:
@@ -63,13 +68,16 @@ def filled(n_users: int, n_items: int) -> Iterator[tuple[str, sa.Engine, Path]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
+def fill(engine: sa.Engine, n_users: int, n_items: int, store: ArtifactStore | None = None) -> None:
     """A published catalogue with a ranked list and events for every user, and neighbours for every item."""
     migrate(engine)
     with engine.begin() as connection:
         connection.execute(sa.text("insert into id_types values ('user', 'integer'), ('item', 'integer')"))
         connection.execute(
-            sa.text("insert into items (item_key, item_id) select k, (1000 + k)::text from generate_series(1, :n) k"),
+            sa.text(
+                "insert into items (item_key, item_id, properties)"
+                " select k, (1000 + k)::text, jsonb_build_object('price', k % 100) from generate_series(1, :n) k"
+            ),
             {"n": n_items},
         )
         connection.execute(
@@ -77,13 +85,16 @@ def fill(engine: sa.Engine, n_users: int, n_items: int) -> None:
             {"n": n_users},
         )
         connection.execute(sa.text(_RECENT_SQL), {"users": n_users, "items": n_items, "n": N_RECENT})
-    publish(engine, "1", n_users, n_items)
+    publish(engine, "1", n_users, n_items, store=store)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text("vacuum analyze"))
 
 
-def publish(engine: sa.Engine, version: str, n_users: int, n_items: int, step: int = 1, first: int = 1) -> int:
-    """Lists of all kinds and a publication of them, which the pointer moves to; its id.
+def publish(
+    engine: sa.Engine, version: str, n_users: int, n_items: int, step: int = 1, first: int = 1,
+    store: ArtifactStore | None = None,
+) -> int:  # fmt: skip
+    """Lists of all kinds, their files in `store`, and a publication of them, which the pointer moves to; its id.
 
     They hold items `first`, `first + step`, … alone, so that an answer shows which publication it is made of.
     """
@@ -113,6 +124,8 @@ def publish(engine: sa.Engine, version: str, n_users: int, n_items: int, step: i
             sources=sources_of(kind),
         )
         manifest[kind] = written.list_version_id
+        if store is not None:
+            write_file(engine, store, written)
     publication = sa.insert(tables.publications).values(
         status="published", dataset=f"dataset/{version}", manifest=manifest, models={}, fence=1
     )
@@ -185,12 +198,13 @@ def main() -> None:
     if arguments.bare:
         bare(arguments.bare[0], int(arguments.bare[1]), int(arguments.bare[2]))
         return
-    with filled(arguments.users, arguments.items) as (url, engine, _):
+    with filled(arguments.users, arguments.items) as (url, engine, folder):
         version = lists.find(engine, "ranked", "1")
-        compare(url, version.list_version_id, arguments)
+        os.environ["ARTIFACT_ROOT"] = str(folder / "artifacts")
+        compare(engine, url, version.list_version_id, arguments)
 
 
-def compare(url: str, list_version_id: int, arguments: argparse.Namespace) -> None:
+def compare(engine: sa.Engine, url: str, list_version_id: int, arguments: argparse.Namespace) -> None:
     """Start both, measure them by turns, print the medians."""
     service_port, bare_port = free_port(), free_port()
     environment = os.environ | {"DATABASE_URL": url, "API_PORT": str(service_port)}
@@ -199,11 +213,17 @@ def compare(url: str, list_version_id: int, arguments: argparse.Namespace) -> No
     peer = subprocess.Popen([sys.executable, __file__, "--bare", url, str(bare_port), str(list_version_id)])
     pick = random.Random(2)
 
-    def recommend() -> bytes:
-        body = b'{"user_id": %d, "top_k": 10}' % (7 * pick.randint(1, arguments.users))
+    def post(body: bytes, more: bytes = b"") -> bytes:
         head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        head += b"Content-Length: %d\r\n\r\n"
-        return head % len(body) + body
+        return head + more + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    def recommend() -> bytes:
+        return post(b'{"user_id": %d, "top_k": 10}' % (7 * pick.randint(1, arguments.users)))
+
+    def general() -> bytes:
+        body = b"""{"user_id": %d, "session_id": "s%d", "top_k": 10, "explain": true,
+                "filters": {"properties": {"price": {"min": 10, "max": 90}}}}"""
+        return post(body % (7 * pick.randint(1, arguments.users), pick.randint(1, 10**6)), key)
 
     def row() -> bytes:
         return b"GET /row/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % pick.randint(1, arguments.users)
@@ -212,26 +232,34 @@ def compare(url: str, list_version_id: int, arguments: argparse.Namespace) -> No
         wait(f"http://127.0.0.1:{service_port}/ready")
         ready_s = time.monotonic() - started
         wait(f"http://127.0.0.1:{bare_port}/row/1")
-        sides = {"bare row": (bare_port, row, peer), "recommend": (service_port, recommend, service)}
-        figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
-        for _ in range(arguments.rounds + 1):  # the first round warms up
-            for name, (port, request, process) in sides.items():
-                before = cpu_s(process)
-                rate, p99 = asyncio.run(load(port, request, arguments.seconds, arguments.connections))
-                cpu_ms = (cpu_s(process) - before) * 1000 / (rate * arguments.seconds)
-                figures[name].append((rate, p99, cpu_ms))
-        for name, rounds in figures.items():
-            rate, p99, cpu_ms = (statistics.median(values) for values in zip(*rounds[1:], strict=True))
-            print(f"{name:10} {rate:6.0f} requests/s, p99 {p99:6.1f} ms, {cpu_ms:.2f} ms of processor a request")
-        pairs = list(zip(figures["recommend"][1:], figures["bare row"][1:], strict=True))
-        ratios = [statistics.median(ours[i] / theirs[i] for ours, theirs in pairs) for i in range(3)]
-        print("ratios: throughput {:.2f}, p99 {:.2f}, processor time {:.2f}".format(*ratios))
-        memory = psutil.Process(service.pid).memory_info().rss / 2**20
-        print(f"both ready after {ready_s:.1f} s, service {memory:.0f} MiB")
+        row_side = (bare_port, row, peer)
+        measure({"bare row": row_side, "recommend": (service_port, recommend, service)}, arguments)
+        text, _ = api_keys.create(engine, "benchmark", [api_key.RECOMMEND], rate_per_s=1e6)
+        key = b"Authorization: Bearer %s\r\n" % text.encode()
+        time.sleep(2)  # every worker knows it, and asks for it
+        measure({"bare row": row_side, "general": (service_port, general, service)}, arguments)
+        memory = psutil.Process(service.pid).memory_full_info().uss / 2**20
+        print(f"both ready after {ready_s:.1f} s, service {memory:.0f} MiB of its own")
     finally:
         for process in (service, peer):
             process.terminate()
             process.wait(20)
+
+
+def measure(sides: dict[str, tuple[int, Callable[[], bytes], subprocess.Popen[bytes]]], of: argparse.Namespace) -> None:
+    """Both by turns; prints medians, and the ratios of the second to the first."""
+    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
+    for _ in range(of.rounds + 1):  # the first round warms up
+        for name, (port, request, process) in sides.items():
+            before = cpu_s(process)
+            rate, p99 = asyncio.run(load(port, request, of.seconds, of.connections))
+            figures[name].append((rate, p99, (cpu_s(process) - before) * 1000 / (rate * of.seconds)))
+    for name, rounds in figures.items():
+        rate, p99, cpu_ms = (statistics.median(values) for values in zip(*rounds[1:], strict=True))
+        print(f"{name:10} {rate:6.0f} requests/s, p99 {p99:6.1f} ms, {cpu_ms:.2f} ms of processor a request")
+    theirs, ours = (rounds[1:] for rounds in figures.values())
+    ratios = [statistics.median(a[i] / b[i] for a, b in zip(ours, theirs, strict=True)) for i in range(3)]
+    print("ratios: throughput {:.2f}, p99 {:.2f}, processor time {:.2f}".format(*ratios))
 
 
 def cpu_s(process: subprocess.Popen[bytes]) -> float:

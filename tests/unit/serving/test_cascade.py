@@ -12,9 +12,8 @@ from recsys.serving import blend, cascade, sources
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.neighbours import NeighbourIndex
-from recsys.serving.query import NOBODY, Query, UserState
 from recsys.serving.recent import DAY_MS, N_FOLLOWED, History, Recent, merged
-from recsys.serving.snapshot import ALL_ITEMS, ListVersion, Publication, Snapshot, StoredList
+from recsys.serving.snapshot import ALL_ITEMS, NOBODY, ListVersion, Publication, Query, Snapshot, StoredList, UserState
 from recsys.storage import tables
 
 N_ITEMS = 30

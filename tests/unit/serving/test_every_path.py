@@ -19,9 +19,8 @@ from recsys.serving.filters import Filters, Range
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.item_numbers import numbers_in
-from recsys.serving.query import Query, UserState
 from recsys.serving.recent import Recent, merged
-from recsys.serving.snapshot import ALL_ITEMS, Snapshot
+from recsys.serving.snapshot import ALL_ITEMS, Query, Snapshot, UserState
 from recsys.serving.sources import FOLD_IN
 from tests.unit.serving.test_cascade import (
     BELOW,

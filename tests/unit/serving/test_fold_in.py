@@ -21,8 +21,8 @@ from recsys.serving import cascade, fold_in
 from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
-from recsys.serving.query import Query, UserState
 from recsys.serving.recent import EventMeaning, Recent
+from recsys.serving.snapshot import Query, UserState
 from recsys.types import MICROSECONDS_PER_DAY, Catalogue, Interactions
 from tests.unit.serving.test_cascade import index_of, snapshot_of, stored
 
