@@ -47,7 +47,7 @@ loaded; `123` and `"123"` are both understood. Errors have one form:
 """
 
 
-def create_app(database_url: str, settings: ApiSettings | None = None, artifact_root: str | None = None) -> FastAPI:
+def create_app(database_url: str, settings: ApiSettings | None = None, artifact_root: str | None = None) -> Service:
     """The service on the Postgres of `database_url`, which may be away when it starts, and the models under
     `artifact_root` (ARTIFACT_ROOT when None).
 

@@ -61,12 +61,11 @@ def is_good(line: bytes) -> bool:
     block_bytes=st.sampled_from([150, 400, 1 << 20]),
 )
 def test_loaded_and_rejected_are_all_rows_each_with_its_line(lines, block_bytes):
-    try:
-        chunks = read_events(lines, block_bytes)
-    except InputError as error:
-        assert str(error).endswith("the file holds no rows")
-        assert not b"".join(lines).strip(b" \t\v\f\x1c\x1d\x1e\x1f")
+    if not b"".join(lines).strip(b" \t\v\f\x1c\x1d\x1e\x1f"):
+        with pytest.raises(InputError, match="the file holds no rows"):
+            read_events(lines, block_bytes)
         return
+    chunks = read_events(lines, block_bytes)
     rejected = [row.line - 2 for chunk in chunks for row in chunk.rejected]
     loaded = [tuple(row.values()) for chunk in chunks for row in chunk.rows.to_pylist()]
     assert chunks[-1].end == len(lines)
