@@ -95,6 +95,8 @@ class Interactions:
     def before(self, cut_at: int) -> Interactions:
         """The events strictly before `cut_at` (microseconds), seen from there."""
         n = int(np.searchsorted(self.occurred_at, cut_at, side="left"))
+        if n == len(self) and cut_at >= self.cut_at:
+            return self
         part = self.take(np.arange(n))
         return Interactions(**{**part.__dict__, "cut_at": min(cut_at, self.cut_at)})
 

@@ -22,14 +22,14 @@ from recsys.data.dataset import Dataset
 from recsys.errors import InputError
 from recsys.evaluation import report, segments
 from recsys.evaluation.metrics import Labels, n_users_by_item, pool_recall
-from recsys.evaluation.protocol import Window, labels_of, seen_items, windows
+from recsys.evaluation.protocol import Window, labels_of, windows
 from recsys.evaluation.report import Ground, Measured, Row
-from recsys.features.frame import CATEGORICAL, Features
+from recsys.ranking.cut import Cut
 from recsys.ranking.ranker import RankerParams
 from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
 from recsys.steps.context import Context, step
 from recsys.steps.stages import OWN_ITEMS, usable_generators
-from recsys.types import NO_ITEM, CandidateGenerator, Catalogue, Interactions, Keys, Task
+from recsys.types import NO_ITEM, CandidateGenerator, Catalogue, Interactions, Task
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]
     earlier: dict[str, CandidateGenerator] = {}
     for number, window in enumerate(usable):
         started = time.monotonic()
-        at_cut = _Cut(data, interactions, window, plan, earlier)
-        earlier = at_cut.generators
+        at_cut = _AtCut(data, interactions, window, plan, earlier)
+        earlier = at_cut.cut.generators
         what = "measured" if window in measured_windows else "trained on"
         seconds = time.monotonic() - started
         logger.info(
@@ -135,8 +135,24 @@ def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]
     return report.rows_of(results, seed=plan.seed), rankers
 
 
-class _Cut:
-    """Everything fitted on what lies before one cut."""
+class _Fits:
+    """Generators fitted here, those that can going on from an earlier cut, and the seconds that each took."""
+
+    def __init__(self, plan: Plan, earlier: Mapping[str, CandidateGenerator]) -> None:
+        self._plan, self._earlier = plan, earlier
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, history: Interactions, catalogue: Catalogue) -> CandidateGenerator:
+        started = time.monotonic()
+        generator = registry.make(name, self._plan.generator_params.get(name, {}))
+        goes_on = {"start_from": self._earlier[name]} if name in self._earlier and registry.continues(name) else {}
+        fitted = generator.fit(history, catalogue, **goes_on)
+        self.seconds[name] = time.monotonic() - started
+        return fitted
+
+
+class _AtCut:
+    """What is measured at one cut."""
 
     def __init__(
         self,
@@ -146,30 +162,17 @@ class _Cut:
         plan: Plan,
         earlier: Mapping[str, CandidateGenerator],
     ) -> None:
-        self.data, self.window, self.plan = data, window, plan
-        self.history = interactions.before(window.cut_at)
-        self.catalogue = data.catalogue(window.cut_at)
-        self.seconds: dict[str, float] = {}
-        self.generators: dict[str, CandidateGenerator] = {}
-        names = [*plan.generators, *([OWN_ITEMS] if Task.ALL in plan.tasks else [])]
-        for name in dict.fromkeys(names):
-            started = time.monotonic()
-            self.generators[name] = _fit(name, plan, self.history, self.catalogue, earlier.get(name))
-            self.seconds[name] = time.monotonic() - started
+        self.window, self.plan = window, plan
+        fits = _Fits(plan, earlier)
+        names = dict.fromkeys([*plan.generators, *([OWN_ITEMS] if Task.ALL in plan.tasks else [])])
+        self.cut = Cut(data, interactions, window.cut_at, list(names), fits)
         started = time.monotonic()
-        self.features = Features(data, window.cut_at)
-        self.seconds[TWO_STAGE] = time.monotonic() - started
+        _ = self.cut.features
+        self.seconds = fits.seconds | {TWO_STAGE: time.monotonic() - started}
 
     def stage(self, task: Task) -> Stage:
         """The first stage of a task: own items are proposed where they count, masked where they do not."""
-        names = [name for name in self.generators if task is Task.ALL or name in self.plan.generators]
-        bought = self.history.of_types(self.data.meta.bought_event_types)
-        n_item_keys = int(max(self.catalogue.item_key.max(), self.history.item_key.max())) + 1
-
-        def seen(user_keys: Keys) -> Any | None:
-            return None if task is Task.ALL else seen_items(bought, user_keys, n_item_keys)
-
-        return Stage([self.generators[name] for name in names], self.features, seen, leave_out=CATEGORICAL)
+        return self.cut.stage(task, None if task is Task.ALL else self.plan.generators)
 
     def measure(
         self, task: Task, labels: Labels, examples: Sequence[WindowExamples]
@@ -192,15 +195,15 @@ class _Cut:
         return results, training
 
     def _ground(self, task: Task, labels: Labels) -> Ground:
-        history = self.history
+        history, catalogue = self.cut.history, self.cut.catalogue
         return Ground(
             task=str(task),
             cut_at=self.window.cut_at,
             labels=labels,
             segments=segments.activity(history, labels.user_key),
-            n_users_by_item=n_users_by_item(history, int(self.catalogue.item_key.max()) + 1),
+            n_users_by_item=n_users_by_item(history, int(catalogue.item_key.max()) + 1),
             n_users=len(np.unique(history.user_key)),
-            n_items=len(self.catalogue),
+            n_items=len(catalogue),
         )
 
     def _pool_recall(self, stage: Stage, labels: Labels) -> np.ndarray[Any, Any]:
@@ -208,15 +211,6 @@ class _Cut:
         for part, pool in stage.pools(labels.user_key):
             found[part] = pool_recall(pool.padded(pool.item_key, NO_ITEM), labels.of_users(labels.user_key[part]))
         return found
-
-
-def _fit(
-    name: str, plan: Plan, history: Interactions, catalogue: Catalogue, earlier: CandidateGenerator | None
-) -> CandidateGenerator:
-    generator = registry.make(name, plan.generator_params.get(name, {}))
-    if earlier is not None and registry.continues(name):
-        return generator.fit(history, catalogue, start_from=earlier)  # type: ignore[call-arg]
-    return generator.fit(history, catalogue)
 
 
 def _name(row: Row) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from recsys.ranking.cut import mask_of
 from recsys.steps.context import SERVING, Context, may_skip, step
 from recsys.steps.train_generator import load_generator
-from recsys.steps.write_lists import blocks, bought, recent_users, to_lists, write_lists
+from recsys.steps.write_lists import blocks, recent_users, to_lists, write_lists
 from recsys.types import Lists
 
 
@@ -23,9 +24,9 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     def make() -> Iterator[Lists]:
         als = load_generator(ctx, model, SERVING)
         interactions, catalogue = data.interactions(), data.catalogue()
+        mask = mask_of(interactions, catalogue, data.meta, data.meta.task)
         for users in blocks(recent_users(interactions, most)):
-            seen = bought(data, interactions, users, catalogue)
-            yield to_lists(als.candidates(users, length, seen=seen), catalogue)
+            yield to_lists(als.candidates(users, length, seen=mask(users)), catalogue)
 
     inputs = {"model": model, "length": length, "max_users": most}
     return write_lists(

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from recsys.errors import NothingToDoError
+from recsys.ranking.cut import Cut
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.two_stage import rank
 from recsys.steps.context import SERVING, Context, may_skip, step
-from recsys.steps.stages import serving_artifacts, stage_at, task_of
+from recsys.steps.stages import loaded, serving_artifacts, task_of
 from recsys.steps.train_generator import generator_params
 from recsys.steps.write_lists import blocks, offered, recent_users, write_lists
 from recsys.types import Lists
@@ -40,11 +41,10 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     length, most = ctx.settings.list_length, ctx.settings.max_ranked_users
 
     def make() -> Iterator[Lists]:
-        interactions, catalogue = data.interactions(), data.catalogue()
-        stage = stage_at(ctx, data, interactions, data.meta.as_of, artifacts, SERVING, names)
-        ranker = Ranker.load(folder)
-        for users in blocks(recent_users(interactions, most)):
-            yield offered(rank(ranker, stage, users, length), catalogue)
+        cut = Cut(data, data.interactions(), data.meta.as_of, names, loaded(ctx, artifacts, SERVING))
+        stage, ranker = cut.stage(data.meta.task), Ranker.load(folder)
+        for users in blocks(recent_users(cut.history, most)):
+            yield offered(rank(ranker, stage, users, length), cut.catalogue)
 
     params = {name: generator_params(ctx, name) for name in names}
     inputs = {

@@ -1,23 +1,19 @@
-"""The first stage as of one cut, ready for the ranker: fitted generators, features, and what is masked."""
+"""The generators of the nightly steps: which, and from which artifacts."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from recsys.artifacts import Manifest
 from recsys.candidates import registry
-from recsys.data.dataset import Dataset
 from recsys.errors import InputError, NotFoundError, NothingToDoError
-from recsys.features.frame import CATEGORICAL, Features
-from recsys.ranking.two_stage import Stage
+from recsys.ranking.cut import Fitted
 from recsys.steps.context import Context
 from recsys.steps.train_generator import generator_params, load_generator
-from recsys.steps.write_lists import bought
-from recsys.types import CandidateGenerator, Interactions, Keys, Task
+from recsys.types import CandidateGenerator, Catalogue, Interactions, Task
 
 logger = logging.getLogger(__name__)
 
@@ -25,31 +21,15 @@ OWN_ITEMS = "recent"  # the generator of a user's own items: of use only where t
 TRAINED = ("als", "deepfm")  # these come from artifacts; the others are fitted where they are needed, in seconds
 
 
-def stage_at(
-    ctx: Context,
-    data: Dataset,
-    interactions: Interactions,
-    cut_at: int,
-    artifacts: Mapping[str, str],
-    purpose: str,
-    names: list[str],
-) -> Stage:
-    """Everything as of `cut_at`, by generators `names`; those of TRAINED are loaded from `artifacts`.
+def loaded(ctx: Context, artifacts: Mapping[str, str], purpose: str) -> Fitted:
+    """Generators of TRAINED from `artifacts`, the others fitted; ModelError when one was fitted for another purpose."""
 
-    Bought items are masked. Raises ModelError when an artifact was fitted for another purpose.
-    """
-    history, catalogue = interactions.before(cut_at), data.catalogue(cut_at)
-    generators: list[CandidateGenerator] = []
-    for name in names:
+    def fitted(name: str, history: Interactions, catalogue: Catalogue) -> CandidateGenerator:
         if name in TRAINED:
-            generators.append(load_generator(ctx, artifacts[name], purpose))
-        else:
-            generators.append(registry.make(name, generator_params(ctx, name)).fit(history, catalogue))
+            return load_generator(ctx, artifacts[name], purpose)
+        return registry.make(name, generator_params(ctx, name)).fit(history, catalogue)
 
-    def seen(user_keys: Keys) -> Any:
-        return bought(data, history, user_keys, catalogue)
-
-    return Stage(generators, Features(data, cut_at), seen, leave_out=CATEGORICAL)
+    return fitted
 
 
 def usable_generators(ctx: Context, interactions: Interactions, task: Task) -> list[str]:

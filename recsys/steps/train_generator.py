@@ -24,9 +24,9 @@ from recsys.errors import NothingToDoError
 from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import accuracy, n_users_by_item, novelty, user_coverage
 from recsys.evaluation.protocol import Window, date, labels_of
+from recsys.ranking.cut import mask_of
 from recsys.ranking.windows import training_windows
 from recsys.steps.context import HISTORY, SERVING, Context, require_purpose
-from recsys.steps.write_lists import bought
 from recsys.tracking import Run
 from recsys.types import CandidateGenerator, Candidates, Interactions
 
@@ -187,7 +187,7 @@ def _measure(
     if len(labels) > MAX_MEASURED_USERS:
         rng = np.random.default_rng(ctx.settings.seed)
         labels = labels.of_users(rng.choice(labels.user_key, MAX_MEASURED_USERS, replace=False))
-    seen = bought(data, history, labels.user_key, catalogue)
+    seen = mask_of(history, catalogue, data.meta, data.meta.task)(labels.user_key)
     model = load_generator(ctx, f"{name}/{plan[-2].version}", HISTORY)
     popular = registry.make("popular", generator_params(ctx, "popular")).fit(history, catalogue)
     lists = {

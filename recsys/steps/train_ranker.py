@@ -21,11 +21,12 @@ from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation import gate, plots
 from recsys.evaluation.metrics import Values, accuracy
 from recsys.evaluation.protocol import Window, labels_of
+from recsys.ranking.cut import Cut
 from recsys.ranking.ranker import Ranker, RankerParams
 from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
 from recsys.ranking.windows import is_held_out, training_windows
 from recsys.steps.context import HISTORY, Context, may_skip, step
-from recsys.steps.stages import history_artifacts, stage_at, task_of, usable_generators
+from recsys.steps.stages import history_artifacts, loaded, task_of, usable_generators
 from recsys.steps.train_generator import generator_params
 from recsys.tracking import Run
 from recsys.types import Candidates, Interactions, Keys
@@ -135,9 +136,9 @@ def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, 
     return decision.accepted, decision.reason
 
 
-def _stage(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, window: int) -> Stage:
-    cut_at, artifacts = plan.windows[window].cut_at, plan.artifacts[window]
-    return stage_at(ctx, data, interactions, cut_at, artifacts, HISTORY, plan.generators)
+def _cut(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, window: int) -> Cut:
+    fitted = loaded(ctx, plan.artifacts[window], HISTORY)
+    return Cut(data, interactions, plan.windows[window].cut_at, plan.generators, fitted)
 
 
 def _examples(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions) -> list[WindowExamples]:
@@ -151,7 +152,7 @@ def _examples(ctx: Context, plan: Plan, data: Dataset, interactions: Interaction
         except TooFewLabelsError as error:
             logger.warning("label window %d of %d is left out: %s", number + 1, len(plan.windows), error)
             continue
-        stage = _stage(ctx, plan, data, interactions, number)
+        stage = _cut(ctx, plan, data, interactions, number).stage(data.meta.task)
         found.append(window_examples(stage, labels, plan.params, hold_out=True, max_rows=rows))
         logger.info(
             "label window %d of %d: %d users with labels, %d rows to train on",
@@ -180,8 +181,8 @@ def _judge(
     if not len(labels):
         reason = "no held-out user has a label in the newest window: nothing to judge the ranker by; load more users"
         return gate.GateDecision(False, (reason,), "popularity"), {"ndcg@10": 0.0, "users": 0.0}
-    stage = _stage(ctx, plan, data, interactions, -1)
-    history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
+    cut = _cut(ctx, plan, data, interactions, -1)
+    stage, history, catalogue = cut.stage(data.meta.task), cut.history, cut.catalogue
     popular = Popular(**generator_params(ctx, "popular")).fit(history, catalogue)
     users = labels.user_key
     lists: dict[str, Keys] = {"popular": popular.candidates(users, LIST_LENGTH, seen=stage.seen(users)).item_key}

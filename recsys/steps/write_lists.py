@@ -13,10 +13,9 @@ import recsys
 from recsys.artifacts import version_of
 from recsys.data.dataset import Dataset
 from recsys.errors import EmptyResultError, NothingToDoError
-from recsys.evaluation.protocol import seen_items
 from recsys.steps.context import Context
 from recsys.storage import lists as list_store
-from recsys.types import Candidates, Catalogue, Interactions, Keys, Lists, Task
+from recsys.types import Candidates, Catalogue, Interactions, Keys, Lists
 
 logger = logging.getLogger(__name__)
 
@@ -94,11 +93,3 @@ def blocks(keys: Keys) -> Iterator[Keys]:
     for start in range(0, len(keys), OWNERS_PER_BLOCK):
         logger.info("lists of %d owners; %d are done", len(keys), start)
         yield keys[start : start + OWNERS_PER_BLOCK]
-
-
-def bought(data: Dataset, interactions: Interactions, user_keys: Keys, catalogue: Catalogue) -> Any:
-    """What each of `user_keys` bought, in the form that generators take as `seen`; None where it may be shown again."""
-    if data.meta.task is Task.ALL:
-        return None
-    width = max(int(interactions.item_key.max(initial=0)), int(catalogue.item_key.max(initial=0))) + 1
-    return seen_items(interactions.of_types(data.meta.bought_event_types), user_keys, width)
