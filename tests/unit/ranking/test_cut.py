@@ -14,15 +14,15 @@ from tests.unit.ranking.taste_world import CUT_AT, dataset
 
 def test_generators_learn_of_what_lies_before_and_bought_items_are_masked_for_discovery(tmp_path: Path) -> None:
     data = dataset(tmp_path / "world")
-    asked: list[tuple[str, int, int]] = []
+    cuts: list[tuple[str, int, int]] = []
 
     def fitted(name: str, history: Interactions, catalogue: Catalogue) -> CandidateGenerator:
-        asked.append((name, history.cut_at, int(history.occurred_at.max())))
+        cuts.append((name, history.cut_at, int(history.occurred_at.max())))
         return Popular().fit(history, catalogue)
 
     cut = Cut(data, data.interactions(), CUT_AT, ["popular", "another"], fitted)
-    assert [(name, at) for name, at, _ in asked] == [("popular", CUT_AT), ("another", CUT_AT)]
-    assert all(newest < CUT_AT for *_, newest in asked)
+    assert [(name, at) for name, at, _ in cuts] == [("popular", CUT_AT), ("another", CUT_AT)]
+    assert all(newest < CUT_AT for *_, newest in cuts)
     assert cut.features.at == CUT_AT
     assert cut.stage(Task.DISCOVERY, ["another"]).generators == [cut.generators["another"]]
 
