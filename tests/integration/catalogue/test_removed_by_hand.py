@@ -7,14 +7,15 @@ import subprocess
 import time
 from pathlib import Path
 
-import asyncpg
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
+from recsys.events.connections import Connections
 from recsys.storage import keys, raw_imports, tables
 from recsys.storage.embedded_server import Home
-from recsys.updater import new_users, store
+from recsys.updater import new_users
+from recsys.updater.store import TrainingStore
 from tests.conftest import execute, sibling
 from tests.integration import serving_shop as shop
 from tests.integration.serving_shop import put, row_of
@@ -49,14 +50,13 @@ def test_no_user_gets_the_lists_of_another_who_was_removed(clean_database_url: s
     assert row_of(engine, tables.users, "900")["user_key"] == greatest + 1
 
     async def by_the_updater() -> dict[str, int]:
-        connection = await asyncpg.connect(clean_database_url)
+        connections = Connections(clean_database_url, "test")
         try:
-            fence = await store.take_lease(connection, "test")
+            fence = await TrainingStore(connections).take_lease("test")
             assert fence is not None
-            async with connection.transaction():
-                return await new_users.give_keys(connection, fence, ["901"])
+            return await new_users.give_keys(connections, fence, ["901"])
         finally:
-            await connection.close()
+            await connections.close()
 
     execute(clean_database_url, f"delete from users where user_key > {greatest}")
     assert asyncio.run(by_the_updater()) == {"901": greatest + 2}

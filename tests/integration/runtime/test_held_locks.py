@@ -56,13 +56,12 @@ def test_looks_and_writes_that_were_given_up_leave_no_backend_while_somebody_hol
     async def play(state: State) -> None:
         """Five times all that looks and writes, given up."""
         await until(lambda: state.snapshot is not None and state.snapshot.is_published)
-        publication = state.snapshot.publication  # type: ignore[union-attr]
         today = dt.datetime.now(dt.UTC)
         holder.execute(locked)
         for number in range(5):
             state.exposures.append(shown(number))
             with contextlib.suppress(DatabaseAwayError):
-                await state.database.reads.user("501", None, publication, 0.1)
+                await state.database.reads.user("501", None, 0.1)
             for look in (state.database.pointer, state.database.api_keys):
                 with pytest.raises(DatabaseAwayError):
                     await look()
