@@ -153,6 +153,8 @@ class State:
             self.models.want(coming.publication)
             coming = replace(coming, lists=await self._lists_of(coming, newest))
             self._coming, self._wait_until = coming, time.monotonic() + self.settings.model_wait_s
+            in_use = [one.publication for one in (self._published, coming) if one is not None]
+            await asyncio.to_thread(self.lists.forget, *in_use)
         self._switch()
         if self._catalogue is not None and self._catalogue.epoch != pointer.epoch:
             self._catalogue_follower.wake()
@@ -189,8 +191,6 @@ class State:
         is_something = published.publication is not NOT_PUBLISHED or len(catalogue.items) > 0
         self.snapshot = _snapshot(catalogue, published, factors) if is_something else None
         self.metrics.show(self.snapshot)
-        if published.publication is not former:
-            self.lists.forget(*(one.publication for one in (self._published, self._coming) if one is not None))
         if self.now is not None and published.publication is not former:
             self.metrics.switches.inc()
             log.info(

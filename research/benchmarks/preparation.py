@@ -215,7 +215,7 @@ def run_postgres(raw: Path) -> None:
         connection.commit()
     with tempfile.TemporaryDirectory() as folder, raw_snapshot(ctx.engine) as snapshot:
         started = time.perf_counter()
-        snapshot.export(Path(folder), as_of(raw))
+        snapshot.export(Path(folder), as_of(raw), as_of(raw))
         print(f"raw tables out of Postgres as Parquet: {time.perf_counter() - started:.1f} s")
     for what in ("first", "again, forced"):
         started = time.perf_counter()

@@ -25,8 +25,7 @@ from fast_api_service.settings import ApiSettings
 from recsys.artifacts import ArtifactStore
 from recsys.events.connections import Connections
 from recsys.serving import update
-from recsys.updater import store as training_state
-from recsys.updater.store import UpdateRow
+from recsys.updater.store import TrainingStore, UpdateRow
 from tests.conftest import free_port
 from tests.integration import serving_shop as shop
 from tests.integration import tiny_model
@@ -217,7 +216,7 @@ async def commit_update(database_url: str, root: Path) -> None:
         metrics={"window": {"auc": 0.7, "frozen_auc": 0.6}},
     )
     connections = Connections(database_url, "tests")
-    assert await connections.transaction(lambda connection: training_state.commit(connection, row))
+    await TrainingStore(connections).commit(row)
     beat = "update training_state set heartbeat_at = now()"
     await connections.transaction(lambda connection: connection.execute(beat))
     await connections.close()

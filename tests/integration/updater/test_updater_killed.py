@@ -81,6 +81,7 @@ def name_kafka(monkeypatch: pytest.MonkeyPatch) -> Any:
     return name
 
 
+@pytest.mark.timeout(900)  # a process for each step, each of which imports TensorFlow
 @pytest.mark.parametrize("log", ["postgres", "kafka"])
 def test_killed_between_any_two_steps_it_ends_where_an_undisturbed_one_does(
     postgres_server: str,
