@@ -76,7 +76,7 @@ def drawing() -> list[str]:
         arrow("M210 176H230"),
         arrow("M320 210V228"),
         arrow("M230 262H210"),
-        box(448, 112, 136, 90, "store", "Artifacts", "data sets,", "models, updates;", "folder or S3"),
+        box(448, 112, 136, 90, "store", "Artifacts", "data sets,", "models, list files;", "folder or S3"),
         arrow("M424 157H448", both=True),
         box(448, 218, 136, 90, "store", "MLflow", "runs, plots,", "model versions"),
         arrow("M424 263H448"),
