@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from typing import Final, NamedTuple
 
+# Another one needs a migration too: the constraint ck_api_keys_scopes names them.
 RECOMMEND, EVENTS, CATALOGUE, USERS, METRICS, ADMIN = SCOPES = (
     *("recommend", "events", "catalogue", "users", "metrics", "admin"),
 )

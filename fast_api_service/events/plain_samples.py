@@ -1,7 +1,7 @@
 """The usual samples of a body, checked a column at a time, which takes a quarter of pydantic's time for each.
 
 Samples with the same fields in the same order are looked at together. Where one column of theirs is not plain, all of
-them are left to `schemas_events.Sample`, whose verdict and words count; what is taken here comes out as it does there.
+them are left to `events.schemas.Sample`, whose verdict and words count; what is taken here comes out as it does there.
 """
 
 from __future__ import annotations

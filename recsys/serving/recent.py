@@ -1,4 +1,4 @@
-"""Recent events of a user, and what they are worth."""
+"""Recent events of a user: what they are worth, and what was bought by them and so is not shown again."""
 
 from __future__ import annotations
 

@@ -158,8 +158,9 @@ class Context:
             )
         return ref
 
-    def crown(self, model: str, artifact: str, version: str, decision: GateDecision) -> None:
-        """Make a registered version the champion when it was accepted, or say at it why it is not.
+    def show_champion(self, model: str, artifact: str, version: str, decision: GateDecision) -> None:
+        """Show in MLflow that a registered version is the champion, or why it is not. Which one serves is decided by
+        the runs in Postgres, see `champion`.
 
         A model of older data than the champion's, from a run for a past interval, does not take its place.
         """

@@ -127,7 +127,7 @@ def _train(
         version = ctx.tracker.register(name, serving, run.run_id, tags={"dataset": ref, **_texts(metrics)})
         run.tag("gate", decision.reason)
         run.metrics({"judged_users": decision.judged.get("all", 0)})
-        ctx.crown(name, serving, version, decision)
+        ctx.show_champion(name, serving, version, decision)
     for fit in plan[:-1]:
         ctx.record(step, ref, f"{name}/{fit.version}", as_of=fit.cut_at, purpose=HISTORY, mlflow_run_id=run.run_id)
     ctx.record(

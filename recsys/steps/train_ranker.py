@@ -122,7 +122,7 @@ def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, 
         )
         run.tag("gate", decision.reason)
         run.metrics({"judged_users": decision.judged.get("all", 0)})
-        ctx.crown("ranker", artifact, version, decision)
+        ctx.show_champion("ranker", artifact, version, decision)
     ctx.record(
         STEP,
         plan.dataset,
