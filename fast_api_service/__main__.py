@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import uvicorn
@@ -25,7 +26,23 @@ def database_url() -> str:
     return embedded_url(configured)
 
 
+def _help() -> argparse.ArgumentParser:
+    """Takes no arguments; `--help` tells the settings."""
+    lines = "\n".join(
+        f"  API_{name.upper()} ({field.default}){f': {field.description}' if field.description else ''}"
+        for name, field in ApiSettings.model_fields.items()
+    )
+    return argparse.ArgumentParser(
+        prog="python -m fast_api_service",
+        description="One worker of the service. Settings come from the environment or .env; the database is that of\n"
+        "DATABASE_URL, or the embedded Postgres.",
+        epilog=f"settings, with their defaults:\n{lines}\n\nPage of the routes: /docs.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def main() -> None:
+    _help().parse_args()
     try:
         log.setup(settings.load().log_level, settings.load().log_format)
         api = settings.read(ApiSettings)
