@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -50,12 +51,17 @@ class Service:
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
+class _Child(NamedTuple):
+    process: subprocess.Popen[bytes]
+    fingerprint: str
+
+
 class Services:
     """The services of one demo."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._children: list[subprocess.Popen[bytes]] = []  # those that this process has started
+        self._children: dict[str, _Child] = {}  # those that this process has started last, by service
 
     def is_running(self, service: Service) -> bool:
         """Whether this very service (same command, same variables) runs and answers."""
@@ -109,7 +115,8 @@ class Services:
                 is_its = process.environ().get(_MARK, "").startswith(mark)
                 if is_its and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
                     found.append(process)
-        return found
+        own = (self._own(one, fingerprint) for one in ([name] if name else list(self._children)))
+        return found + [process for process in own if process is not None and process not in found]
 
     def run_job(
         self,
@@ -165,8 +172,8 @@ class Services:
         while self._left(ended) and time.monotonic() < deadline:
             time.sleep(0.2)
         self.kill(ended)
-        for child in self._children:
-            child.poll()  # no zombies
+        for child in list(self._children.values()):
+            child.process.poll()  # no zombies
         return ended
 
     def kill(self, names: Iterable[str]) -> None:
@@ -186,10 +193,21 @@ class Services:
 
     def _leader(self, name: str, fingerprint: str = "") -> psutil.Process | None:
         """The process that supervises a service (as it was started); None when it is no more."""
+        if (own := self._own(name, fingerprint)) is not None:
+            return own
         for process in self.processes(name, fingerprint):
             with contextlib.suppress(psutil.Error, OSError):
                 if _SUPERVISE in process.cmdline():
                     return process
+        return None
+
+    def _own(self, name: str, fingerprint: str = "") -> psutil.Process | None:
+        """The child that was started for a service, while it runs: what it is started as can be read a moment later."""
+        child = self._children.get(name)
+        if child is None or not child.fingerprint.startswith(fingerprint) or child.process.poll() is not None:
+            return None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(child.process.pid)
         return None
 
     def _start(
@@ -198,7 +216,7 @@ class Services:
         # SPT_NOENV: Airflow renames its processes, and would write over their environment with it.
         marked = {**environment, _MARK: f"{self._state}:{name}:{fingerprint}", "SPT_NOENV": "1"}
         process = processes.start(command, self.log_file(name), cwd=self._state, env=marked, umask=0o077)
-        self._children.append(process)
+        self._children[name] = _Child(process, fingerprint)
         return process
 
     def _tail(self, name: str, n_lines: int = 15) -> str:

@@ -66,6 +66,21 @@ def test_a_service_is_found_again_and_ended_with_its_descendants(services: Servi
     assert later.stop(["family"]) == {}
 
 
+def test_what_has_just_been_started_runs_though_nothing_can_be_read_of_it_yet(
+    services: Services, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as at_once:
+        at_once.setattr(psutil.Process, "environ", lambda _: {})  # as between a process's start and its first moment
+        at_once.setattr(psutil.Process, "cmdline", lambda _: [])
+        started = services.start(family(state), os.environ)
+        services.check_alive(["family"])
+        assert [process.pid for process in services.processes("family")] == [started.pid]
+        assert Services(state).processes("family") == []
+    services.stop(["family"])
+    with pytest.raises(RecsysError, match="family has ended"):
+        services.check_alive(["family"])
+
+
 def test_orphans_of_a_killed_leader_are_ended(services: Services, state: Path) -> None:
     service = family(state)
     services.start(service, os.environ).kill()  # may die before or after its child is born
