@@ -46,12 +46,13 @@ class MicroBatcher(Generic[Request, Answer]):
         self._n_running, self._n_running_when_slow = n_running, n_running_when_slow
         self._patience_s = patience_s
         self._waiting: deque[_Waiting[Request, Answer]] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself does not hold on to them
+        self._n_calling = 0  # of them, those that will look at what waits again
         self._began = 0.0  # when the last call did, by the loop's clock
 
     @property
     def is_idle(self) -> bool:
-        return not self._running
+        return self._n_calling == 0
 
     async def get(self, request: Request, timeout_s: float | None = None) -> Answer:
         """The answer to `request`; TimeoutError."""
@@ -59,12 +60,13 @@ class MicroBatcher(Generic[Request, Answer]):
         now = loop.time()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append(_Waiting(request, answer, now))
-        n = len(self._running)
+        n = self._n_calling
         if n < self._n_running or (n < self._n_running_when_slow and now - self._began > _LONG_S):
             self._began = now
+            self._n_calling += 1
             task = loop.create_task(self._run())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         if timeout_s is None:
             return await answer
         timer = loop.call_later(timeout_s, _give_up, answer, now + timeout_s)  # a third of asyncio.timeout
@@ -74,6 +76,12 @@ class MicroBatcher(Generic[Request, Answer]):
             timer.cancel()
 
     async def _run(self) -> None:
+        try:
+            await self._call_while_some_wait()
+        finally:
+            self._n_calling -= 1  # at once: who comes from now on begins another call
+
+    async def _call_while_some_wait(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
             together = [one for one in self._next() if not one.answer.done()]

@@ -163,6 +163,20 @@ def test_who_has_gone_is_not_worked_for() -> None:
     assert calls == [[1]]
 
 
+def test_who_comes_as_the_last_call_ends_is_not_forgotten() -> None:
+    """The answer wakes who waited before the loop hears that the call's task has ended."""
+
+    async def work(numbers: Sequence[int]) -> list[int]:
+        return list(numbers)
+
+    async def run() -> list[int]:
+        together = MicroBatcher(work, 9)
+        async with asyncio.timeout(5):
+            return [await together.get(n) for n in range(20)]
+
+    assert asyncio.run(run()) == list(range(20))
+
+
 def test_an_error_may_be_the_answer_of_one_alone() -> None:
     async def work(requests: Sequence[int]) -> list[int | Exception]:
         return [ValueError(str(one)) if one == 1 else one for one in requests]
