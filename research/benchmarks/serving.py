@@ -238,8 +238,9 @@ def compare(engine: sa.Engine, url: str, list_version_id: int, arguments: argpar
         key = b"Authorization: Bearer %s\r\n" % text.encode()
         time.sleep(2)  # every worker knows it, and asks for it
         measure({"bare row": row_side, "general": (service_port, general, service)}, arguments)
-        memory = psutil.Process(service.pid).memory_full_info().uss / 2**20
-        print(f"both ready after {ready_s:.1f} s, service {memory:.0f} MiB of its own")
+        memory = psutil.Process(service.pid).memory_info()
+        own = (memory.rss - memory.shared) / 2**20  # without the pages of files, which all workers share
+        print(f"both ready after {ready_s:.1f} s, service {own:.0f} MiB of its own")
     finally:
         for process in (service, peer):
             process.terminate()
