@@ -22,11 +22,11 @@ from fast_api_service.middleware.gate import Gate, Service
 from fast_api_service.operations import endpoints as operations
 from fast_api_service.operations import export
 from fast_api_service.postgres import listener
+from fast_api_service.postgres.away import DatabaseAwayError
 from fast_api_service.postgres.write_pool import Writable
 from fast_api_service.predict import endpoints as predict
 from fast_api_service.recommend import batch_endpoints as batch
 from fast_api_service.recommend import endpoints as recommend
-from fast_api_service.recommend.repository import DatabaseAwayError
 from fast_api_service.runtime.database import Database
 from fast_api_service.runtime.list_loader import ListLoader
 from fast_api_service.runtime.model_loader import Models

@@ -18,7 +18,7 @@ from fast_api_service.auth.keys import page_headers
 from fast_api_service.dashboard import queries
 from fast_api_service.dashboard.schemas import MAX_DAYS, DashboardData, Day, InService
 from fast_api_service.errors import ApiError, documented
-from fast_api_service.recommend.repository import AWAY, NO_TABLES
+from fast_api_service.postgres.away import AWAY, NO_TABLES
 from fast_api_service.runtime.state import State
 from recsys.errors import InputError
 from recsys.serving.recent import EventMeaning

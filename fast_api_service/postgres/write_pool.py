@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from fast_api_service.errors import ApiError
-from fast_api_service.recommend.repository import NO_TABLES
+from fast_api_service.postgres.away import NO_TABLES
 from recsys.events.connections import BUSY, ENDS_WITH_CLIENT, LOST, ended_after
 from recsys.serving.ids import JsonType
 

@@ -15,8 +15,9 @@ from starlette.types import Scope
 
 from fast_api_service.batching import MicroBatcher
 from fast_api_service.errors import ApiError
+from fast_api_service.postgres.away import DatabaseAwayError
 from fast_api_service.recommend import service
-from fast_api_service.recommend.repository import DatabaseAwayError, UserRow
+from fast_api_service.recommend.repository import UserRow
 from fast_api_service.runtime.in_service import InService
 from fast_api_service.runtime.model_loader import INLINE, LoadedModel, category_of
 from fast_api_service.runtime.state import State

@@ -12,10 +12,11 @@ from fastapi.responses import Response
 
 from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import documented
+from fast_api_service.postgres.away import DatabaseAwayError
 from fast_api_service.predict.service import Feats, rescoring
 from fast_api_service.recommend import service
 from fast_api_service.recommend.batch_schemas import MAX_ITEMS_IN_BATCH, BatchAnswer, BatchRequest
-from fast_api_service.recommend.repository import DatabaseAwayError, UserRow
+from fast_api_service.recommend.repository import UserRow
 from fast_api_service.runtime.state import State
 from recsys.errors import InputError
 from recsys.serving import cascade

@@ -12,9 +12,10 @@ from fastapi.responses import Response
 from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.metrics import SIMILAR
+from fast_api_service.postgres.away import DatabaseAwayError
 from fast_api_service.predict.service import Feats, rescoring
 from fast_api_service.recommend import service
-from fast_api_service.recommend.repository import DatabaseAwayError, UserRow
+from fast_api_service.recommend.repository import UserRow
 from fast_api_service.runtime.state import State
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
 from recsys.action import interest_of

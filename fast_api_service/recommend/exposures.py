@@ -17,7 +17,7 @@ import orjson
 from starlette.types import Scope
 
 from fast_api_service.metrics import Metrics
-from fast_api_service.recommend.repository import AWAY
+from fast_api_service.postgres.away import AWAY
 from recsys.events.connections import ENDS_WITH_CLIENT, ended_after
 from recsys.serving.ids import ExternalId, digest_of
 from recsys.serving.sources import Pick

@@ -10,20 +10,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 import asyncpg
 
 from fast_api_service.batching import MicroBatcher
+from fast_api_service.postgres.away import AWAY, DatabaseAwayError, in_words
 from fast_api_service.postgres.read_pool import Breaker, HeldConnections, NoneFreeError
-from recsys.events.connections import LOST
 from recsys.events.recent import N_BOUGHT
 from recsys.serving.recent import Events, Recent, merged
 
 Answer = TypeVar("Answer")
 Asked = tuple[str | None, str | None]  # the id of a user, and that of a session
-
-NO_TABLES = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
-AWAY = (*LOST, asyncpg.PostgresError)
-
-
-class DatabaseAwayError(Exception):
-    """Postgres did not answer, or not in time."""
 
 
 class UserRow(NamedTuple):
@@ -157,12 +150,6 @@ class Reads:
             raise DatabaseAwayError(in_words(error)) from error
         self.breaker.succeeded()
         return rows
-
-
-def in_words(error: Exception) -> str:
-    """What went wrong, and for tables of another version what to do."""
-    hint = "; the database is older than this service: run `recsys migrate`" if isinstance(error, NO_TABLES) else ""
-    return f"{type(error).__name__}: {error}{hint}"
 
 
 _N_WARM: Final = 4  # connections that are open before the first request comes

@@ -14,8 +14,9 @@ from asyncpg.pool import PoolConnectionProxy as Connection
 from fast_api_service.auth.keys import StoredKey
 from fast_api_service.config import repository
 from fast_api_service.config.repository import InForce
+from fast_api_service.postgres.away import AWAY, DatabaseAwayError, in_words
 from fast_api_service.postgres.write_pool import CLOSE_S
-from fast_api_service.recommend.repository import AWAY, DatabaseAwayError, Reads, in_words
+from fast_api_service.recommend.repository import Reads
 from fast_api_service.runtime import catalogue_loader, publication_loader
 from fast_api_service.runtime.catalogue_loader import Catalogue
 from fast_api_service.runtime.publication_loader import Pointer, Published

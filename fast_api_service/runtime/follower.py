@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from fast_api_service.recommend.repository import DatabaseAwayError
+from fast_api_service.postgres.away import DatabaseAwayError
 from recsys.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from fast_api_service.metrics import Metrics
-from fast_api_service.recommend.repository import AWAY, DatabaseAwayError, in_words
+from fast_api_service.postgres.away import AWAY, DatabaseAwayError, in_words
 from recsys.artifacts import ArtifactStore, split_ref
 from recsys.errors import RecsysError
 from recsys.events.connections import ENDS_WITH_CLIENT

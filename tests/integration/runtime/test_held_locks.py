@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from fast_api_service.dashboard import queries
+from fast_api_service.postgres.away import DatabaseAwayError
 from fast_api_service.postgres.read_pool import HeldConnections
 from fast_api_service.recommend import exposures
-from fast_api_service.recommend.repository import DatabaseAwayError
 from fast_api_service.runtime import database
 from fast_api_service.runtime.state import State
 from recsys.dsn import postgres_url
