@@ -7,9 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from recsys.action import interest_of
 from recsys.serving.config import DEFAULT, ServingConfig
 
@@ -66,8 +63,8 @@ class History(NamedTuple):
     """What a user did before the nightly data set ended: the latest event by item and type. Three equal lengths."""
 
     item_keys: Sequence[int]
-    days: Sequence[float] | NDArray[np.float32]  # since the epoch, to some two minutes
-    types: Sequence[int] | NDArray[np.int16]  # positions in `event_types`
+    days: Sequence[float]  # since the epoch, to some two minutes
+    types: Sequence[int]  # positions in `event_types`
     event_types: Sequence[str]
 
 
@@ -126,7 +123,7 @@ def bought(
         since_day = {
             place: since_ms[name] / DAY_MS for place, name in enumerate(history.event_types) if name in since_ms
         }
-        entries = zip(history.item_keys, *map(np.ndarray.tolist, map(np.asarray, history[1:3])), strict=True)
+        entries = zip(history.item_keys, history.days, history.types, strict=True)
         found |= {key for key, day, type_ in entries if type_ in since_day and day >= since_day[type_]}
     return found
 

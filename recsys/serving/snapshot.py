@@ -135,7 +135,8 @@ class UserState(NamedTuple):
             return cls(recent=recent)
         history, done = None, snapshot.list_of("history", user_key)
         if done is not None:
-            history = History(done.item_keys, done.scores, done.sources, snapshot.publication.lists["history"].sources)
+            days, types = (np.asarray(column).tolist() for column in (done.scores, done.sources))
+            history = History(done.item_keys, days, types, snapshot.publication.lists["history"].sources)
         ranked, personal = snapshot.list_of("ranked", user_key), snapshot.list_of("personal", user_key)
         return cls(ranked, personal, recent, history=history)
 

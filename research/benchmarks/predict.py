@@ -10,14 +10,11 @@ of today in Postgres. Wanted: at least half of the bare route's throughput.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import random
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -34,7 +31,7 @@ from recsys.candidates.deepfm_training import initial_weights, network_config
 from recsys.features.deepfm_fields import Vocabulary
 from recsys.keys import KeyIndex
 from recsys.storage import lists
-from research.benchmarks.serving import cpu_s, filled, free_port, load, wait
+from research.benchmarks.serving import filled, free_port, measure, wait
 
 CUT_AT = 1_789_000_000_000_000  # before the events that serving.py puts into user_recent
 
@@ -114,24 +111,10 @@ def compare(url: str, artifacts: str, list_version_id: int, arguments: argparse.
         wait(f"http://127.0.0.1:{service_port}/ready")
         wait(f"http://127.0.0.1:{bare_port}/row/1")
         wait_for_model(service_port)
-        sides: dict[str, tuple[int, Callable[[], bytes], subprocess.Popen[bytes]]] = {
-            "bare row": (bare_port, row, peer),
-            "predict": (service_port, predict, service),
-        }
-        figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
-        for _ in range(arguments.rounds + 1):  # the first round warms up
-            for name, (port, request, process) in sides.items():
-                before = cpu_s(process)
-                rate, p99 = asyncio.run(load(port, request, arguments.seconds, arguments.connections))
-                figures[name].append((rate, p99, (cpu_s(process) - before) * 1000 / (rate * arguments.seconds)))
-        for name, rounds in figures.items():
-            rate, p99, cpu_ms = (statistics.median(values) for values in zip(*rounds[1:], strict=True))
-            print(f"{name:10} {rate:6.0f} requests/s, p99 {p99:6.1f} ms, {cpu_ms:.2f} ms of processor a request")
-        pairs = list(zip(figures["predict"][1:], figures["bare row"][1:], strict=True))
-        ratios = [statistics.median(ours[i] / theirs[i] for ours, theirs in pairs) for i in range(3)]
-        print("ratios: throughput {:.2f}, p99 {:.2f}, processor time {:.2f}".format(*ratios))
-        memory = psutil.Process(service.pid).memory_full_info()
-        print(f"service {memory.rss / 2**20:.0f} MiB resident, {memory.uss / 2**20:.0f} MiB of its own")
+        measure({"bare row": (bare_port, row, peer), "predict": (service_port, predict, service)}, arguments)
+        memory = psutil.Process(service.pid).memory_info()
+        own = (memory.rss - memory.shared) / 2**20  # without the pages of files, which all workers share
+        print(f"service {memory.rss / 2**20:.0f} MiB resident, {own:.0f} MiB of its own")
     finally:
         for process in (service, peer):
             process.terminate()
