@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import uvicorn
 
@@ -41,8 +42,9 @@ def _help() -> argparse.ArgumentParser:
     )
 
 
-def main() -> None:
-    _help().parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serves until it is told to end; `arguments` are those of the command line where none are given."""
+    _help().parse_args(arguments)
     try:
         log.setup(settings.load().log_level, settings.load().log_format)
         api = settings.read(ApiSettings)

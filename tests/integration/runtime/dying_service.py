@@ -29,4 +29,4 @@ KAFKA = {
 if __name__ == "__main__":
     points = KAFKA if Settings().kafka_bootstrap_servers and not Settings().event_outbox else POSTGRES
     die_at(points[sys.argv[1]], 1)
-    service.main()
+    service.main([])
