@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Protocol
 
-import numpy as np
-
-from recsys.serving import recent
+from recsys.serving import core, recent
 from recsys.serving.config import ServingConfig, Surface, SurfaceConfig
 from recsys.serving.fold_in import LEAST_ITEMS
 from recsys.serving.recent import N_FOLLOWED
@@ -27,8 +25,6 @@ from recsys.serving.sources import (
 )
 
 N_RESCORED: Final = 200  # of what `fuse` puts first; the others keep their order
-FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
-_POINTS: Final = 1 / (FUSION + np.arange(1000))  # of a place; lists have 1,000 items at most
 
 
 def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Column]:
@@ -42,9 +38,9 @@ def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface:
     if called is None or (surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0):
         yield listed
     elif surface.blend in ("fuse", "rescore"):
-        yield _fused(listed, called, surface.recent_weight / listed.weight)
+        yield _Blended(listed, called, core.Fused(listed.array, called.best, surface.recent_weight / listed.weight))
     elif surface.blend == "interleave":
-        yield _by_turns(listed, called)
+        yield _Blended(listed, called, _Turns(listed.keys, called.keys))
     else:
         yield from (called, listed) if surface.blend == "recent_first" else (listed, called)
     if kind == RANKED:
@@ -74,7 +70,7 @@ def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig
     if index is None or not followed or not config.use_latest_events:
         return None
     meaning = snapshot.meaning.under(config)
-    return Called(snapshot, I2I, index.of(recent.seeds(followed, meaning, config.recent_half_life_hours)))
+    return Called(snapshot, I2I, index, recent.seeds(followed, meaning, config.recent_half_life_hours))
 
 
 def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig) -> int:
@@ -91,58 +87,62 @@ def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingC
     return recent.n_counted(user.followed, snapshot.meaning.under(config), n)
 
 
+class _Order(Protocol):
+    """An order of two columns as one; what its members promise stands at `core.Fused`."""
+
+    def __iter__(self) -> Iterator[int]: ...
+    def at(self, nth: Sequence[int]) -> list[int]: ...
+    def is_in_both(self, item_key: int) -> bool: ...
+
+
 class _Blended:
-    """Two columns as one. `order`: places in the first, and those in the second behind its end; `in_both`: items of the
-    first that the second gives as well, so that both led to them."""
+    """A list and what is called, as one."""
 
-    def __init__(
-        self, listed: RankedColumn, called: Called, order: Sequence[int], in_both: Set[int] = frozenset()
-    ) -> None:
-        self._listed, self._called, self._order, self._in_both = listed, called, order, in_both
-        self._n_listed = len(listed.keys)
-        both = [*listed.keys, *called.keys]
-        self.keys = [both[at] for at in order]
+    def __init__(self, listed: RankedColumn, called: Called, order: _Order) -> None:
+        self._listed, self._called, self._order = listed, called, order
+        self._n_listed = len(listed.array)
+        self.keys: Iterable[int] = order
 
-    def pick(self, place: int, item_key: int) -> Pick:
-        at = self._order[place]
-        if at >= self._n_listed:
-            return self._called.pick(at - self._n_listed, item_key)
-        return self._listed.pick(at, item_key, self._called.because if item_key in self._in_both else None)
+    def picks(self, places: Sequence[int], item_keys: Sequence[int]) -> list[Pick]:
+        n, of_list, of_called, because = self._n_listed, self._listed.pick, self._called.pick, self._called.because
+        is_in_both = self._order.is_in_both
+        return [
+            of_called(at - n, key) if at >= n else of_list(at, key, because if is_in_both(key) else None)
+            for at, key in zip(self._order.at(places), item_keys, strict=True)
+        ]
 
 
-def _fused(listed: RankedColumn, called: Called, recent_weight: float) -> Column:
-    """Both by the sum of their points, of equals the list's first: what is in both stands where the list has it."""
-    n = len(listed.keys)
-    points = np.concatenate((_POINTS[:n], recent_weight * _POINTS[: len(called.keys)]))
-    in_both = set(listed.keys).intersection(called.keys)
-    if in_both:
-        place_in_list = {key: place for place, key in enumerate(listed.keys) if key in in_both}
-        for place, key in enumerate(called.keys, n):
-            if key in in_both:
-                points[place_in_list[key]] += points[place]
-                points[place] = 0  # behind all others
-    order = (-points).argsort(kind="stable").tolist()
-    return _Blended(listed, called, order[: len(order) - len(in_both)], in_both)
-
-
-def _by_turns(listed: RankedColumn, called: Called) -> Column:
+class _Turns:
     """One of each by turns, until both are at their end; what came before is no turn."""
-    order: dict[int, int] = {}  # by item, its place
-    waiting = [enumerate(listed.keys), enumerate(called.keys, len(listed.keys))]
-    while waiting:
-        for one in list(waiting):
-            at, key = next(((at, key) for at, key in one if key not in order), (-1, -1))
-            if at < 0:
-                waiting.remove(one)
-            else:
-                order[key] = at
-    return _Blended(listed, called, list(order.values()))
+
+    def __init__(self, listed: Sequence[int], called: Sequence[int]) -> None:
+        order: dict[int, int] = {}  # by item, its place
+        waiting = [enumerate(listed), enumerate(called, len(listed))]
+        while waiting:
+            for one in list(waiting):
+                at, key = next(((at, key) for at, key in one if key not in order), (-1, -1))
+                if at < 0:
+                    waiting.remove(one)
+                else:
+                    order[key] = at
+        self._keys, self._order = list(order), list(order.values())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keys)
+
+    def at(self, nth: Sequence[int]) -> list[int]:
+        return [self._order[one] for one in nth]
+
+    def is_in_both(self, item_key: int) -> bool:
+        return False  # it came by one of them
 
 
 def rescored(columns: Iterable[Column], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Column]:
     """The first items by the model, which is asked once; or all candidates, whether they are in a column or not."""
     candidates = None if candidate_keys is None else frozenset(candidate_keys)
-    picks = (column.pick(place, key) for column in columns for place, key in enumerate(column.keys))
+    picks = (
+        pick for column in columns for one in enumerate(column.keys) for pick in column.picks(*([of] for of in one))
+    )
     pool: dict[int, Pick] = {}
     for pick in picks:
         if candidates is None or pick.item_key in candidates:

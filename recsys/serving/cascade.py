@@ -12,11 +12,11 @@ from typing import Final
 
 import numpy as np
 
-from recsys.serving import diversity, eligibility, filters, recent
+from recsys.serving import core, diversity, eligibility, filters, recent
 from recsys.serving.blend import blended, rescored
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, SurfaceConfig
-from recsys.serving.eligibility import ANYTHING, Restriction
+from recsys.serving.eligibility import ANYTHING, Allowed, Restriction
 from recsys.serving.snapshot import Query, Snapshot, UserState
 from recsys.serving.sources import (
     AVAILABLE,
@@ -48,14 +48,17 @@ def recommend(snapshot: Snapshot, user: UserState, query: Query, config: Serving
         *recent.bought(user.recent, snapshot.meaning, config, query.now_ms, user.history),
     }
     items, quota, n = snapshot.items, surface.max_per_category, query.top_k
-    allowed = eligibility.allowed(items, unwanted, restriction)
+    fits = None if restriction is ANYTHING else eligibility.fitting(items, restriction)
     if surface.diversity:
         n = max(n, diversity.POOL)
     if query.candidate_keys is not None:
-        allowed = eligibility.among(query.candidate_keys, allowed)
+        fits = eligibility.among(query.candidate_keys, fits)
+        allowed = eligibility.allowed(items, unwanted, restriction)
         n = min(n, eligibility.n_possible(query.candidate_keys, allowed, items, quota))
+    if quota is not None:
+        fits = eligibility.within_quota(fits, items, quota)
     columns = _columns(snapshot, user, query, config, _newest(items, unwanted, restriction, quota))
-    found = fill(columns, eligibility.within_quota(allowed, items, quota), n)
+    found = fill(columns, items, unwanted, n, fits)
     return _diverse(snapshot, found, surface.diversity, query.top_k) if surface.diversity else found
 
 
@@ -63,20 +66,19 @@ def neighbours(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
     """At most `top_k` available neighbours of an item, never itself: what goes with it, then what is like it."""
 
     columns = (Listed(snapshot, kind, snapshot.list_of(kind, item_key)) for kind in (I2I, SIMILAR))
-    return fill(columns, eligibility.allowed(snapshot.items, {item_key}), top_k)
+    return fill(columns, snapshot.items, {item_key}, top_k)
 
 
-def fill(columns: Iterable[Column], allowed: Callable[[int], bool], top_k: int) -> list[Pick]:
-    """The first `top_k` distinct allowed ones; fewer only when there are no more."""
+def fill(
+    columns: Iterable[Column], items: ItemDictionary, unwanted: set[int], top_k: int, fits: Allowed | None = None
+) -> list[Pick]:
+    """The first `top_k` distinct available ones that are not unwanted and fit; fewer only when there are no more. What
+    is taken is unwanted from then on."""
     picks: list[Pick] = []
-    taken: set[int] = set()
     for column in columns if top_k > 0 else ():
-        for place, key in enumerate(column.keys):
-            if key not in taken and allowed(key):
-                taken.add(key)
-                picks.append(column.pick(place, key))
-                if len(picks) == top_k:
-                    return picks
+        picks += column.picks(*core.first(column.keys, top_k - len(picks), unwanted, items.availability, fits))
+        if len(picks) == top_k:
+            break
     return picks
 
 

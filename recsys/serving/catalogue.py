@@ -109,6 +109,11 @@ class ItemDictionary:
         """Id of a key, None where there is no such item (any more)."""
         return self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
 
+    @property
+    def availability(self) -> bytearray:
+        """By key, 1 where the item is known and may be recommended; it grows, so it is asked for anew each time."""
+        return self._available
+
     def is_available(self, item_key: int) -> bool:
         """Whether the item is known and may be recommended."""
         return 0 <= item_key < len(self._available) and bool(self._available[item_key])

@@ -46,42 +46,46 @@ ANYTHING = Restriction()
 
 def allowed(items: ItemDictionary, unwanted: Set[int], restriction: Restriction = ANYTHING) -> Allowed:
     """Whether an item may be shown: available, not unwanted, and as the restriction asks."""
-    is_available, category = items.is_available, items.category
-    categories, without = restriction.categories, restriction.without
+    is_available, fits = items.is_available, fitting(items, restriction)
+    if fits is None:
+        return lambda key: is_available(key) and key not in unwanted
+    return lambda key: is_available(key) and key not in unwanted and fits(key)
+
+
+def fitting(items: ItemDictionary, restriction: Restriction) -> Allowed | None:
+    """Whether a known item is as the restriction asks; None where it asks for nothing."""
+    category, categories, without = items.category, restriction.categories, restriction.without
     if restriction.ranges:
         in_ranges = _in_ranges(items, restriction.ranges)
-        of_category = allowed(items, unwanted, Restriction(categories, without))
-        return lambda key: of_category(key) and in_ranges(key)
-    if categories is None and not without:
-        return lambda key: is_available(key) and key not in unwanted
-    if categories is None:
-        return lambda key: is_available(key) and key not in unwanted and category(key) not in without
-    wanted = categories - without
-    return lambda key: is_available(key) and key not in unwanted and category(key) in wanted
+        of_category = fitting(items, Restriction(categories, without))
+        return in_ranges if of_category is None else lambda key: of_category(key) and in_ranges(key)
+    if categories is not None:
+        wanted = categories - without
+        return lambda key: category(key) in wanted
+    return (lambda key: category(key) not in without) if without else None
 
 
-def among(keys: Iterable[int], may: Allowed) -> Allowed:
+def among(keys: Iterable[int], may: Allowed | None) -> Allowed:
     """The same for these keys and no others."""
     some = frozenset(keys)
-    return lambda key: key in some and may(key)
+    return some.__contains__ if may is None else lambda key: key in some and may(key)
 
 
 def n_possible(keys: Iterable[int], may: Allowed, items: ItemDictionary, max_per_category: int | None) -> int:
     """How many of the keys can be shown together."""
-    return sum(map(within_quota(may, items, max_per_category), frozenset(keys)))
+    may = may if max_per_category is None else within_quota(may, items, max_per_category)
+    return sum(map(may, frozenset(keys)))
 
 
-def within_quota(may: Allowed, items: ItemDictionary, max_per_category: int | None) -> Allowed:
+def within_quota(may: Allowed | None, items: ItemDictionary, max_per_category: int) -> Allowed:
     """The same for at most so many items of one category; whatever it allows counts as shown, so ask once an item.
 
     Items without a category have no quota.
     """
-    if max_per_category is None:
-        return may
     category, n_shown = items.category, Counter[int]()
 
     def admits(key: int) -> bool:
-        if not may(key):
+        if may is not None and not may(key):
             return False
         own = category(key)
         if own != NO_CATEGORY:

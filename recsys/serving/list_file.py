@@ -59,7 +59,7 @@ class ListFile:
         if row == len(self):
             return None
         of = slice(self._starts.item(row), self._starts.item(row + 1))
-        return StoredList(self._keys[of].tolist(), self._scores[of], self._sources[of])
+        return StoredList(self._keys[of], self._scores[of], self._sources[of])
 
 
 class ListFileWriter:

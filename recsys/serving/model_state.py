@@ -222,7 +222,7 @@ class ModelState:
         """
         cut_ms, recent, weights = self._spec.cut_at / 1000, asker.recent, moment.event_weights
         found: dict[int, tuple[int, float, int]] = {}
-        for key, event_type, at_ms in recent.rows() if isinstance(recent, Events) else recent:
+        for key, event_type, at_ms in zip(*recent.columns, strict=True) if isinstance(recent, Events) else recent:
             if at_ms < cut_ms or (worth := interest_of(event_type, weights)) <= 0:
                 continue
             _, most, newest_ms = found.get(key, (key, 0.0, at_ms))

@@ -9,11 +9,11 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.serving import core
+from recsys.serving.core import NO_ITEM
 from recsys.types import Lists
 
 N_NEIGHBOURS: Final = 20  # kept in memory for each item, the best of the longer lists in Postgres
-NO_ITEM: Final = -1
-_KEY_BITS, _KEY_MASK = 32, 0xFFFFFFFF
 
 
 class NeighbourIndex:
@@ -44,62 +44,18 @@ class NeighbourIndex:
         greatest = max(int(self._keys.max(initial=0)), len(self._row_by_key))
         return np.zeros(greatest + 2, dtype=np.float32)
 
-    def of(self, seed_weights: Mapping[int, float]) -> Calls:
-        """What the seeds call: each its neighbours, with seed weight · neighbour score."""
-        return Calls(self, seed_weights)
+    def called(self, seed_weights: dict[int, float], n: int) -> core.Called:
+        """The best items that the seeds call: each its neighbours, with seed weight · neighbour score. The seeds
+        themselves are not among them, whether they have neighbours or not. For one thread at a time."""
+        return core.Called(self._row_by_key, self._keys, self._scores, self._sums, seed_weights, n)
 
-    def best(self, seed_weights: Mapping[int, float], n: int) -> tuple[list[int], NDArray[np.float32]]:
-        """See Calls.best. For one thread at a time."""
-        n_seeds = len(seed_weights)
-        seeds = np.fromiter(seed_weights, np.int64, n_seeds)
-        at = self._row_by_key.take(seeds, mode="clip")
-        keys = self._keys.take(at, 0).ravel().astype(np.int64)
-        parts = self._scores.take(at, 0)
-        parts *= np.fromiter(seed_weights.values(), np.float32, n_seeds)[:, None]
-        sums = self._sums
-        np.add.at(sums, keys, parts.ravel())
-        sums.put(seeds, 0, mode="clip")  # beyond the last item is the place of NO_ITEM
-        sums[NO_ITEM] = 0
-        called = sums.take(keys)
-        sums[keys] = 0
-        # One sort orders by both: the bits of a float that is not negative, as an integer, are in the order of its
-        # value. An item that many seeds call stands there as often, side by side. Where nothing is called, it is ≥ -1.
-        both = keys - (called.view(np.int32).astype(np.int64) << _KEY_BITS)
-        both.sort()
-        found = both[: both.searchsorted(NO_ITEM)]
-        is_first = np.ones(len(found), dtype=bool)
-        np.not_equal(found[1:], found[:-1], out=is_first[1:])
-        best = found[is_first][:n]
-        of_best = best & _KEY_MASK
-        return of_best.tolist(), ((of_best - best) >> _KEY_BITS).astype(np.int32).view(np.float32)
-
-    def loudest(self, seed_weights: Mapping[int, float], item_key: int) -> int:
-        """See Calls.because."""
+    def because(self, seed_weights: Mapping[int, float], item_key: int) -> int:
+        """The seed whose call is the greatest part of an item's sum; the item must be called."""
         seeds = np.fromiter(seed_weights, np.int64, len(seed_weights))
         at = self._row_by_key.take(seeds, mode="clip")
         parts = self._scores.take(at, 0) * np.fromiter(seed_weights.values(), np.float32, len(seeds))[:, None]
         is_called = self._keys.take(at, 0) == item_key
         return int(seeds[np.where(is_called, parts, -1.0).max(axis=1).argmax()])
-
-
-class Calls:
-    """Items that seeds call, and how loudly."""
-
-    __slots__ = ("_index", "_seed_weights")
-
-    def __init__(self, index: NeighbourIndex, seed_weights: Mapping[int, float]) -> None:
-        self._index, self._seed_weights = index, seed_weights
-
-    def best(self, n: int) -> tuple[list[int], NDArray[np.float32]]:
-        """The `n` items with the greatest sum of calls, best first (of equals the lesser key), and the sums.
-
-        The seeds themselves are not among them, whether they have neighbours or not.
-        """
-        return self._index.best(self._seed_weights, n)
-
-    def because(self, item_key: int) -> int:
-        """The seed that calls an item most loudly; the item must be called."""
-        return self._index.loudest(self._seed_weights, item_key)
 
 
 def best_of(lists: Lists) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

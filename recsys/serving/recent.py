@@ -7,7 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recsys.action import interest_of
+from recsys.serving import core
 from recsys.serving.config import DEFAULT, ServingConfig
 
 N_SEEDS = 20  # of the latest events, those that may call their neighbours
@@ -16,6 +20,7 @@ HOUR_MS, DAY_MS = 3600e3, 86400e3
 DEFAULT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 DEFAULT_BOUGHT = ("transaction",)
 _NEVER = float("inf")
+Columns = tuple[Sequence[int], Sequence[str], Sequence[int]]
 
 
 class Recent(NamedTuple):
@@ -50,21 +55,17 @@ class Events(Sequence[Recent]):
         return Recent(self._keys[at], self._types[at], self._ms[at])
 
     @property
-    def types(self) -> Sequence[str]:
-        """Of each event, its type."""
-        return self._types
-
-    def rows(self) -> Iterator[tuple[int, str, int]]:
-        """Key, type and time of each: making a `Recent` of each would take as long as what is done with it."""
-        return zip(self._keys, self._types, self._ms, strict=True)
+    def columns(self) -> Columns:
+        """Item keys, types and times: making a `Recent` of each would take as long as what is done with it."""
+        return self._keys, self._types, self._ms
 
 
 class History(NamedTuple):
     """What a user did before the nightly data set ended: the latest event by item and type. Three equal lengths."""
 
-    item_keys: Sequence[int]
-    days: Sequence[float]  # since the epoch, to some two minutes
-    types: Sequence[int]  # positions in `event_types`
+    item_keys: NDArray[np.int32]
+    days: NDArray[np.float32]  # since the epoch, to some two minutes
+    types: NDArray[np.int16]  # positions in `event_types`
     event_types: Sequence[str]
 
 
@@ -118,13 +119,12 @@ def bought(
     `now_ms`: milliseconds since the epoch, for rules that end after some days.
     """
     since_ms = _since_ms(meaning, config, now_ms)
-    found = {key for key, type_, at_ms in _rows(events) if type_ in since_ms and at_ms >= since_ms[type_]}
+    found = core.bought(*_columns(events), since_ms)
     if history is not None:
         since_day = {
             place: since_ms[name] / DAY_MS for place, name in enumerate(history.event_types) if name in since_ms
         }
-        entries = zip(history.item_keys, history.days, history.types, strict=True)
-        found |= {key for key, day, type_ in entries if type_ in since_day and day >= since_day[type_]}
+        found |= core.bought_before(history.item_keys, history.days, history.types, since_day)
     return found
 
 
@@ -145,33 +145,28 @@ def seeds(
 
     `events`: newest first; ages count from the newest, so somebody who comes back after a week is no stranger.
     """
-    found: dict[int, float] = {}
-    newest_ms = events[0].occurred_ms if events else 0
-    per_ms, interests = -1 / (half_life_hours * HOUR_MS), meaning.interests
-    for key, event_type, occurred_ms in _rows(events):
-        if key not in found and len(found) == n:
-            continue
-        weight = interests[event_type] * 2 ** ((newest_ms - occurred_ms) * per_ms)
-        if weight > 0:
-            found[key] = found.get(key, 0.0) + weight
-    return found
+    return core.seeds(*_columns(events), meaning.interests, -1 / (half_life_hours * HOUR_MS), n)
 
 
 def n_counted(events: Sequence[Recent], meaning: EventMeaning, n: int) -> int:
     """How many events `seeds` would count for `n` items."""
-    types = events.types if isinstance(events, Events) else [event.event_type for event in events]
+    keys, types, _ = _columns(events)
     interests = meaning.interests
     counting = {type_ for type_ in set(types) if interests[type_] > 0}
     if len(types) <= n:
         return sum(map(counting.__contains__, types))
     found: set[int] = set()
     count = 0
-    for key, event_type, _ in _rows(events):
+    for key, event_type in zip(keys, types, strict=True):
         if event_type in counting and (key in found or len(found) < n):
             found.add(key)
             count += 1
     return count
 
 
-def _rows(events: Iterable[Recent]) -> Iterable[tuple[int, str, int]]:
-    return events.rows() if isinstance(events, Events) else events
+def _columns(events: Iterable[Recent]) -> Columns:
+    """Item keys, types and times."""
+    if isinstance(events, Events):
+        return events.columns
+    rows = list(events)
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,14 @@ ALL_ITEMS = 0  # owner of the default list over all categories
 class StoredList(NamedTuple):
     """One list as stored, best first; the three sequences have equal length."""
 
-    item_keys: Sequence[int]
-    scores: Sequence[float] | NDArray[np.float32]
-    sources: Sequence[int] | NDArray[np.int16]  # positions in the list version's `sources`
+    item_keys: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    sources: NDArray[np.int16]  # positions in the list version's `sources`
+
+    @classmethod
+    def of(cls, item_keys: Sequence[int], scores: Sequence[float], sources: Sequence[int]) -> Self:
+        """Of numbers."""
+        return cls(np.array(item_keys, np.int32), np.array(scores, np.float32), np.array(sources, np.int16))
 
 
 class ListsByOwner(Protocol):
@@ -135,8 +140,7 @@ class UserState(NamedTuple):
             return cls(recent=recent)
         history, done = None, snapshot.list_of("history", user_key)
         if done is not None:
-            days, types = (np.asarray(column).tolist() for column in (done.scores, done.sources))
-            history = History(done.item_keys, days, types, snapshot.publication.lists["history"].sources)
+            history = History(*done, snapshot.publication.lists["history"].sources)
         ranked, personal = snapshot.list_of("ranked", user_key), snapshot.list_of("personal", user_key)
         return cls(ranked, personal, recent, history=history)
 

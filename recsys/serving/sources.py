@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recsys.serving import recent
 from recsys.serving.config import ServingConfig
 from recsys.serving.fold_in import FoldIn
-from recsys.serving.neighbours import Calls
+from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import N_FOLLOWED
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList, UserState
 
@@ -19,6 +22,7 @@ I2I, SIMILAR = "i2i", "similar"
 FOLD_IN = "fold_in"  # a list that is made of the latest events, for somebody who has none
 CANDIDATE = "candidate"  # one of `candidate_keys` that no source speaks for
 
+NO_KEYS: Final = np.zeros(0, dtype=np.int32)
 N_CALLED: Final = 100  # items that seeds call, the best of them
 
 Because = Callable[[int], int]  # gives the item, of the user's own or in context, that called an item
@@ -45,18 +49,17 @@ class Column(Protocol):
     @property
     def keys(self) -> Iterable[int]: ...
 
-    def pick(self, place: int, item_key: int) -> Pick:
-        """The item at a place of `keys`, with what the source says of it."""
+    def picks(self, places: Sequence[int], item_keys: Sequence[int]) -> list[Pick]:
+        """The items at these places of `keys`, with what the source says of them."""
 
 
 class RankedColumn(Column, Protocol):
-    """A column whose items can be blended with those of another one."""
+    """A list that can be blended with what is called."""
 
-    @property
-    def keys(self) -> Sequence[int]: ...
+    array: NDArray[np.int32]  # its keys
 
     def pick(self, place: int, item_key: int, because: Because | None = None) -> Pick:
-        """`because`: what called the item as well."""
+        """One of `picks`; `because`: what called the item as well."""
 
 
 class Listed:
@@ -67,13 +70,20 @@ class Listed:
     def __init__(self, snapshot: Snapshot, kind: str, stored: StoredList | None, source: str = "") -> None:
         version = snapshot.publication.lists.get(kind)
         self._source, self._stored, self._names = source or kind, stored, version.sources if version else ()
-        self.keys: Sequence[int] = stored.item_keys if stored is not None and version is not None else ()
+        self.array = stored.item_keys if stored is not None and version is not None else NO_KEYS
+
+    @property
+    def keys(self) -> list[int]:
+        return self.array.tolist()
 
     def pick(self, place: int, item_key: int, because: Because | None = None) -> Pick:
         assert self._stored is not None  # noqa: S101 - or there would be no place
         source = self._stored.sources[place]
         name = self._names[source] if 0 <= source < len(self._names) else None
-        return Pick(item_key, self._stored.scores[place], self._source, name, because)
+        return Pick(item_key, self._stored.scores.item(place), self._source, name, because)
+
+    def picks(self, places: Sequence[int], item_keys: Sequence[int]) -> list[Pick]:
+        return list(map(self.pick, places, item_keys))
 
 
 class FoldedIn:
@@ -85,22 +95,37 @@ class FoldedIn:
         meaning = snapshot.meaning.under(config)
         weights = recent.seeds(user.followed, meaning, 24 * fold_in.half_life_days, N_FOLLOWED)
         self.keys, self._scores = fold_in.recommend(weights, snapshot.items.available_by_key)
+        self.array = np.array(self.keys, dtype=np.int32)
 
     def pick(self, place: int, item_key: int, because: Because | None = None) -> Pick:
         return Pick(item_key, self._scores[place], FOLD_IN, "als", because)
+
+    def picks(self, places: Sequence[int], item_keys: Sequence[int]) -> list[Pick]:
+        return list(map(self.pick, places, item_keys))
 
 
 class Called:
     """Items that seeds call."""
 
-    def __init__(self, snapshot: Snapshot, kind: str, calls: Calls) -> None:
-        self._kind, self.because = kind, calls.because
-        self.keys, self._scores = calls.best(N_CALLED)
+    def __init__(self, snapshot: Snapshot, kind: str, index: NeighbourIndex, seed_weights: dict[int, float]) -> None:
+        self._kind, self._index, self._seed_weights = kind, index, seed_weights
+        self.best = index.called(seed_weights, N_CALLED)
         version = snapshot.publication.lists.get(kind)
         self._generator = version.sources[0] if version and len(version.sources) == 1 else None
 
-    def pick(self, place: int, item_key: int, because: Because | None = None) -> Pick:
-        return Pick(item_key, self._scores[place], self._kind, self._generator, self.because)
+    @property
+    def keys(self) -> list[int]:
+        return self.best.keys
+
+    def because(self, item_key: int) -> int:
+        """The seed that calls an item most loudly."""
+        return self._index.because(self._seed_weights, item_key)
+
+    def pick(self, place: int, item_key: int) -> Pick:
+        return Pick(item_key, self.best.score(place), self._kind, self._generator, self.because)
+
+    def picks(self, places: Sequence[int], item_keys: Sequence[int]) -> list[Pick]:
+        return list(map(self.pick, places, item_keys))
 
 
 class Unscored:
@@ -109,8 +134,8 @@ class Unscored:
     def __init__(self, source: str, keys: Iterable[int]) -> None:
         self._source, self.keys = source, keys
 
-    def pick(self, place: int, item_key: int) -> Pick:
-        return Pick(item_key, None, self._source, None)
+    def picks(self, places: Sequence[int], item_keys: Sequence[int]) -> list[Pick]:
+        return [Pick(key, None, self._source, None) for key in item_keys]
 
 
 class Picked:
@@ -120,8 +145,8 @@ class Picked:
         self._picks = picks
         self.keys = [pick.item_key for pick in picks]
 
-    def pick(self, place: int, item_key: int) -> Pick:
-        return self._picks[place]
+    def picks(self, places: Sequence[int], item_keys: Sequence[int]) -> list[Pick]:
+        return [self._picks[place] for place in places]
 
 
 def of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Column]:
@@ -131,7 +156,7 @@ def of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Colu
     for kind in (I2I, SIMILAR):
         index = snapshot.neighbours.get(kind)
         if index is not None:
-            yield Called(snapshot, kind, index.of(dict.fromkeys(context_keys, 1.0)))
+            yield Called(snapshot, kind, index, dict.fromkeys(context_keys, 1.0))
 
 
 def popular_in_category(snapshot: Snapshot, category_key: int | None) -> Iterator[Column]:

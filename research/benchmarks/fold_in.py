@@ -110,7 +110,7 @@ def learned(events: pd.DataFrame, event_type: str, cut_at: int) -> Snapshot:
     for key in keys.tolist():
         items.add(key, str(key), None, True)
     top, score = Popular().fit(history, catalogue).top(100)
-    popular = StoredList(top.tolist(), score.tolist(), [0] * len(top))
+    popular = StoredList.of(top, score, [0] * len(top))
     now = dt.datetime.now(dt.UTC)
     versions = {kind: ListVersion(1, kind, "", "", "", now, None, None, (kind,)) for kind in ("default", "i2i")}
     return Snapshot(

@@ -37,7 +37,7 @@ def snapshot(json_type: JsonType) -> Snapshot:
         publication=Publication(3, 3, AT, "published", "dataset/1", {"als": "als/1"}, {}, {"default": version}),
         items=items,
         categories=CategoryTree(json_type, {1: "11", 2: "12"}, {1: None, 2: None}),
-        lists={"default": {0: StoredList([20, 5, 4, 3], [9.0, 8.0, 7.0, 6.0], [0, 0, 0, 0])}},
+        lists={"default": {0: StoredList.of([20, 5, 4, 3], [9.0, 8.0, 7.0, 6.0], [0, 0, 0, 0])}},
         user_id_type=json_type,
     )
 

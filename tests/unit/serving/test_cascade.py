@@ -23,7 +23,7 @@ PARENTS = {1: None, 2: 1, 3: 1, 4: 2}
 
 
 def stored(keys: Sequence[int]) -> StoredList:
-    return StoredList(keys, [1.0 / (i + 1) for i in range(len(keys))], [0] * len(keys))
+    return StoredList.of(keys, [1.0 / (i + 1) for i in range(len(keys))], [0] * len(keys))
 
 
 def snapshot_of(rows: Mapping[int, tuple[int | None, bool]], defaults: Mapping[int, Sequence[int]]) -> Snapshot:
@@ -70,12 +70,12 @@ def index_of(lists: Mapping[int, Sequence[int]]) -> NeighbourIndex:
 
 def history_of(events: Sequence[Recent]) -> History:
     types = sorted({event.event_type for event in events})
-    return History(
+    columns = (
         [event.item_key for event in events],
         [event.occurred_ms / DAY_MS for event in events],
         [types.index(event.event_type) for event in events],
-        types,
     )
+    return History(*StoredList.of(*columns), types)
 
 
 @given(

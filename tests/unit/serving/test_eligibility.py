@@ -16,7 +16,8 @@ def items_of(*categories: int | None) -> ItemDictionary:
 
 def shown(items: ItemDictionary, unwanted: set[int], restriction: Restriction, quota: int | None, n: int) -> list[int]:
     """What fills up an answer that shows items 3 and 4 already."""
-    may = eligibility.within_quota(eligibility.allowed(items, unwanted, restriction), items, quota)
+    may = eligibility.allowed(items, unwanted, restriction)
+    may = may if quota is None else eligibility.within_quota(may, items, quota)
     taken = [key for key in (4, 3)[:n] if may(key)]
     return [key for key in eligibility.newest(items, unwanted, restriction, quota) if key not in taken and may(key)]
 

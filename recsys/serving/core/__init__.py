@@ -1,0 +1,27 @@
+"""The innermost loops of an answer: `compiled` (Cython) where it was built, `pure` (Python and numpy) elsewhere.
+
+Both give the same for the same, to the last bit (tests/contracts/test_serving_core.py). RECSYS_COMPILED=0 in the
+environment uses `pure` although the other one is there.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from recsys.serving.core import pure
+from recsys.serving.core.pure import NO_ITEM
+
+if TYPE_CHECKING:
+    from recsys.serving.core.pure import Called, Fused, bought, bought_before, first, seeds
+else:
+    try:
+        if os.environ.get("RECSYS_COMPILED", "1") == "0":
+            raise ImportError("it is not wanted")
+        from recsys.serving.core.compiled import Called, Fused, bought, bought_before, first, seeds
+    except ImportError:
+        from recsys.serving.core.pure import Called, Fused, bought, bought_before, first, seeds
+
+IS_COMPILED: Final = Called is not pure.Called
+
+__all__ = ["IS_COMPILED", "NO_ITEM", "Called", "Fused", "bought", "bought_before", "first", "seeds"]
