@@ -51,26 +51,23 @@ class DirectRoute(APIRoute):
         self._validate = self.reading(TypeAdapter(body_type).validator.validate_json)
 
         async def handle(request: Request) -> Response:
-            return await self._answer(request, await request.body())
+            return await self.respond(request, await request.body())
 
         return handle
 
-    async def respond(self, request: Request, body: bytes) -> Answer:
+    async def respond(self, request: Request, body: bytes) -> Response:
         """The answer to a request with this body, that to an error of a known kind as well."""
         try:
-            return await self._answer(request, body)
+            if not _is_json(request):
+                raise RequestValidationError([{"type": "model_type", "loc": ("body",), "msg": "not JSON"}])
+            try:
+                value = self._validate(body)
+            except ValidationError as error:
+                raise RequestValidationError([_at_body(problem) for problem in error.errors()]) from None
+            answer: Response = await self.endpoint(request, value)
+            return answer
         except errors.KNOWN as error:
             return await errors.answer(request, error)
-
-    async def _answer(self, request: Request, body: bytes) -> Response:
-        if not _is_json(request):
-            raise RequestValidationError([{"type": "model_type", "loc": ("body",), "msg": "not JSON"}])
-        try:
-            value = self._validate(body)
-        except ValidationError as error:
-            raise RequestValidationError([_at_body(problem) for problem in error.errors()]) from None
-        answer: Response = await self.endpoint(request, value)
-        return answer
 
 
 def _is_json(request: Request) -> bool:

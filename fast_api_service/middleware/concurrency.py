@@ -42,11 +42,6 @@ class Places:
         self.kind, self.limit = kind, limit
         self.n_taken = 0
 
-    @property
-    def has_one(self) -> bool:
-        """Whether another request may be under way."""
-        return self.n_taken < self.limit
-
 
 class Admission:
     """Of each kind so many requests are under way; what comes above is answered 503 `overloaded`.
@@ -65,11 +60,8 @@ class Admission:
         """The places of a request's kind."""
         return self.places[kind_of(path)]
 
-    async def whole_body(self, scope: Scope, receive: Receive) -> Message | Response:
-        """The whole body in one message, or why it is not taken."""
-        message = await receive()
-        if not message.get("more_body") and len(message.get("body", b"")) <= MAX_BODY_BYTES:
-            return message
+    async def whole_body(self, message: Message, scope: Scope, receive: Receive) -> Message | Response:
+        """The whole body in one message, of which `message` is the beginning, or why it is not taken."""
         if _declared(scope) > MAX_BODY_BYTES:
             return _too_large()
         body = bytearray(message.get("body", b""))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from functools import cached_property
 from random import getrandbits
 from typing import Any
 
@@ -19,7 +20,8 @@ from fast_api_service.auth.keys import Keyring
 from fast_api_service.direct import Answer, DirectRoute
 from fast_api_service.errors import error_response
 from fast_api_service.metrics import Metrics
-from fast_api_service.middleware.concurrency import ALWAYS_LET_IN, Admission, Places
+from fast_api_service.middleware.concurrency import ALWAYS_LET_IN, MAX_BODY_BYTES, Admission, Places
+from fast_api_service.middleware.protocol import WHOLE_ANSWER
 from recsys.log import stack
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,6 @@ class Gate:
     ) -> None:
         self._framework, self._app = framework, app
         self._keyring, self._metrics, self._admission = keyring, metrics, admission
-        self._direct: dict[tuple[str, str], DirectRoute] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,43 +68,47 @@ class Gate:
             self._metrics.count_request(route, method, passage.status, time.perf_counter() - started)
 
     async def _let_through(self, scope: Scope, receive: Receive, passage: _Passage) -> None:
-        key_id = self._keyring.refusal(scope["method"], scope["path"], scope["headers"], self._app.routes)
+        method, path = scope["method"], scope["path"]
+        key_id = self._keyring.refusal(method, path, scope["headers"], self._app.routes)
         if not isinstance(key_id, str):  # who may not call sends no body either
             await key_id(scope, receive, passage.send)
             return
         scope["state"]["key_id"] = key_id
-        if scope["path"] in ALWAYS_LET_IN:
+        if path in ALWAYS_LET_IN:
             await self._framework(scope, receive, passage.send)
             return
-        places = self._admission.places_of(scope["path"])
+        route, places = self._direct.get((method, path)) or (None, self._admission.places_of(path))
         whole: Message | None = None
-        if scope["method"] != "GET" and places.has_one:
-            found = await self._admission.whole_body(scope, receive)
-            if isinstance(found, Response):
-                await found(scope, receive, passage.send)
-                return
-            whole = found
-        if not places.has_one:
+        if method != "GET" and places.n_taken < places.limit:
+            whole = await receive()
+            if whole.get("more_body") or len(whole.get("body", b"")) > MAX_BODY_BYTES:
+                found = await self._admission.whole_body(whole, scope, receive)
+                if isinstance(found, Response):
+                    await found(scope, receive, passage.send)
+                    return
+                whole = found
+        if places.n_taken >= places.limit:
             overloaded = await self._admission.refusal(places)
             await overloaded(scope, receive, passage.send)
             return
         passage.take(places)
-        route = self._direct_routes.get((scope["method"], scope["path"]))
         if route is None or whole is None:
             await self._framework(scope, _receiving(whole, receive), passage.send)
             return
         if whole["type"] == "http.disconnect":
             raise ClientDisconnect
         scope["app"], scope["route"] = self._app, route
-        await passage.answer(await route.respond(Request(scope, receive), whole.get("body", b"")))
+        await passage.answer(scope, await route.respond(Request(scope, receive), whole.get("body", b"")))
 
-    @property
-    def _direct_routes(self) -> dict[tuple[str, str], DirectRoute]:
+    @cached_property
+    def _direct(self) -> dict[tuple[str, str], tuple[DirectRoute, Places]]:
         """By method and path; all routes are there when the first request comes."""
-        if self._direct is None:
-            direct = [route for route in self._app.routes if isinstance(route, DirectRoute)]
-            self._direct = {(method, route.path): route for route in direct for method in route.methods}
-        return self._direct
+        direct = [route for route in self._app.routes if isinstance(route, DirectRoute)]
+        return {
+            (method, route.path): (route, self._admission.places_of(route.path))
+            for route in direct
+            for method in route.methods
+        }
 
     def _route(self, scope: Scope) -> BaseRoute | None:
         """Whose request it was that was refused before anybody looked for its route."""
@@ -153,11 +158,16 @@ class _Passage:
         self.leave()
         await self._send(message)
 
-    async def answer(self, answer: Answer) -> None:
+    async def answer(self, scope: Scope, answer: Answer) -> None:
         """A whole answer."""
         self.status = answer.status_code
-        headers = [*answer.raw_headers, self._request_id, _NOSNIFF]
         self.leave()
+        at_once = scope.get("extensions", {}).get(WHOLE_ANSWER)
+        if at_once is not None:
+            lines = [b"%b: %b\r\n" % header for header in (*answer.raw_headers, self._request_id, _NOSNIFF)]
+            await at_once(answer.status_code, b"".join(lines), answer.body)
+            return
+        headers = [*answer.raw_headers, self._request_id, _NOSNIFF]
         await self._send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
         await self._send({"type": "http.response.body", "body": answer.body})
 

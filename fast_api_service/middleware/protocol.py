@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from typing import Any, Final
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+WHOLE_ANSWER: Final = "recsys.whole_answer"  # of the ASGI scope's extensions: takes status, headers and body at once
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_MESSAGE_BYTES: Final = 8 << 20  # head and body as they are on the wire: chunks of one byte take six, and trailers
 # The offer of another protocol, as of HTTP/2 by many clients' libraries. It may be ignored, and there is no other; but
@@ -59,6 +61,24 @@ class Joined:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+async def _answer_whole(cycle: RequestResponseCycle, status: int, headers: bytes, body: bytes) -> None:
+    """What uvicorn's `send` does with the two messages of an answer; looking at each header takes it longer than the
+    rest. `headers`: as on the wire, each with its line end, `content-length` among them."""
+    if cycle.flow.write_paused and not cycle.disconnected:
+        await cycle.flow.drain()
+    if cycle.disconnected:
+        return
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    more = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
+    end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+    cycle.transport.write(b"".join((STATUS_LINE[status], more, headers, end, body)))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
 
 
 class OneWriteProtocol(HttpToolsProtocol):
@@ -125,6 +145,7 @@ class OneWriteProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+        self.scope["extensions"] = {WHOLE_ANSWER: partial(_answer_whole, self.cycle)}  # type: ignore[dict-item]
 
     def on_message_complete(self) -> None:
         self._has_begun, self._in_head, self._n_bytes = False, True, 0
