@@ -81,7 +81,7 @@ class RecommendRequest(BaseModel):
         None, gt=0, le=60_000, description="answer within so many milliseconds, at most the service's own limit"
     )
     user_feats: dict[str, JsonValue] = Field(
-        {},
+        default_factory=dict,  # pydantic copies a default of its own for each request
         max_length=50,
         description="on a surface that the model rescores: features of the moment and the user, as for /predict",
     )

@@ -85,7 +85,7 @@ async def recommend_batch(
         state.exposures.note(request.scope, picks, origin, body.surface, user_id)
         shown = service.entries(snapshot, picks, explain=body.explain)
         result = {"user_id": user_id, "user": status, "tier": tier, "recommendations": shown}
-        results.append(orjson.Fragment(service.encoded(result)))
+        results.append(orjson.Fragment(orjson.dumps(result)))
         if place % _AT_ONCE == 0:
             await state.appends.turn()
     provenance = service.origin(request.scope, snapshot, cascade.NOTHING, list(lacking))
@@ -97,7 +97,7 @@ async def recommend_batch(
     answer: dict[str, Any] = {"success": True, "results": results, "provenance": provenance}
     if warnings:
         answer["warnings"] = warnings
-    return JsonBytes(service.encoded(answer))
+    return JsonBytes(orjson.dumps(answer))
 
 
 async def _rows(

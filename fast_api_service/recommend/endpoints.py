@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Body, Path, Request
 from fastapi import Query as UrlQuery
 from fastapi.responses import Response
@@ -120,7 +121,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     }
     if warnings:
         answer["warnings"] = warnings
-    return JsonBytes(service.encoded(answer))
+    return JsonBytes(orjson.dumps(answer))
 
 
 @router.get(
@@ -151,7 +152,7 @@ async def similar(
         "recommendations": service.entries(snapshot, picks),
         "provenance": provenance,
     }
-    return JsonBytes(service.encoded(answer))
+    return JsonBytes(orjson.dumps(answer))
 
 
 def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> Query:

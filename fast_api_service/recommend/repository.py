@@ -65,7 +65,7 @@ class Reads:
 
     async def user(self, user_id: str | None, session_id: str | None, timeout_s: float) -> UserRow:
         """Key and latest events of a user, of a session, or of both; DatabaseAwayError."""
-        [row] = await self.users(((user_id, session_id),), timeout_s)
+        [row] = await self._of_few(((user_id, session_id),), timeout_s)
         return row
 
     async def users(self, asked: Sequence[Asked], timeout_s: float) -> Sequence[UserRow]:
@@ -75,17 +75,20 @@ class Reads:
         connection nor the event loop is held up for long.
         """
         if len(asked) <= _A_FEW:
-            self._check_breaker()
-            try:
-                return await self._together.get(asked, timeout_s)
-            except TimeoutError:
-                raise DatabaseAwayError("Postgres did not answer in time") from None
+            return await self._of_few(asked, timeout_s)
         until = asyncio.get_running_loop().time() + timeout_s
         found: list[UserRow] = []
         for start in range(0, len(asked), _LARGE):
             self._check_breaker()
             found += await self._one_of_few(self._users(asked[start : start + _LARGE], self._large_limit_s), until)
         return found
+
+    async def _of_few(self, asked: Sequence[Asked], timeout_s: float) -> Sequence[UserRow]:
+        self._check_breaker()
+        try:
+            return await self._together.get(asked, timeout_s)
+        except TimeoutError:
+            raise DatabaseAwayError("Postgres did not answer in time") from None
 
     def _check_breaker(self) -> None:
         if not self.breaker.allows():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -52,6 +53,8 @@ def item_keys(
     snapshot: Snapshot, item_ids: Sequence[ExternalId], field: str = "", warnings: list[str] | None = None
 ) -> list[int]:
     """Keys of the known items; with `warnings`, how many are not known is said there. InputError for what is no id."""
+    if not item_ids:
+        return []
     keys = [snapshot.items.key(to_external(item_id, snapshot.items.json_type, "item")) for item_id in item_ids]
     known = [key for key in keys if key is not None]
     if warnings is not None and len(known) < len(keys):
@@ -118,23 +121,32 @@ def origin(scope: Scope, snapshot: Snapshot, tier: str, missing: list[str]) -> d
     }
 
 
-def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False) -> list[dict[str, Any]]:
-    """The items of an answer; with `explain` each with what led to it. `encoded` writes a score, a float32, with the
-    digits that it holds."""
-    id_of = snapshot.items.id
+def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False) -> orjson.Fragment:
+    """The items of an answer as JSON; with `explain` each with what led to it.
+
+    Made by hand, because a dictionary for each item takes twice as long.
+    """
+    if not picks:
+        return orjson.Fragment(b"[]")
     scores = np.array([pick[1] for pick in picks], dtype=np.float32)  # NaN, and so null, where there is none
-    shown: list[dict[str, Any]] = [
-        {"item_id": id_of(key), "score": score, "rank": rank, "source": source, "generator": generator}
-        for rank, (score, (key, _, source, generator, _)) in enumerate(zip(scores, picks, strict=True), 1)
+    digits = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")  # those that a float32 holds
+    ids = map(orjson.dumps, snapshot.items.ids([pick[0] for pick in picks]))
+    reasons = [_reason(snapshot, pick) for pick in picks] if explain else [b""] * len(picks)
+    shown = [
+        b'{"item_id":%b,"score":%b,"rank":%d,%b%b}' % (id_, score, rank, _source(source, generator), reason)
+        for rank, (id_, score, (_, _, source, generator, _), reason) in enumerate(
+            zip(ids, digits, picks, reasons, strict=True), 1
+        )
     ]
-    if explain:
-        for entry, pick in zip(shown, picks, strict=True):
-            because_key = pick.because_key
-            because = None if because_key is None else snapshot.items.id_or_none(because_key)  # it may be deleted
-            entry["reason"] = None if because is None else {"item_id": because}
-    return shown
+    return orjson.Fragment(b"[%b]" % b",".join(shown))
 
 
-def encoded(answer: Any) -> bytes:
-    """JSON."""
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+@lru_cache(maxsize=1000)
+def _source(source: str, generator: str | None) -> bytes:
+    return orjson.dumps({"source": source, "generator": generator})[1:-1]
+
+
+def _reason(snapshot: Snapshot, pick: Pick) -> bytes:
+    because_key = pick.because_key
+    because = None if because_key is None else snapshot.items.id_or_none(because_key)  # it may be deleted
+    return b',"reason":' + orjson.dumps(None if because is None else {"item_id": because})

@@ -154,7 +154,7 @@ def n_counted(events: Sequence[Recent], meaning: EventMeaning, n: int) -> int:
     interests = meaning.interests
     counting = {type_ for type_ in set(types) if interests[type_] > 0}
     if len(types) <= n:
-        return sum(map(counting.__contains__, types))
+        return sum(map(types.count, counting))
     found: set[int] = set()
     count = 0
     for key, event_type in zip(keys, types, strict=True):

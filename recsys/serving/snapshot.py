@@ -147,7 +147,9 @@ class UserState(NamedTuple):
     @property
     def followed(self) -> Sequence[Recent]:
         """The events that call their neighbours."""
-        return self.recent[:N_FOLLOWED] if self.seq is None else self.seq
+        if self.seq is not None:
+            return self.seq
+        return self.recent if len(self.recent) <= N_FOLLOWED else self.recent[:N_FOLLOWED]
 
 
 NOBODY: Final = UserState()
