@@ -16,8 +16,8 @@ from fast_api_service.tally import Distribution, Tally
 from recsys.instants import data_ends_at
 from recsys.serving.cascade import tier
 from recsys.serving.config import Surface
+from recsys.serving.core import Pick
 from recsys.serving.snapshot import Snapshot
-from recsys.serving.sources import Pick
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
@@ -167,7 +167,7 @@ class Metrics:
     def count_answer(self, route: str, surface: str, picks: Sequence[Pick], n_wanted: int, degraded: list[str]) -> None:
         """One answer with items: where they came from, how many they are of those asked for, what was missing."""
         self.answers.add(surface, tier(picks))
-        sources = [pick[2] for pick in picks]
+        sources = [pick[2][0] for pick in picks]
         for source in set(sources):
             self.items.add(source, n=sources.count(source))
         self.list_length.observe(route, len(picks))

@@ -19,8 +19,8 @@ from starlette.types import Scope
 from fast_api_service.metrics import Metrics
 from fast_api_service.postgres.away import AWAY
 from recsys.events.connections import ENDS_WITH_CLIENT, ended_after
+from recsys.serving.core import Pick
 from recsys.serving.ids import ExternalId, digest_of
-from recsys.serving.sources import Pick
 from recsys.storage import locks
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Exposures:
                 time.time(), scope["state"]["request_id"], user_id, session_id, scope["route"].path_format, surface,
                 provenance["tier"], provenance["publication_id"], provenance["list_version"],
                 provenance.get("rescored_by"), provenance.get("config_id"), [pick[0] for pick in picks],
-                [pick[2] for pick in picks], provenance["time_ms"], provenance["degraded"],
+                [pick[2][0] for pick in picks], provenance["time_ms"], provenance["degraded"],
             )
         )  # fmt: skip
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Protocol
+from itertools import chain
+from typing import Final
 
 from recsys.serving import core, recent
 from recsys.serving.config import ServingConfig, Surface, SurfaceConfig
+from recsys.serving.core import Pick, attribution
 from recsys.serving.fold_in import LEAST_ITEMS
 from recsys.serving.recent import N_FOLLOWED
 from recsys.serving.snapshot import Query, Score, Snapshot, UserState
@@ -19,18 +21,17 @@ from recsys.serving.sources import (
     Column,
     FoldedIn,
     Listed,
-    Pick,
     Picked,
-    RankedColumn,
 )
 
+_ALL: Final = 1 << 30
 N_RESCORED: Final = 200  # of what `fuse` puts first; the others keep their order
 
 
 def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Column]:
     """The user's list and the neighbours of the latest events, by the surface's policy."""
     kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
-    listed: Listed | FoldedIn = Listed(snapshot, kind, stored)
+    listed = Listed(snapshot, kind, stored)
     fold_in = snapshot.fold_in
     if stored is None and fold_in is not None and _may_fold_in(config, surface):
         listed = FoldedIn(snapshot, fold_in, user, config)
@@ -38,9 +39,10 @@ def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface:
     if called is None or (surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0):
         yield listed
     elif surface.blend in ("fuse", "rescore"):
-        yield _Blended(listed, called, core.Fused(listed.array, called.best, surface.recent_weight / listed.weight))
+        weight = surface.recent_weight / listed.weight
+        yield core.Fused(*listed.stored, listed.attributions, called.best, called.attribution, called.because, weight)
     elif surface.blend == "interleave":
-        yield _Blended(listed, called, _Turns(listed.keys, called.keys))
+        yield _ByTurns(listed, called)
     else:
         yield from (called, listed) if surface.blend == "recent_first" else (listed, called)
     if kind == RANKED:
@@ -87,74 +89,43 @@ def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingC
     return recent.n_counted(user.followed, snapshot.meaning.under(config), n)
 
 
-class _Order(Protocol):
-    """An order of two columns as one; what its members promise stands at `core.Fused`."""
-
-    def __iter__(self) -> Iterator[int]: ...
-    def at(self, nth: Sequence[int]) -> list[int]: ...
-    def is_in_both(self, item_key: int) -> bool: ...
-
-
-class _Blended:
-    """A list and what is called, as one."""
-
-    def __init__(self, listed: RankedColumn, called: Called, order: _Order) -> None:
-        self._listed, self._called, self._order = listed, called, order
-        self._n_listed = len(listed.array)
-        self.keys: Iterable[int] = order
-
-    def picks(self, places: Sequence[int], item_keys: Sequence[int]) -> list[Pick]:
-        n, of_list, of_called, because = self._n_listed, self._listed.pick, self._called.pick, self._called.because
-        is_in_both = self._order.is_in_both
-        return [
-            of_called(at - n, key) if at >= n else of_list(at, key, because if is_in_both(key) else None)
-            for at, key in zip(self._order.at(places), item_keys, strict=True)
-        ]
-
-
-class _Turns:
+class _ByTurns:
     """One of each by turns, until both are at their end; what came before is no turn."""
 
-    def __init__(self, listed: Sequence[int], called: Sequence[int]) -> None:
-        order: dict[int, int] = {}  # by item, its place
-        waiting = [enumerate(listed), enumerate(called, len(listed))]
+    def __init__(self, listed: Listed, called: Called) -> None:
+        waiting = [iter(column.first(_ALL, set(), None, None)) for column in (listed, called)]
+        found: dict[int, Pick] = {}
         while waiting:
             for one in list(waiting):
-                at, key = next(((at, key) for at, key in one if key not in order), (-1, -1))
-                if at < 0:
+                pick = next((pick for pick in one if pick.item_key not in found), None)
+                if pick is None:
                     waiting.remove(one)
                 else:
-                    order[key] = at
-        self._keys, self._order = list(order), list(order.values())
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._keys)
-
-    def at(self, nth: Sequence[int]) -> list[int]:
-        return [self._order[one] for one in nth]
-
-    def is_in_both(self, item_key: int) -> bool:
-        return False  # it came by one of them
+                    found[pick.item_key] = pick
+        self.first = Picked(list(found.values())).first
 
 
 def rescored(columns: Iterable[Column], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Column]:
     """The first items by the model, which is asked once; or all candidates, whether they are in a column or not."""
-    candidates = None if candidate_keys is None else frozenset(candidate_keys)
-    picks = (
-        pick for column in columns for one in enumerate(column.keys) for pick in column.picks(*([of] for of in one))
-    )
-    pool: dict[int, Pick] = {}
-    for pick in picks:
-        if candidates is None or pick.item_key in candidates:
-            pool.setdefault(pick.item_key, pick)
-        if candidates is None and len(pool) == N_RESCORED:
+    fits = None if candidate_keys is None else frozenset(candidate_keys).__contains__
+    limit = N_RESCORED if candidate_keys is None else _ALL
+    waiting, seen = iter(columns), set[int]()
+    pool: list[Pick] = []
+    others: list[Column] = []  # of which not all is in the pool
+    for column in waiting:
+        pool += column.first(limit - len(pool), seen, None, fits)
+        if len(pool) == limit:
+            others.append(column)
             break
-    keys = [*pool, *(key for key in dict.fromkeys(candidate_keys or ()) if key not in pool)]
+    by_key = {pick.item_key: pick for pick in pool}
+    keys = [*by_key, *(key for key in dict.fromkeys(candidate_keys or ()) if key not in by_key)]
     found = score(keys) if keys else None
     if found is None:
-        yield Picked(list(pool.values()))
-        yield Picked(list(picks))
+        yield Picked(pool)
+        yield from (Picked(column.first(_ALL, seen, None, None)) for column in chain(others, waiting))
         return
     best_first = sorted(zip(keys, found, strict=True), key=lambda one: -one[1])
-    yield Picked([pool.get(key, Pick(key, None, CANDIDATE, None))._replace(score=at) for key, at in best_first])
-    yield Picked([pick._replace(score=None) for pick in picks])
+    candidate = attribution(CANDIDATE)
+    yield Picked([by_key.get(key, Pick(key, None, candidate))._replace(score=at) for key, at in best_first])
+    for column in chain(others, waiting):
+        yield Picked([pick._replace(score=None) for pick in column.first(_ALL, seen, None, None)])

@@ -12,11 +12,12 @@ from typing import Final
 
 import numpy as np
 
-from recsys.serving import core, diversity, eligibility, filters, recent
+from recsys.serving import diversity, eligibility, filters, recent
 from recsys.serving.blend import blended, rescored
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.config import DEFAULT, ServingConfig, SurfaceConfig
-from recsys.serving.eligibility import ANYTHING, Allowed, Restriction
+from recsys.serving.core import Fits, Pick
+from recsys.serving.eligibility import ANYTHING, Restriction
 from recsys.serving.snapshot import Query, Snapshot, UserState
 from recsys.serving.sources import (
     AVAILABLE,
@@ -25,7 +26,6 @@ from recsys.serving.sources import (
     SIMILAR,
     Column,
     Listed,
-    Pick,
     Unscored,
     of_context,
     popular,
@@ -70,13 +70,13 @@ def neighbours(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
 
 
 def fill(
-    columns: Iterable[Column], items: ItemDictionary, unwanted: set[int], top_k: int, fits: Allowed | None = None
+    columns: Iterable[Column], items: ItemDictionary, unwanted: set[int], top_k: int, fits: Fits | None = None
 ) -> list[Pick]:
     """The first `top_k` distinct available ones that are not unwanted and fit; fewer only when there are no more. What
     is taken is unwanted from then on."""
     picks: list[Pick] = []
     for column in columns if top_k > 0 else ():
-        picks += column.picks(*core.first(column.keys, top_k - len(picks), unwanted, items.availability, fits))
+        picks += column.first(top_k - len(picks), unwanted, items.availability, fits)
         if len(picks) == top_k:
             break
     return picks

@@ -105,12 +105,10 @@ class ItemDictionary:
             raise KeyError(item_key)
         return external
 
-    def ids(self, item_keys: Sequence[int]) -> list[ExternalId]:
-        """Ids of known keys; KeyError where one is unknown."""
-        found = [self._id_by_key[key] for key in item_keys]
-        if None in found:
-            raise KeyError(item_keys[found.index(None)])
-        return found  # type: ignore[return-value]
+    @property
+    def id_by_key(self) -> list[ExternalId | None]:
+        """Ids by key, None where there is no such item; it grows and changes in place."""
+        return self._id_by_key
 
     def id_or_none(self, item_key: int) -> ExternalId | None:
         """Id of a key, None where there is no such item (any more)."""

@@ -10,18 +10,21 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from recsys.serving.core import pure
-from recsys.serving.core.pure import NO_ITEM
+from recsys.serving.core.pure import NO_ITEM, Attribution, Because, Fits, Pick, attribution
 
 if TYPE_CHECKING:
-    from recsys.serving.core.pure import Called, Fused, bought, bought_before, first, seeds
+    from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, seeds
 else:
     try:
         if os.environ.get("RECSYS_COMPILED", "1") == "0":
             raise ImportError("it is not wanted")
-        from recsys.serving.core.compiled import Called, Fused, bought, bought_before, first, seeds
+        from recsys.serving.core.compiled import Called, Fused, bought, bought_before, entries, first, seeds
     except ImportError:
-        from recsys.serving.core.pure import Called, Fused, bought, bought_before, first, seeds
+        from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, seeds
 
 IS_COMPILED: Final = Called is not pure.Called
 
-__all__ = ["IS_COMPILED", "NO_ITEM", "Called", "Fused", "bought", "bought_before", "first", "seeds"]
+__all__ = [
+    "IS_COMPILED", "NO_ITEM", "Attribution", "Because", "Called", "Fits", "Fused", "Pick", "attribution", "bought",
+    "bought_before", "entries", "first", "seeds",
+]  # fmt: skip

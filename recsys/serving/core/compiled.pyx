@@ -5,14 +5,24 @@
 Whatever a file holds, nothing is read or written beyond its arrays.
 """
 
-from libc.math cimport pow
+from libc.math cimport NAN, isfinite, pow
 from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.algorithm cimport lower_bound, partial_sort, sort
 from libcpp.pair cimport pair
+from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+import orjson
+
 from recsys.serving.core import pure
+from recsys.serving.core.pure import Pick
+
+cdef extern from "<charconv>" namespace "std" nogil:
+    cdef struct to_chars_result:
+        char* ptr
+    to_chars_result to_chars(char*, char*, float)
+    to_chars_result integer_to_chars "std::to_chars"(char*, char*, long long)
 
 cdef double FUSION = pure.FUSION
 ctypedef pair[double, int32_t] Placed  # minus the points, and a place: the least is the best
@@ -60,16 +70,22 @@ def bought_before(const int32_t[::1] item_keys, const float[::1] days, const int
 
 def first(item_keys, Py_ssize_t n, set unwanted, bytearray available, fits):
     cdef list places = [], keys = []
-    cdef Py_ssize_t place, key, n_items = len(available)
+    cdef Py_ssize_t place
     for place, item_key in enumerate(item_keys):
-        key = item_key
-        if 0 <= key < n_items and available[key] and item_key not in unwanted and (fits is None or fits(item_key)):
+        if may(item_key, unwanted, available, fits):
             unwanted.add(item_key)
             places.append(place)
             keys.append(item_key)
             if len(keys) == n:
                 break
     return places, keys
+
+
+cdef bint may(item_key, set unwanted, bytearray available, fits) except -1:
+    cdef Py_ssize_t key = item_key
+    if available is not None and not (0 <= key < len(available) and available[key]):
+        return False
+    return item_key not in unwanted and (fits is None or fits(item_key))
 
 
 cdef class Called:
@@ -134,28 +150,38 @@ cdef Py_ssize_t position(vector[Keyed]& in_order, int32_t item_key) noexcept:
 
 
 cdef class Fused:
-    cdef vector[int32_t] listed, order
+    cdef vector[int32_t] listed
+    cdef const float[::1] scores
+    cdef const int16_t[::1] sources
     cdef vector[Keyed] both  # items in both, and their places in what is called, in the order of their keys
     cdef vector[Placed] twice
-    cdef Called called
-    cdef double weight
     cdef vector[char] is_twice  # by place in what is called
+    cdef tuple attributions
+    cdef Called called
+    cdef object of_called, because
+    cdef double weight
     cdef size_t a, b, c
 
-    def __init__(self, const int32_t[::1] listed, Called called, double weight):
+    def __init__(
+        self, const int32_t[::1] item_keys, const float[::1] scores, const int16_t[::1] sources, attributions,
+        Called called, of_called, because, double weight,
+    ):
         cdef vector[Keyed] places
         cdef Py_ssize_t place, other, at
         cdef double points
-        self.called, self.weight = called, weight
-        if len(listed):
-            self.listed.assign(&listed[0], &listed[0] + len(listed))
+        if not len(item_keys) == len(scores) == len(sources) or not attributions:
+            raise ValueError("columns of unequal length, or nothing to attribute them to")
+        self.scores, self.sources, self.attributions = scores, sources, tuple(attributions)
+        self.called, self.of_called, self.because, self.weight = called, of_called, because, weight
+        if len(item_keys):
+            self.listed.assign(&item_keys[0], &item_keys[0] + len(item_keys))
         self.is_twice.resize(called.n)
         places.reserve(called.n)
         for place in range(called.n):
             places.push_back(Keyed(called.key(place), place))
         sort(places.begin(), places.end())
-        for place in range(len(listed)):
-            at = position(places, listed[place])
+        for place in range(<Py_ssize_t>self.listed.size()):
+            at = position(places, self.listed[place])
             if at >= 0:
                 other = places[at].second
                 points = 1 / (FUSION + place) + weight * (1 / (FUSION + other))
@@ -165,22 +191,34 @@ cdef class Fused:
         sort(self.twice.begin(), self.twice.end())
         sort(self.both.begin(), self.both.end())
 
-    def at(self, nth):
-        cdef Py_ssize_t one
-        cdef list places = []
-        for one in nth:
-            if not 0 <= one < <Py_ssize_t>self.order.size():
-                raise IndexError(one)
-            places.append(self.order[one])
-        return places
+    def first(self, Py_ssize_t n, set unwanted, bytearray available, fits):
+        cdef list picks = []
+        cdef int32_t at, n_listed = self.listed.size()
+        if n <= 0:
+            return picks
+        while True:
+            at = self.following()
+            if at < 0:
+                return picks
+            item_key = self.listed[at] if at < n_listed else self.called.key(at - n_listed)
+            if may(item_key, unwanted, available, fits):
+                unwanted.add(item_key)
+                picks.append(self.pick(at, item_key))
+                if len(picks) == n:
+                    return picks
 
-    def is_in_both(self, int32_t item_key):
-        return position(self.both, item_key) >= 0
+    cdef pick(self, int32_t at, item_key):
+        cdef Py_ssize_t n_listed = self.listed.size(), last = len(self.attributions) - 1, source
+        if at >= n_listed:
+            parts = (item_key, self.called.score(at - n_listed), self.of_called, self.because)
+        else:
+            source = self.sources[at]
+            because = self.because if position(self.both, self.listed[at]) >= 0 else None
+            parts = (item_key, <double>self.scores[at], self.attributions[source if 0 <= source < last else last], because)
+        return tuple.__new__(Pick, parts)
 
-    def __iter__(self):
-        return self
-
-    def __next__(self):
+    cdef int32_t following(self) noexcept:
+        """The place that comes next, of what is called behind the list's end; -1 at the end."""
         cdef size_t n = self.listed.size()
         cdef Placed best = Placed(1.0, -1), other
         cdef int which = 0
@@ -196,8 +234,52 @@ cdef class Fused:
                 best, which = other, 2
         if self.a < self.twice.size() and (which == 0 or self.twice[self.a] < best):
             best, which = self.twice[self.a], 1
-        if which == 0:
-            raise StopIteration
         self.a, self.b, self.c = self.a + (which == 1), self.b + (which == 2), self.c + (which == 3)
-        self.order.push_back(best.second)
-        return self.listed[best.second] if best.second < <int32_t>n else self.called.key(best.second - n)
+        return best.second
+
+
+cdef void append_chars(string& text, const char* start, const char* end):
+    text.append(start, <size_t>(end - start))
+
+
+cdef void append_score(string& text, score):
+    """As the shortest text that reads as the same float32, null where it is no number."""
+    cdef char digits[32]
+    cdef float value = score if score is not None else NAN
+    if not isfinite(value):
+        text.append(b"null")
+        return
+    cdef size_t start = text.size()
+    append_chars(text, digits, to_chars(digits, digits + 32, value).ptr)
+    if text.find_first_of(<const char*>b".e", start) >= text.size():
+        text.append(b".0")
+
+
+def entries(list ids, picks, reasons):
+    cdef string text = b"["
+    cdef char digits[32]
+    cdef Py_ssize_t rank = 0, key
+    for pick in picks:
+        item_key, score, attribution, _ = <tuple>pick
+        key = item_key
+        external = ids[key] if 0 <= key < len(ids) else None
+        if external is None:
+            raise KeyError(item_key)
+        text.append(b',{"item_id":' if rank else b'{"item_id":')
+        if type(external) is int:
+            append_chars(text, digits, integer_to_chars(digits, digits + 32, <long long>external).ptr)
+        else:
+            text.append(<string>orjson.dumps(external))
+        text.append(b',"score":')
+        append_score(text, score)
+        rank += 1
+        text.append(b',"rank":')
+        append_chars(text, digits, integer_to_chars(digits, digits + 32, <long long>rank).ptr)
+        text.append(b",")
+        text.append(<string>attribution.json)
+        if reasons is not None:
+            text.append(b',"reason":')
+            text.append(<string>reasons[rank - 1])
+        text.append(b"}")
+    text.append(b"]")
+    return <bytes>text

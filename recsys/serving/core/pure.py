@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 NO_ITEM: Final = -1
@@ -13,6 +15,45 @@ FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
 _POINTS: Final = [1 / (FUSION + place) for place in range(1000)]  # lists have 1,000 items at most
 _KEY_BITS, _KEY_MASK = 32, 0xFFFFFFFF
 _END: Final = (1.0, -1)  # behind all places
+
+Fits = Callable[[int], bool]  # whether an item that is available and wanted may be shown
+Because = Callable[[int], int]  # gives the item, of the user's own or in context, that called an item
+
+
+class Attribution(NamedTuple):
+    """Where an item of an answer comes from, in words and as members of a JSON object."""
+
+    source: str
+    generator: str | None
+    json: bytes
+
+
+class Pick(NamedTuple):
+    """One item of an answer; its rank is its position + 1. Scores compare within one source only."""
+
+    item_key: int
+    score: float | None
+    attribution: Attribution
+    because: Because | None = None
+
+    @property
+    def source(self) -> str:
+        return self.attribution.source
+
+    @property
+    def generator(self) -> str | None:
+        return self.attribution.generator
+
+    @property
+    def because_key(self) -> int | None:
+        """The item that called this one, None where the pick comes from a list alone."""
+        return self.because(self.item_key) if self.because else None
+
+
+@lru_cache(maxsize=1000)
+def attribution(source: str, generator: str | None = None) -> Attribution:
+    """Of items that a generator put into a source."""
+    return Attribution(source, generator, orjson.dumps({"source": source, "generator": generator})[1:-1])
 
 
 def seeds(
@@ -56,22 +97,29 @@ def bought_before(
 
 
 def first(
-    item_keys: Iterable[int], n: int, unwanted: set[int], available: bytearray, fits: Callable[[int], bool] | None
+    item_keys: Iterable[int], n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None
 ) -> tuple[list[int], list[int]]:
     """The first `n` items that are available, not unwanted and fit, if there are so many: their places and their keys.
 
-    They are unwanted from then on. `available`: 1 by key; `fits` is asked of items that are all the rest, once each.
+    They are unwanted from then on. `available`: 1 by key, None for all; `fits` is asked of items that are all the rest,
+    once each.
     """
     places: list[int] = []
     keys: list[int] = []
     for place, key in enumerate(item_keys):
-        if 0 <= key < len(available) and available[key] and key not in unwanted and (fits is None or fits(key)):
+        if _may(key, unwanted, available, fits):
             unwanted.add(key)
             places.append(place)
             keys.append(key)
             if len(keys) == n:
                 break
     return places, keys
+
+
+def _may(key: int, unwanted: set[int], available: bytearray | None, fits: Fits | None) -> bool:
+    if available is not None and not (0 <= key < len(available) and available[key]):
+        return False
+    return key not in unwanted and (fits is None or fits(key))
 
 
 class Called:
@@ -126,25 +174,49 @@ class Fused:
     and `weight` times that in what is called; of equals the list's first, then by their place. Goes through the items
     once, best first; one in both stands where the list has it."""
 
-    __slots__ = ("_called", "_in_both", "_listed", "_order", "_weight")
+    def __init__(
+        self,
+        item_keys: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        sources: NDArray[np.int16],
+        attributions: Sequence[Attribution],
+        called: Called,
+        of_called: Attribution,
+        because: Because,
+        weight: float,
+    ) -> None:
+        """`item_keys`, `scores`, `sources`: the list, (n,) each; a source is a position in `attributions`, of which the
+        last stands for all others. `because`: of what is called."""
+        self._listed: list[int] = item_keys.tolist()
+        self._scores, self._sources, self._attributions = scores, sources, attributions
+        self._called, self._of_called, self._because = called, of_called, because
+        self._weight = weight
+        self._in_both: Set[int] = set(called.keys).intersection(self._listed)
+        self._order = self._merged()
 
-    def __init__(self, listed: NDArray[np.int32], called: Called, weight: float) -> None:
-        self._listed: list[int] = listed.tolist()
-        self._called, self._weight = called.keys, weight
-        self._in_both: Set[int] = set(self._called).intersection(self._listed)
-        self._order: list[int] = []
+    def first(self, n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None) -> list[Pick]:
+        """The next `n` items as of the function `first`."""
+        picks: list[Pick] = []
+        for at in self._order if n > 0 else ():
+            place = at - len(self._listed)
+            key = self._listed[at] if place < 0 else self._called.keys[place]
+            if _may(key, unwanted, available, fits):
+                unwanted.add(key)
+                picks.append(self._of_list(at, key) if place < 0 else self._of_call(place, key))
+                if len(picks) == n:
+                    break
+        return picks
 
-    def at(self, nth: Sequence[int]) -> list[int]:
-        """Where the items stood that came nth: the places in the list; of what is called, behind the list's end."""
-        order = self._order
-        return [order[one] for one in nth]
+    def _of_list(self, at: int, key: int) -> Pick:
+        source, n = self._sources.item(at), len(self._attributions) - 1
+        because = self._because if key in self._in_both else None
+        return Pick(key, self._scores.item(at), self._attributions[source if 0 <= source < n else n], because)
 
-    def is_in_both(self, item_key: int) -> bool:
-        """Whether both have it."""
-        return item_key in self._in_both
+    def _of_call(self, place: int, key: int) -> Pick:
+        return Pick(key, self._called.score(place), self._of_called, self._because)
 
-    def __iter__(self) -> Iterator[int]:
-        listed, called, n, order = self._listed, self._called, len(self._listed), self._order
+    def _merged(self) -> Iterator[int]:
+        """Places in the list; of what is called, behind the list's end."""
         twice, once, more = self._twice(), self._once(), self._more()
         a, b, c = next(twice, _END), next(once, _END), next(more, _END)
         while True:
@@ -156,15 +228,14 @@ class Fused:
                 first, c = c, next(more, _END)
             if first is _END:
                 return
-            order.append(at := first[1])
-            yield listed[at] if at < n else called[at - n]
+            yield first[1]
 
     def _twice(self) -> Iterator[tuple[float, int]]:
         """Of items in both, minus the points and the place: the least is the best."""
         in_both, points = self._in_both, _POINTS
         if not in_both:
             return iter(())
-        other = {key: place for place, key in enumerate(self._called) if key in in_both}
+        other = {key: place for place, key in enumerate(self._called.keys) if key in in_both}
         found = ((place, key) for place, key in enumerate(self._listed) if key in in_both)
         return iter(sorted((-(points[place] + self._weight * points[other[key]]), place) for place, key in found))
 
@@ -174,4 +245,27 @@ class Fused:
 
     def _more(self) -> Iterator[tuple[float, int]]:
         in_both, points, weight, n = self._in_both, _POINTS, self._weight, len(self._listed)
-        return ((-(weight * points[place]), n + place) for place, key in enumerate(self._called) if key not in in_both)
+        keys = enumerate(self._called.keys)
+        return ((-(weight * points[place]), n + place) for place, key in keys if key not in in_both)
+
+
+def entries(ids: Sequence[int | str | None], picks: Sequence[Pick], reasons: Sequence[bytes] | None) -> bytes:
+    """Picks as a JSON array. A score has the digits that a float32 holds.
+
+    `ids`: by item key, KeyError for one that is None. `reasons`: of each the value of `reason`, or None.
+
+    Made by hand, because a dictionary for each item takes twice as long.
+    """
+    if not picks:
+        return b"[]"
+    scores = np.array([pick[1] for pick in picks], dtype=np.float32)  # NaN, and so null, where there is none
+    digits = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    ends = [b""] * len(picks) if reasons is None else [b',"reason":' + reason for reason in reasons]
+    shown: list[bytes] = []
+    for rank, ((key, _, attribution, _), score, end) in enumerate(zip(picks, digits, ends, strict=True), 1):
+        external = ids[key] if 0 <= key < len(ids) else None
+        if external is None:
+            raise KeyError(key)
+        id_ = orjson.dumps(external)
+        shown.append(b'{"item_id":%b,"score":%b,"rank":%d,%b%b}' % (id_, score, rank, attribution.json, end))
+    return b"[%b]" % b",".join(shown)

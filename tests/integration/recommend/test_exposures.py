@@ -285,10 +285,10 @@ def test_the_end_is_not_held_up_by_a_connection_that_ends_in_the_middle_of_it(mo
 
 
 def test_noting_an_answer_costs_microseconds(clean_database_url: str) -> None:
-    from recsys.serving.sources import Pick
+    from recsys.serving.core import Pick, attribution
 
     log = Exposures(postgres_url(clean_database_url), Metrics())
-    picks = [Pick(key, 0.5, "ranked", "als") for key in range(10)]
+    picks = [Pick(key, 0.5, attribution("ranked", "als")) for key in range(10)]
     provenance = {"tier": "ranked", "publication_id": 1, "list_version": "v1", "time_ms": 1.0, "degraded": []}
     scope = {"state": {"request_id": "r"}, "route": SimpleNamespace(path_format="/recommend")}
     best = 1.0
