@@ -1,6 +1,6 @@
-"""`python -m recsys.updater`: the process that learns from events, in `process`.
+"""`python -m recsys.updater`: the process that learns from events (`process`).
 
-`recsys updater` starts it and watches over it.
+`recsys updater` starts and supervises it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings, holder: str) -> None:
-    """Work until SIGTERM, SIGINT, or until people stop the training."""
+    """Work until SIGTERM or SIGINT, or until the training is stopped through the API."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -39,7 +39,7 @@ async def run(settings: Settings, holder: str) -> None:
 
 
 def main() -> None:
-    """Entry point: 0 when stopped, 1 after an error, 3 where another took over."""
+    """Entry point. Exit status: 0 stopped, 1 error, 2 invalid input, 3 lease lost to another updater."""
     try:
         logs.setup()
         holder = f"{socket.gethostname()}:{os.getpid()}"

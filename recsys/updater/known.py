@@ -1,4 +1,4 @@
-"""Events with the keys that the catalogue has for them."""
+"""Resolves the ids of events to the keys of the catalogue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _USERS_SQL: Final = "select user_id, user_key from users where user_id = any($1:
 
 
 async def known(transactions: Transactions, events: Sequence[Event]) -> list[Known]:
-    """The events of items of the catalogue, in their order; others are left out. Users may have no key."""
+    """The events whose item is in the catalogue, in order; the others are dropped. Users may have no key."""
 
     async def look_up(connection: asyncpg.Connection) -> tuple[list[asyncpg.Record], list[asyncpg.Record]]:
         items = await connection.fetch(_ITEMS_SQL, list({event.item_id for event in events}))

@@ -1,4 +1,4 @@
-"""The network that learns, and beside it the frozen one that it began as. Keras lives here: importing takes seconds."""
+"""The network in training, and the frozen copy that it started from. Imports Keras, which takes seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOMENTS = ("m", "v")
 
 
 class Learner:
-    """DeepFM as it is trained at night, one step at a time, with the bookkeeping of what a step has changed.
+    """The DeepFM of the nightly training, one step at a time; keeps track of the rows that steps have changed.
 
     The loss of an event with weight w and label y is w · (-y log p - (1 - y) log(1 - p)), p being the sampled
     softmax of its item: for y = 1 that of the nightly training, for y = 0 the unlikelihood of Welleck et al. 2020.
@@ -49,12 +49,12 @@ class Learner:
         vector = tf.TensorSpec((None,), tf.float32)
         self._step = tf.function(self._one_step, input_signature=[inputs, floats, vector, vector])
         self._score = tf.function(self._scores, input_signature=[inputs])
-        self._step.get_concrete_function()  # traced now, so that the first event does not wait for it
+        self._step.get_concrete_function()  # traced now, so that the first event need not wait
 
     def step(
         self, inputs: dict[str, NDArray[Any]], log_q: Floats, label: Floats, weight: Floats
     ) -> tuple[Floats, Floats, float]:
-        """Learn once: the logits from before (n, n_candidates), those of the frozen network, and the loss.
+        """One training step: the logits before it (n, n_candidates), those of the frozen network, and the loss.
 
         `inputs` as `DeepFmNetwork` has them; `log_q` (n, n_candidates), `label` and `weight` (n,).
         """
@@ -65,15 +65,12 @@ class Learner:
         return logits.numpy(), frozen.numpy(), float(loss)
 
     def scores(self, inputs: dict[str, NDArray[Any]]) -> Floats:
-        """Logits as they are now, (n, n_candidates)."""
+        """Logits with the current weights, (n, n_candidates)."""
         result: Floats = self._score(inputs).numpy()
         return result
 
     def changes(self, *, since_base: bool) -> tuple[Update, Update]:
-        """New weights and new moments, since the last call or since the frozen network; without keys.
-
-        What was changed since the last call begins anew with it.
-        """
+        """Weights and moments changed since the last `committed`, or since the frozen network; without keys."""
         touched = self._touched_since_base if since_base else self._touched
         if since_base:
             for name, now in self._touched.items():
@@ -95,13 +92,13 @@ class Learner:
         return weights, Update(dense, moment_rows, values)
 
     def committed(self) -> None:
-        """What was changed up to now is written: the next `changes` tells what comes after."""
+        """The changes up to now are written: the next `changes` starts from here."""
         for name, now in self._touched.items():
             self._touched_since_base[name] |= now
             now[:] = False
 
     def put(self, weights: Update, moments: Update) -> None:
-        """Take over what `changes` gave."""
+        """Apply what `changes` returned."""
         for name, values in weights.dense.items():
             self._variables[name].assign(values)
         for name, rows in weights.rows.items():
@@ -116,7 +113,7 @@ class Learner:
             self._moment(key).scatter_update(tf.IndexedSlices(moments.values[key], rows))
 
     def reset(self) -> None:
-        """Back to the frozen weights, with moments of zero."""
+        """Reset to the frozen weights, with moments of zero."""
         for name, variable in self._variables.items():
             variable.assign(self._frozen_weights[name])
             for moment in self._moments(variable):

@@ -1,4 +1,4 @@
-"""Keys for users whom only events name, once they are to have a row in the network; see research/decisions/0014."""
+"""Keys for users known from events alone, once they are to get a row in the network; see research/decisions/0014."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recsys.updater.store import hold_lease
 
 _TYPE_SQL: Final = "select json_type from id_types where entity = 'user'"
 _LOCK_SQL: Final = "select pg_try_advisory_xact_lock($1)"
-# `told_at` stays null: nobody has told anything of them, and the next data set may.
+# `told_at` stays null: no properties of these users were posted, so that the next data set may set them.
 _GIVE_SQL: Final = f"""
 insert into users (user_key, user_id)
 select {LAST_SQL.format(table="users", key="user_key")} + row_number() over (order by place), user_id
@@ -28,10 +28,10 @@ _KEYS_SQL: Final = "select user_id, user_key from users where user_id = any($1::
 
 
 async def give_keys(transactions: Transactions, fence: int, user_ids: Sequence[str]) -> dict[str, int]:
-    """Have users in the catalogue, in their order; their keys, those that they have already as well.
+    """Insert users into the catalogue, in order; their keys by id, including existing ones.
 
-    Missing are users who were erased, ids that cannot be of this catalogue, and all new ones while the nightly
-    preparation or another gives keys: it is not waited for. LeaseLostError where `fence` is no longer the newest.
+    Left out are erased users, ids that are invalid in this catalogue, and all new users while another process holds
+    the lock for keys, which is not waited for. LeaseLostError where `fence` is no longer the newest.
     """
     return await transactions.transaction(lambda connection: _give(connection, fence, user_ids))
 
@@ -41,7 +41,7 @@ async def _give(connection: asyncpg.Connection, fence: int, user_ids: Sequence[s
     ids = [user_id for user_id in user_ids if json_type and _is_own(user_id, json_type)]
     if ids and await connection.fetchval(_LOCK_SQL, locks.KEYS):
         await connection.execute(_GIVE_SQL, ids, [digest_of(user_id) for user_id in ids])
-        await hold_lease(connection, fence)  # at last: who replaces the catalogue takes its tables first
+        await hold_lease(connection, fence)  # last: the replacement of the catalogue locks in the same order
     return dict(tuple(row) for row in await connection.fetch(_KEYS_SQL, ids))
 
 

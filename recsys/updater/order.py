@@ -1,4 +1,4 @@
-"""The order in which the events of one update are learned."""
+"""The order in which the events of an update are learned."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from recsys.events.kafka.message import key_of
 
 
 def in_order(events: Sequence[Event]) -> list[Event]:
-    """By time, but those of one user as the log has them.
+    """Events by time, but those of one user in the order of the log.
 
-    How the partitions of Kafka come together is chance. Whoever takes over the updates of another reads the same events
-    again, maybe mixed otherwise, and must come to the same.
+    The interleaving of Kafka partitions is not deterministic: an updater that resumes the updates of another reads the
+    same events, perhaps interleaved differently, and must learn them in the same order.
     """
     latest_by_key: dict[bytes, dt.datetime] = {}
     placed: list[tuple[dt.datetime, bytes, Event]] = []

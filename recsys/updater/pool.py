@@ -1,4 +1,4 @@
-"""The items that may be negatives of an event: those of the nightly catalogue, and those that came since."""
+"""The items that may be sampled as negatives of an event: those of the nightly catalogue, and newer ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recsys.serving.model_state import CategoryOf, ModelState
 
 
 class ItemPool:
-    """Rows of items by position, and how they are drawn, as `deepfm_samples.Samples` does it for a night."""
+    """Rows of items by position, and their sampling distribution, as in `deepfm_samples.Samples`."""
 
     def __init__(self, folder: Path, spec: FeatureSpec, state: ModelState) -> None:
         self._state = state
@@ -26,14 +26,14 @@ class ItemPool:
         self._q = self._least + (1 - uniform) * popularity / popularity.sum()
         self._rows = rows.copy()
         self._n_at_cut = len(keys)
-        self._positions: dict[int, int] = {}  # of items that came later
+        self._positions: dict[int, int] = {}  # of items newer than the catalogue
         self._keys = keys
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def positions(self, keys: list[int], category_of: CategoryOf) -> Positions:
-        """Positions of items (n,); one that is new is added, drawn as seldom as the least popular one."""
+        """Positions of items (n,). New items are added, with the sampling probability of the least popular one."""
         wanted = np.array(keys, dtype=np.int64)
         found = positions(self._keys, wanted)
         unknown = np.flatnonzero(found < 0)
@@ -49,26 +49,26 @@ class ItemPool:
         self._q = np.concatenate([self._q, np.full(len(keys), self._least)])
 
     def later(self) -> tuple[NDArray[np.int64], Rows]:
-        """Keys and rows of the items that came later, in the order of their positions."""
+        """Keys and rows of the added items, in the order of their positions."""
         return np.array(list(self._positions), dtype=np.int64), self._rows[self._n_at_cut :]
 
     def restore(self, keys: NDArray[np.int64], rows: Rows) -> None:
-        """Begin with what `later` gave."""
+        """Replace the added items by what `later` returned."""
         self._positions = {int(key): self._n_at_cut + place for place, key in enumerate(keys)}
         self._rows = np.concatenate([self._rows[: self._n_at_cut], rows])
         self._q = np.concatenate([self._q[: self._n_at_cut], np.full(len(keys), self._least)])
 
     def refresh(self) -> None:
-        """Take over the rows that items have in the network now."""
+        """Read the items' rows in the network again, after some were assigned."""
         keys = np.concatenate([self._keys.astype(np.int64), self.later()[0]])
         self._rows[:, 0] = self._state.rows_of_items.rows(keys)
 
     def rows(self, positions: NDArray[np.int64]) -> Rows:
-        """Rows of items at any positions, (…, 6)."""
+        """Rows of the items at any positions, (…, 6)."""
         return self._rows[positions]
 
     def draw(self, observed: Positions, n_negatives: int, rng: np.random.Generator) -> tuple[Positions, Floats]:
-        """Candidates and their log q (n, 1 + n_negatives), as `SampledSoftmax` takes it, the observed item first."""
+        """Candidates and their log q (n, 1 + n_negatives), as `SampledSoftmax` takes them, the observed item first."""
         n = len(observed)
         negative = rng.permutation(systematic(self._q, n * n_negatives, rng)).reshape(n, n_negatives)
         candidate = np.concatenate([observed[:, None], negative], axis=1)

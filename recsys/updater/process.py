@@ -1,7 +1,7 @@
-"""The loop of the updater: reads the event log in order, lets the model learn, commits what it has become.
+"""The loop of the updater: reads the event log in order, trains the model on it, commits the result.
 
-One commit is one artifact and one row: the row names the artifact and the offset in the log, so that weights, state of
-the optimizer and offset change together.
+A commit is one artifact and one row: the row has the artifact's name and the offset in the log, so that weights,
+optimizer state and offset change atomically.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from recsys.updater.worker import BEAT_S, Worker
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
-SERVED_AS: Final = "deepfm_serving"  # kind of the artifact that a nightly model is served as
+SERVED_AS: Final = "deepfm_serving"  # kind of the serving artifact of a nightly model
 _IDLE_S, _AWAY_S = 0.05, 1.0
-# A data set may lack what was received so long before its end: clocks differ, and transactions take their time.
+# A data set may lack events received this long before its end: clocks differ, and transactions take time.
 _BEFORE_CUT: Final = CLOCKS_AHEAD + dt.timedelta(minutes=5)
 _BASES_KEPT: Final = 3  # of any nightly model; artifacts of older updates are deleted
 
 
 class Updater:
-    """The loop; `work` is its only entry."""
+    """The loop; `work` is the only entry point."""
 
     def __init__(self, settings: Settings, connections: Connections, event_log: EventLog, holder: str) -> None:
         self.options, self.holder = settings.updater, holder
@@ -63,11 +63,11 @@ class Updater:
         self._beaten_at = self._looked_at = float("-inf")
         self._wanted = True
         self._worker = Worker(self._beat)
-        self._said = "starting", ""
+        self._status = "starting", ""
         self._parent_pid = os.getppid()
 
     async def work(self, stop: asyncio.Event) -> None:
-        """Learn until stopped, by the signal or by people; LeaseLostError where another has taken over."""
+        """Learn until stopped, by the signal or through the API; LeaseLostError where another has taken over."""
         if not await self._lease(stop):
             return
         try:
@@ -76,7 +76,7 @@ class Updater:
                     if not await self._round():
                         break
                 except LogAwayError as error:
-                    log.warning("%s; trying again", error)
+                    log.warning("%s; retrying", error)
                     await asyncio.sleep(_AWAY_S)
             if self._pending:
                 await self._learn()
@@ -90,25 +90,27 @@ class Updater:
             await self._training.release(self._fence, state, reason)
 
     async def _lease(self, stop: asyncio.Event) -> bool:
-        told = False
+        has_logged = False
         while not stop.is_set() and self._has_parent():
             with contextlib.suppress(LogAwayError):
                 fence = await self._training.take_lease(self.holder)
                 if fence is not None:
                     self._fence = fence
-                    log.info("%s works, with fence %d", self.holder, fence)
+                    log.info("%s has the lease, with fence %d", self.holder, fence)
                     return True
-            if not told:
-                log.info("%s waits: another updater works, or none is wanted", self.holder)
-                told = True
+            if not has_logged:
+                log.info("%s waits: another updater has the lease, or none is wanted", self.holder)
+                has_logged = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), BEAT_S)
         return False
 
     async def _round(self) -> bool:
-        """One look at the log, and learning if it is due; False where people want it to stop."""
+        """Read the log once, and learn if it is due; False where the updater should stop."""
         if not await self._follow_model():
-            return await self._alive("waiting", "no publication stands on a deepfm model") and await self._pause()
+            return (
+                await self._alive("waiting", "the publication in service has no deepfm model") and await self._pause()
+            )
         room = self.options.batch_events - len(self._pending)
         batch = await self._log.read(self._read_up_to, room)
         if batch.events and not self._pending:
@@ -136,15 +138,15 @@ class Updater:
         return True
 
     async def _alive(self, state: str, reason: str = "") -> bool:
-        """Tell that we are; whether to go on."""
-        self._said = state, reason
+        """Set the status and send a heartbeat if one is due; whether to continue."""
+        self._status = state, reason
         if time.monotonic() >= self._beaten_at + BEAT_S:
             self._wanted = await self._beat()
             self._beaten_at = time.monotonic()
         return self._wanted and self._has_parent()
 
     async def _beat(self) -> bool:
-        return await self._training.beat(self._fence, *self._said)
+        return await self._training.beat(self._fence, *self._status)
 
     def _has_parent(self) -> bool:
         return os.getppid() == self._parent_pid
@@ -152,7 +154,7 @@ class Updater:
     # --- on which model
 
     async def _follow_model(self) -> bool:
-        """Stand on the model of the publication in service; False where there is none."""
+        """Switch to the model of the publication in service; False where there is none."""
         if time.monotonic() < self._looked_at + BEAT_S and self._base:
             return True
         self._looked_at = time.monotonic()
@@ -162,14 +164,14 @@ class Updater:
             return False
         if wanted != self._base:
             try:
-                await self._stand_on(wanted)
+                await self._switch_to(wanted)
             except LogAwayError:
-                self._base = ""  # half way there
+                self._base = ""  # half-switched
                 raise
         return True
 
-    async def _stand_on(self, model: str) -> None:
-        """Go on with a model where the last updater has left it, or begin with what it has not seen."""
+    async def _switch_to(self, model: str) -> None:
+        """Resume a model from its last update, or start from the nightly one."""
         self._beaten_at = float("-inf")
         await self._alive("starting", f"loading {model}")
         try:
@@ -186,34 +188,34 @@ class Updater:
                 return
             reason = "the nightly model"
         except (ArtifactError, NotFoundError) as error:
-            log.error("the updates cannot be resumed, beginning anew with the nightly model: %s", error)
-            reason = f"the nightly model; the former updates cannot be resumed: {error}"
+            log.error("the updates cannot be resumed, restarting from the nightly model: %s", error)
+            reason = f"the nightly model; the earlier updates cannot be resumed: {error}"
             await self._worker.do(self._trainer.begin)
         await self._begin(last, reason)
 
     async def _resume(self, last: UpdateRow) -> None:
-        """Restore the newest base, and follow the updates after it."""
+        """Restore the newest base and apply the updates after it."""
         rows = await self._training.chain_of(self._base)
         await self._worker.do(self._trainer.restore, await self._worker.do(self._folder_of, rows[0], None))
         skipped, gap = await self._training.skipped_to(), ""
         for before, row in itertools.pairwise(rows):
             try:
                 events = await self._between(self._log.later(before.after, skipped), row)
-            except LogGapError as error:  # they are learned: what is lost is what was known of their users
+            except LogGapError as error:  # the weights have them; only their users' state is lost
                 gap, events = str(error), []
             folder = await self._worker.do(self._folder_of, row, before)
             await self._worker.do(self._trainer.follow, folder, await self._known(events))
             await self._alive("starting", f"at update {row.number} of {last.number}")
         self._trainer.committed()
         self._last, self._n_since_base, self._read_up_to = last, len(rows) - 1, self._log.later(last.after, skipped)
-        log.info("goes on with %s after update %d", self._base, last.number)
+        log.info("resumed %s after update %d", self._base, last.number)
         if gap:
             log.warning("events that updates have learned are gone from the log: %s", gap)
             await self._regular_base("events that were learned are gone from the log")
         await self._base_if_due()
 
     async def _between(self, after: Offset, row: UpdateRow) -> list[Event]:
-        """The events of an update again, as it learned them; fewer where users were erased since."""
+        """The events of an update, in the order it learned them; fewer if users were erased since."""
         events: list[Event] = []
         while after != row.after:
             batch = await self._log.read(after, self.options.batch_events, until=row.after)
@@ -223,7 +225,7 @@ class Updater:
         return in_order(events)
 
     def _folder_of(self, row: UpdateRow, before: UpdateRow | None) -> Path:
-        """The files of an update, checked against the chain; ArtifactError, NotFoundError."""
+        """The files of an update, verified against the chain; ArtifactError, NotFoundError."""
         folder, manifest = self._store.open(row.artifact)
         parent = row.parent if before is None else before.chain
         number = row.number if before is None else before.number + 1
@@ -232,18 +234,18 @@ class Updater:
         return folder
 
     async def _begin(self, last: UpdateRow | None, reason: str) -> None:
-        """A new chain on the nightly model, from the first event on that it may not have seen."""
+        """Start a new chain from the nightly model, at the first event that it may not have seen."""
         cut_at = instant(self._trainer.spec.cut_at)
         skipped = await self._training.skipped_to()
         self._read_up_to = self._log.later(await self._log.at(cut_at - _BEFORE_CUT), skipped)
         await self._commit(last, [], is_base=True, reason=reason, newest_at=None, begins=True)
-        log.info("begins with %s, its data ends at %s", self._base, cut_at.isoformat())
+        log.info("started from %s, its data ends at %s", self._base, cut_at.isoformat())
         await self._prune()
 
     # --- learning
 
     async def _learn(self) -> None:
-        """Learn what is pending and commit it, or roll back."""
+        """Learn the pending events and commit, or roll back."""
         events, number = in_order(self._pending), self._last.number + 1
         known = await self._with_keys(await self._known(events))
         waited_s = (dt.datetime.now(dt.UTC) - min(event.occurred_at for event in events)).total_seconds()
@@ -272,7 +274,7 @@ class Updater:
         await self._base_if_due()
 
     async def _base_if_due(self) -> None:
-        """After so many updates, one artifact that a process can begin with; after any such one, room is made."""
+        """Commit a base after `updates_per_base` updates; after any base, prune old artifacts."""
         if self._n_since_base >= self.options.updates_per_base:
             await self._regular_base("regular")
         if self._last.is_base:
@@ -283,9 +285,9 @@ class Updater:
         await self._commit(self._last, [], is_base=True, reason=reason, newest_at=self._last.newest_at, metrics=metrics)
 
     async def _roll_back(self, problem: str, events: list[Event], newest_at: dt.datetime, metrics: Any) -> None:
-        """Back to the newest good base, everywhere; the events are passed over."""
+        """Return to the newest good base, here and in the service; the pending events are skipped."""
         log.error("guard: %s; rolling back", problem)
-        rows = await self._surely(self._training.bases_of, self._base, _BASES_KEPT)
+        rows = await self._retrying(self._training.bases_of, self._base, _BASES_KEPT)
         folders: dict[Path, int] = {}
         for row in rows:
             with contextlib.suppress(ArtifactError, NotFoundError):
@@ -311,7 +313,7 @@ class Updater:
         metrics: dict[str, Any] | None = None,
         rollback: str | None = None,
     ) -> None:
-        """Write the artifact and add the row, again while Postgres is away. ModelError where a weight is not finite."""
+        """Write the artifact and insert the row, retrying while Postgres is away. ModelError for weights not finite."""
         number = last.number + 1 if last else 1
         ref = await self._worker.do(self._write, number, is_base)
         parent = None if begins or last is None else last.chain
@@ -330,7 +332,7 @@ class Updater:
             reason=reason,
             metrics=metrics or {},
         )
-        await self._surely(self._training.commit, row, rollback)  # the same again is free
+        await self._retrying(self._training.commit, row, rollback)  # idempotent
         self._trainer.committed()
         self._last = row
         if is_base:
@@ -343,7 +345,7 @@ class Updater:
         return f"{KIND}/{version}"
 
     async def _prune(self) -> None:
-        """Delete artifacts that no process can need: those before the oldest base that is kept."""
+        """Delete the artifacts before the oldest base that is kept."""
         rows = await self._training.latest_bases(_BASES_KEPT)
         oldest = min(row.number for row in rows)
         for version in self._store.versions(KIND):
@@ -351,24 +353,24 @@ class Updater:
                 self._store.delete(f"{KIND}/{version}")
 
     async def _known(self, events: Sequence[Event]) -> list[Known]:
-        """The events of items of the catalogue, with keys."""
+        """The events of items in the catalogue, with keys."""
         return await known(self._connections, events) if events else []
 
     async def _with_keys(self, known: list[Known]) -> list[Known]:
-        """The same, users who are to get a row with a key."""
+        """The same events, with keys for the users who are to get a row."""
         without_key = self._trainer.without_key(known)
         if not without_key:
             return known
         keys = await give_keys(self._connections, self._fence, without_key)
         if len(keys) < len(without_key):
-            log.info("%d users wait for a row: erased, or keys are being given elsewhere", len(without_key) - len(keys))
+            log.info("%d users get no row yet: erased, or another process assigns keys", len(without_key) - len(keys))
         return [one._replace(user_key=keys.get(one.event.user_id or "", one.user_key)) for one in known]
 
-    async def _surely(self, work: Callable[P, Awaitable[Answer]], *arguments: P.args, **named: P.kwargs) -> Answer:
-        """Do it again while Postgres is away: what was learned must not be learned again."""
+    async def _retrying(self, work: Callable[P, Awaitable[Answer]], *arguments: P.args, **named: P.kwargs) -> Answer:
+        """Retry while Postgres is away: what was learned must not be learned twice."""
         while True:
             try:
                 return await work(*arguments, **named)
             except LogAwayError as error:
-                log.warning("%s; trying again", error)
+                log.warning("%s; retrying", error)
                 await asyncio.sleep(_AWAY_S)

@@ -1,4 +1,4 @@
-"""The updater's state in Postgres: who works (a lease with a fence), what is asked for, what was committed, its log."""
+"""The updater's state in Postgres: lease with fencing token, desired state, committed updates, log."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from recsys.errors import RecsysError
 from recsys.events.connections import offset_of
 from recsys.events.log import Offset, Transactions
 
-UPDATES: Final = "recsys_updates"  # the channel on which commits are told
-TRAINING: Final = "recsys_training"  # … and what people ask for
-_READER: Final = "updater"  # in log_offsets, after `recsys skip-gap`: what comes before is not asked for
+UPDATES: Final = "recsys_updates"  # channel: notified of commits
+TRAINING: Final = "recsys_training"  # channel: notified when the desired state changes
+_READER: Final = "updater"  # in log_offsets, after `recsys skip-gap`: events before that offset are not read
 _LOG_LINES_KEPT: Final = 10_000
 _UPDATES_KEPT: Final = 100_000
-_BASES_KEPT: Final = 3  # whatever their age
+_BASES_KEPT: Final = 3  # regardless of age
 
 _STATE: Final = """wanted, state, reason, fence, holder,
        extract(epoch from clock_timestamp() - heartbeat_at)::float8 as heartbeat_age_s, supervisor,
        extract(epoch from clock_timestamp() - supervisor_at)::float8 as supervisor_age_s, restarts, max_restarts,
        backoff_s, watchdog_s, n_rollbacks, rolled_back_at, rollback_reason, now() as at"""
-# Asked to start anew, what has failed begins with a clean sheet.
+# A start resets the count of restarts and a failed state.
 _START_SQL = """
 update training_state set wanted = 'running', restarts = 0,
        state = case when holder is null then 'stopped' else state end,
@@ -35,7 +35,7 @@ _POLICY_SQL = f"""
 update training_state set max_restarts = coalesce($1, max_restarts), backoff_s = coalesce($2, backoff_s),
        watchdog_s = coalesce($3, watchdog_s)
 returning {_STATE}
-"""  # noqa: S608 - our own words
+"""  # noqa: S608 - constants
 _TAKE_SQL = """
 update training_state set fence = fence + 1, holder = $1, heartbeat_at = clock_timestamp(), state = 'starting',
        reason = ''
@@ -53,7 +53,7 @@ where supervisor is null or supervisor = $1 or holder = $2 or supervisor_at < cl
 """
 _ABSENT_SQL = "update training_state set supervisor = null where supervisor = $1"
 _FREE_SQL = "update training_state set holder = null, state = $2, reason = $3 where holder = $1"
-_FAILED_SQL = f"update training_state set restarts = restarts + 1 returning {_STATE}"  # noqa: S608 - our own words
+_FAILED_SQL = f"update training_state set restarts = restarts + 1 returning {_STATE}"  # noqa: S608 - constants
 _STEADY_SQL = "update training_state set restarts = 0"
 _GIVE_UP_SQL = "update training_state set state = 'failed', reason = $1 where holder is null"
 _ROLLED_BACK_SQL = """
@@ -64,8 +64,8 @@ _UPDATE_COLUMNS = """number, base, is_base, artifact, parent, chain, log, "after
 _INSERT_SQL = f"""
 insert into model_updates ({_UPDATE_COLUMNS})
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now())
-"""  # noqa: S608 - our own words
-# Old ones go, but for those from the bases on that somebody may begin with.
+"""  # noqa: S608 - constants
+# Deletes old updates, except those from the oldest base that a process may start from.
 _TRIM_SQL = """
 delete from model_updates where number <= $1
    and number < (select min(number) from (
@@ -86,11 +86,11 @@ order by log_id desc limit $2
 
 
 class LeaseLostError(RecsysError):
-    """Another updater works now; what this one has learned since its last commit counts nothing."""
+    """Another updater has the lease; what this one has learned since its last commit is discarded."""
 
 
 class TrainingState(NamedTuple):
-    """What is asked for and what is; see `training_state` in recsys.storage.tables. Ages in seconds, None: never."""
+    """Desired and actual state; see `training_state` in recsys.storage.tables. Ages in seconds, None: never."""
 
     wanted: str
     state: str
@@ -107,7 +107,7 @@ class TrainingState(NamedTuple):
     n_rollbacks: int
     rolled_back_at: dt.datetime | None
     rollback_reason: str | None
-    at: dt.datetime  # when it was so, by Postgres' clock
+    at: dt.datetime  # of this state, by the clock of Postgres
 
 
 class UpdateRow(NamedTuple):
@@ -139,78 +139,78 @@ class LoggedLine(NamedTuple):
 
 
 class TrainingStore:
-    """Each method is one transaction; where Postgres is away it raises what `transactions` raises then."""
+    """Each method is one transaction; errors are those of `transactions` (LogAwayError or the like)."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    # --- what people ask for, and see
+    # --- the API
 
     async def start(self) -> None:
-        """Want an updater that works, and tell its supervisor; failures are forgotten."""
-        await self._ask(_START_SQL)
+        """Request that an updater runs, and notify the supervisor; resets the count of restarts."""
+        await self._request(_START_SQL)
 
     async def stop(self) -> None:
-        """Want it to commit what it has read and to end."""
-        await self._ask(_STOP_SQL)
+        """Request that the updater commits what it has read and ends."""
+        await self._request(_STOP_SQL)
 
     async def set_policy(
         self, max_restarts: int | None, backoff_s: float | None, watchdog_s: float | None
     ) -> TrainingState:
-        """Change when it is started again and killed; None leaves a value as it is."""
+        """Change the restart policy; None leaves a value unchanged."""
         return TrainingState(*await self._fetchrow(_POLICY_SQL, max_restarts, backoff_s, watchdog_s))
 
     async def state(self) -> TrainingState:
-        """What it is now."""
-        return TrainingState(*await self._fetchrow(f"select {_STATE} from training_state"))  # noqa: S608 - our words
+        """The current state."""
+        return TrainingState(*await self._fetchrow(f"select {_STATE} from training_state"))  # noqa: S608 - constants
 
     async def log_lines(self, stream: str | None, limit: int) -> list[LoggedLine]:
-        """The newest lines of one stream, or of both, newest first."""
+        """The newest lines of a stream, or of both (None), newest first."""
         return [LoggedLine(*row) for row in await self._fetch(_LOG_SQL, stream, limit)]
 
     # --- the updater
 
     async def take_lease(self, holder: str) -> int | None:
-        """The new fence where work is wanted and nobody works, or the one who did was silent for `watchdog_s`."""
+        """The new fence; None where no updater is wanted, or another's heartbeat is younger than `watchdog_s`."""
         row = await self._fetchrow(_TAKE_SQL, holder)
         return None if row is None else row["fence"]
 
     async def beat(self, fence: int, state: str, reason: str = "") -> bool:
-        """Say that the holder is alive, and how it goes; whether it should go on. LeaseLostError."""
+        """Write a heartbeat with the state; whether the updater should continue. LeaseLostError."""
         row = await self._fetchrow(_BEAT_SQL, fence, state, reason)
         if row is None:
             raise _lost(fence)
         return bool(row["wanted"] == "running")
 
     async def release(self, fence: int, state: str, reason: str = "") -> None:
-        """Give the lease back, if it is still ours."""
+        """Release the lease, if it is still ours."""
         await self._fetch(_RELEASE_SQL, fence, state, reason)
 
     async def commit(self, row: UpdateRow, rollback: str | None = None) -> None:
-        """Add an update, as long as the fence is the newest one; nothing where this very one is there already.
+        """Insert an update if the fence is the newest; idempotent.
 
-        `rollback`: why the guard went back to this base. LeaseLostError where another has taken the place.
+        `rollback`: why the guard returned to this base. LeaseLostError where another updater has taken over.
         """
         await self._transactions.transaction(lambda connection: _commit(connection, row, rollback))
 
     async def wanted_model(self) -> str | None:
-        """The model of the publication in service."""
+        """The model of the publication in service; None where it has none."""
         row = await self._fetchrow(_WANTED_MODEL_SQL)
         return None if row is None else row[0]
 
     async def skipped_to(self) -> Offset:
-        """Where `recsys skip-gap updater` lets it go on; START where nothing was skipped."""
+        """The offset set by `recsys skip-gap updater`; START where nothing was skipped."""
         return await self._transactions.transaction(lambda connection: offset_of(connection, _READER))
 
     # --- updates
 
     async def newest(self) -> UpdateRow | None:
-        """The last update of all."""
+        """The latest update."""
         rows = await self.latest_updates(1)
         return rows[0] if rows else None
 
     async def chain_of(self, base: str, after: int = 0, limit: int | None = None) -> list[UpdateRow]:
-        """The updates of a nightly model from its newest base on, in order; of those, the ones after `after`."""
+        """The updates of a nightly model from its newest base on, in order; only those after number `after`."""
         return await self._updates(_CHAIN, base, after, limit)
 
     async def bases_of(self, base: str, limit: int) -> list[UpdateRow]:
@@ -222,7 +222,7 @@ class TrainingStore:
         return await self._updates("where is_base order by number desc limit $1", limit)
 
     async def latest_updates(self, limit: int, before: int | None = None) -> list[UpdateRow]:
-        """The newest updates, or those before a number, newest first."""
+        """The newest updates, or the newest before a number, newest first."""
         return await self._updates(
             "where $2::bigint is null or number < $2 order by number desc limit $1", limit, before
         )
@@ -230,31 +230,31 @@ class TrainingStore:
     # --- the supervisor
 
     async def attend(self, supervisor: str, holder: str) -> None:
-        """Be named as the supervisor, unless another one is there and watches over the holder."""
+        """Register as the supervisor, unless another live one is registered and does not supervise `holder`."""
         await self._fetch(_PRESENT_SQL, supervisor, holder)
 
     async def leave(self, supervisor: str) -> None:
-        """Be named no more."""
+        """Unregister."""
         await self._fetch(_ABSENT_SQL, supervisor)
 
     async def free(self, holder: str, state: str, reason: str) -> None:
-        """Take the lease from a process that has ended."""
+        """Release the lease of a process that has ended."""
         await self._fetch(_FREE_SQL, holder, state, reason)
 
     async def count_failure(self) -> TrainingState:
-        """One failure in a row more."""
+        """Increment the count of consecutive failures."""
         return TrainingState(*await self._fetchrow(_FAILED_SQL))
 
     async def forget_failures(self) -> None:
-        """The next failure is the first in a row."""
+        """Reset the count of consecutive failures."""
         await self._fetch(_STEADY_SQL)
 
     async def give_up(self, reason: str) -> None:
-        """Say that nobody will start it again by itself."""
+        """Set the state to failed: it will not be restarted automatically."""
         await self._fetch(_GIVE_UP_SQL, reason)
 
     async def write_log(self, lines: Sequence[tuple[str, str]]) -> None:
-        """Add lines, each with its stream; the log keeps the newest ones."""
+        """Append (stream, line) pairs; the log keeps the newest lines."""
 
         async def write(connection: asyncpg.Connection) -> None:
             await connection.execute(_WRITE_LOG_SQL, *map(list, zip(*lines, strict=True)))
@@ -264,12 +264,12 @@ class TrainingStore:
 
     # ---
 
-    async def _ask(self, sql: str) -> None:
-        async def ask(connection: asyncpg.Connection) -> None:
+    async def _request(self, sql: str) -> None:
+        async def request(connection: asyncpg.Connection) -> None:
             await connection.execute(sql)
             await connection.execute("select pg_notify($1, '')", TRAINING)
 
-        await self._transactions.transaction(ask)
+        await self._transactions.transaction(request)
 
     async def _updates(self, clause: str, *arguments: Any) -> list[UpdateRow]:
         rows = await self._fetch(f"select {_UPDATE_COLUMNS} from model_updates {clause}", *arguments)  # noqa: S608
@@ -283,18 +283,18 @@ class TrainingStore:
 
 
 async def hold_lease(connection: asyncpg.Connection, fence: int) -> None:
-    """Let nobody take over before the transaction ends. LeaseLostError where somebody has."""
+    """Lock the lease until the transaction ends. LeaseLostError where another updater has it."""
     if await connection.fetchval("select fence from training_state for update") != fence:
         raise _lost(fence)
 
 
 async def _commit(connection: asyncpg.Connection, row: UpdateRow, rollback: str | None) -> None:
     await hold_lease(connection, row.fence)
-    there = await connection.fetchval("select chain from model_updates where number = $1", row.number)
-    if there == row.chain:
+    existing = await connection.fetchval("select chain from model_updates where number = $1", row.number)
+    if existing == row.chain:
         return
-    if there is not None:
-        raise LeaseLostError(f"update {row.number} was made by another")
+    if existing is not None:
+        raise LeaseLostError(f"update {row.number} was made by another updater")
     await connection.execute(_INSERT_SQL, *row[:-2], orjson.dumps(row.metrics).decode())
     if rollback is not None:
         await connection.execute(_ROLLED_BACK_SQL, rollback)
@@ -303,4 +303,4 @@ async def _commit(connection: asyncpg.Connection, row: UpdateRow, rollback: str 
 
 
 def _lost(fence: int) -> LeaseLostError:
-    return LeaseLostError(f"the lease with fence {fence} is another's now")
+    return LeaseLostError(f"the lease with fence {fence} was taken by another updater")

@@ -1,6 +1,6 @@
-"""`recsys updater`: starts the updater where one is wanted, ends one that hangs, starts it again with bounded patience.
+"""`recsys updater`: starts the updater when one is wanted, kills it when it hangs, restarts it with backoff.
 
-It imports no TensorFlow and holds nothing: all that it knows stands in Postgres, and it may be killed at any time. An
+It imports no TensorFlow and is stateless: all state is in Postgres, and it may be killed at any time. An
 updater whose supervisor is gone stops by itself.
 """
 
@@ -26,18 +26,16 @@ from recsys.updater.store import TrainingState, TrainingStore
 log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.5
-_STALE_S: Final = (
-    3.0  # a heartbeat must be seen to be too old for so long: after Postgres was away, all are old at first
-)
+_STALE_S: Final = 3.0  # how long a heartbeat must stay stale: just after an outage of Postgres all of them are
 _END_S: Final = 30.0  # to commit what was read and end; then it is killed
-_STEADY_S: Final = 300.0  # after so long a failure is no longer one in a row
-_LONGEST_PAUSE_S: Final = 60.0
-_MAX_LINES: Final = 5_000  # of logs that wait for Postgres; more push out the oldest
-_LOST = 3  # exit status of an updater that another one has replaced
+_STEADY_S: Final = 300.0  # uptime that resets the count of consecutive failures
+_MAX_PAUSE_S: Final = 60.0
+_MAX_LINES: Final = 5_000  # of logs that wait for Postgres; the oldest are dropped
+_LOST = 3  # exit status of an updater that lost its lease
 
 
 class _Lines(logging.Handler):
-    """What this process logs, for the log in Postgres."""
+    """Buffers the log lines of this process for the log in Postgres."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +47,7 @@ class _Lines(logging.Handler):
 
 
 class Supervisor:
-    """Watches over one updater process."""
+    """Supervises one updater process."""
 
     def __init__(self, connections: Connections) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
@@ -58,13 +56,13 @@ class Supervisor:
         self._reader: asyncio.Task[None] | None = None
         self._started_at = self._start_at = float("-inf")
         self._stale_since: float | None = None
-        self._told_to_end_at: float | None = None
-        self._cause = ""  # of an end that we have brought about
-        self._last_line = ""  # that the updater has printed
+        self._terminated_at: float | None = None
+        self._cause = ""  # why we killed it
+        self._last_line = ""  # of the updater's output
         self.lines = _Lines()
 
     async def work(self, stop: asyncio.Event) -> None:
-        """Until stopped; then the updater commits and ends, too."""
+        """Supervise until stopped; then the updater commits and ends, too."""
         away = False
         while not stop.is_set():
             try:
@@ -72,7 +70,7 @@ class Supervisor:
                 away = False
             except LogAwayError as error:
                 if not away:
-                    log.warning("%s; trying again", error)
+                    log.warning("%s; retrying", error)
                 away = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _LOOK_S)
@@ -82,7 +80,7 @@ class Supervisor:
         now = await self._training.state()
         await self._training.attend(self.name, self._holder())
         if self._child is not None and self._child.returncode is not None:
-            await self._bury(self._child)
+            await self._reap(self._child)
         elif self._child is not None:
             await self._watch(self._child, now)
         elif self._may_start(now):
@@ -106,17 +104,17 @@ class Supervisor:
             stderr=asyncio.subprocess.STDOUT,
         )
         self._reader = asyncio.create_task(self._read(self._child))
-        self._started_at, self._stale_since, self._told_to_end_at, self._cause = time.monotonic(), None, None, ""
+        self._started_at, self._stale_since, self._terminated_at, self._cause = time.monotonic(), None, None, ""
         self._last_line = ""
         log.info("started updater %d", self._child.pid)
 
     async def _watch(self, child: asyncio.subprocess.Process, training: TrainingState) -> None:
-        """End it where it is not wanted, kill it where it hangs."""
+        """Terminate the updater if it is not wanted, kill it if it hangs."""
         now = time.monotonic()
-        if training.wanted != "running" and self._told_to_end_at is None:
-            self._told_to_end_at = now
+        if training.wanted != "running" and self._terminated_at is None:
+            self._terminated_at = now
             child.terminate()
-        if self._told_to_end_at is not None and now > self._told_to_end_at + _END_S:
+        if self._terminated_at is not None and now > self._terminated_at + _END_S:
             self._kill(child, f"did not end within {_END_S:.0f} s")
         is_holder, age_s = training.holder == self._holder(), training.heartbeat_age_s or 0.0
         if not is_holder or age_s <= training.watchdog_s:
@@ -124,7 +122,7 @@ class Supervisor:
         elif self._stale_since is None:
             self._stale_since = now
         elif now > self._stale_since + _STALE_S:
-            self._kill(child, f"hangs: no sign of life for {age_s:.0f} s")
+            self._kill(child, f"hangs: no heartbeat for {age_s:.0f} s")
         if training.restarts and is_holder and now > self._started_at + _STEADY_S:
             await self._training.forget_failures()
 
@@ -135,11 +133,11 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
 
-    async def _bury(self, child: asyncio.subprocess.Process) -> None:
-        """Free the lease of an updater that has ended, and see when another may start."""
+    async def _reap(self, child: asyncio.subprocess.Process) -> None:
+        """Release the lease of an updater that has ended, and decide whether and when to restart it."""
         if self._reader is not None:
             await asyncio.wait({self._reader}, timeout=2)
-        code, wanted_end = child.returncode, self._told_to_end_at is not None
+        code, wanted_end = child.returncode, self._terminated_at is not None
         is_failure = code not in (0, _LOST) and not wanted_end
         cause = self._cause or (f"ended by signal {-code}" if code and code < 0 else f"ended with status {code}")
         reason = f"the updater {cause}" + (
@@ -159,12 +157,12 @@ class Supervisor:
             await self._training.give_up(text)
             log.error("%s", text)
             return
-        pause_s = min(training.backoff_s * 2 ** (training.restarts - 1), _LONGEST_PAUSE_S)
+        pause_s = min(training.backoff_s * 2 ** (training.restarts - 1), _MAX_PAUSE_S)
         log.error("%s; restart %d in %.1f s", reason, training.restarts, pause_s)
         self._start_at = time.monotonic() + pause_s
 
     async def _end(self) -> None:
-        """Take the updater along."""
+        """Terminate the updater, wait for it and unregister."""
         if self._child is not None and self._child.returncode is None:
             self._child.terminate()
             try:
@@ -179,7 +177,7 @@ class Supervisor:
             await self._flush()
 
     async def _read(self, child: asyncio.subprocess.Process) -> None:
-        """What the updater prints: for our own standard error, and for the log in Postgres."""
+        """Copy the updater's output to our own standard error and to the log in Postgres."""
         assert child.stdout is not None  # noqa: S101 - it is a pipe
         rest = b""
         while chunk := await child.stdout.read(65_536):
@@ -194,10 +192,10 @@ class Supervisor:
         texts = [_text(line) for line in lines if line.strip()]
         self.lines.waiting.extend(("updater", text) for text in texts)
         if texts:
-            self._last_line = texts[-1].strip()  # of a traceback, the error
+            self._last_line = texts[-1].strip()  # of a traceback: the error
 
     async def _flush(self) -> None:
-        """Bring the lines that wait into Postgres."""
+        """Write the buffered lines to Postgres."""
         waiting = list(self.lines.waiting)
         if waiting:
             await self._training.write_log(waiting)
@@ -210,7 +208,7 @@ def _text(line: bytes) -> str:
 
 
 def supervise(settings: Settings) -> None:
-    """Watch over an updater until SIGTERM or SIGINT."""
+    """Supervise an updater until SIGTERM or SIGINT."""
 
     async def run() -> None:
         stop = asyncio.Event()

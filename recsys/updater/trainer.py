@@ -1,7 +1,7 @@
-"""The model between two nights, in memory and on disk: learns in order, tells how well it predicted, can be restored.
+"""The online model between two nightly trainings: learns events in order, evaluates its predictions, can be restored.
 
-Pure of Postgres and of the clock: what it has become follows from the nightly model, the options and the events with
-the numbers of the updates in which they were learned.
+Independent of Postgres and of the clock: its state is a deterministic function of the nightly model, the options and
+the events with the numbers of the updates in which they were learned.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from recsys.updater.validation import COLUMNS, Judged, Window, judge
 if TYPE_CHECKING:
     from recsys.updater.learner import Learner
 
-_LEAST_OLDER: Final = 16  # rows beside a new one: a step on a single event would go where that one points
+_MIN_REPLAYED: Final = 16  # rows beside a new one: the gradient of a single event is too noisy
 
 
 class _Seen(NamedTuple):
-    """A step as it was judged, kept for the guard."""
+    """A step and its evaluation, kept for the guard."""
 
     inputs: dict[str, Any]
     log_q: Floats
@@ -39,31 +39,33 @@ class _Seen(NamedTuple):
 
 
 class Trainer:
-    """See the module. `folder`: the serving artifact of the nightly model."""
+    """See the module docstring. `folder`: the serving artifact of the nightly model."""
 
     def __init__(self, folder: Path, weight_by_type: Mapping[str, float], options: UpdaterSettings) -> None:
-        """ArtifactError where the artifact is not complete or was made before there was an updater."""
+        """ArtifactError where the artifact is incomplete or predates the updater."""
         from recsys.updater.learner import Learner  # Keras: importing it takes seconds
 
         self.options, self._folder = options, folder
         self.scorer = Scorer(folder)
         self.spec = self.scorer.spec
         if not self.spec.training:
-            raise ArtifactError(f"{folder} says nothing on how to go on learning; run train_deepfm --force again")
+            raise ArtifactError(
+                f"{folder} has no options of the training to continue it with; run train_deepfm --force"
+            )
         self._weight_by_type = weight_by_type
         rate = options.learning_rate or self.spec.training["learning_rate"]
         self.learner = Learner(self.spec.network, dict(self.scorer.weights), rate)
         self.begin()
 
     def begin(self) -> None:
-        """Be the nightly model, that knows nothing of what came after."""
-        self._back_to_night()
+        """Reset to the nightly model and its data, without any update."""
+        self._reset_model()
         self.pool = ItemPool(self._folder, self.spec, self.scorer.state)
         self.stream = Stream(self.scorer, self.pool, self._weight_by_type)
         self.buffer = ReplayBuffer(self.options.buffer_rows, self.options.seed)
         self.buffer.seed_with(self.scorer, self.pool)
 
-    def _back_to_night(self) -> None:
+    def _reset_model(self) -> None:
         self.learner.reset()
         self.scorer.reset()
         self.window = Window(self.options.guard_window)
@@ -72,15 +74,15 @@ class Trainer:
         self._given: tuple[list[int], list[int]] = ([], [])  # keys that got rows since the last update
 
     def without_key(self, known: Sequence[Known]) -> list[str]:
-        """Ids of users who get a row with these events if they have a key until then."""
+        """Ids of users without a key who would get a row with these events."""
         found = [one.event.user_id for one in self.stream.new_users(known) if one.user_key is None]
         return [user_id for user_id in found if user_id is not None]
 
     def learn(self, known: Sequence[Known], number: int, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Predict and learn events in order, as part of update `number`; how many taught something, and the loss.
+        """Predict and learn events in order, as part of update `number`; the number of examples and the mean loss.
 
-        `alive` is called between steps. ModelError where a loss is not finite; then only `begin`, `restore` or
-        `roll_back` make sense.
+        `alive` is called after each step. ModelError where a loss is not finite: the model is unusable until `begin`,
+        `restore` or `roll_back`.
         """
         users, items = self.stream.eligible(known)
         self.stream.count(known)
@@ -102,7 +104,7 @@ class Trainer:
 
     def _step(self, new: TrainingExamples, rng: np.random.Generator) -> float:
         share = self.options.replay_share
-        older = self.buffer.draw(max(round(len(new) * share / (1 - share)), _LEAST_OLDER) if share else 0, rng)
+        older = self.buffer.draw(max(round(len(new) * share / (1 - share)), _MIN_REPLAYED) if share else 0, rng)
         rows = new if older is None else TrainingExamples.joined(new, older)
         candidate, log_q = self.pool.draw(rows.item, int(self.spec.training["n_negatives"]), rng)
         inputs = {
@@ -123,19 +125,19 @@ class Trainer:
         return loss
 
     def _keep(self, seen: _Seen) -> None:
-        """Hold on to the steps of the window."""
+        """Keep the steps of the window."""
         self._seen.append(seen)
         while sum(len(one.judged) for one in self._seen[1:]) >= self.window.size:
             del self._seen[0]
 
     def problem(self) -> str | None:
-        """Why the guard should act now."""
+        """Why the guard should act now, or None."""
         return self.window.problem(self.options.guard_bound)
 
     def write(self, folder: Path, *, is_base: bool) -> None:
         """Write an update, or a base, into an empty folder; ModelError where a weight is not finite.
 
-        Nothing changes here until `committed` is called: it can be written again.
+        The trainer does not change until `committed`: a write can be repeated.
         """
         weights, moments = self.learner.changes(since_base=is_base)
         users, items = self._given
@@ -164,12 +166,12 @@ class Trainer:
         }
 
     def committed(self) -> None:
-        """What was written is part of the chain now."""
+        """What was written has been committed to the chain."""
         self.learner.committed()
         self._judged, self._given = [], ([], [])
 
     def restore(self, folder: Path) -> None:
-        """Become what a base was written of; ArtifactError."""
+        """Restore the state that a base was written from; ArtifactError."""
         self.begin()
         weights = self._put_base(folder)
         arrays = read_arrays(folder / STREAM)
@@ -180,7 +182,7 @@ class Trainer:
             self._restore_buffer(arrays)
             self.window.add(arrays["judged"])
         except KeyError as error:
-            raise ArtifactError(f"{folder} is no base: {error} is missing") from error
+            raise ArtifactError(f"{folder} is not a base: {error} is missing") from error
 
     def _put_base(self, folder: Path) -> Update:
         weights, moments = Update.read(folder / WEIGHTS), Update.read(folder / OPTIMIZER)
@@ -193,7 +195,7 @@ class Trainer:
         )
 
     def follow(self, folder: Path, known: Sequence[Known]) -> None:
-        """Take over the next update, and what the events that it learned say; ArtifactError."""
+        """Apply the next update and the events that it learned; ArtifactError."""
         weights, moments = Update.read(folder / WEIGHTS), Update.read(folder / OPTIMIZER)
         self.learner.put(weights, moments)
         self.stream.count(known)
@@ -203,19 +205,19 @@ class Trainer:
         self.window.add(read_arrays(folder / STREAM)["judged"])
 
     def roll_back(self, bases: Sequence[Path]) -> Path | None:
-        """Become the first of these bases that predicts the guard's window no worse than the bound allows, or else
-        (None) the nightly model. What users did stays known; what was learned of it, and older training examples, go.
+        """Restore the first of these bases that predicts the guard's window within the bound, or else (None) the
+        nightly model. Users' recent events are kept; the weights and the replay buffer are those of the base.
         """
         seen, bound = self._seen, self.options.guard_bound
         for folder in bases:
-            self._back_to_night()
+            self._reset_model()
             weights = self._put_base(folder)
             if _auc_of(self.learner, seen, self.spec.scale, self.spec.offset) >= _frozen_auc(seen) - bound:
                 self.stream.give_rows(weights.users.tolist(), weights.items.tolist())
                 self.pool.refresh()
                 self._restore_buffer(read_arrays(folder / STREAM))
                 return folder
-        self._back_to_night()
+        self._reset_model()
         self.pool.refresh()
         self.buffer = ReplayBuffer(self.options.buffer_rows, self.options.seed)
         self.buffer.seed_with(self.scorer, self.pool)
@@ -223,7 +225,7 @@ class Trainer:
 
 
 def _auc_of(learner: Learner, seen: Sequence[_Seen], scale: float, offset: float) -> float:
-    """Progressive AUC of a model over steps that others have learned."""
+    """Progressive AUC of a model over stored steps."""
     parts = []
     for one in seen:
         logits = learner.scores(one.inputs)

@@ -1,4 +1,4 @@
-"""Work that takes time, in a thread of its own, while the event loop goes on telling that the process is alive."""
+"""Long work in a thread of its own, while the event loop keeps sending heartbeats."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from recsys.errors import RecsysError
 Answer = TypeVar("Answer")
 
 BEAT_S: Final = 1.0
-STUCK_S: Final = 1800.0  # work that shows no progress for so long is taken to hang
+STUCK_S: Final = 1800.0  # without progress for so long, work is considered to hang and heartbeats end
 
 
 class Worker:
-    """One thread, always the same: networks keep things by thread. `beat` is called each second while it works."""
+    """A single thread, since networks keep thread-local state. `beat` is called each second while it works."""
 
     def __init__(self, beat: Callable[[], Awaitable[object]]) -> None:
         self._beat = beat
@@ -26,7 +26,7 @@ class Worker:
         self._progress_at = 0.0
 
     async def do(self, work: Callable[..., Answer], *arguments: Any, **more: Any) -> Answer:
-        """What `work` gives. Where a beat fails, the next thing that is done finds out why."""
+        """The result of `work`. A failed heartbeat is ignored: the next access to Postgres raises the error."""
         self.progress()
         future = asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*arguments, **more))
         while not (await asyncio.wait({future}, timeout=BEAT_S))[0]:
@@ -36,5 +36,5 @@ class Worker:
         return future.result()
 
     def progress(self) -> None:
-        """Called by work that goes on."""
+        """Report progress; called by the work."""
         self._progress_at = time.monotonic()

@@ -240,7 +240,7 @@ def test_a_worker_that_misses_or_doubts_an_update_replays_from_the_base(
         execute(clean_database, "update model_updates set chain = 'another' where number = 4")
         with updater(clean_database_url, root, **options):
             shop.wait_until(lambda: online(client)["update"] == 12, 60)
-        assert updates(client)[5]["reason"].startswith("the nightly model; the former updates cannot be resumed")
+        assert updates(client)[5]["reason"].startswith("the nightly model; the earlier updates cannot be resumed")
         assert probability(client, 7, 33) != at_6, "other numbers, other draws"
 
 

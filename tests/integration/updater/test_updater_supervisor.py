@@ -69,8 +69,8 @@ def test_a_supervisor_restarts_ends_and_gives_up_as_it_is_told(
         assert status(client)["restarts"] == 2
         append(clean_database_url, [world.taste(number, random) for number in range(100, 200)])
         shop.wait_until(lambda: learned(clean_database) == 200, 30)
-        assert "hangs: no sign of life" in lines(client, "supervisor")
-        assert "goes on with deepfm/v1 after update" in lines(client, "updater")
+        assert "hangs: no heartbeat" in lines(client, "supervisor")
+        assert "resumed deepfm/v1 after update" in lines(client, "updater")
 
         os.kill(pid(client), signal.SIGKILL)
         shop.wait_until(lambda: status(client)["state"] == "failed", 30)
