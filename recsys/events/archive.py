@@ -1,10 +1,10 @@
-"""The log as Parquet files, one folder a day, and back again.
+"""Archives the log as Parquet files, one folder a day, and replays them.
 
-    FOLDER/archive.json                          how far it is
-    FOLDER/day=2026-03-01/part-00000007.parquet  events that occurred on the day (UTC), of the seventh portion
+    FOLDER/archive.json                          the offset of the archive
+    FOLDER/day=2026-03-01/part-00000007.parquet  events that occurred on the day (UTC), of the seventh part
 
-A portion counts when archive.json names it; what a killed process left beyond is removed by the next one. So each event
-is in one file, and the files of one log are the same events whatever happened in between.
+A part is committed when archive.json names it; files that a killed process left uncommitted are deleted by the next
+one. So each event is in exactly one file, whatever failed in between.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ SCHEMA: Final = pa.schema(
 
 
 async def archive(log: EventLog, folder: Path, portion: int = _PORTION) -> int:
-    """Write what the log has after the last portion; how many events. LogAwayError, LogGapError, InputError."""
+    """Write the events after the last part; the number of events. LogAwayError, LogGapError, InputError."""
     n = 0
-    with _held(folder):
+    with _locked(folder):
         state = _state(folder, log.name)
         _clean(folder, state["parts"])
-        if not (folder / _STATE).exists():  # of an empty log, too, there is an archive then
+        if not (folder / _STATE).exists():  # an empty log gets an archive, too
             _save(folder, state)
         while True:
             events, after = await _portion(log, state["after"], portion)
@@ -71,8 +71,8 @@ async def archive(log: EventLog, folder: Path, portion: int = _PORTION) -> int:
             n += len(events)
 
 
-async def archive_and_tell(log: EventLog, connections: Transactions, folder: Path) -> int:
-    """The same, and have Postgres know how far the archive is."""
+async def archive_and_report(log: EventLog, connections: Transactions, folder: Path) -> int:
+    """`archive`, and store the archive's offset in Postgres."""
     n = await archive(log, folder)
     after = offset_of_archive(folder)
     await connections.transaction(lambda connection: keep_offset(connection, reader_of(folder), after))
@@ -80,19 +80,19 @@ async def archive_and_tell(log: EventLog, connections: Transactions, folder: Pat
 
 
 def reader_of(folder: Path) -> str:
-    """An archive's name among the readers of the log."""
+    """The name of an archive among the readers of the log."""
     return f"archive:{folder.resolve().name}"
 
 
 def offset_of_archive(folder: Path) -> Offset:
-    """How far an archive is."""
+    """The offset up to which an archive has the log."""
     after: Offset = json.loads((folder / _STATE).read_text())["after"]
     return after
 
 
 async def skip_gap(log: EventLog, folder: Path) -> None:
-    """Let an archive go on with what the log has kept. LogAwayError; InputError where there is no archive."""
-    with _held(folder, must_exist=True):
+    """Move an archive's offset to the oldest event that the log has. LogAwayError; InputError without an archive."""
+    with _locked(folder, must_exist=True):
         state = _state(folder, log.name)
         _save(folder, state | {"after": log.later(state["after"], await log.oldest())})
 
@@ -100,12 +100,12 @@ async def skip_gap(log: EventLog, folder: Path) -> None:
 async def replay(
     log: EventLog, folder: Path, since: dt.datetime | None = None, until: dt.datetime | None = None
 ) -> dict[str, int]:
-    """Append the events of an archive that occurred in [since, until) in their order; what became of them.
+    """Append the events of an archive that occurred in [since, until), in order; counts by outcome.
 
-    Events that the log has are duplicates, so it may be done again at any time. InputError where there is no archive.
+    Events that the log already has are duplicates: it is idempotent. InputError where there is no archive.
     """
     counts = dict.fromkeys(("accepted", "duplicates", "conflicts", "erased"), 0)
-    with _held(folder, must_exist=True):
+    with _locked(folder, must_exist=True):
         for events in _portions(folder, since, until):
             for start in range(0, len(events), _APPENDED):
                 appended = await log.append(events[start : start + _APPENDED])
@@ -115,7 +115,7 @@ async def replay(
 
 
 async def _portion(log: EventLog, after: Offset, limit: int) -> tuple[list[Event], Offset]:
-    """As many events as there are up to the limit: a log may give fewer at a time."""
+    """All events up to the limit: a single read may return fewer."""
     events: list[Event] = []
     while len(events) < limit:
         batch = await log.read(after, limit - len(events))
@@ -191,9 +191,9 @@ def _save(folder: Path, state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _held(folder: Path, *, must_exist: bool = False) -> Iterator[None]:
+def _locked(folder: Path, *, must_exist: bool = False) -> Iterator[None]:
     if must_exist and not (folder / _STATE).exists():
-        raise InputError(f"{folder} is no archive: {_STATE} is missing; `recsys archive` makes one")
+        raise InputError(f"{folder} is not an archive: {_STATE} is missing; create one with `recsys archive`")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         opened = (folder / "lock").open("w")

@@ -1,4 +1,4 @@
-"""What the commands `recsys relay`, `sink`, `archive`, `replay` and `skip-gap` do."""
+"""The commands `recsys relay`, `sink`, `archive`, `replay` and `skip-gap`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from recsys.errors import InputError
 from recsys.events import retention
-from recsys.events.archive import archive_and_tell
+from recsys.events.archive import archive_and_report
 from recsys.events.archive import replay as replay_archive
 from recsys.events.archive import skip_gap as skip_gap_of_archive
 from recsys.events.connections import Connections, keep_offset, offset_of
@@ -25,26 +25,26 @@ _READERS = ("updater", "sink", "archive")  # that keep an offset in Kafka
 
 
 def relay(settings: Settings, *, once: bool) -> int:
-    """Deliver the outbox to Kafka, until a signal or once; how many rows were passed. InputError without Kafka."""
+    """Deliver the outbox to Kafka, until a signal or once; the number of rows read. InputError without Kafka."""
     from recsys.events.kafka import relay as steps
 
-    return _keep_at(settings, "recsys-relay", steps.step, locks.RELAY, once=once)
+    return _run_steps(settings, "recsys-relay", steps.step, locks.RELAY, once=once)
 
 
 def sink(settings: Settings, *, once: bool) -> int:
-    """Settle Kafka's messages, until a signal or once; how many there were. InputError without Kafka."""
+    """Write Kafka's messages to the tables, until a signal or once; their number. InputError without Kafka."""
     from recsys.events.kafka import sink as steps
 
-    return _keep_at(settings, steps.GROUP, steps.step, locks.SINK, once=once)
+    return _run_steps(settings, steps.GROUP, steps.step, locks.SINK, once=once)
 
 
 def archive(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Bring an archive up to the end of the log, and have Postgres know how far it is."""
+    """Archive the log up to its end, and store the archive's offset in Postgres."""
 
     async def work(connections: Connections) -> int:
         log = open_log(settings, connections, "recsys-archive")
         try:
-            return await archive_and_tell(log, connections, folder)
+            return await archive_and_report(log, connections, folder)
         finally:
             await log.close()
 
@@ -54,14 +54,14 @@ def archive(settings: Settings, folder: Path) -> dict[str, Any]:
 def replay(
     settings: Settings, folder: Path | None, since: dt.datetime | None, until: dt.datetime | None
 ) -> dict[str, int]:
-    """Append an archive's events again, or those of the log itself; counts by what became of them."""
+    """Append an archive's events again, or those of the log itself; counts by outcome."""
     if folder is None:
-        return _with_log(settings, "recsys-replay", lambda log: _again(log, since, until))
+        return _with_log(settings, "recsys-replay", lambda log: _reappend(log, since, until))
     return _with_log(settings, "recsys-replay", lambda log: replay_archive(log, folder, since, until))
 
 
 def skip_gap(settings: Settings, reader: str, folder: Path | None) -> dict[str, Any]:
-    """Let a reader go on with what Kafka has kept after its offset; InputError for another log or reader."""
+    """Move a reader's offset to the oldest message that Kafka still has; InputError for another log or reader."""
     if not settings.kafka_bootstrap_servers:
         raise InputError("the log in Postgres has no gaps; this is for Kafka (RECSYS_KAFKA_BOOTSTRAP_SERVERS)")
     if reader not in _READERS or (reader == "archive") is (folder is None):
@@ -83,8 +83,8 @@ def skip_gap(settings: Settings, reader: str, folder: Path | None) -> dict[str, 
     return _with_connections(settings, "recsys-skip-gap", work)
 
 
-def let_go(settings: Settings, now: dt.datetime, *, dry_run: bool) -> int:
-    """Archive the log, and delete events that are older than the settings keep them; how many, or would go."""
+def delete_old(settings: Settings, now: dt.datetime, *, dry_run: bool) -> int:
+    """Archive the log and delete events older than the retention; the number deleted, or that would be (`dry_run`)."""
     if settings.event_days is None:
         return 0
     refuse_kafka(settings.kafka_bootstrap_servers, outbox=settings.event_outbox)
@@ -95,13 +95,13 @@ def let_go(settings: Settings, now: dt.datetime, *, dry_run: bool) -> int:
     async def work(connections: Connections) -> int:
         if dry_run:
             return await retention.count(connections, folder, before, outbox=outbox)
-        return await retention.let_go(connections, folder, before, outbox=outbox)
+        return await retention.delete_old(connections, folder, before, outbox=outbox)
 
-    return _with_connections(settings, "recsys-let-go", work)
+    return _with_connections(settings, "recsys-retention", work)
 
 
-async def _again(log: EventLog, since: dt.datetime | None, until: dt.datetime | None) -> dict[str, int]:
-    """The log's own events: rows that are missing in the tables are written by reading, the rest are duplicates."""
+async def _reappend(log: EventLog, since: dt.datetime | None, until: dt.datetime | None) -> dict[str, int]:
+    """Append the log's own events: reading writes the rows that the tables lack, the rest are duplicates."""
     counts = dict.fromkeys(("accepted", "duplicates", "conflicts", "erased"), 0)
     after = START
     while (batch := await log.read(after, 500)).after != after:
@@ -117,10 +117,10 @@ async def _again(log: EventLog, since: dt.datetime | None, until: dt.datetime | 
     return counts
 
 
-def _keep_at(settings: Settings, name: str, step: Callable[..., Awaitable[int]], lock: int, *, once: bool) -> int:
+def _run_steps(settings: Settings, name: str, step: Callable[..., Awaitable[int]], lock: int, *, once: bool) -> int:
     from recsys.events.kafka.client import kafka_of
     from recsys.events.kafka.log import KafkaLog
-    from recsys.events.work import keep_at
+    from recsys.events.work import run_steps
 
     kafka = kafka_of(settings)
     if kafka is None:
@@ -130,7 +130,7 @@ def _keep_at(settings: Settings, name: str, step: Callable[..., Awaitable[int]],
         connections = Connections(database_url(settings), name)
         log = KafkaLog(kafka, connections, group=name, synonyms=settings.event_synonyms)
         try:
-            return await keep_at(lambda: step(log, connections), connections, lock, once=once)
+            return await run_steps(lambda: step(log, connections), connections, lock, once=once)
         finally:
             await log.close()
             await connections.close()

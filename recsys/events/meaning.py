@@ -1,4 +1,4 @@
-"""What types of events mean in this shop, and what they are called, as Postgres has it now."""
+"""Weights, roles and names of the shop's event types, from Postgres."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONFIGS_SQL: Final = "select config from config_versions order by config_id des
 
 
 async def meaning(connection: asyncpg.Connection) -> EventMeaning:
-    """By the pipeline's settings and the data's source; the defaults where there are no data."""
+    """By the pipeline's settings and the source of the data; the defaults where there are no data."""
     row = await connection.fetchrow(_MEANING_SQL)
     if row is None:
         return EventMeaning()
@@ -26,17 +26,17 @@ async def meaning(connection: asyncpg.Connection) -> EventMeaning:
 
 
 async def weights(connection: asyncpg.Connection) -> dict[str, float]:
-    """What types of events are worth, as the service has it: by the configuration, else as in `meaning`."""
+    """Weights of event types as in the service: by the configuration, else as in `meaning`."""
     return dict((await meaning(connection)).under(await _config(connection)).weights)
 
 
 async def names(connection: asyncpg.Connection, synonyms: Mapping[str, Sequence[str]]) -> EventNames:
-    """The names of event types, as the service has them."""
+    """The names of event types, as in the service."""
     return names_of(await meaning(connection), await _config(connection), synonyms)
 
 
 async def _config(connection: asyncpg.Connection) -> ServingConfig:
-    """The newest configuration that this release can read, as the service does; within a transaction."""
+    """The newest configuration that this release can read, as in the service; within a transaction."""
     async for row in connection.cursor(_CONFIGS_SQL):
         try:
             return ServingConfig.model_validate_json(row["config"])

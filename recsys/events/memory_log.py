@@ -1,4 +1,4 @@
-"""The event log in memory: for unit tests of what reads it. Nothing of it is durable."""
+"""The event log in memory, for unit tests of its readers; not durable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recsys.events.log import MAX_LAG, START, Appended, Batch, Offset
 
 
 class MemoryLog:
-    """Offsets are places in `events`."""
+    """Offsets are indices of `events`."""
 
     name = "memory"
 
@@ -73,10 +73,10 @@ class MemoryLog:
         return [event for event in self.events if event is not None][-n:]
 
     async def close(self) -> None:
-        """There is nothing to end."""
+        """There is nothing to close."""
 
     def erase(self, user_id: str) -> None:
-        """Remove a user's events, and take no more of them."""
+        """Remove a user's events, and drop later ones."""
         self.erased_users.add(user_id)
         for place, event in enumerate(self.events):
             if event is not None and event.user_id == user_id:

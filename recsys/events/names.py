@@ -1,4 +1,4 @@
-"""What an event type is called here: the usual words for one action, and the one that this shop's data declare."""
+"""Names of event types: maps common synonyms to the names that the shop's data declare."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from recsys.serving.config import ServingConfig
 from recsys.serving.recent import EventMeaning
 
 TYPE_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
-DEFAULT_TYPE: Final = "view"  # of an event that names none, where the shop has such a type
+DEFAULT_TYPE: Final = "view"  # of an event without a type, where the shop has this one
 _TYPE: Final = re.compile(TYPE_PATTERN.replace("$", r"\Z"))
 
 
 class EventNames:
-    """Which name an event type is stored under.
+    """Maps posted event types to the names under which they are stored.
 
-    A type that is declared stays what it is, whatever the case of its letters. Of the others, those of one row of
-    `synonyms` mean the same: its declared name, the first one where there are several; in the row BOUGHT, one that is
-    declared as bought, and where the row names none, the only type that is. What is found nowhere stays as it was
-    posted.
+    Declared types match regardless of case. Other types are stored under the first declared name of their row of
+    `synonyms`; in the row BOUGHT, under one that is declared as bought, or, where the row has none of those, under the
+    only such type. Unknown types stay as posted.
 
-    `seen` is the type that a look stands for where none is named: the shop's view, or its lightest type with a positive
-    weight in `weights`. `default`, that of posted events without a type, is never one that is bought: nobody has
-    bought what they may only have looked at.
+    `seen` is the type of a view: the shop's `view`, or its type with the smallest positive weight in `weights`.
+    `default`, that of posted events without a type, is never a bought type: the user may only have viewed the item.
     """
 
     def __init__(
@@ -63,8 +61,8 @@ class EventNames:
         return self._exact.get(name) or self._stored.get(name.casefold(), name)
 
     def of(self, sample: Mapping[str, Any]) -> str:
-        """The type of a posted event, from whatever way it came: `event_type` or `action_type` as it is stored, or what
-        counts where there is none. InputError where it can be no type."""
+        """The stored type of an event posted over HTTP or Kafka: that of `event_type` or `action_type`, else the
+        default. InputError where it is not a valid type."""
         posted = sample.get("event_type")
         if posted is None:
             posted = sample.get("action_type", self.default)
@@ -73,12 +71,12 @@ class EventNames:
         return self.stored(posted)
 
     def has_meaning(self, name: str) -> bool:
-        """Whether a stored name has a weight in force, is bought, or speaks against the item anyway."""
+        """Whether a stored name has a weight in force, is a bought type, or is negative by its name."""
         return name in self._meant
 
 
 def is_type(text: str) -> bool:
-    """Whether a text can be an event type."""
+    """Whether a text is a valid event type."""
     return _TYPE.match(text) is not None
 
 
@@ -86,7 +84,7 @@ AS_POSTED: Final = EventNames((), (), {})
 
 
 def names_of(meaning: EventMeaning, config: ServingConfig, synonyms: Mapping[str, Sequence[str]]) -> EventNames:
-    """The names of event types under what the data declare and the configuration in force."""
+    """The names of event types by the declarations of the data and the configuration in force."""
     of_rules = () if config.bought is None else tuple(rule.event_type for rule in config.bought)
     weights = (*meaning.weights, *(config.event_weights or ()), *of_rules)
     in_force = tuple((dict.fromkeys(of_rules, 0.0) | dict(meaning.under(config).weights)).items())

@@ -1,4 +1,4 @@
-"""The log that the settings name."""
+"""Opens the log of the settings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from recsys.settings import Settings
 
 
 def open_log(settings: Settings, connections: Transactions, group: str = "recsys-trainer") -> EventLog:
-    """Kafka where its servers are set, else Postgres; InputError for options that Kafka's library refuses.
+    """Kafka where its servers are set, else Postgres; InputError for options that its client rejects.
 
-    `group`: the consumer group that reads by it. Kafka's library is imported only where it is used.
+    `group`: the consumer group. Kafka's client is imported only where it is used.
     """
     if not settings.kafka_bootstrap_servers:
         return PostgresLog(connections)

@@ -1,13 +1,13 @@
-"""The event log in Postgres: one transaction a batch, acknowledged when it is committed.
+"""The event log in Postgres: one transaction per batch, acknowledged once it is committed.
 
-A batch leaves the same tables whatever came before, after or twice: events are rows by `event_id`, and recent events
-of users (`recent`) are a function of the set of them.
+Appends are idempotent and commutative: events are rows keyed by `event_id`, and users' recent events (`recent`) are a
+function of the set of rows.
 
-Readers go by (epoch_xid, position): the transaction that added a row, and its place within. The epoch is one more after
-each move to another server, whose transactions count anew: offsets of before stay what they were. Rows become visible
-when their transaction commits, which may be after that of a greater number; so they are read only up to the oldest
-transaction that may still add some. Every appender takes the lock that an INSERT takes on `events` before it gets a
-number, and readers find it by that. A plain look at pg_snapshot_xmin would wait for everybody's long transactions.
+Readers go by (epoch_xid, position): the transaction that added a row, and its position within. The epoch is incremented
+when the database moves to another server, whose transaction ids start again: older offsets stay valid. Rows become
+visible when their transaction commits, perhaps after one with a greater id; so rows are read only up to the horizon,
+the oldest transaction that may still add some. Every appender takes the lock of an INSERT on `events` before it gets a
+transaction id, and readers find it by that lock. pg_snapshot_xmin would wait for any long transaction instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recsys.events.event import Event
 from recsys.events.log import MAX_LAG, START, Appended, Batch, Offset, Transactions
 from recsys.serving.recent import DEFAULT_BOUGHT
 
-# Of an event `t`: its user was erased, or it is a guest's from before the erasure of a user who had the session.
+# Of an event `t`: its user was erased; or it has no user, and one with its session was erased after it occurred.
 _IS_ERASED = """case when t.user_id is null then exists (
     select from erased_sessions x
     where x.digest = sha256(convert_to(t.session_id, 'UTF8')) and x.erased_at >= t.occurred_at
@@ -39,8 +39,8 @@ where {_IS_ERASED}
 
 
 def _insert_sql(on_conflict: str) -> str:
-    """One row: how many were inserted, from which position to which, and their ids where they are not all of the $16;
-    the owners whose rows in user_recent are left over, and what counts as bought ($17 where the data do not say)."""
+    """Returns one row: the number inserted, first and last position, their ids if fewer than $16; the owners whose rows
+    in user_recent are still to be updated, and the bought types ($17 where the data declare none)."""
     return f"""
 with bought as materialized ({recent.bought_sql("$17")}),
 numbered as materialized (select log_number() as epoch_xid), inserted as (
@@ -68,9 +68,8 @@ from (select count(*) as n, min(position) as first, max(position) as last from i
 
 _INSERT_SQL = _insert_sql("on conflict (event_id) do nothing")
 _INSERT_NEW_SQL = _insert_sql("")  # where no id is in the log; asyncpg.UniqueViolationError where one is
-# Where the oldest transaction begins that may still add events. A transaction that is not in the snapshot's list of
-# those running has a number of its end or above; where the tables have just moved here, whoever adds will be of the
-# next epoch.
+# The oldest transaction that may still add events. A transaction that is not in the snapshot's list of running ones has
+# an id of at least its xmax; if the database has just moved to this server, new events will be of the next epoch.
 _HORIZON_SQL = """
 with locks as materialized (
     select locktype, database, relation, mode, transactionid, virtualtransaction from pg_locks
@@ -100,8 +99,8 @@ _LATEST_SQL = f"select {_COLUMNS} from events order by epoch_xid desc, position 
 _LAG_SQL = """
 select count(*) from (select from events where (epoch_xid, position) > ($1, $2) limit $3) later
 """
-# A transaction has its number soon after its time, not at once: of those of the first minute, the first number.
-# They are found by received_at first: min() alone would go through the numbers from the first event ever.
+# A transaction gets its id shortly after its timestamp: take the smallest id within the first minute. The CTE filters
+# by received_at first: min() alone would scan the ids from the very first event.
 _RECEIVED_SQL = """
 with first_minute as materialized (
     select epoch_xid from events where received_at >= $1 and received_at <= (
@@ -136,17 +135,17 @@ class PostgresLog:
 
     def __init__(self, connections: Transactions) -> None:
         self._connections = connections
-        self._careful_until = 0.0  # by the monotonic clock
+        self._expects_retries_until = 0.0  # time.monotonic()
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """See EventLog."""
         if not events:
             return Appended()
-        if time.monotonic() > self._careful_until and _are_apart(events):
+        if time.monotonic() > self._expects_retries_until and _are_apart(events):
             try:
                 return await self._connections.transaction(lambda connection: append(connection, events, are_new=True))
-            except asyncpg.UniqueViolationError:  # where one retries, more will
-                self._careful_until = time.monotonic() + _CAREFUL_S
+            except asyncpg.UniqueViolationError:  # one client retries: more may
+                self._expects_retries_until = time.monotonic() + _RETRIES_S
         return await self._connections.transaction(lambda connection: append(connection, events))
 
     async def read(self, after: Offset, limit: int, until: Offset | None = None) -> Batch:
@@ -164,7 +163,7 @@ class PostgresLog:
 
     async def at(self, instant: dt.datetime) -> Offset:
         """See EventLog."""
-        end = await self.end()  # first: what is not to be seen yet comes after it
+        end = await self.end()  # first: rows that are not visible yet come after it
         first = await self._connections.transaction(lambda connection: connection.fetchval(_RECEIVED_SQL, instant))
         return end if first is None else _offset(min(first - 1, numbers_of(end)[0]), _LAST)
 
@@ -189,7 +188,7 @@ class PostgresLog:
         return [event_of(row) for row in reversed(rows)]
 
     async def close(self) -> None:
-        """The connections are somebody else's."""
+        """Nothing to do: the caller owns the connections."""
 
 
 async def append(
@@ -199,13 +198,12 @@ async def append(
     *,
     are_new: bool = False,
 ) -> Appended:
-    """Write a batch as the first thing of the caller's transaction; asyncpg's errors pass through.
+    """Write a batch; must be the first statement of the caller's transaction. Raises asyncpg's errors.
 
-    `places`: partition and offset of each in Kafka. `are_new`: no id is thought to be in the log, which is faster;
-    UniqueViolationError where one is, and where another transaction is just adding some of the same ids, they may wait
-    for each other until one's patience ends.
+    `places`: partition and offset of each in Kafka. `are_new`: assume that no id is in the log, which is faster;
+    UniqueViolationError where one is. Concurrent transactions with the same ids may deadlock until one times out.
     """
-    if not are_new:  # a retry that is under way must be seen, and two with the same ids not wait for each other
+    if not are_new:  # serialize with a concurrent retry of the same ids
         await recent.lock(connection, events, DEFAULT_BOUGHT)
     columns = (*_columns(events), *_places(places), len(events), DEFAULT_BOUGHT)
     n, first, last, inserted, owners, bought = await connection.fetchrow(
@@ -215,35 +213,35 @@ async def append(
         await recent.add(connection, first, bought, owners)
     if n == len(events):
         return Appended(list(range(n)), position=last)
-    appended = await _sort_out(connection, events, set(inserted or ()))
+    appended = await _outcomes(connection, events, set(inserted or ()))
     if appended.conflicts:
         await connection.execute(_QUARANTINE_SQL, *_quarantined([events[place] for place in appended.conflicts]))
     return replace(appended, position=last)
 
 
-async def judge(connection: asyncpg.Connection, events: Sequence[Event]) -> Appended:
-    """What would become of a batch now; conflicts go to quarantine, nothing else is written."""
+async def classify(connection: asyncpg.Connection, events: Sequence[Event]) -> Appended:
+    """The outcome that `append` would have now; writes nothing but conflicts to the quarantine."""
     erased = await _erased(connection, events)
     found = await _found(connection, events)
-    judged = Appended()
+    outcome = Appended()
     new: dict[str, bytes] = {}
     for place, event in enumerate(events):
         if place in erased:
-            judged.erased.append(place)
+            outcome.erased.append(place)
         elif _is_same(event, found) or new.get(event.event_id) == event.digest:
-            judged.duplicates.append(place)
+            outcome.duplicates.append(place)
         elif event.event_id in found or event.event_id in new:
-            judged.conflicts.append(place)
+            outcome.conflicts.append(place)
         else:
             new[event.event_id] = event.digest
-            judged.accepted.append(place)
-    if judged.conflicts:
-        await connection.execute(_QUARANTINE_SQL, *_quarantined([events[place] for place in judged.conflicts]))
-    return judged
+            outcome.accepted.append(place)
+    if outcome.conflicts:
+        await connection.execute(_QUARANTINE_SQL, *_quarantined([events[place] for place in outcome.conflicts]))
+    return outcome
 
 
 async def read(connection: asyncpg.Connection, after: Offset, limit: int, until: Offset | None = None) -> Batch:
-    """EventLog.read on a connection whose statements each see what is committed by then (READ COMMITTED)."""
+    """EventLog.read on a connection with the isolation level READ COMMITTED."""
     epoch_xid, position = numbers_of(after)
     horizon = await connection.fetchval(_HORIZON_SQL)  # first the horizon, then the rows: not in one statement
     last = (horizon, 0) if until is None else numbers_of(until)
@@ -252,8 +250,8 @@ async def read(connection: asyncpg.Connection, after: Offset, limit: int, until:
 
 
 async def undelivered(connection: asyncpg.Connection, after: Offset) -> tuple[int, float]:
-    """How many events after an offset Kafka does not have, MAX_LAG + 1 where there are more; seconds since the first
-    one came."""
+    """The number of events after an offset that Kafka does not have, at most MAX_LAG + 1, and the age of the oldest in
+    seconds."""
     row = await connection.fetchrow(_UNDELIVERED_SQL, *numbers_of(after), MAX_LAG + 1)
     return row["n"], row["age_s"]
 
@@ -264,23 +262,23 @@ async def latest(connection: asyncpg.Connection, user_id: str, n: int) -> list[d
 
 
 def event_of(row: asyncpg.Record) -> Event:
-    """A row that begins with the columns of an event."""
+    """The event of a row whose first columns are those of an event."""
     fields = list(row.values())[: len(Event._fields)]
     event = Event(*fields)
     return event._replace(parameters=_bytes(event.parameters), features=_bytes(event.features))
 
 
-_LAST = 2**63 - 1  # no position is greater
-_CAREFUL_S = 1.0
+_LAST = 2**63 - 1  # the largest position
+_RETRIES_S = 1.0
 
 
 def _are_apart(events: Sequence[Event]) -> bool:
-    """Whether the ids differ, and clients gave them all."""
+    """Whether the ids are distinct and all given by clients."""
     return len({event.event_id for event in events}) == len(events) and not any(event.retry_of for event in events)
 
 
 def numbers_of(offset: Offset) -> tuple[int, int]:
-    """What an offset is made of: offsets of this log have the order of these."""
+    """(epoch_xid, position) of an offset; they order the offsets of this log."""
     if offset == START:
         return 0, 0
     epoch_xid, _, position = offset.partition(":")
@@ -292,18 +290,18 @@ def _offset(epoch_xid: int, position: int) -> Offset:
 
 
 def _bytes(json_text: Any) -> bytes:
-    """As the API makes it, whatever form Postgres gives JSON back in."""
+    """JSON as the API serialises it, since jsonb does not keep the form."""
     return orjson.dumps(orjson.loads(json_text), option=orjson.OPT_SORT_KEYS)
 
 
 async def _erased(connection: asyncpg.Connection, events: Sequence[Event]) -> set[int]:
-    """Places of the events that are of erased users."""
+    """Indices of the events of erased users."""
     columns = [[getattr(event, name) for event in events] for name in ("user_id", "session_id", "occurred_at")]
     return {row["place"] for row in await connection.fetch(_ERASED_SQL, *columns)}
 
 
 def _columns(events: Sequence[Event]) -> list[Sequence[Any]]:
-    """An array by field; one without anything in it is empty, which unnest fills with nulls: it is faster."""
+    """One array per field; one of nulls only is empty, which unnest fills with nulls: it is faster."""
     columns: list[Sequence[Any]] = list(zip(*events, strict=True))
     for name in ("parameters", "features"):
         place = Event._fields.index(name)
@@ -312,12 +310,12 @@ def _columns(events: Sequence[Event]) -> list[Sequence[Any]]:
 
 
 def _places(places: Sequence[tuple[int, int]] | None) -> tuple[Sequence[int], Sequence[int]]:
-    """Partitions and offsets; unnest fills those that are missing with nulls."""
+    """Partitions and offsets; unnest fills missing ones with nulls."""
     return ([place[0] for place in places], [place[1] for place in places]) if places else ((), ())
 
 
 async def _found(connection: asyncpg.Connection, events: Sequence[Event]) -> dict[str, bytes]:
-    """Digests of those events in the log that these may be, by id."""
+    """Digests by id of the events in the log that these may duplicate."""
     ids = [name for event in events for name in (event.event_id, event.retry_of, event.retried_as) if name]
     return {row["event_id"]: row["digest"] for row in await connection.fetch(_FOUND_SQL, ids)} if ids else {}
 
@@ -326,13 +324,13 @@ def _is_same(event: Event, found: dict[str, bytes]) -> bool:
     return event.retry_of in found or event.retried_as in found or found.get(event.event_id) == event.digest
 
 
-async def _sort_out(connection: asyncpg.Connection, events: Sequence[Event], inserted: set[str]) -> Appended:
-    """What became of each, given the ids of those that were added."""
+async def _outcomes(connection: asyncpg.Connection, events: Sequence[Event], inserted: set[str]) -> Appended:
+    """The outcome of each event, given the ids of the inserted ones."""
     appended = Appended()
     others: list[int] = []
     for place, event in enumerate(events):
         if event.event_id in inserted:
-            inserted.remove(event.event_id)  # a second one of the same batch is none
+            inserted.remove(event.event_id)  # a second one of the batch is a duplicate
             appended.accepted.append(place)
         else:
             others.append(place)

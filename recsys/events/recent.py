@@ -1,11 +1,11 @@
-"""The rows of user_recent, kept up with the log within the transaction that appends to it.
+"""The rows of user_recent, updated in the transaction that appends to the log.
 
-A row is a function of the set of its owner's events of known items, so any order and split of batches leaves the same:
-the newest N_RECENT by (milliseconds, item, type), then of what was bought before those the newest of each item and
-type, among the N_BOUGHT newest of such. That of a union is that of the union of two such rows, so new events are merged
-into the stored row. From the log it is computed only where the row cannot know: other types count as bought than when
-it was written, or there were events of items that were in no catalogue. Such a row says so (`has_unknown`), and whoever
-reads it looks for what was bought in the log, because the item may have come since.
+A row is a function of the set of its owner's events of known items, independent of their order and batches: the newest
+N_RECENT by (milliseconds, item, type), then of the older bought ones the newest of each item and type, up to N_BOUGHT.
+It can be merged: the row of a union of events is the merge of their rows, so new events are merged into the stored row.
+It is recomputed from the log only where the row does not suffice: the bought types have changed since it was written,
+or there were events of items not in the catalogue. Such a row has `has_unknown`; its readers look for bought items in
+the log, since an item may have been added to the catalogue in the meantime.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from recsys.events.event import Event
 
 N_RECENT: Final = 50  # events kept in user_recent
 _CONFIGURATIONS: Final = 10
-N_BOUGHT: Final = 1_000  # items by type of event that are kept beside those because they were bought
+N_BOUGHT: Final = 1_000  # older bought items kept beside those, by item and event type
 
 
 def bought_sql(by_default: str) -> str:
-    """What counts as bought, in order: by settings and the data's source (`by_default`, a parameter, where there is
-    none), and by the newest configurations. The one in force is among them also where newer ones cannot be read. Views
-    are kept no longer than others."""
+    """SQL of the sorted bought types: of settings and the data's source (the parameter `by_default` where there is
+    none), and of the newest configurations, among which the one in force is even if newer ones cannot be read. Views
+    are never bought: they are kept no longer than others."""
     return f"""
 select coalesce(array_agg(event_type order by event_type), '{{}}') as types from (
     select unnest(coalesce((select bought_event_types from event_meaning), {by_default}::text[])) as event_type
@@ -37,7 +37,7 @@ select coalesce(array_agg(event_type order by event_type), '{{}}') as types from
 
 
 def _appended(column: str) -> str:
-    """Column of a stored row `r` with that of an added one, all newer, before it."""
+    """SQL that prepends the column of an added row, whose events are all newer, to that of the stored row `r`."""
     n_kept, n_added = "cardinality(r.item_keys)", "cardinality(excluded.item_keys)"
     return f"""
         case when {n_kept} + {n_added} <= {N_RECENT} then excluded.{column} || r.{column}
@@ -45,7 +45,7 @@ def _appended(column: str) -> str:
 
 
 def _kept(seen: str) -> str:
-    """Of events `seen` (item_key, event_type, ms) what a row keeps; `r.bought` are the types."""
+    """SQL of what a row keeps of events `seen` (item_key, event_type, ms); `r.bought` are the bought types."""
     return f"""
 select coalesce(array_agg(item_key order by n), '{{}}') as item_keys,
        coalesce(array_agg(event_type order by n), '{{}}') as event_types,
@@ -63,8 +63,8 @@ where n <= {N_RECENT} or (is_bought and nth = 1 and n_bought <= {N_BOUGHT})
 
 
 def _logged(column: str) -> str:
-    """Of an owner in the log: events of the newest N_RECENT, with all of the last one's millisecond; those that were
-    bought, an item once by type."""
+    """SQL of an owner's events in the log: the newest N_RECENT, with ties in the last millisecond, and the newest
+    bought event of each item and type."""
     return f"""
 select item_key, event_type, {_MS} as ms from (
     select i.item_key, e.event_type, e.occurred_at, e.event_id from events e join items i on i.item_id = e.item_id
@@ -83,7 +83,7 @@ select item_key, event_type, {_MS} as ms from (
 
 
 def _is_incomplete(column: str) -> str:
-    """Whether among those there are events of items that are in no catalogue."""
+    """SQL condition: whether some of those events are of items not in the catalogue."""
     return f"""exists (
         select from (
             (select item_id from events where {column} = r.{column} order by occurred_at desc limit {N_RECENT})
@@ -95,8 +95,8 @@ def _is_incomplete(column: str) -> str:
 
 
 _MS: Final = "floor(extract(epoch from occurred_at) * 1000)::bigint"
-# Owners in one order, so that two batches cannot wait for each other; the rows, also those that are not updated, are
-# locked until the end. The lock that an INSERT takes on `events` comes first, see postgres_log.
+# Locks the rows of owners, updated or not, until the transaction ends, in sorted order to avoid deadlocks. The lock
+# that an INSERT takes on `events` comes first, see postgres_log.
 _LOCK_SQL = f"""
 with entered as (delete from events where false)
 insert into user_recent (owner, item_keys, event_types, occurred_ms, bought_types)
@@ -107,11 +107,10 @@ where not exists (
 order by owner
 on conflict (owner) do update set updated_at = now() where false
 """  # noqa: S608 - our own words
-# For the statement that adds events, `inserted`, with `bought` (types) beside them: locks the rows of all owners, in
-# one order, so that two batches cannot wait for each other, and brings those up to date whose case is the usual one:
-# all of the new events are newer than those that are stored, and nothing that was bought falls out of the newest or
-# comes in again. `_REWRITE_SQL` would make the same of them, and ingestion a third slower (decision 0010). The owners
-# `left_over` are those whose case is another.
+# Follows the CTEs `inserted` (events) and `bought` (types): locks the rows of all owners in sorted order, to avoid
+# deadlocks, and updates those of the common case: all new events are newer than the stored ones, and no bought event
+# leaves or re-enters the newest N_RECENT. `_REWRITE_SQL` would give the same rows, but ingestion would be a third
+# slower (decision 0010). `left_over` are the owners of the other cases.
 PREPEND_SQL: Final = f"""
 , new as materialized (
     select owner, count(item_key) as n, count(item_key) < count(*) as has_unknown,
@@ -146,8 +145,8 @@ PREPEND_SQL: Final = f"""
     select owner from new where n > {N_RECENT} union (select owner from new except select owner from done)
 )
 """  # noqa: S608 - our own words
-# Rows of any case, which are locked. `new` is what this transaction has added to the log, from the position $1 on: it
-# is merged into the stored row, or where the row cannot know, `is_stale`, all is read from the log anew.
+# Updates locked rows in the general case. `new` are the events that this transaction has added, from position $1 on:
+# they are merged into the stored row, or, where it does not suffice (`is_stale`), all is read from the log again.
 _REWRITE_SQL = f"""
 with new as materialized (
     select o.owner, i.item_key, e.event_type, {_MS} as ms
@@ -186,7 +185,7 @@ from (
 
 
 def owners_of(event: Event) -> list[str]:
-    """Owners in user_recent: the user, and the session, which may be a guest's."""
+    """The event's owners in user_recent: the user, and the session."""
     user = [] if event.user_id is None else [user_owner(event.user_id)]
     return user + ([] if event.session_id is None else [session_owner(event.session_id)])
 
@@ -200,12 +199,11 @@ def session_owner(session_id: str) -> str:
 
 
 async def lock(connection: asyncpg.Connection, events: Sequence[Event], default_bought: Sequence[str]) -> None:
-    """Have the rows of all owners to oneself until the transaction ends, empty where they are new; erased users have
-    none."""
+    """Lock the rows of all owners until the transaction ends; new ones are inserted empty, except of erased users."""
     owners = sorted({owner for event in events for owner in owners_of(event)})
     await connection.execute(_LOCK_SQL, owners, default_bought)
 
 
 async def add(connection: asyncpg.Connection, position: int, bought: Sequence[str], owners: Sequence[str]) -> None:
-    """Bring rows, which are locked, up to date with what the transaction added to the log from a position on."""
+    """Update locked rows with the events that the transaction added to the log from a position on."""
     await connection.execute(_REWRITE_SQL, position, owners, bought)

@@ -1,4 +1,4 @@
-"""Processes that do one step after another: one of a kind at a time, patient while Postgres or Kafka are away."""
+"""Runs a process step by step: one active process of a kind, retrying while Postgres or Kafka are away."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _IDLE_S = 0.2
 _AWAY_S = 1.0
 
 
-async def keep_at(step: Callable[[], Awaitable[int]], connections: Connections, lock: int, *, once: bool) -> int:
-    """Do steps until a signal ends it, or, `once`, until one has nothing to do; what all of them did.
+async def run_steps(step: Callable[[], Awaitable[int]], connections: Connections, lock: int, *, once: bool) -> int:
+    """Run steps until SIGTERM or SIGINT, or with `once` until a step returns 0; the sum of what they returned.
 
-    `lock`: number of the advisory lock that one process of the kind holds; the others wait for it. A step that finds
-    the log away is done again; other errors pass through.
+    `lock`: key of the advisory lock of the active process of the kind; the others wait for it. A step that raises
+    LogAwayError is retried; other errors propagate.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    turn, done, away = _Turn(connections, lock), 0, False
+    advisory, done, away = _AdvisoryLock(connections, lock), 0, False
     while not stop.is_set():
         try:
-            n = await step() if await turn.is_ours() else -1
+            n = await step() if await advisory.is_acquired() else -1
             away = False
         except LogAwayError as error:
             if not away:
-                log.warning("%s; trying again", error)
+                log.warning("%s; retrying", error)
             n, away = -1, True
         done += max(n, 0)
         if n == 0 and once:
@@ -46,14 +46,14 @@ async def keep_at(step: Callable[[], Awaitable[int]], connections: Connections, 
     return done
 
 
-class _Turn:
-    """An advisory lock that lasts as long as the connection does."""
+class _AdvisoryLock:
+    """A session-level advisory lock: it lasts as long as the connection."""
 
     def __init__(self, connections: Connections, lock: int) -> None:
         self._connections, self._lock = connections, lock
         self._holder: asyncpg.Connection | None = None
 
-    async def is_ours(self) -> bool:
+    async def is_acquired(self) -> bool:
         connection = await self._connections.connection()
         if connection is self._holder:
             return True

@@ -86,7 +86,7 @@ def _rules(ctx: Context, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str,
         of_the_database = keep.model_copy(update={"database_url": url_of(ctx.engine)})
         yield (
             f"events received more than {keep.event_days:g} days ago, archived first",
-            lambda: Gone(commands.let_go(of_the_database, now, dry_run=dry_run)),
+            lambda: Gone(commands.delete_old(of_the_database, now, dry_run=dry_run)),
         )
     yield f"sessions idle for {keep.guest_days:g} days", lambda: rows(expiry.guests, keep.guest_days)
     yield (

@@ -1,4 +1,4 @@
-"""The clients of Kafka: one that delivers and tells where, and one that reads partitions from given offsets."""
+"""The clients of Kafka: a producer that returns offsets, and a consumer that reads partitions from given offsets."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from recsys.events.log import LogAwayError, LogGapError
 from recsys.settings import Settings
 
 Place = tuple[int, int]  # partition and offset of a message
-Ends = dict[int, tuple[int, int]]  # by partition: the first offset that is still there, and the one after the last
+Ends = dict[int, tuple[int, int]]  # by partition: the low and the high watermark
 
 _ANSWER_S: Final = 5.0
-_REST_S: Final = 1.0  # after a delivery that failed, others are refused at once for so long
+_BACKOFF_S: Final = 1.0  # for so long after a failed delivery, further ones fail at once
 _LOOK_S: Final = 0.1
-_TOPIC_LOOK_S: Final = 30.0  # how often new partitions are looked for
-# Each client would try, and log that it failed, twenty times a second while a broker is away.
+_TOPIC_LOOK_S: Final = 30.0  # how often new partitions are discovered
+# By default each client would reconnect, and log the failure, twenty times a second while a broker is away.
 _QUIET: Final = {"socket.keepalive.enable": True, "log_level": 3, "reconnect.backoff.ms": 500}
-# What the promises of the log rest on; nobody's options may change it.
-_OURS: Final = {
+# The guarantees of the log depend on these: RECSYS_KAFKA_OPTIONS may not change them.
+_FIXED_OPTIONS: Final = {
     "enable.idempotence", "acks", "request.required.acks", "enable.auto.commit", "enable.auto.offset.store",
     "auto.offset.reset", "enable.partition.eof", "group.id", "bootstrap.servers", "metadata.broker.list",
 }  # fmt: skip
@@ -34,29 +34,29 @@ _OURS: Final = {
 
 @dataclass(frozen=True)
 class Kafka:
-    """Where Kafka is: servers, topic, and further settings of librdkafka, which may hold secrets."""
+    """Bootstrap servers, topic, and further settings of librdkafka, which may contain secrets."""
 
     servers: str
     topic: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if fixed := _OURS & self.options.keys():
+        if fixed := _FIXED_OPTIONS & self.options.keys():
             raise InputError(f"RECSYS_KAFKA_OPTIONS: {', '.join(sorted(fixed))} cannot be set, the log depends on it")
 
     @property
     def dead_letters(self) -> str:
-        """The topic of messages that are no events."""
+        """The topic of messages that are not valid events."""
         return f"{self.topic}.dlq"
 
     def producer(self) -> dict[str, Any]:
-        """Settings of a producer: each message once, in order, acknowledged by all replicas that are in sync."""
+        """Settings of an idempotent producer: in order, acknowledged by all in-sync replicas."""
         return {
             "linger.ms": 5,
             "compression.type": "zstd",
             "message.timeout.ms": int(_ANSWER_S * 1000),
             "queue.buffering.max.kbytes": 65_536,
-            "partitioner": "murmur2_random",  # that of Java's clients
+            "partitioner": "murmur2_random",  # as Java's clients
             **_QUIET,
             **self.options,
             "bootstrap.servers": self.servers,
@@ -65,10 +65,10 @@ class Kafka:
         }
 
     def consumer(self, group: str) -> dict[str, Any]:
-        """Settings of a consumer that commits nothing; a lost offset is an error, not a jump."""
+        """Settings of a consumer that commits no offsets; an offset out of range is an error, not a reset."""
         return {
             **_QUIET,
-            "fetch.wait.max.ms": 50,  # the end of a partition is known that much later
+            "fetch.wait.max.ms": 50,  # delays the detection of a partition's end
             **self.options,
             "bootstrap.servers": self.servers,
             "group.id": group,
@@ -80,61 +80,61 @@ class Kafka:
 
 
 def kafka_of(settings: Settings) -> Kafka | None:
-    """Kafka of the settings, None where it is not the log; InputError."""
+    """Kafka as configured, None where it is not the log; InputError."""
     if not settings.kafka_bootstrap_servers:
         return None
     return Kafka(settings.kafka_bootstrap_servers, settings.kafka_topic, settings.kafka_options)
 
 
 class Deliveries:
-    """A producer, and the thread that hears its acknowledgements."""
+    """A producer, and the thread that polls its delivery reports."""
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
         self._producer = _made(Producer, kafka.producer())
-        self._resting_until = 0.0
+        self._backoff_until = 0.0
         self._closed = threading.Event()
-        self._ear = threading.Thread(target=self._listen, name="kafka-deliveries", daemon=True)
-        self._ear.start()
+        self._poller = threading.Thread(target=self._poll, name="kafka-deliveries", daemon=True)
+        self._poller.start()
 
     async def deliver(self, topic: str, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
-        """Where each of the messages (key, value, headers) is, when the broker has acknowledged all; LogAwayError.
+        """The places of the messages (key, value, headers), once the broker has acknowledged all; LogAwayError.
 
-        After an error some may be there all the same.
+        After an error, some of them may have been delivered.
         """
-        if time.monotonic() < self._resting_until:
-            raise LogAwayError("Kafka did not take events a moment ago")
-        waiting = _Waiting(len(messages), asyncio.get_running_loop())
+        if time.monotonic() < self._backoff_until:
+            raise LogAwayError("Kafka did not accept events a moment ago")
+        batch = _PendingBatch(len(messages), asyncio.get_running_loop())
         producer = self._producer
         try:
             for number, message in enumerate(messages):
-                producer.produce(topic, on_delivery=partial(waiting.told, number), **message)
+                producer.produce(topic, on_delivery=partial(batch.on_delivery, number), **message)
         except (BufferError, KafkaException) as error:
             raise self._away(error) from error
         try:
-            return await waiting.places
+            return await batch.places
         except KafkaException as error:
-            if error.args[0].fatal():  # this producer is of no use any more
+            if error.args[0].fatal():  # the producer is unusable
                 self._producer = _made(Producer, self._kafka.producer())
             raise self._away(error) from error
 
     def close(self) -> None:
-        """Wait a moment for what is under way, and end the thread."""
+        """Flush the pending messages, and end the thread."""
         self._producer.flush(_ANSWER_S)
         self._closed.set()
-        self._ear.join(_ANSWER_S)
+        self._poller.join(_ANSWER_S)
 
     def _away(self, error: Exception) -> LogAwayError:
-        self._resting_until = time.monotonic() + _REST_S
-        return LogAwayError(f"Kafka did not take the events: {_in_words(error)}")
+        self._backoff_until = time.monotonic() + _BACKOFF_S
+        return LogAwayError(f"Kafka did not accept the events: {_message_of(error)}")
 
-    def _listen(self) -> None:
+    def _poll(self) -> None:
         while not self._closed.is_set():
             self._producer.poll(_LOOK_S)
 
 
-class _Waiting:
-    """For the acknowledgements of one batch, which come in another thread."""
+class _PendingBatch:
+    """Collects the delivery reports of one batch, which arrive in another thread."""
 
     def __init__(self, n: int, loop: asyncio.AbstractEventLoop) -> None:
         self.places: asyncio.Future[list[Place]] = loop.create_future()
@@ -143,7 +143,7 @@ class _Waiting:
         self._error: KafkaError | None = None
         self._loop = loop
 
-    def told(self, number: int, error: KafkaError | None, message: Message) -> None:
+    def on_delivery(self, number: int, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._error = self._error or error
         else:
@@ -153,7 +153,7 @@ class _Waiting:
             self._loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
-        if self.places.done():  # the one who waited has gone
+        if self.places.done():  # cancelled
             return
         if self._error is not None:
             self.places.set_exception(KafkaException(self._error))
@@ -162,7 +162,7 @@ class _Waiting:
 
 
 class Partitions:
-    """A consumer of all partitions of the topic from given offsets. It blocks, and serves one thread at a time."""
+    """A consumer of all partitions of the topic from given offsets. Blocking, and not thread-safe."""
 
     def __init__(self, kafka: Kafka, group: str) -> None:
         self._topic = kafka.topic
@@ -175,12 +175,11 @@ class Partitions:
     def fetch(
         self, after: Mapping[int, int], limit: int, until: Mapping[int, int] | None = None
     ) -> tuple[list[Message], dict[int, int]]:
-        """At most `limit` messages after offsets (by partition; others from their beginning), and the offsets after.
+        """Up to `limit` messages from offsets on (by partition; others from their start), and the next offsets.
 
-        `until`: offsets to stop before; of partitions that it does not name, nothing is read. Raises LogAwayError,
-        LogGapError.
+        `until`: exclusive end offsets; partitions without one are not read. LogAwayError, LogGapError.
         """
-        self._go_to(dict(after))
+        self._seek(dict(after))
         at = dict(after)
         if until is not None:
             self._at_end.update(n for n in self._numbers if at.get(n, 0) >= until.get(n, 0))
@@ -196,31 +195,31 @@ class Partitions:
             for message in self._consumer.consume(limit - len(messages), _LOOK_S):
                 self._take(message, messages, at, until)
             looked = True
-        self._at = at if until is None else None  # beyond it, messages were passed over
+        self._at = at if until is None else None  # messages beyond `until` were skipped
         return messages, at
 
     def ends(self) -> Ends:
-        """First and last offsets of all partitions; LogAwayError."""
+        """Low and high watermarks of all partitions; LogAwayError."""
         try:
             return {
                 number: self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), _ANSWER_S)
                 for number in self.numbers()
             }
         except KafkaException as error:
-            raise LogAwayError(f"Kafka does not answer: {_in_words(error)}") from error
+            raise LogAwayError(f"Kafka does not answer: {_message_of(error)}") from error
 
     def at(self, at_ms: int) -> dict[int, int]:
-        """By partition, the offset of the first message from an instant on, or that after the last; LogAwayError."""
+        """By partition, the offset of the first message from an instant on, or the high watermark; LogAwayError."""
         places = [TopicPartition(self._topic, number, at_ms) for number in self.numbers()]
         try:
             found = self._consumer.offsets_for_times(places, _ANSWER_S)
         except KafkaException as error:
-            raise LogAwayError(f"Kafka does not answer: {_in_words(error)}") from error
+            raise LogAwayError(f"Kafka does not answer: {_message_of(error)}") from error
         ends = self.ends()
         return {one.partition: one.offset if one.offset >= 0 else ends[one.partition][1] for one in found}
 
     def n_messages(self, topic: str) -> int:
-        """How many messages another topic keeps, 0 where there is none yet; LogAwayError."""
+        """The number of messages in another topic, 0 where it does not exist yet; LogAwayError."""
         try:
             found = self._consumer.list_topics(topic, _ANSWER_S).topics[topic]
             if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -230,7 +229,7 @@ class Partitions:
                 for number in found.partitions
             ]
         except KafkaException as error:
-            raise LogAwayError(f"Kafka does not answer: {_in_words(error)}") from error
+            raise LogAwayError(f"Kafka does not answer: {_message_of(error)}") from error
         return sum(high - low for low, high in ends)
 
     def numbers(self) -> list[int]:
@@ -239,7 +238,7 @@ class Partitions:
             try:
                 found = self._consumer.list_topics(self._topic, _ANSWER_S).topics[self._topic]
             except KafkaException as error:
-                raise LogAwayError(f"Kafka does not answer: {_in_words(error)}") from error
+                raise LogAwayError(f"Kafka does not answer: {_message_of(error)}") from error
             if found.error is not None:
                 raise LogAwayError(f"topic {self._topic}: {found.error.str()}; create it, or let the broker")
             self._numbers = sorted(found.partitions)
@@ -247,12 +246,12 @@ class Partitions:
         return self._numbers
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         self._consumer.close()
 
-    def _go_to(self, after: dict[int, int]) -> None:
-        former = self._numbers
-        if self.numbers() == former and self._at == after:
+    def _seek(self, after: dict[int, int]) -> None:
+        previous = self._numbers
+        if self.numbers() == previous and self._at == after:
             return
         places = [TopicPartition(self._topic, n, after.get(n, OFFSET_BEGINNING)) for n in self._numbers]
         self._consumer.assign(places)
@@ -277,9 +276,9 @@ class Partitions:
         elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             self._at = None
             raise LogGapError(
-                f"Kafka has not kept what came after {message.topic()}/{message.partition()}: {error.str()}; "
-                "if there is an archive, `recsys replay FOLDER` first; then `recsys skip-gap READER` lets the reader "
-                "go on with what is kept"
+                f"Kafka no longer has the next messages of {message.topic()}/{message.partition()}: {error.str()}; "
+                "if there is an archive, `recsys replay FOLDER` first; then `recsys skip-gap READER` moves the reader "
+                "to the oldest message that is kept"
             )
         elif not error.retriable() and error.code() != KafkaError._MAX_POLL_EXCEEDED:
             self._at = None
@@ -287,9 +286,9 @@ class Partitions:
 
 
 def place_of(message: Message) -> Place:
-    """Where a message is that a broker has."""
+    """Partition and offset of a message from a broker."""
     partition, offset = message.partition(), message.offset()
-    assert partition is not None  # noqa: S101 - only one that was not sent has none
+    assert partition is not None  # noqa: S101 - None only for one that was not sent
     assert offset is not None  # noqa: S101
     return partition, offset
 
@@ -298,9 +297,9 @@ def _made(kind: Any, settings: dict[str, Any]) -> Any:
     try:
         return kind(settings)
     except KafkaException as error:
-        raise InputError(f"RECSYS_KAFKA_OPTIONS cannot be used: {_in_words(error)}") from None
+        raise InputError(f"RECSYS_KAFKA_OPTIONS cannot be used: {_message_of(error)}") from None
 
 
-def _in_words(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     first = error.args[0] if error.args else error
     return str(first.str() if isinstance(first, KafkaError) else first)

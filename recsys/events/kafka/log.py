@@ -1,10 +1,9 @@
-"""The event log in Kafka, and the tables that say which of its messages count.
+"""The event log in Kafka, and the tables that determine which of its messages count.
 
-A message may be in Kafka twice: its acknowledgement was lost, or the service was killed before it could answer. The row
-of an event in `events` names the one message that counts (partition and offset); whoever reads a message that no row
-decides about writes the row. So an event counts once for every reader, and an erased one for none. The row also has
-the event's type under the name that the shop has for it (`event_names`), and every reader gets that one.
-research/decisions/0010 has the reasons.
+An event may be in Kafka twice: its acknowledgement was lost, or the service was killed before it could answer. The row
+of an event in `events` has the partition and offset of the one message that counts; a reader of a message without a row
+writes it. So every reader gets an event exactly once, and an erased one never. The row also has the event's type under
+the shop's own name (`events.names`), which every reader gets. The reasons: research/decisions/0010.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ where e.event_id = t.event_id and e.digest = t.digest and e.kafka_offset is null
 
 
 class Poison(NamedTuple):
-    """A message that is no event, and why."""
+    """A message that is not a valid event, and why."""
 
     message: Message
     reason: str
 
 
 class _Read(NamedTuple):
-    """A message that is an event."""
+    """A message with its event."""
 
     event: Event
     place: Place
@@ -56,14 +55,14 @@ class _Read(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """What the tables say of an event."""
+    """The stored row of an event."""
 
     event_type: str
     place: Place  # of the message that counts
 
 
 class KafkaLog:
-    """`outbox`: append to the tables alone; `recsys relay` delivers."""
+    """The log in Kafka. `outbox`: `append` writes to the tables only, and `recsys relay` delivers."""
 
     def __init__(
         self,
@@ -79,7 +78,7 @@ class KafkaLog:
         self._group, self.outbox = group, outbox
         self._deliveries: Deliveries | None = None
         self._readers: dict[str, Partitions] = {}
-        self._turns = {name: asyncio.Lock() for name in (group, MONITOR)}
+        self._locks = {name: asyncio.Lock() for name in (group, MONITOR)}
 
     @property
     def name(self) -> str:
@@ -87,36 +86,36 @@ class KafkaLog:
         return f"kafka:{self.kafka.topic}"
 
     async def append(self, events: Sequence[Event]) -> Appended:
-        """See EventLog. First Kafka has the events, then the tables; an error between leaves them to who reads."""
+        """See EventLog. Writes to Kafka, then to the tables; after an error in between, readers write the rows."""
         if not events:
             return Appended()
         if self.outbox:
             return await self._connections.transaction(lambda connection: postgres_log.append(connection, events))
-        judged = await self._connections.transaction(lambda connection: postgres_log.judge(connection, events))
-        new = [events[place] for place in judged.accepted]
+        outcome = await self._connections.transaction(lambda connection: postgres_log.classify(connection, events))
+        new = [events[place] for place in outcome.accepted]
         if not new:
-            return judged
+            return outcome
         places = await self.deliver(new)
         settled = await self._connections.transaction(lambda connection: settle(connection, new, places))
         return Appended(
-            [judged.accepted[place] for place in settled.accepted],
-            judged.duplicates + [judged.accepted[place] for place in settled.duplicates],
-            judged.conflicts + [judged.accepted[place] for place in settled.conflicts],
-            judged.erased + [judged.accepted[place] for place in settled.erased],
+            [outcome.accepted[place] for place in settled.accepted],
+            outcome.duplicates + [outcome.accepted[place] for place in settled.duplicates],
+            outcome.conflicts + [outcome.accepted[place] for place in settled.conflicts],
+            outcome.erased + [outcome.accepted[place] for place in settled.erased],
             settled.position,
         )
 
     async def deliver(self, events: Sequence[Event]) -> list[Place]:
-        """Where Kafka has each of the events, when it has them all; LogAwayError."""
+        """Deliver events; their places, once all are acknowledged. LogAwayError."""
         messages = [{"key": kafka_message.key_of(event), "value": kafka_message.encode(event)} for event in events]
         return await self._producer().deliver(self.kafka.topic, messages)
 
     async def read(self, after: Offset, limit: int, until: Offset | None = None) -> Batch:
-        """See EventLog. Messages that are no events are passed over; the sink moves them to the dead letters."""
+        """See EventLog. Skips messages that are not valid events; the sink moves them to the dead letters."""
         return (await self.read_all(after, limit, until))[0]
 
     async def read_all(self, after: Offset, limit: int, until: Offset | None = None) -> tuple[Batch, list[Poison]]:
-        """As read, and the messages among them that are no events."""
+        """As `read`, and the messages that are not valid events."""
         last = None if until is None else _numbers(until)
         messages, at = await self._with(self._group, lambda reader: reader.fetch(_numbers(after), limit, last))
         found, poison = await self._decoded(messages)
@@ -127,7 +126,7 @@ class KafkaLog:
         return _offset({number: high for number, (_, high) in (await self._ends()).items()})
 
     async def at(self, instant: dt.datetime) -> Offset:
-        """See EventLog; by the time that messages bear."""
+        """See EventLog; by the timestamps of messages."""
         return _offset(await self._with(MONITOR, lambda reader: reader.at(int(instant.timestamp() * 1000))))
 
     async def oldest(self) -> Offset:
@@ -146,7 +145,7 @@ class KafkaLog:
         return min(sum(max(0, high - at.get(number, low)) for number, (low, high) in ends.items()), MAX_LAG + 1)
 
     async def sample(self, n: int) -> list[Event]:
-        """See EventLog; read in the monitor's group."""
+        """See EventLog; reads in the monitor's group."""
 
         def latest(reader: Partitions) -> list[Message]:
             after = {number: max(low, high - n) for number, (low, high) in reader.ends().items()}
@@ -166,7 +165,7 @@ class KafkaLog:
             self._deliveries = None
 
     async def to_dead_letters(self, poison: Sequence[Poison]) -> None:
-        """Have messages in the topic for dead letters, each with its reason and where it was; LogAwayError."""
+        """Write messages to the dead-letter topic, with headers for reason and original place; LogAwayError."""
         messages = [
             {
                 "key": one.message.key(),
@@ -182,11 +181,11 @@ class KafkaLog:
             await self._producer().deliver(self.kafka.dead_letters, messages)
 
     async def n_dead_letters(self) -> int:
-        """Messages that the topic for dead letters keeps; LogAwayError."""
+        """The number of messages in the dead-letter topic; LogAwayError."""
         return await self._with(MONITOR, lambda reader: reader.n_messages(self.kafka.dead_letters))
 
     async def _counted(self, found: list[_Read], poison: list[Poison]) -> list[Event]:
-        """The events of messages that count; rows are written where none decides yet."""
+        """The events of messages that count; writes missing rows."""
         rows = await self._rows(found)
         open_ = [one for one in found if one.event.event_id not in rows]
         if open_:
@@ -201,7 +200,7 @@ class KafkaLog:
         return _decoded(messages, names)
 
     async def _settle(self, found: Sequence[_Read]) -> list[Poison]:
-        """Write rows; one by one where they cannot all be stored, and those that cannot are returned."""
+        """Write rows, one by one if the batch cannot be stored; returns the messages that cannot."""
         events, places = [one.event for one in found], [one.place for one in found]
         try:
             await self._connections.transaction(lambda connection: settle(connection, events, places))
@@ -212,7 +211,7 @@ class KafkaLog:
         return []
 
     async def _rows(self, found: Sequence[_Read]) -> dict[str, _Row]:
-        """By event id: what the tables say of it, where they know the message that counts."""
+        """Rows by event id, of those with the message that counts."""
         ids = [one.event.event_id for one in found]
         if not ids:
             return {}
@@ -228,8 +227,8 @@ class KafkaLog:
         return self._deliveries
 
     async def _with(self, group: str, work: Callable[[Partitions], Answer]) -> Answer:
-        """`work` in another thread with the reader of a group, one at a time."""
-        async with self._turns[group]:
+        """`work` with the reader of a group in another thread, one at a time."""
+        async with self._locks[group]:
             return await asyncio.to_thread(lambda: work(self._reader(group)))
 
     def _reader(self, group: str) -> Partitions:
@@ -239,21 +238,21 @@ class KafkaLog:
 
 
 async def settle(connection: asyncpg.Connection, events: Sequence[Event], places: Sequence[Place]) -> Appended:
-    """Write the rows of messages, and in those that are there without a message, which one counts."""
+    """Write the rows of messages; existing rows without a message get its place."""
     appended = await postgres_log.append(connection, events, places)
-    if there := appended.duplicates:
+    if known := appended.duplicates:
         await connection.execute(
             _PLACE_SQL,
-            [events[i].event_id for i in there],
-            [events[i].digest for i in there],
-            [places[i][0] for i in there],
-            [places[i][1] for i in there],
+            [events[i].event_id for i in known],
+            [events[i].digest for i in known],
+            [places[i][0] for i in known],
+            [places[i][1] for i in known],
         )
     return appended
 
 
 def _as_stored(found: Sequence[_Read], rows: Mapping[str, _Row]) -> list[Event]:
-    """The events of messages that count, with the type that is stored."""
+    """The events of messages that count, with their stored type."""
     return [
         event if event.event_type == row.event_type else event._replace(event_type=row.event_type)
         for event, place, _ in found
@@ -278,7 +277,7 @@ def _numbers(offset: Offset) -> dict[int, int]:
         return {}
     numbers = orjson.loads(offset)
     if not isinstance(numbers, dict):
-        raise ValueError(f"{offset[:40]!r} is no offset of Kafka")
+        raise ValueError(f"{offset[:40]!r} is not an offset of Kafka")
     return {int(number): int(at) for number, at in numbers.items()}
 
 

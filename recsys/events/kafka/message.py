@@ -1,4 +1,4 @@
-"""An event as a message in Kafka: JSON, keyed by who did it, so that the events of one user keep their order."""
+"""An event as a message in Kafka: JSON, keyed by user or session, so that the events of a user stay in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPTIONAL = ("user_id", "session_id", "retry_of", "retried_as", "version")
 
 
 def key_of(event: Event) -> bytes:
-    """The user, or the session of a guest."""
+    """The user, or without one the session."""
     return (event.user_id or event.session_id or "").encode()
 
 
@@ -34,10 +34,10 @@ def encode(event: Event) -> bytes:
 
 
 def decode(message: bytes | None, names: EventNames) -> Event:
-    """The event of a message, its type as in `names`; InputError says why it is none.
+    """The event of a message, its type as in `names`; InputError where it is not valid.
 
-    Others may write to the topic as well: `event_id`, `item_id`, `user_id` or `session_id`, and `occurred_at` (ISO
-    8601) are needed, the rest as in POST /online/data/add. Without `digest`, it is that of the content.
+    Other producers may write to the topic as well: `event_id`, `item_id`, `user_id` or `session_id`, and `occurred_at`
+    (ISO 8601) are required, the rest is as in POST /online/data/add. The default of `digest` is that of the content.
     """
     fields = _object(message)
     optional = {name: _id(fields, name) for name in _OPTIONAL}

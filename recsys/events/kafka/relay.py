@@ -1,7 +1,7 @@
-"""From the tables to Kafka: what the service stored while Kafka was away, or always, where the outbox is on.
+"""Delivers the outbox: events that the service stored in the tables, and Kafka does not have yet.
 
-The tables are the outbox: an event without a place in Kafka is to be delivered, in the order of the log, so in that of
-each user. Killed between delivery and the note of it, the relay delivers again, and one of the two messages counts.
+The tables are the outbox: an event without a place in Kafka is pending, and delivered in the order of the log. If the
+relay is killed between delivery and commit, it delivers again, and one of the two messages counts.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _DELIVERED_SQL = "select event_id from events where event_id = any($1::text[]) a
 
 
 async def step(log: KafkaLog, connections: Transactions) -> int:
-    """Deliver the next events of the outbox; how many rows were passed, 0 at its end. LogAwayError."""
-    after, passed, events = await connections.transaction(_next)
-    if not passed:
+    """Deliver the next events of the outbox; the number of rows read, 0 at its end. LogAwayError."""
+    after, read, events = await connections.transaction(_next)
+    if not read:
         return 0
     places = await log.deliver(events) if events else []
 
-    async def note(connection: asyncpg.Connection) -> None:
+    async def commit(connection: asyncpg.Connection) -> None:
         if events:
             await settle(connection, events, places)
         await keep_offset(connection, READER, after)
 
-    await connections.transaction(note)
-    return passed
+    await connections.transaction(commit)
+    return read
 
 
 async def _next(connection: asyncpg.Connection) -> tuple[Offset, int, list[Event]]:

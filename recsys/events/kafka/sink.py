@@ -1,7 +1,7 @@
-"""From Kafka to the tables: what the service could not write any more, and what others put into the topic.
+"""From Kafka to the tables: events that a killed service could not write, and those of other producers.
 
-Messages that are no events go to the topic for dead letters, each with its reason, and block nobody. Killed between two
-steps, the sink does the last one again: rows stay as they are, a dead letter may be there twice.
+Invalid messages go to the dead-letter topic with the reason, and do not block the rest. If killed, the sink repeats its
+last step: rows stay the same, a dead letter may be written twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BATCH: Final = 500
 
 
 async def step(log: KafkaLog, connections: Transactions) -> int:
-    """Settle the next messages; 0 at the end of the topic. LogAwayError, LogGapError."""
+    """Write the next messages to the tables; their number, 0 at the end of the topic. LogAwayError, LogGapError."""
     after = await connections.transaction(lambda connection: offset_of(connection, READER))
     batch, poison = await log.read_all(after, _BATCH)
     if batch.after == after:

@@ -61,16 +61,16 @@ def archived(folder: Path) -> list[int]:
 def test_old_ones_are_archived_and_go_and_new_ones_stay(world: tuple[str, sa.Engine, Path]) -> None:
     url, engine, folder = world
     settings = Settings(database_url=url, event_days=400, event_archive=folder, _env_file=None)
-    assert commands.let_go(settings, NOW, dry_run=True) == 20
+    assert commands.delete_old(settings, NOW, dry_run=True) == 20
     assert left(engine) == list(range(30))
     assert not folder.exists()
-    assert commands.let_go(settings, NOW, dry_run=False) == 20
+    assert commands.delete_old(settings, NOW, dry_run=False) == 20
     assert left(engine) == list(range(20, 30))
     assert archived(folder) == list(range(30))
     append(url, 30, 33)
-    assert commands.let_go(settings, NOW, dry_run=False) == 0
+    assert commands.delete_old(settings, NOW, dry_run=False) == 0
     assert archived(folder) == list(range(33))
-    assert commands.let_go(settings.model_copy(update={"event_days": None}), NOW, dry_run=False) == 0
+    assert commands.delete_old(settings.model_copy(update={"event_days": None}), NOW, dry_run=False) == 0
 
 
 def test_it_is_a_rule_of_housekeeping_where_it_is_asked_for(world: tuple[str, sa.Engine, Path]) -> None:
@@ -94,14 +94,14 @@ def test_what_a_reader_has_not_passed_stays(world: tuple[str, sa.Engine, Path]) 
         after = [(await log.read("", n)).after for n in (5, 12, 30)]
         row = UpdateRow(1, "m/v1", True, "u/1", None, "c", log.name, after[0], 5, None, 0)
         await TrainingStore(connections).commit(row)
-        assert await retention.let_go(connections, folder, before, portion=2) == 5
+        assert await retention.delete_old(connections, folder, before, portion=2) == 5
         row = row._replace(number=2, after=after[2], parent="c", chain="d")
         await TrainingStore(connections).commit(row)
-        assert await retention.let_go(connections, folder, before, outbox=True) == 0  # the relay has read nothing
+        assert await retention.delete_old(connections, folder, before, outbox=True) == 0  # the relay has read nothing
         await connections.transaction(lambda connection: keep_offset(connection, "relay", after[1]))
-        assert await retention.let_go(connections, folder, before, outbox=True) == 7
+        assert await retention.delete_old(connections, folder, before, outbox=True) == 7
         assert left(engine) == list(range(12, 30))
-        assert await retention.let_go(connections, folder, before) == 8
+        assert await retention.delete_old(connections, folder, before) == 8
 
     connected.run(url, work)
     assert left(engine) == list(range(20, 30))
@@ -111,7 +111,7 @@ def test_what_a_reader_has_not_passed_stays(world: tuple[str, sa.Engine, Path]) 
 def housekept(url: str, engine: sa.Engine, folder: Path) -> int:
     """How many events housekeeping lets go of."""
     settings = Settings(database_url=url, event_days=400, event_archive=folder, local_dir=folder.parent, _env_file=None)
-    assert commands.let_go(settings, NOW, dry_run=True) == commands.let_go(settings, NOW, dry_run=False) == 0
+    assert commands.delete_old(settings, NOW, dry_run=True) == commands.delete_old(settings, NOW, dry_run=False) == 0
     n = commands.archive(settings, folder)["events"]
     assert n == 0, "it is in the archive already"
     ctx = Context(settings, engine, ArtifactStore(str(folder.parent / "artifacts")), Tracker("sqlite://", "nowhere"))
@@ -151,7 +151,7 @@ def test_nothing_goes_while_a_reader_has_never_read(
             await connections.transaction(lambda c: keep_offset(c, "archive:weekly", ""))
         await connections.transaction(lambda c: keep_offset(c, "archive:of_kafka", '{"0": 5}'))
         assert await retention.count(connections, folder, before, outbox=outbox) == 0
-        assert await retention.let_go(connections, folder, before, outbox=outbox) == 0
+        assert await retention.delete_old(connections, folder, before, outbox=outbox) == 0
 
     connected.run(url, work)
     assert left(engine) == archived(folder) == list(range(30))
@@ -164,12 +164,12 @@ def test_an_updater_that_nobody_wants_holds_nothing_up(world: tuple[str, sa.Engi
     with engine.begin() as connection:
         connection.execute(sa.text("update training_state set wanted = 'stopped'"))
     settings = Settings(database_url=url, event_days=400, event_archive=folder, _env_file=None)
-    assert commands.let_go(settings, NOW, dry_run=False) == 20
+    assert commands.delete_old(settings, NOW, dry_run=False) == 20
 
 
 def test_it_is_refused_where_rows_say_what_counts_and_where_a_retry_would_count_twice(tmp_path: Path) -> None:
     options: dict[str, Any] = {"event_days": 400, "kafka_bootstrap_servers": "127.0.0.1:1", "_env_file": None}
     with pytest.raises(InputError, match="Kafka"):
-        commands.let_go(Settings(local_dir=tmp_path, **options), NOW, dry_run=True)
+        commands.delete_old(Settings(local_dir=tmp_path, **options), NOW, dry_run=True)
     with pytest.raises(ValidationError, match="event_days"):
         Settings(event_days=300, _env_file=None)

@@ -113,7 +113,7 @@ def test_killed_at_any_step_it_goes_on_and_holds_each_event_once(
 
 
 def test_what_is_no_archive_or_anothers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no archive"):
+    with pytest.raises(InputError, match="not an archive"):
         asyncio.run(replay(MemoryLog(), tmp_path / "nothing"))
     asyncio.run(archive(filled(1), tmp_path))
     other = MemoryLog()
