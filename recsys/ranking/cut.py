@@ -1,7 +1,6 @@
-"""What the two stages stand on as of one cut: history, catalogue, fitted generators, features, what is masked.
+"""The inputs of the two stages as of a cutoff: history, catalogue, fitted generators, features, masked items.
 
-One recipe for all who need it. Where a generator comes from is an argument: the nightly steps load it from its
-artifact, the evaluation fits it there and then.
+How a generator is fitted is an argument: the nightly steps load it from its artifact, the evaluation fits it in place.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from recsys.features.frame import CATEGORICAL, Features
 from recsys.ranking.two_stage import Stage
 from recsys.types import CandidateGenerator, Catalogue, Interactions, Keys, Task
 
-Fitted = Callable[[str, Interactions, Catalogue], CandidateGenerator]  # name, history, catalogue → what learned of them
-Mask = Callable[[Keys], Any | None]  # user keys → what `candidates` takes as `seen`
+Fitted = Callable[[str, Interactions, Catalogue], CandidateGenerator]  # name, history, catalogue → fitted generator
+Mask = Callable[[Keys], Any | None]  # user keys → the argument `seen` of `candidates`
 
 
 class Cut:
-    """Everything before one instant; features are computed when they are first asked for."""
+    """All inputs before one instant; features are computed lazily."""
 
     def __init__(
         self, data: Dataset, interactions: Interactions, at: int, names: Sequence[str], fitted: Fitted
     ) -> None:
-        """`interactions` of the data set, generators `names` as `fitted` gives them; `at` in microseconds."""
+        """`interactions` of the data set, generators `names` as returned by `fitted`; `at` in microseconds."""
         self.at, self._data = at, data
         self.history, self.catalogue = interactions.before(at), data.catalogue(at)
         self.generators = {name: fitted(name, self.history, self.catalogue) for name in names}
@@ -36,17 +35,17 @@ class Cut:
         return Features(self._data, self.at)
 
     def mask(self, task: Task) -> Mask:
-        """What users are not to be shown for a task."""
+        """The items to mask per user, for a task."""
         return mask_of(self.history, self.catalogue, self._data.meta, task)
 
     def stage(self, task: Task, names: Sequence[str] | None = None) -> Stage:
-        """The first stage of a task, by the generators `names`, or all."""
+        """The candidate stage of a task, with the generators `names`, or all."""
         generators = [self.generators[name] for name in names or self.generators]
         return Stage(generators, self.features, self.mask(task), leave_out=CATEGORICAL)
 
 
 def mask_of(history: Interactions, catalogue: Catalogue, meta: DatasetMeta, task: Task) -> Mask:
-    """What users bought in `history`; nothing where it may be shown again."""
+    """Masks what users bought in `history`; nothing for a task that may show it again."""
     if task is Task.ALL:
         return lambda user_keys: None
     bought = history.of_types(meta.bought_event_types)

@@ -1,6 +1,6 @@
-"""The ranker's feature matrix: what the pool knows of a candidate, and what the features know as of the cut.
+"""The ranker's feature matrix: the pool's columns of a candidate, and the features as of the cutoff.
 
-One function for training and for serving, so both see the same columns in the same order.
+Training and serving share the function, so both have the same columns in the same order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recsys.types import Scores
 
 
 class PairFeatures(Protocol):
-    """Features as of one cut; `recsys.features.frame.Features` is the implementation."""
+    """Features as of a cutoff; `recsys.features.frame.Features` is the implementation."""
 
     def join(self, pairs: pa.Table) -> pa.Table:
         """`pairs` (user_key, item_key), and one numeric column for each feature, rows in the same order."""
@@ -34,12 +34,12 @@ class Frame:
     matrix: NDArray[np.float32]  # (n_rows, n_features), NaN where unknown
 
     def take(self, rows: NDArray[Any]) -> Frame:
-        """The rows that a mask or positions select."""
+        """The rows selected by a mask or positions."""
         return Frame(self.names, self.matrix[rows])
 
 
 def feature_frame(pool: Pool, features: PairFeatures, leave_out: Sequence[str] = ()) -> Frame:
-    """All features of the pool's rows (n_rows). `leave_out`: columns of `features` that are names, not quantities."""
+    """All features of the pool's rows (n_rows). `leave_out`: categorical columns of `features`."""
     pairs = pa.table({col.USER_KEY: pool.user_key[pool.row_of_user], col.ITEM_KEY: pool.item_key})
     joined = features.join(pairs)
     ignored = {col.USER_KEY, col.ITEM_KEY, *leave_out}
@@ -52,7 +52,7 @@ def feature_frame(pool: Pool, features: PairFeatures, leave_out: Sequence[str] =
 
 
 def _agreement(pool: Pool) -> dict[str, Scores]:
-    """How far the generators agree on a candidate: how many found it, its best and its mean standing."""
+    """Agreement of the generators on a candidate: the number that found it, its best rank, its mean share."""
     found = np.stack([values for name, values in pool.columns.items() if name.endswith("_found")])
     ranks = np.stack([values for name, values in pool.columns.items() if name.endswith("_rank")])
     shares = np.stack([values for name, values in pool.columns.items() if name.endswith("_share")])

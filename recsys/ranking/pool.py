@@ -1,8 +1,8 @@
 """The candidates of all generators, merged: one row for each user and item that any generator proposed.
 
-Every generator scores every row, whoever proposed it, so that the ranker sees the whole picture. Columns of a
-generator `g`: `g_score`; `g_rank`, the place of that score among the user's rows (1 is best); `g_share`, the
-score on a scale from 0 (the user's worst row) to 1 (the best); `g_found`, whether it proposed the item.
+Every generator scores every row, whichever proposed it, so that no column is missing. Columns of a generator `g`:
+`g_score`; `g_rank`, the rank of the score among the user's rows (1 is best); `g_share`, the score min-max scaled per
+user to [0, 1]; `g_found`, whether it proposed the item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recsys.types import NO_ITEM, CandidateGenerator, Keys, Scores
 class Pool:
     """Rows grouped by user: those of user `i` are `starts[i]:starts[i + 1]`, items ascending."""
 
-    user_key: Keys  # (n_users,), in the order asked for
+    user_key: Keys  # (n_users,), in the order requested
     starts: NDArray[np.int64]  # (n_users + 1,)
     item_key: Keys  # (n_rows,)
     columns: dict[str, Scores]  # name → (n_rows,), NaN where unknown
@@ -76,21 +76,21 @@ def build_pool(
 
 
 def _pairs(lists: Keys) -> NDArray[np.int64]:
-    """(n_users, n) padded lists → one integer for each pair of a row and an item."""
+    """(n_users, n) padded lists → one integer per pair of row and item."""
     row, place = np.nonzero(lists >= 0)
     return pairs_of(row, lists[row, place])
 
 
 def _columns(name: str, scores: Scores, filled: NDArray[np.bool_]) -> dict[str, Scores]:
-    """Score, rank and share of a generator from (n_users, width), read out where `filled`, each (n_rows,)."""
+    """Score, rank and share of a generator from (n_users, width), at the places `filled`, each (n_rows,)."""
     rank, share = within_user(scores)
     return {f"{name}_score": scores[filled], f"{name}_rank": rank[filled], f"{name}_share": share[filled]}
 
 
 def within_user(scores: Scores) -> tuple[Scores, Scores]:
-    """Rank from 1 (ties share the better one) and position between the row's least (0) and greatest (1) score.
+    """Rank from 1 (ties share the better one) and min-max scaled score (0 to 1) within each row.
 
-    (n_users, width) with NaN where there is no score → two of the same shape, NaN at the same places.
+    (n_users, width) with NaN where there is no score → two arrays of the same shape, NaN at the same places.
     """
     unknown = np.isnan(scores)
     descending = np.where(unknown, np.inf, -scores)

@@ -1,6 +1,6 @@
 """The ranker: gradient boosting over the candidates' features (CatBoost; Prokhorenkova et al. 2018).
 
-Classification of "will it be bought" (Logloss) and a ranking loss (YetiRank; Gulin et al. 2011) are trained with
+A classification loss (Logloss of "will be bought") and a ranking loss (YetiRank; Gulin et al. 2011) are trained with
 equal settings; the one with the better NDCG@10 on the validation users is kept.
 """
 
@@ -27,35 +27,35 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILE = "ranker.cbm"
 DESCRIPTION_FILE = "ranker.json"
-_LOSS_OPTIONS = {"YetiRank": "YetiRank:permutations=3"}  # CatBoost's own 10 take twice as long
+_LOSS_OPTIONS = {"YetiRank": "YetiRank:permutations=3"}  # the default of 10 takes twice as long
 
 
 @dataclass(frozen=True)
 class RankerParams:
-    """How the ranker is trained; the defaults were chosen on a window before the first cut of protocol B4."""
+    """Hyper-parameters; the defaults were chosen on a window before the first cutoff of protocol B4."""
 
     losses: tuple[str, ...] = ("Logloss", "YetiRank")
     iterations: int = 500
     learning_rate: float = 0.1
     depth: int = 6
     l2_leaf_reg: float = 10.0
-    column_share: float = 0.3  # of the features, drawn anew for each split
+    column_share: float = 0.3  # of the features, sampled for each split
     early_stopping_rounds: int = 50
-    n_models: int = 3  # of the chosen loss and number of trees, from all users, whose scores are averaged
+    n_models: int = 3  # averaged; with the chosen loss and number of trees, trained on all users
     max_negatives: int = 100  # per user and window, beside all positives
-    max_rows: int = 2_000_000  # of training, all windows together: users beyond it are left out
+    max_rows: int = 2_000_000  # training rows of all windows together; further users are left out
     threads: int = -1  # all cores
     seed: int = 42
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "losses", tuple(self.losses))  # a JSON list will do
+        object.__setattr__(self, "losses", tuple(self.losses))  # also from a JSON list
         if not self.losses or self.n_models < 1:
             raise InputError("the ranker needs at least one model and one loss, Logloss or YetiRank")
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled rows, those of one user in one window together."""
+    """Labelled rows, grouped by user and window."""
 
     frame: Frame  # (n_rows, n_features)
     label: NDArray[np.bool_]  # (n_rows,)
@@ -66,11 +66,11 @@ class Examples:
         return len(self.label)
 
     def take(self, rows: NDArray[Any]) -> Examples:
-        """The rows that a mask selects."""
+        """The rows selected by a mask."""
         return Examples(self.frame.take(rows), self.label[rows], self.group[rows], self.user_key[rows])
 
     def thinned(self, max_negatives: int, seed: int) -> Examples:
-        """All positives, and at most `max_negatives` random others of each group."""
+        """All positives, and at most `max_negatives` random negatives of each group."""
         lottery = np.where(self.label, -1.0, np.random.default_rng(seed).random(len(self)))
         order = np.lexsort((lottery, self.group))  # positives first within each group
         group = self.group[order]
@@ -80,7 +80,7 @@ class Examples:
 
     @staticmethod
     def concatenate(parts: Sequence[Examples]) -> Examples:
-        """Examples of several windows as one; groups are numbered on."""
+        """Examples of several windows as one; group numbers are offset."""
         if not parts:
             raise TooFewLabelsError(
                 "no user has a label among the candidates: the ranker has nothing to learn from; load a longer history,"
@@ -97,7 +97,7 @@ class Examples:
 
 @dataclass
 class Ranker:
-    """A trained ranker. `report` says how it came to be: loss, validation figures, trees, rows, importance."""
+    """A trained ranker. `report`: loss, validation metrics, number of trees and rows, feature importance."""
 
     names: tuple[str, ...]
     model: Any  # catboost.CatBoost
@@ -106,19 +106,19 @@ class Ranker:
     def score(self, frame: Frame) -> Scores:
         """Scores of candidates (n_rows,), comparable within a user only.
 
-        Raises InputError when the features are not those of the training, ModelError when a score is not finite.
+        Raises InputError when the features differ from those of the training, ModelError when a score is not finite.
         """
         if frame.names != self.names:
             missing, new = set(self.names) - set(frame.names), set(frame.names) - set(self.names)
             raise InputError(
                 f"the ranker was trained on other features (missing: {sorted(missing)}, new: {sorted(new)},"
-                " or in another order); train it again with the generators and features of now"
+                " or in another order); train it again with the current generators and features"
             )
         if not len(frame.matrix):
             return np.zeros(0, dtype=np.float32)
         scores = np.asarray(self.model.predict(frame.matrix, prediction_type="RawFormulaVal"), dtype=np.float32)
         if not np.isfinite(scores).all():
-            raise ModelError("the ranker gives scores that are not finite; keep the former one and train again")
+            raise ModelError("the ranker gives scores that are not finite; keep the previous one and train again")
         return scores
 
     def save(self, folder: Path) -> None:
@@ -141,17 +141,17 @@ class Ranker:
 
 
 def train(training: Examples, validation: Examples, params: RankerParams) -> Ranker:
-    """Train with each loss, keep the better on `validation`, and train that one on all users, `params.n_models` times.
+    """Train with each loss, select the better on `validation`, and train `params.n_models` with it on all users.
 
-    `validation` holds whole pools of other users. Raises InputError when a part has no positive or no negative,
-    ModelError when the model is the same for everything.
+    `validation`: whole pools of other users. Raises TooFewLabelsError when a part has no positive or no negative,
+    ModelError when all scores are equal.
     """
     for name, part in (("training", training), ("validation", validation)):
         if not part.label.any() or part.label.all():
             raise TooFewLabelsError(
                 f"the ranker's {name} rows need both bought and not bought candidates; load more history"
             )
-    # as few negatives as in training: a probability that is right there would look wrong in whole pools
+    # negatives sampled as in training: its probabilities would be miscalibrated on whole pools
     stopping = validation.thinned(params.max_negatives, params.seed)
     tried: dict[str, dict[str, Any]] = {}
     for loss in params.losses:
@@ -167,7 +167,7 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
     chosen = _average(Examples.concatenate([training, stopping]), params, best, n_trees)
     ranker = Ranker(training.frame.names, chosen)
     if np.ptp(ranker.score(validation.frame)) == 0:
-        raise ModelError("the ranker gives every candidate the same score: its features tell nothing apart")
+        raise ModelError("the ranker gives every candidate the same score: its features do not distinguish them")
     importance = chosen.get_feature_importance(_data(stopping, best), type="PredictionValuesChange")
     ranker.report = {
         "loss": best,
@@ -185,14 +185,14 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
 
 
 def mean_ndcg(scores: NDArray[Any], examples: Examples, k: int = 10) -> float:
-    """NDCG@k over the groups that have a positive, of candidates ordered by `scores` (n_rows,)."""
+    """Mean NDCG@k of the groups with a positive, candidates ordered by `scores` (n_rows,)."""
     order = np.lexsort((-scores, examples.group))
     group = examples.group[order]
     place = runs(group)[1]
     positive = np.unique(examples.group[examples.label])
     keep = (place < k) & np.isin(group, positive)
     lists = np.full((len(positive), k), -1, dtype=np.int32)
-    lists[np.searchsorted(positive, group[keep]), place[keep]] = order[keep]  # a row's position stands for its item
+    lists[np.searchsorted(positive, group[keep]), place[keep]] = order[keep]  # the row number serves as the item
     rows = np.flatnonzero(examples.label)
     labels = Labels.from_pairs(np.searchsorted(positive, examples.group[rows]), rows)
     return float(accuracy(lists, labels, (k,))[f"ndcg@{k}"].mean())
@@ -236,7 +236,7 @@ def _fit(training: Examples, validation: Examples | None, params: RankerParams, 
 
 
 class _Progress:
-    """Logs now and then how many trees there are; CatBoost calls it after each."""
+    """Logs the number of trees at intervals; CatBoost's callback after each."""
 
     def __init__(self, loss: str, n_trees: int) -> None:
         self._loss, self._n_trees, self._pace = loss, n_trees, log.Pace()
@@ -244,11 +244,11 @@ class _Progress:
     def after_iteration(self, info: Any) -> bool:
         if self._pace.is_due():
             logger.info("ranker, %s: tree %d of at most %d", self._loss, info.iteration, self._n_trees)
-        return True  # go on
+        return True  # continue
 
 
 def _average(examples: Examples, params: RankerParams, loss: str, n_trees: int) -> Any:
-    """One model that gives the mean score of `n_models`, which differ in their seed alone: less noise, no bias."""
+    """One model with the mean score of `n_models` that differ in the seed only: less variance."""
     from catboost import sum_models
 
     models = []

@@ -1,6 +1,6 @@
-"""The two stages together: candidates of fitted generators, features as of a cut, a ranker over them.
+"""The two stages: candidates of fitted generators, features as of a cutoff, a ranker.
 
-Everything here works in chunks of users, so that memory does not grow with their number.
+All functions work in chunks of users, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ CANDIDATES_PER_GENERATOR = 200
 
 @dataclass(frozen=True)
 class Stage:
-    """What there is as of one cut: generators fitted on the events before it, features of then, what is masked."""
+    """The candidate stage as of a cutoff: generators fitted on the events before it, features, masked items."""
 
     generators: Sequence[CandidateGenerator]
     features: PairFeatures
     seen: Callable[[Keys], Any | None] = lambda user_keys: None  # user keys → CSR for `candidates`, rows as given
     n_candidates: int | Mapping[str, int] = CANDIDATES_PER_GENERATOR  # of each generator, or by its name
-    leave_out: Sequence[str] = ()  # features that are names of things, not quantities
+    leave_out: Sequence[str] = ()  # categorical features
 
     def pools(self, user_keys: Keys, chunk: int = USERS_PER_CHUNK) -> Iterator[tuple[slice, Pool]]:
-        """Candidates of `user_keys` (n,), with the slice of users that each chunk stands for."""
+        """Candidates of `user_keys` (n,) in chunks, each with its slice of users."""
         pace = log.Pace()
         for start in range(0, len(user_keys), chunk):
             if pace.is_due():
@@ -63,10 +63,10 @@ def examples_of(
     seed: int = 0,
     chunk: int = USERS_PER_CHUNK,
 ) -> Examples:
-    """Labelled candidates of the users in `labels`: of each user all positives and at most `max_negatives` others.
+    """Labelled candidates of the users in `labels`: per user all positives and at most `max_negatives` negatives.
 
-    Users without a positive among their candidates teach nothing and are left out; so are users beyond
-    `max_rows`, in a random order. Raises TooFewLabelsError when no user is left.
+    Left out are users without a positive among their candidates and, in random order, those beyond `max_rows`.
+    Raises TooFewLabelsError when no user is left.
     """
     rng = np.random.default_rng(seed)
     users = rng.permutation(labels.user_key)
@@ -89,7 +89,7 @@ def examples_of(
 def sample_rows(
     pool: Pool, label: NDArray[np.bool_], max_negatives: int | None, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Positions of rows, ascending: all positives and up to `max_negatives` random others of users with a positive."""
+    """Positions of rows, ascending: all positives and up to `max_negatives` random others per user with a positive."""
     user = pool.row_of_user
     n_positive = np.bincount(user[label], minlength=len(pool.user_key))
     lottery = np.where(label, -1.0, rng.random(len(pool)))
@@ -101,18 +101,18 @@ def sample_rows(
 
 @dataclass(frozen=True)
 class WindowExamples:
-    """What one label window gives to the ranker; it needs neither generators nor features any more."""
+    """The examples of one label window; they need neither generators nor features."""
 
-    training: Examples | None  # of training users, negatives sampled; None: nobody has a label among the candidates
+    training: Examples | None  # of training users, negatives sampled; None: no label among the candidates
     validation: Examples | None  # of validation users, whole pools
 
 
 def window_examples(
     stage: Stage, labels: Labels, params: RankerParams, *, hold_out: bool = False, max_rows: int | None = None
 ) -> WindowExamples:
-    """The labelled candidates of one window, users split by a stable hash of their key, the same in every window.
+    """The labelled candidates of one window, users split by a hash of their key, the same in every window.
 
-    With `hold_out` a tenth of the users stays out altogether, for the gate. `max_rows` of each part.
+    With `hold_out` a tenth of the users is held out for the gate. `max_rows`: of each part.
     """
     validates = is_validation(labels.user_key)
     trains = ~validates & ~is_held_out(labels.user_key) if hold_out else ~validates
@@ -128,9 +128,9 @@ def window_examples(
 
 
 def train_on(windows: Sequence[WindowExamples], params: RankerParams) -> Ranker:
-    """Train on label windows, and validate on the other users of all of them: one window's would be few.
+    """Train on the training users of all windows, validate on the validation users of all windows.
 
-    Raises TooFewLabelsError when no window has anything to train on, or to validate on.
+    Raises TooFewLabelsError when no window has training or validation examples.
     """
     training = Examples.concatenate([window.training for window in windows if window.training])
     validation = Examples.concatenate([window.validation for window in windows if window.validation])
@@ -138,11 +138,10 @@ def train_on(windows: Sequence[WindowExamples], params: RankerParams) -> Ranker:
 
 
 def rank(ranker: Ranker, stage: Stage, user_keys: Keys, n: int, *, chunk: int = USERS_PER_CHUNK) -> Lists:
-    """The best `n` candidates of each user, best first, with the generator that placed each of them best.
+    """The best `n` candidates of each user, best first, each with the generator that ranked it best.
 
-    `Lists.source` counts in the order of `stage.generators`. Users without candidates get an empty list. Raises
-    ModelError when the ranker gives the same score to everything, or scores that are not finite; EmptyResultError
-    when nobody has a candidate.
+    `Lists.source` are positions in `stage.generators`. Users without candidates get an empty list. Raises ModelError
+    when all scores are equal or one is not finite, EmptyResultError when no user has a candidate.
     """
     lists = Lists(
         user_keys,
@@ -161,12 +160,12 @@ def rank(ranker: Ranker, stage: Stage, user_keys: Keys, n: int, *, chunk: int = 
     if not n_rows:
         raise EmptyResultError(f"none of the generators {names} has a candidate for any of {len(user_keys)} users")
     if n_rows > 1 and least == greatest:
-        raise ModelError("the ranker gives every candidate the same score; keep the former one and train again")
+        raise ModelError("the ranker gives every candidate the same score; keep the previous one and train again")
     return lists
 
 
 def _write_best(lists: Lists, part: slice, pool: Pool, scores: Scores, source: NDArray[np.int16]) -> None:
-    """Put the best of the pool into rows `part` of `lists`; equal scores keep the order of their keys."""
+    """Write the best of the pool into rows `part` of `lists`; ties are ordered by key."""
     user = pool.row_of_user
     order = np.lexsort((-scores, user))
     place = np.arange(len(order)) - pool.starts[user[order]]
@@ -178,7 +177,7 @@ def _write_best(lists: Lists, part: slice, pool: Pool, scores: Scores, source: N
 
 
 def _source(pool: Pool, names: Sequence[str]) -> NDArray[np.int16]:
-    """Of the generators that proposed a row, the one that ranks it best, (n_rows,)."""
+    """The generator that ranks a row best, of those that proposed it, (n_rows,)."""
     ranks = np.stack([np.where(pool.columns[f"{n}_found"] > 0, pool.columns[f"{n}_rank"], np.inf) for n in names])
     return ranks.argmin(axis=0).astype(np.int16)
 
@@ -189,6 +188,6 @@ def _labelled(pool: Pool, labels: Labels) -> NDArray[np.bool_]:
 
 
 def _only(pool: Pool, rows: NDArray[np.int64]) -> Pool:
-    """The pool with only `rows` (ascending) left; columns were computed over the whole pool and stay as they are."""
+    """The pool reduced to `rows` (ascending); columns keep their values, computed over the whole pool."""
     starts = np.searchsorted(rows, pool.starts)
     return Pool(pool.user_key, starts, pool.item_key[rows], {n: v[rows] for n, v in pool.columns.items()})

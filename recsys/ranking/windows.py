@@ -1,4 +1,4 @@
-"""Which label windows the ranker trains on, and which users it never sees."""
+"""The label windows that the ranker trains on, and the split of users into training, validation and held-out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MULTIPLIER, _MODULUS = 2_654_435_761, 2**32  # Knuth's multiplicative hash
 
 
 def training_windows(interactions: Interactions, *, n: int, days: float) -> list[Window]:
-    """The last `n` windows of `days` before `interactions.cut_at`, oldest first, the last one ending there.
+    """The last `n` windows of `days`, oldest first, the last one ending at `interactions.cut_at`.
 
-    Left out are windows that begin before the first event. Raises TooFewLabelsError when none is left: the data must
-    be longer than one window.
+    Windows that begin before the first event are left out. Raises TooFewLabelsError when none is left: the data must
+    span more than one window.
     """
     found = windows(interactions.cut_at, n=n, days=days)
     first_at = int(interactions.occurred_at[0]) if len(interactions) else interactions.cut_at
@@ -33,15 +33,15 @@ def training_windows(interactions: Interactions, *, n: int, days: float) -> list
 
 
 def place_of_user(user_keys: NDArray[np.integer]) -> NDArray[np.float64]:
-    """A number in [0, 1) for each user key, the same in every run, on every machine, for every window."""
+    """A hash of each user key in [0, 1), the same in every run, on every machine, for every window."""
     return (user_keys.astype(np.uint64) * _MULTIPLIER % _MODULUS).astype(np.float64) / _MODULUS
 
 
 def is_held_out(user_keys: NDArray[np.integer], share: float = HELD_OUT_SHARE) -> NDArray[np.bool_]:
-    """Which users never train a ranker, same shape as `user_keys`."""
+    """Mask of the held-out users, who never train a ranker, same shape as `user_keys`."""
     return place_of_user(user_keys) < share
 
 
 def is_validation(user_keys: NDArray[np.integer], share: float = VALIDATION_SHARE) -> NDArray[np.bool_]:
-    """Which users only stop the training, same shape as `user_keys`; apart from those held out (share ≤ 0.9)."""
+    """Mask of the validation users, same shape as `user_keys`; disjoint from the held-out ones (share ≤ 0.9)."""
     return place_of_user(user_keys) >= 1 - share

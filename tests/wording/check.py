@@ -20,7 +20,7 @@ EXCLUDED = (
         f"fast_api_service/{name}"
         for name in ("auth/", "events/", "middleware/", "postgres/", "predict/", "recommend/", "runtime/", "app.py")
     ),
-    *(f"recsys/{name}" for name in ("ranking/", "serving/", "steps/")),
+    *(f"recsys/{name}" for name in ("serving/", "steps/")),
     "fast_api_service/catalogue/objects.py",
     "recsys/storage/raw_differences.py",
     "recsys/storage/raw_snapshot.py",
