@@ -1,7 +1,7 @@
-"""What every step stands on: settings, database, artifacts, MLflow, and the record of what steps have made.
+"""The services that every step depends on: settings, database, artifacts, MLflow, and the record of runs.
 
-Steps find each other's results in `training_runs`, always for one named data set and never by "latest":
-`dataset=None` resolves once, to the newest prepared data set, and everything after is looked up for that one.
+Steps find each other's results in `training_runs`, always by data set and never by "latest": `dataset=None` resolves
+once, to the newest prepared data set, and all later lookups are for that one.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SERVING = "serving"
-SKIPPED = "skipped"  # MLflow's experiment of steps that had nothing to do
-HISTORY = "history"  # fitted on data before a label window, for the ranker's training rows alone
+SKIPPED = "skipped"  # MLflow experiment of skipped steps
+HISTORY = "history"  # fitted on data before a label window, for the ranker's training rows only
 
 
 @dataclass
 class Context:
-    """The services of one step; opened by the step itself, or given by a test."""
+    """The services of one step; opened by the step itself, or passed by a test."""
 
     settings: Settings
     engine: sa.Engine
@@ -48,9 +48,9 @@ class Context:
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Context:
-        """Everything that the settings name; starts the embedded Postgres when no other is named.
+        """The services of the settings; starts the embedded Postgres when no other is configured.
 
-        InputError where the tables are not those of this release.
+        InputError where the schema is not that of this release.
         """
         chosen = settings or settings_module.load()
         database = engine(chosen)
@@ -63,7 +63,7 @@ class Context:
         )
 
     def dataset(self, ref: str | None = None) -> tuple[str, Dataset]:
-        """A prepared data set by reference, the newest one when `ref` is None; its files are checked once."""
+        """A prepared data set by reference, the newest when `ref` is None; its files are verified once."""
         if ref is None:
             ref = self.newest("prepare_dataset")
             if ref is None:
@@ -74,7 +74,7 @@ class Context:
         return ref, self._open[ref]
 
     def newest(self, step: str, dataset: str | None = None, *, purpose: str = SERVING) -> str | None:
-        """The artifact of the newest succeeded run of a step (for one data set), None when there is none."""
+        """The artifact of the newest successful run of a step (for one data set), None when there is none."""
         query = (
             sa.select(training_runs.c.artifact)
             .where(training_runs.c.step == step, training_runs.c.status == "succeeded")
@@ -88,7 +88,7 @@ class Context:
             return connection.execute(query).scalar_one_or_none()
 
     def history(self, step: str, dataset: str) -> dict[int, str]:
-        """The artifacts that a step fitted for the ranker's label windows: cut (microseconds) → reference."""
+        """The artifacts that a step fitted for the ranker's label windows: cutoff (microseconds) → reference."""
         query = (
             sa.select(training_runs.c.as_of, training_runs.c.artifact)
             .where(training_runs.c.step == step, training_runs.c.dataset == dataset)
@@ -99,7 +99,7 @@ class Context:
             return {microseconds(as_of): ref for as_of, ref in connection.execute(query)}
 
     def verdict(self, step: str, dataset: str, artifact: str) -> tuple[bool, str] | None:
-        """Whether an artifact was accepted when it was made, and why; None when the step did not get that far."""
+        """Whether the gate accepted an artifact, and why; None when the step did not reach the gate."""
         query = (
             sa.select(training_runs.c.status, training_runs.c.reason)
             .where(training_runs.c.step == step, training_runs.c.dataset == dataset)
@@ -114,7 +114,7 @@ class Context:
         return found.status == "succeeded", found.reason or ""
 
     def refusal(self, step: str, dataset: str) -> str | None:
-        """Why the newest run of a step for a data set made nothing that serves, None when there was none."""
+        """Why the newest refused run of a step for a data set was refused, None when there was none."""
         query = (
             sa.select(training_runs.c.reason)
             .where(training_runs.c.step == step, training_runs.c.dataset == dataset)
@@ -126,9 +126,9 @@ class Context:
             return connection.execute(query).scalar_one_or_none()
 
     def champion(self, model: str) -> str | None:
-        """The model that serves: the accepted one of the newest data whose artifact is there; None when there is none.
+        """The model in service: the accepted one of the newest data whose artifact exists; None when there is none.
 
-        This database says so alone: MLflow is told, and shows it.
+        This database is authoritative; MLflow only shows it.
         """
         query = (
             sa.select(training_runs.c.artifact)
@@ -141,28 +141,28 @@ class Context:
         for ref in refs:
             if self.store.exists(ref):
                 return str(ref)
-            logger.warning("the champion %s is not in the artifact store; the one before it serves", ref)
+            logger.warning("the champion %s is not in the artifact store; using the one before it", ref)
         return None
 
     def serving_model(self, model: str, dataset: str) -> str:
-        """The artifact that serves for a data set: the one trained on it, or else the champion.
+        """The artifact to serve for a data set: the one trained on it, else the champion.
 
-        NothingToDoError when none was accepted; NotFoundError, which says which step to run, when it was not run.
+        NothingToDoError when none was accepted; NotFoundError with the step to run when it was not run.
         """
         ref = self.newest(f"train_{model}", dataset) or self.champion(model)
         if ref is None and (reason := self.refusal(f"train_{model}", dataset)):
             raise NothingToDoError(f"there is no {model} model: {reason}")
         if ref is None:
             raise NotFoundError(
-                f"no {model} model has been accepted yet; run train_{model}, or read what its gate said"
+                f"no {model} model has been accepted yet; run train_{model}, or see the reason of its gate"
             )
         return ref
 
     def show_champion(self, model: str, artifact: str, version: str, decision: GateDecision) -> None:
-        """Show in MLflow that a registered version is the champion, or why it is not. Which one serves is decided by
-        the runs in Postgres, see `champion`.
+        """Show in MLflow that a registered version is the champion, or why it is not. The runs in Postgres decide which
+        one is, see `champion`.
 
-        A model of older data than the champion's, from a run for a past interval, does not take its place.
+        A model of older data than the champion's, from a run for a past interval, does not replace it.
         """
         champion = self.champion(model)
         if decision.accepted:
@@ -188,7 +188,7 @@ class Context:
         metrics: Mapping[str, float] | None = None,
         mlflow_run_id: str | None = None,
     ) -> None:
-        """Write down what a step made (`as_of` in microseconds); a result stands once, with its newest verdict."""
+        """Record a run (`as_of` in microseconds); it replaces an earlier record of the same result."""
         row = {
             "step": step,
             "dataset": dataset,
@@ -207,7 +207,7 @@ class Context:
 
 
 def require_purpose(manifest: Manifest, purpose: str) -> None:
-    """Refuse a model that was fitted for something else than `purpose`."""
+    """ModelError for a model that was fitted for another purpose."""
     found = manifest.meta.get("purpose")
     if found == purpose:
         return
@@ -220,8 +220,8 @@ def require_purpose(manifest: Manifest, purpose: str) -> None:
 
 
 def may_skip(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A step that may have nothing to make of a data set: then its result says why under "skipped", and so do the log,
-    the record of runs and a run in MLflow; other steps go on without it."""
+    """Decorates a step that may have nothing to do for a data set: the reason is then in its result ("skipped"), the
+    log, the record of runs and a run in MLflow, and other steps continue without it."""
     name = run.__module__.rsplit(".", 1)[-1]
 
     @functools.wraps(run)
@@ -234,15 +234,15 @@ def may_skip(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
             return run(ref, force, ctx=ctx, **others)
         except NothingToDoError as error:
             logger.warning("%s is skipped: %s", name, error)
-            noted = _noted(ctx, f"{name} {data.meta.as_of_at:%Y-%m-%d}", step=name, dataset=ref, skipped=str(error))
-            ctx.record(name, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error), mlflow_run_id=noted)
+            shown = _logged(ctx, f"{name} {data.meta.as_of_at:%Y-%m-%d}", step=name, dataset=ref, skipped=str(error))
+            ctx.record(name, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error), mlflow_run_id=shown)
             return {"dataset": ref, "skipped": str(error)}
 
     return wrapped
 
 
-def _noted(ctx: Context, name: str, **tags: str) -> str | None:
-    """A run in MLflow that says why a step was skipped: its id. None where MLflow is away, which holds up no list."""
+def _logged(ctx: Context, name: str, **tags: str) -> str | None:
+    """Log to MLflow why a step was skipped; the id of the run, or None where MLflow is unavailable."""
     try:
         with ctx.tracker.run(SKIPPED, name, tags=tags) as run:
             return run.run_id
@@ -252,7 +252,7 @@ def _noted(ctx: Context, name: str, **tags: str) -> str | None:
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function a step: it logs how long it took, and starts over while Postgres is away for a while."""
+    """Decorates a function as a step: logs its duration, and retries it while Postgres is away for a while."""
     name = function.__module__.rsplit(".", 1)[-1]
 
     @functools.wraps(function)
@@ -260,8 +260,8 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
         log.setup()
         patience_s = settings_module.load().database_patience_s
         started = time.monotonic()
-        asked = {k: v for k, v in kwargs.items() if k != "ctx" and v is not None}  # a context holds passwords
-        logger.info("%s: start %s", name, asked)
+        given = {k: v for k, v in kwargs.items() if k != "ctx" and v is not None}  # a context has passwords
+        logger.info("%s: start %s", name, given)
         result = with_patience(lambda: function(*args, **kwargs), patience_s)
         logger.info("%s: done in %.1f s: %s", name, time.monotonic() - started, result)
         return result

@@ -1,4 +1,4 @@
-"""Write the default lists: what is popular overall, and within each category and its descendants."""
+"""Write the default lists: popular items overall, and within each category and its descendants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recsys.types import Candidates, Lists
 
 @step
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
-    """One list for all items and one per category that holds popular items; `dataset`: the newest when None."""
+    """One list for all items and one per category that has popular items; `dataset`: the newest when None."""
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
     params = generator_params(ctx, "popular")

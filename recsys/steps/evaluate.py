@@ -1,7 +1,7 @@
-"""Measure popularity, each generator alone and the two stages on past label windows: protocol B4.
+"""Evaluate popularity, each generator alone and the two stages on past label windows: protocol B4.
 
-The cuts are one label window apart, and so are the ranker's training windows: the generators fitted at a cut serve
-to measure that cut and to train the rankers of the later ones. One cut's models are in memory at a time.
+The cutoffs are one label window apart, as are the ranker's training windows: the generators fitted at a cutoff are
+evaluated there and train the rankers of the later ones. One cutoff's models are in memory at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LIST_LENGTH = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and how."""
+    """Configuration of an evaluation."""
 
     generators: Sequence[str]
     generator_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -60,9 +60,9 @@ def run(
     *,
     ctx: Context | None = None,
 ) -> dict[str, Any]:
-    """Print the tables, log them to MLflow, write `report.json` and `report.csv` into `out` if given.
+    """Print the tables, log them to MLflow, and write `report.json` and `report.csv` into `out` if given.
 
-    `dataset`: a reference, the newest when None. Raises InputError when the data is too short for the cuts.
+    `dataset`: a reference, the newest when None. Raises InputError when the data span too little time for the cuts.
     """
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
@@ -94,7 +94,7 @@ def run(
 
 
 def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]:
-    """The rows of the report, and what each ranker says of its training (one for each task and cut)."""
+    """The rows of the report, and each ranker's training report (one per task and cut)."""
     interactions = data.interactions()
     measured_windows = windows(interactions.cut_at, n=plan.cuts, days=plan.days)
     first_at = int(interactions.occurred_at[0])
@@ -136,7 +136,7 @@ def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]
 
 
 class _Fits:
-    """Generators fitted here, those that can going on from an earlier cut, and the seconds that each took."""
+    """Fits generators, with a warm start from the earlier cut where possible, and measures the seconds of each."""
 
     def __init__(self, plan: Plan, earlier: Mapping[str, CandidateGenerator]) -> None:
         self._plan, self._earlier = plan, earlier
@@ -145,14 +145,14 @@ class _Fits:
     def __call__(self, name: str, history: Interactions, catalogue: Catalogue) -> CandidateGenerator:
         started = time.monotonic()
         generator = registry.make(name, self._plan.generator_params.get(name, {}))
-        goes_on = {"start_from": self._earlier[name]} if name in self._earlier and registry.continues(name) else {}
-        fitted = generator.fit(history, catalogue, **goes_on)
+        warm_start = {"start_from": self._earlier[name]} if name in self._earlier and registry.continues(name) else {}
+        fitted = generator.fit(history, catalogue, **warm_start)
         self.seconds[name] = time.monotonic() - started
         return fitted
 
 
 class _AtCut:
-    """What is measured at one cut."""
+    """The evaluation at one cut."""
 
     def __init__(
         self,
@@ -171,13 +171,13 @@ class _AtCut:
         self.seconds = fits.seconds | {TWO_STAGE: time.monotonic() - started}
 
     def stage(self, task: Task) -> Stage:
-        """The first stage of a task: own items are proposed where they count, masked where they do not."""
+        """The candidate stage of a task: a user's own items are proposed where they count, else masked."""
         return self.cut.stage(task, None if task is Task.ALL else self.plan.generators)
 
     def measure(
         self, task: Task, labels: Labels, examples: Sequence[WindowExamples]
     ) -> tuple[list[Measured], dict[str, Any]]:
-        """Every generator alone, and the two stages trained on the windows before."""
+        """Evaluate every generator alone, and the two stages trained on the windows before."""
         stage, users = self.stage(task), labels.user_key
         ground = self._ground(task, labels)
         results = []
@@ -218,6 +218,6 @@ def _name(row: Row) -> str:
 
 
 def peak_memory_mib() -> float:
-    """The most that this process ever held in memory."""
+    """Peak resident memory of this process, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 2**20

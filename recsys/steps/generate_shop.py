@@ -1,4 +1,4 @@
-"""Write the files of a generated shop, to be imported as source `retailrocket`."""
+"""Write the files of a synthetic shop, to be imported as source `retailrocket`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def run(
     seed: int = 42,
     property_rows_per_item: int = PROPERTY_ROWS_PER_ITEM,
 ) -> dict[str, Any]:
-    """Write `events.csv`, `item_properties_part1.csv`, `…2.csv` and `category_tree.csv`; gives their row counts.
+    """Write `events.csv`, `item_properties_part1.csv`, `…2.csv` and `category_tree.csv`; returns their row counts.
 
-    The same arguments give the same files. Raises InputError for sizes that make no shop.
+    Deterministic for given arguments. Raises InputError for sizes that are too small.
     """
     log.setup()
     started = time.monotonic()

@@ -1,7 +1,7 @@
-"""End what grows: artifacts, downloads, half-written files, rows, logs and MLflow runs that nobody needs any more.
+"""Retention: deletes artifacts, downloads, partial files, rows, logs and MLflow runs that are not needed any more.
 
-Each rule says what is old, by one setting, and can be asked without anything going (`dry_run`). Lists of former
-publications go with each publication (`recsys.storage.pruning`), updates of DeepFM with each base.
+Each rule has one setting for the age, and can be run without deleting (`dry_run`). Lists of earlier publications are
+also deleted with each publication (`recsys.storage.pruning`), updates of DeepFM with each base.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from recsys.storage.tables import list_versions, model_updates, publications, tr
 logger = logging.getLogger(__name__)
 
 EXPORTS: Final = "deepfm_export"
-# Kinds of artifacts that no run names, and which of their inputs says whose they are.
+# Kinds of artifacts that no run records → the input that identifies their database.
 _MADE_OF: Final = {"deepfm_update": "model", LISTS: "dataset"}
-SERVED_AS: Final = {"deepfm": "deepfm_serving"}  # what the service loads of a model is another kind, same version
+SERVED_AS: Final = {"deepfm": "deepfm_serving"}  # kind of a model → kind of its serving artifact, same version
 MODELS: Final = ("als", "deepfm", "ranker")
-HALF_DONE_DAYS: Final = 1.0  # nobody writes for so long
+PARTIAL_DAYS: Final = 1.0  # longer than any write
 _EXAMPLES: Final = 5
 
 
-class Gone(NamedTuple):
-    """What a rule let go of, or would."""
+class Deleted(NamedTuple):
+    """What a rule deleted, or would."""
 
     n: int
     n_bytes: int = 0
     examples: tuple[str, ...] = ()
-    n_foreign: int = 0  # as old, but not of this database: they stay
+    n_foreign: int = 0  # as old, but of another database: they are kept
 
 
 @step
 def run(dry_run: bool = False, *, ctx: Context | None = None, now: dt.datetime | None = None) -> dict[str, Any]:
-    """Let go of what is older than the settings keep it; with `dry_run` only say what would go, and how much it is.
+    """Delete what is older than the settings' retention; with `dry_run` only report what would be, and its size.
 
-    `now`: aware; the present when None. A rule that fails keeps no other from being applied; a HousekeepingError
-    names those that did at the end.
+    `now`: aware; the present when None. All rules are applied even if one fails; the HousekeepingError at the end
+    names the failed ones.
     """
     ctx, now = ctx or Context.open(), now or dt.datetime.now(dt.UTC)
-    report: dict[str, Gone] = {}
+    report: dict[str, Deleted] = {}
     failed: dict[str, Exception] = {}
     for name, rule in _rules(ctx, now, dry_run):
         try:
@@ -65,17 +65,17 @@ def run(dry_run: bool = False, *, ctx: Context | None = None, now: dt.datetime |
     _show(report, dry_run)
     if failed:
         reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        raise HousekeepingError(f"housekeeping could not end everything that grows: {reasons}")
-    return {"dry_run": dry_run, **{name: gone._asdict() for name, gone in report.items()}}
+        raise HousekeepingError(f"housekeeping could not apply all rules: {reasons}")
+    return {"dry_run": dry_run, **{name: deleted._asdict() for name, deleted in report.items()}}
 
 
-def _rules(ctx: Context, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str, Callable[[], Gone]]]:
+def _rules(ctx: Context, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str, Callable[[], Deleted]]]:
     keep, rows = ctx.settings, partial(_rows, ctx, now, dry_run)
     local = keep.local_dir
     logs = [local / "log", local / "airflow" / "logs", *keep.log_folders]
     yield f"artifacts unused for {keep.artifact_days:g} days", lambda: _artifacts(ctx, now, dry_run)
     yield f"exports older than {keep.export_days:g} days", lambda: _exports(ctx, now, dry_run)
-    yield "half-written files older than a day", lambda: _half_done(ctx, now, dry_run)
+    yield "half-written files older than a day", lambda: _partial(ctx, now, dry_run)
     yield "lists of former publications", lambda: _lists(ctx, dry_run)
     yield f"answers shown more than {keep.exposure_days:g} days ago", lambda: rows(expiry.exposures, keep.exposure_days)
     yield (
@@ -86,7 +86,7 @@ def _rules(ctx: Context, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str,
         of_the_database = keep.model_copy(update={"database_url": url_of(ctx.engine)})
         yield (
             f"events received more than {keep.event_days:g} days ago, archived first",
-            lambda: Gone(commands.delete_old(of_the_database, now, dry_run=dry_run)),
+            lambda: Deleted(commands.delete_old(of_the_database, now, dry_run=dry_run)),
         )
     yield f"sessions idle for {keep.guest_days:g} days", lambda: rows(expiry.guests, keep.guest_days)
     yield (
@@ -97,14 +97,14 @@ def _rules(ctx: Context, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str,
     yield f"MLflow runs older than {keep.run_days:g} days", lambda: _runs(ctx, now, dry_run)
 
 
-def _rows(ctx: Context, now: dt.datetime, dry_run: bool, expire: Callable[..., expiry.Expired], days: float) -> Gone:
+def _rows(ctx: Context, now: dt.datetime, dry_run: bool, expire: Callable[..., expiry.Expired], days: float) -> Deleted:
     found = expire(ctx.engine, now, days, dry_run=dry_run)
-    return Gone(found.n_rows, found.n_bytes)
+    return Deleted(found.n_rows, found.n_bytes)
 
 
 def needed(ctx: Context) -> set[str]:
-    """References of the artifacts that something may still ask for: what kept publications name, champions, what the
-    newest data set was made into, and the updates of DeepFM that workers follow."""
+    """References of the artifacts still in use: of kept publications, champions, results of the newest data set, and
+    the updates of DeepFM that workers follow."""
     newest = ctx.newest("prepare_dataset")
     kept = publications.c.status != "pruned"
     with ctx.engine.connect() as connection:
@@ -125,8 +125,7 @@ def needed(ctx: Context) -> set[str]:
 
 
 def _own(ctx: Context) -> set[str]:
-    """References of all that this database's runs have made: what else is in the store may be another database's,
-    whose readers stand on it."""
+    """References of all artifacts of this database's runs: others in the store may be in use by another database."""
     with ctx.engine.connect() as connection:
         made = sa.select(training_runs.c.artifact).where(training_runs.c.artifact.is_not(None))
         refs = set(connection.scalars(made.distinct()))
@@ -138,8 +137,8 @@ def _served(refs: set[str]) -> set[str]:
     return {f"{SERVED_AS[kind]}/{version}" for kind, version in map(split_ref, refs) if kind in SERVED_AS}
 
 
-def _artifacts(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
-    own, keep = _own(ctx), needed(ctx)  # what is made meanwhile is not of `own`: it stays
+def _artifacts(ctx: Context, now: dt.datetime, dry_run: bool) -> Deleted:
+    own, keep = _own(ctx), needed(ctx)  # own first: artifacts made meanwhile are not in it, and kept
     unused = [
         (manifest, n_bytes)
         for kind in ctx.store.kinds()
@@ -157,15 +156,15 @@ def _artifacts(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
             ctx.store.delete(ref)
         for kind in ctx.store.kinds():
             ctx.store.forget(kind, {version for one, version in map(split_ref, keep) if one == kind}.__contains__)
-    return _gone(old)._replace(n_foreign=len(unused) - len(old))
+    return _deleted(old)._replace(n_foreign=len(unused) - len(old))
 
 
-def _exports(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
+def _exports(ctx: Context, now: dt.datetime, dry_run: bool) -> Deleted:
     old = [(manifest.ref, n_bytes) for manifest, n_bytes in _older(ctx, EXPORTS, now, ctx.settings.export_days)]
     if not dry_run:
         for ref, _ in old:
             ctx.store.delete(ref)
-    return _gone(old)
+    return _deleted(old)
 
 
 def _older(ctx: Context, kind: str, now: dt.datetime, days: float) -> Iterator[tuple[Manifest, int]]:
@@ -175,27 +174,27 @@ def _older(ctx: Context, kind: str, now: dt.datetime, days: float) -> Iterator[t
         ref = f"{kind}/{version}"
         try:
             manifest = ctx.store.manifest(ref)
-        except (ArtifactError, NotFoundError) as error:  # it is being deleted, or it is damaged: somebody should look
-            logger.warning("housekeeping leaves %s alone: %s", ref, error)
+        except (ArtifactError, NotFoundError) as error:  # being deleted, or damaged: needs manual attention
+            logger.warning("housekeeping skips %s: %s", ref, error)
             continue
         if dt.datetime.fromisoformat(manifest.created_at) < before:
             yield manifest, sum(int(file["bytes"]) for file in manifest.files.values())
 
 
-def _half_done(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
-    found = ctx.store.leftovers(now - dt.timedelta(days=HALF_DONE_DAYS))
+def _partial(ctx: Context, now: dt.datetime, dry_run: bool) -> Deleted:
+    found = ctx.store.leftovers(now - dt.timedelta(days=PARTIAL_DAYS))
     if not dry_run:
         for leftover in found:
             ctx.store.remove(leftover)
-    return _gone([(str(leftover), leftover.n_bytes) for leftover in found])
+    return _deleted([(str(leftover), leftover.n_bytes) for leftover in found])
 
 
-def _lists(ctx: Context, dry_run: bool) -> Gone:
+def _lists(ctx: Context, dry_run: bool) -> Deleted:
     dropped = pruning.prune(ctx.engine, keep=ctx.settings.publications_kept, dry_run=dry_run)
-    return Gone(len(dropped), 0, tuple(map(str, dropped[:_EXAMPLES])))
+    return Deleted(len(dropped), 0, tuple(map(str, dropped[:_EXAMPLES])))
 
 
-def _files(folders: list[Path], pattern: str, now: dt.datetime, days: float, dry_run: bool) -> Gone:
+def _files(folders: list[Path], pattern: str, now: dt.datetime, days: float, dry_run: bool) -> Deleted:
     before = (now - dt.timedelta(days=days)).timestamp()
     paths = [path for folder in folders if folder.is_dir() for path in folder.rglob(pattern) if path.is_file()]
     old = [(str(path), path.stat().st_size) for path in paths if path.stat().st_mtime < before]
@@ -205,26 +204,26 @@ def _files(folders: list[Path], pattern: str, now: dt.datetime, days: float, dry
         for folder in {Path(name).parent for name, _ in old} - set(folders):
             if not any(folder.iterdir()):
                 folder.rmdir()
-    return _gone(old)
+    return _deleted(old)
 
 
-def _runs(ctx: Context, now: dt.datetime, dry_run: bool) -> Gone:
+def _runs(ctx: Context, now: dt.datetime, dry_run: bool) -> Deleted:
     before = now - dt.timedelta(days=ctx.settings.run_days)
     old = ctx.tracker.old_runs(round(before.timestamp() * 1000))
     if not dry_run:
         ctx.tracker.delete_runs(old)
-    return Gone(len(old), 0, tuple(old[:_EXAMPLES]))
+    return Deleted(len(old), 0, tuple(old[:_EXAMPLES]))
 
 
-def _gone(found: list[tuple[str, int]]) -> Gone:
-    return Gone(len(found), sum(n_bytes for _, n_bytes in found), tuple(name for name, _ in found[:_EXAMPLES]))
+def _deleted(found: list[tuple[str, int]]) -> Deleted:
+    return Deleted(len(found), sum(n_bytes for _, n_bytes in found), tuple(name for name, _ in found[:_EXAMPLES]))
 
 
-def _show(report: dict[str, Gone], dry_run: bool) -> None:
-    table = Table(title="What would go" if dry_run else "What is gone")
+def _show(report: dict[str, Deleted], dry_run: bool) -> None:
+    table = Table(title="Would be deleted" if dry_run else "Deleted")
     for column in ("rule", "number", "MiB", "others', kept", "for example"):
         table.add_column(column, justify="left" if column in ("rule", "for example") else "right")
-    for name, gone in report.items():
-        size = f"{gone.n_bytes / 2**20:,.1f}" if gone.n_bytes else ""
-        table.add_row(name, f"{gone.n:,}", size, f"{gone.n_foreign or ''}", ", ".join(gone.examples[:2]))
+    for name, rule in report.items():
+        size = f"{rule.n_bytes / 2**20:,.1f}" if rule.n_bytes else ""
+        table.add_row(name, f"{rule.n:,}", size, f"{rule.n_foreign or ''}", ", ".join(rule.examples[:2]))
     Console(stderr=True).print(table)

@@ -1,4 +1,4 @@
-"""Write the item-to-item lists: what follows an item in time, by co-visitation."""
+"""Write the item-to-item lists: items that follow an item in time, by co-visitation."""
 
 from __future__ import annotations
 

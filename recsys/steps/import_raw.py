@@ -1,4 +1,4 @@
-"""Load a source's files into schema `raw`: resumable, with bad rows in quarantine instead of in the way."""
+"""Load a source's files into schema `raw`: resumable, and quarantines bad rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from recsys.storage.engine import require_current, with_patience
 from recsys.storage.raw_differences import n_duplicates
 from recsys.storage.raw_imports import FileProgress
 
-LOCK_PATIENCE_S = 15.0  # a killed import's last transaction may still be ending
+LOCK_PATIENCE_S = 15.0  # for the last transaction of a killed import
 
 
 def run(
@@ -53,29 +53,28 @@ def run(
     quarantine_dir: str | Path | None = None,
     engine: sa.Engine | None = None,
 ) -> dict[str, Any]:
-    """Load the files of `source` at `path`; says what was loaded, refused and left out.
+    """Load the files of `source` at `path`; returns what was loaded, rejected and left out.
 
-    A killed run goes on where it stopped when it is called again. A file is known by its content: what is loaded
-    already is not loaded again, whatever its name; of a changed file the new rows are loaded. Options that say what
-    rows mean last from one import to the next; they may add, not contradict. Bad rows go to CSV files
-    (file, line, reason, row) in `quarantine_dir`, by default `quarantine` in the settings' local folder.
-    `replace`: in place of all that the database holds, in one transaction.
-    `drop_duplicates`: leave out events that equal, in every column, one that is there.
-    `keep_duplicates`: load a new file whole, however many of its events are there; else a file that holds a loaded one
-    is that one grown, under any name, and one that shares many events with loaded ones is refused.
-    `allow_bad_rows`: load a file's good rows however many of its rows are bad; else a file with more than ten of
-    them and half of them bad is refused, with `replace` one with a tenth of them.
-    `complete_until` (aware): before it, what is imported holds all events of the types that occur in it, so that data
-    sets leave out posted events of that time and those types; it can be said of files that are loaded already.
+    A killed run is resumed by the next call. Files are identified by their content: a loaded file is not loaded again
+    under any name, and of a changed file only the new rows are. Options that define the meaning of rows persist between
+    imports; later ones may extend, not contradict them. Bad rows go to CSV files (file, line, reason, row) in
+    `quarantine_dir`, by default `quarantine` in the settings' local folder.
+    `replace`: replace all data in the database, in one transaction.
+    `drop_duplicates`: leave out events that equal a loaded one in every column.
+    `keep_duplicates`: load a new file whole, however many of its events are loaded already; else a file that contains
+    a loaded one is that one grown, under any name, and one that shares many events with loaded ones is refused.
+    `allow_bad_rows`: load a file's good rows however many are bad; else a file with more than ten bad rows, if they are
+    more than half of it (with `replace`, a tenth), is refused.
+    `complete_until` (aware): the import has all events before it of the types that occur in it, so that data sets leave
+    out posted events of that time and those types; it can be set for files that are loaded already.
 
-    Raises InputError for a file that cannot be used, for another source than the one that the database holds, and for
-    a file of events that lost rows since it was loaded; EmptyResultError where no event is left. Then the database
-    is as it was before.
+    Raises InputError for an unusable file, for another source than that of the database, and for a file of events that
+    lost rows since it was loaded; EmptyResultError where no event is left. The database is then unchanged.
     """
     log.setup()
     if complete_until is not None and complete_until > dt.datetime.now(dt.UTC):
         raise InputError(
-            f"--complete-until {complete_until.isoformat()} lies in the future; no export is complete then"
+            f"--complete-until {complete_until.isoformat()} is in the future; no export can be complete then"
         )
     if drop_duplicates and keep_duplicates:
         raise InputError("--drop-duplicates and --keep-duplicates contradict each other; give one of them")
@@ -100,7 +99,7 @@ def run(
 
 
 class _Loading:
-    """One call of `run`; started again from the database's own record when the connection is lost."""
+    """One call of `run`; resumed from the record in the database after a lost connection."""
 
     source: Source
 
@@ -111,7 +110,7 @@ class _Loading:
 
     def run(self, engine: sa.Engine) -> dict[str, Any]:
         with engine.connect() as connection:
-            connection.detach()  # the lock lasts as long as the connection: it must not go back to a pool
+            connection.detach()  # a session-level lock: the connection must not return to a pool
             _lock(connection)
             started = time.monotonic()
             if not self.request.replace:
@@ -123,7 +122,7 @@ class _Loading:
                     raw_imports.start_over(connection)  # last: readers of lists wait from here to the commit
                     raw_erased.hold_off_erasures(connection)
                     self.files.leave_out_erased(connection)
-                self.request.replace = False  # after a lost connection a load goes on, it does not start over
+                self.request.replace = False  # committed: a retry resumes and does not start over
             return {"seconds": round(time.monotonic() - started, 1), **result}
 
     def _load(self, connection: sa.Connection) -> dict[str, Any]:
@@ -166,13 +165,13 @@ class _Loading:
     def _register(
         self, connection: sa.Connection, planned: Plan, options: dict[str, str], newest: Any
     ) -> list[FileProgress]:
-        """Note what is new in this import; gives the file of each task."""
+        """Record what is new in this import; returns the file of each task."""
         if planned.take_back:
             raw_imports.take_back(connection, planned.take_back)
         self.accounts.note(planned.notes)
         declaration = {name: _json(value) for name, value in asdict(self.source.declaration).items()}
-        said = changes(newest, self.source.declaration) if newest is not None else []
-        self.accounts.note(said)
+        changed = changes(newest, self.source.declaration) if newest is not None else []
+        self.accounts.note(changed)
         new = [
             {"stream": task.part.stream, "file": task.part.name, "sha256": task.sha256}
             for task in planned.tasks
@@ -183,10 +182,10 @@ class _Loading:
             for part, sha256 in planned.aliases
         ]
         added: list[FileProgress] = []
-        if new or aliases or said:
-            said_options = {name: as_text(value) for name, value in options.items()}
+        if new or aliases or changed:
+            texts = {name: as_text(value) for name, value in options.items()}
             path = as_text(str(self.request.path))
-            values = {"source": self.source.name, "path": path, "options": said_options, **declaration}
+            values = {"source": self.source.name, "path": path, "options": texts, **declaration}
             status = "loading" if new else "complete"
             added = raw_imports.add_import(
                 connection, values | {"complete_until": self.request.complete_until, "status": status}, [*new, *aliases]
@@ -203,7 +202,7 @@ class _Loading:
         return self._finish(connection, planned, loaded)
 
     def _finish(self, connection: sa.Connection, planned: Plan, loaded: list[FileProgress]) -> dict[str, Any]:
-        """All files are loaded, now or before the import was killed: what is left to do once they are."""
+        """Complete the import after all files are loaded, now or before it was killed."""
         former = [file for task in planned.tasks for file in task.former if not task.part.is_state]
         with self.request.transaction(connection):
             now = {file.file_id: file for file in raw_imports.files(connection)}
@@ -219,9 +218,7 @@ class _Loading:
             n_twice = n_duplicates(connection, new_events) if new_events else 0
             whole = summary.of_database(connection) if ours else {}
             paths = [row.path for row in raw_imports.imports(connection) if row.import_id in finished - ours]
-        self.accounts.note(
-            [f"the import of {path}, which was interrupted at its very end, is finished" for path in paths]
-        )
+        self.accounts.note([f"the import of {path}, which was interrupted at the end, is finished" for path in paths])
         if n_twice:
             self.accounts.note(
                 [f"{n_twice:,} of the events equal another one in every column; --drop-duplicates leaves such out"]
@@ -230,7 +227,7 @@ class _Loading:
 
 
 def _check_readable(source: Source, parts: list[Part]) -> None:
-    """InputError when the first rows of a file are all bad: then the file is of another format."""
+    """InputError when the first rows of a file are all bad: it probably has another format."""
     for part in parts:
         first: Chunk | None = next(part.read(), None)
         if first is not None and first.rejected and not first.rows.num_rows and not sum(first.left_out.values()):

@@ -1,4 +1,4 @@
-"""An import command as a line for `make demo`."""
+"""Converts an import command to `make demo`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def demo_line(command: list[str]) -> str:
-    """The line of `make demo` that imports the same; a dollar is doubled for make."""
+    """The equivalent line of `make demo`; a dollar is doubled for make."""
     options = " ".join(_quoted(word) for word in command[5::2])
     words = [f"SOURCE={command[2]}", f"INPUT={shlex.quote(str(Path(command[3]).resolve()))}"]
     words += [f"OPTIONS={shlex.quote(options)}"] if options else []
@@ -16,6 +16,6 @@ def demo_line(command: list[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    """As `shlex.quote`, with double quotes where they do: the line has single ones around all options."""
+    """As `shlex.quote`, with double quotes where they suffice, inside the single quotes around all options."""
     quoted = shlex.quote(word)
     return quoted if quoted == word or re.search(r"[\"'\\$`!]", word) else f'"{word}"'

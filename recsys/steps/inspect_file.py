@@ -1,4 +1,4 @@
-"""Look at a file or folder that nobody has described, and say what it is and the command that imports it."""
+"""Inspect an unknown file or folder: its format and columns, and the command that imports it."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ from recsys.ids import MAX_DIGITS
 from recsys.steps.inspect_demo import demo_line
 
 MAX_REASONS: Final = 10
-MAX_FILES: Final = 5  # of a folder, that are read
-MAX_BLOCKS: Final = 4  # of each, some hundred thousand rows
-KNOWN: Final = ("retailrocket", "movielens", "online-retail")  # sources that need no map
+MAX_FILES: Final = 5  # read of a folder
+MAX_BLOCKS: Final = 4  # read of each file, some hundred thousand rows
+KNOWN: Final = ("retailrocket", "movielens", "online-retail")  # sources of a fixed format
 _DEFAULT_TYPES: Final = {"view", "addtocart", "transaction"}
 _CATEGORY_COLUMNS: Final = {"categoryid", "parentid"}
 
 
 @dataclass
 class Report:
-    """What was seen. `command` is None where the file cannot be imported as it is; then `problem` says why."""
+    """The result. `command` is None where the file cannot be imported as it is; `problem` is then the reason."""
 
     path: str
     files: list[str] = field(default_factory=list)
@@ -72,9 +72,9 @@ class Report:
     map: dict[str, str] = field(default_factory=dict)  # role → column
     span: list[str] = field(default_factory=list)  # first and last day
     event_types: dict[str, int] = field(default_factory=dict)
-    labels: list[str] = field(default_factory=list)  # event types that the lists are to bring about
+    labels: list[str] = field(default_factory=list)  # event types to optimise for
     bought: list[str] = field(default_factory=list)  # event types after which an item is not recommended again
-    n_rows: int = 0  # looked at
+    n_rows: int = 0  # inspected
     is_sample: bool = False
     n_users: int = 0
     n_items: int = 0
@@ -87,9 +87,9 @@ class Report:
 
 
 def run(path: str | Path, *, options: Mapping[str, str] | None = None) -> Report:
-    """Inspect `path`; `options` of the source `table` that are known already go before what is guessed.
+    """Inspect `path`; `options` of the source `table` take precedence over guesses.
 
-    Raises InputError where there is nothing to look at, or nothing that can be read.
+    Raises InputError where there is no file, or none that can be read.
     """
     path = Path(path)
     if not path.exists():
@@ -115,7 +115,7 @@ def run(path: str | Path, *, options: Mapping[str, str] | None = None) -> Report
 
 
 def _known(path: Path) -> Source | None:
-    """A source that knows all about these files."""
+    """The source whose fixed format these files have, if any."""
     for name in KNOWN:
         try:
             source = SOURCES[name](path, {})
@@ -133,7 +133,7 @@ def _propose(report: Report, path: Path, files: list[Path], given: dict[str, str
     counted: dict[Path, Counter[str]] = {}  # event types of the files that have such a column
     items: list[Path] = []
     categories: list[Path] = []
-    strangers: list[Path] = []
+    unknown: list[Path] = []
     problem = ""
     for file in files:
         options: dict[str, str] = {}
@@ -148,13 +148,13 @@ def _propose(report: Report, path: Path, files: list[Path], given: dict[str, str
         if what == "events":
             events.append((file, options))
         elif what is not None:
-            {"items": items, "categories": categories, "other": strangers}[what].append(file)
+            {"items": items, "categories": categories, "other": unknown}[what].append(file)
     if not events:
         raise InputError(problem or _nothing(report, path))
     first, options = events[0]
     fitting = [file for file, other in events if other == options]
-    if len(fitting) < len(events) or strangers or len(items) > 1 or len(categories) > 1:
-        others = [name_in(path, file) for file in (*strangers, *items[1:], *categories[1:])]
+    if len(fitting) < len(events) or unknown or len(items) > 1 or len(categories) > 1:
+        others = [name_in(path, file) for file in (*unknown, *items[1:], *categories[1:])]
         if others:
             report.warnings.append(
                 f"further files of other columns, which this import does not read: {', '.join(others)}"
@@ -171,7 +171,7 @@ def _propose(report: Report, path: Path, files: list[Path], given: dict[str, str
             )
         path = first
         if len(fitting) > 1:
-            report.warnings.append(f"it reads {first.name} alone: put files of the same columns into a folder")
+            report.warnings.append(f"it reads only {first.name}: put files of the same columns into a folder")
             fitting = [first]
     if "weights" not in given:
         options |= _meaning(report, options, sum((counted[file] for file in fitting if file in counted), Counter()))
@@ -184,14 +184,14 @@ def _propose(report: Report, path: Path, files: list[Path], given: dict[str, str
 
 
 def _meaning(report: Report, options: Mapping[str, str], counted: Counter[str]) -> dict[str, str]:
-    """The options weights, labels and bought, where their defaults are not what these events mean."""
+    """The options weights, labels and bought, where their defaults do not fit these events."""
     if counted:
         return {} if set(counted) <= _DEFAULT_TYPES else types_for(dict(counted.most_common()), report.warnings)
     if "event" in options or tells_bought(options):
         return {}
     report.warnings.append(
-        "nothing tells what was bought from what was seen: bought= names no event type, so that nothing is hidden; "
-        "bought=interaction never recommends an item again that a user has had to do with"
+        "bought and viewed items cannot be distinguished: bought= has no event type, so that nothing is hidden; "
+        "bought=interaction never recommends an item again that a user has interacted with"
     )
     return {"bought": ""}
 
@@ -203,7 +203,7 @@ def _options(command: list[str]) -> dict[str, str]:
 def _look(
     report: Report, file: Path, csv: CsvFormat, given: Mapping[str, str], counted: dict[Path, Counter[str]]
 ) -> tuple[dict[str, str], str]:
-    """Options for a file, and what it is: events (their types then are in `counted`), items, categories or other."""
+    """Options for a file, and its kind: events (`counted` then has their types), items, categories or other."""
     names = values_of(file, csv)
     options: dict[str, str] = {}
     is_named = csv.names is not None or is_parquet(file) or not has_no_header(names)
@@ -254,7 +254,7 @@ def _look(
     if "timestamp_format" not in given and at is not None and (order := ambiguous_order(at.times, at.name)):
         options["timestamp_format"] = order
         report.warnings.append(
-            f"{at.name}: nothing tells whether the day or the month comes first; {order} is a guess: look it up"
+            f"{at.name}: it is ambiguous whether the day or the month comes first; {order} is a guess: check it"
         )
     return options, "events"
 
@@ -312,7 +312,7 @@ def _nothing(report: Report, path: Path) -> str:
 
 
 def _read(report: Report, source: Source) -> None:
-    """What an import would make of the rows, of some of them where there are many."""
+    """Read the rows as an import would, or a sample of them."""
     parts = source.parts()
     events = [part for part in parts if part.stream == EVENTS]
     count = LineCount()
@@ -360,7 +360,7 @@ def _day(milliseconds: int) -> str:
 
 
 def text(report: Report) -> str:
-    """The report for people."""
+    """The report as text."""
     files = report.files if len(report.files) <= 6 else [*report.files[:5], f"… {len(report.files) - 5} more"]
     lines = [report.path, f"  files    {', '.join(files)}"]
     if report.format:
@@ -376,12 +376,12 @@ def text(report: Report) -> str:
             lines.append(f"    {column['name']:{width}}  {role:11}  {seen}")
     if report.span:
         lines += [
-            f"  events   {report.n_rows:,}" + (" (a sample: the file holds more)" if report.is_sample else ""),
+            f"  events   {report.n_rows:,}" + (" (a sample: the file has more)" if report.is_sample else ""),
             f"  span     {' … '.join(dict.fromkeys(report.span))}",
             f"  types    {', '.join(f'{name} {n:,}' for name, n in report.event_types.items())}",
-            f"  labels   {', '.join(report.labels)} (what lists are to bring about)",
+            f"  labels   {', '.join(report.labels)} (what lists optimise for)",
             f"  bought   {', '.join(report.bought) or 'none'} "
-            f"({'hidden from whoever did it' if report.bought else 'nothing is hidden'})",
+            f"({'hidden from the user afterwards' if report.bought else 'nothing is hidden'})",
             f"  users    {report.n_users:,}",
             f"  items    {report.n_items:,}",
             f"  lines    {', '.join(f'{n:,} {fate}' for fate, n in report.lines.items() if n)}",

@@ -1,4 +1,4 @@
-"""Write the personal lists: ALS' best items for every active user, without what the user bought."""
+"""Write the personal lists: the best items by ALS for every active user, without bought ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `recsys publications` shows and does: list, verify, roll back."""
+"""The commands of `recsys publications`: list, verify, roll back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def show(limit: int = 20) -> None:
 
 
 def verify(publication_id: int | None = None) -> dict[str, Any]:
-    """Check the stored rows of a publication (the live one by default); PublicationError names all that is wrong."""
+    """Check the stored rows of a publication (the live one by default); PublicationError lists all problems."""
     database = _database()
     if publication_id is None and (live := publications.current(database)) is not None:
         publication_id = live.publication_id
@@ -37,7 +37,7 @@ def verify(publication_id: int | None = None) -> dict[str, Any]:
 
 
 def rollback(to: int | None = None) -> dict[str, Any]:
-    """Move the pointer back (to the publication before the live one by default); what readers see now."""
+    """Move the pointer back (to the publication before the live one by default); the publication in service then."""
     now = publications.rollback(_database(), to)
     return {"publication_id": now.publication_id, "dataset": now.dataset, "manifest": now.manifest}
 

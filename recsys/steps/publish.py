@@ -26,13 +26,13 @@ LIST_STEPS = (
 
 @step
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
-    """Make the lists of `dataset` (the newest when None) what readers see, all kinds together.
+    """Publish the lists of `dataset` (the newest when None), all kinds atomically.
 
-    A kind for which the data set has no lists keeps what is published now, which "kept" says; ranked and personal ones
-    that are too old or made for another task leave ("dropped"). Lists of older data
-    than those that are published, from a run for a past interval, change nothing unless `force`: "skipped" says so.
-    Raises PublicationError with all reasons when an invariant is broken, and FencedError when somebody else published
-    or rolled back meanwhile: what they published keeps serving.
+    A kind without lists of the data set keeps its published ones ("kept"); ranked and personal lists that are too old
+    or made for another task are removed ("dropped"). Lists of older data than the published ones, from a run for a past
+    interval, are not published unless `force` ("skipped").
+    Raises PublicationError with all reasons when an invariant is violated, and FencedError when another process
+    published or rolled back meanwhile: that publication stays in service.
     """
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
@@ -69,7 +69,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
 
 
 def write_file(engine: sa.Engine, store: ArtifactStore, version: ListVersion) -> None:
-    """Have the lists of a version as a file, too, which every worker of the service maps instead of reading rows."""
+    """Write the lists of a version as a file, too, which every worker of the service maps instead of reading rows."""
     ref = version.meta.get("file")
     if ref is not None and store.exists(ref):
         return
@@ -85,7 +85,7 @@ def write_file(engine: sa.Engine, store: ArtifactStore, version: ListVersion) ->
 
 
 def _newest_lists(ctx: Context, dataset: str) -> list[ListVersion]:
-    """What each list step wrote last for the data set."""
+    """The newest lists of each list step for the data set."""
     found = []
     for name in LIST_STEPS:
         ref = ctx.newest(name, dataset)
@@ -96,13 +96,13 @@ def _newest_lists(ctx: Context, dataset: str) -> list[ListVersion]:
 
 
 def _scoring_model(ctx: Context, dataset: str) -> dict[str, str]:
-    """The DeepFM that the service scores with where no ranked lists stand on one: that of the data set."""
+    """The DeepFM of the data set, with which the service scores where no ranked lists depend on another one."""
     ref = ctx.newest("train_deepfm", dataset)
     return {"deepfm": ref} if ref else {}
 
 
 def _models(found: list[ListVersion]) -> dict[str, str]:
-    """Model → the artifact behind the lists: ALS' of the personal lists, and all that the ranked lists stand on."""
+    """Model → the artifact of the lists: ALS of the personal lists, and all that the ranked lists depend on."""
     models: dict[str, str] = {}
     for version in found:
         refs = [version.meta.get("model"), version.meta.get("ranker"), *version.meta.get("artifacts", {}).values()]

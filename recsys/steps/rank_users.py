@@ -1,4 +1,4 @@
-"""Write the ranked lists: every active user's candidates, put in order by the champion."""
+"""Write the ranked lists: every active user's candidates, ranked by the champion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recsys.types import Lists
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Ranked lists for the most recently active users, up to `max_ranked_users`; `dataset`: the newest when None.
 
-    Without a champion of the data set's task there is nothing to rank by: NothingToDoError, which skips the step.
+    Without a champion of the data set's task the step is skipped (NothingToDoError).
     """
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)

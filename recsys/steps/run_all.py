@@ -1,4 +1,4 @@
-"""The nightly pipeline in order, without Airflow: what the DAG nightly does, one step after the other."""
+"""The nightly pipeline without Airflow: the steps of the DAG nightly, one after the other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recsys.steps.context import Context
 
 logger = logging.getLogger(__name__)
 
-# In an order in which everything that a step needs is there.
+# In topological order.
 STEPS: tuple[tuple[str, Callable[..., dict[str, Any]]], ...] = (
     ("default_recommendations", default_recommendations.run),
     ("i2i_recommendations", i2i_recommendations.run),
@@ -45,11 +45,11 @@ def run(
     on_step: Callable[[str, float, dict[str, Any]], None] | None = None,
     ctx: Context | None = None,
 ) -> dict[str, Any]:
-    """Prepare, train, rank and publish; the result of each step by its name, and under `left_out` step → why what it
-    makes is missing: too little data, or a model that the gate refused. What the data are enough for is published.
+    """Prepare, train, rank and publish; the result of each step by name, and under `left_out` step → why it has no
+    result: too little data, or a model that the gate refused. The rest is published.
 
-    `on_step` is told the name, the seconds and the result of each step as it ends. A step that fails ends the
-    run; run again, it goes on where it stopped, because every step finds its own results.
+    `on_step` gets the name, the seconds and the result of each step as it ends. A step that fails ends the run; the
+    next run resumes there, because every step reuses its own results.
     """
     results: dict[str, Any] = {}
 

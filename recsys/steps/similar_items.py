@@ -1,4 +1,4 @@
-"""Write the lists of similar items: neighbours by the direction of ALS' item factors."""
+"""Write the lists of similar items: neighbours by the cosine of ALS item factors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recsys.types import Lists, SimilarItems
 @step
 @may_skip
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
-    """Neighbours of every item that ALS knows; `dataset`: the newest when None."""
+    """Neighbours of every item in the ALS model; `dataset`: the newest when None."""
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
     model = ctx.serving_model("als", ref)
@@ -26,7 +26,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     def make() -> Iterator[Lists]:
         als = load_generator(ctx, model, SERVING)
         if not isinstance(als, SimilarItems):
-            raise ModelError(f"{model} knows no neighbours of items")
+            raise ModelError(f"{model} has no neighbours of items")
         catalogue = data.catalogue()
         for items in blocks(np.unique(data.interactions().item_key)):
             yield to_lists(als.similar(items, length), catalogue)
@@ -42,5 +42,5 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
         sources=["als"],
         inputs=inputs,
         force=force,
-        why_none="no item has another one on offer that is like it",
+        why_none="no item has a similar one on offer",
     )

@@ -1,4 +1,4 @@
-"""The generators of the nightly steps: which, and from which artifacts."""
+"""The generators of the nightly steps, and their artifacts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from recsys.types import CandidateGenerator, Catalogue, Interactions, Task
 
 logger = logging.getLogger(__name__)
 
-OWN_ITEMS = "recent"  # the generator of a user's own items: of use only where they may be recommended
-TRAINED = ("als", "deepfm")  # these come from artifacts; the others are fitted where they are needed, in seconds
+OWN_ITEMS = "recent"  # the generator of a user's own items: only for tasks that may recommend them
+TRAINED = ("als", "deepfm")  # loaded from artifacts; the others are fitted in place, in seconds
 
 
 def loaded(ctx: Context, artifacts: Mapping[str, str], purpose: str) -> Fitted:
@@ -33,9 +33,9 @@ def loaded(ctx: Context, artifacts: Mapping[str, str], purpose: str) -> Fitted:
 
 
 def usable_generators(ctx: Context, interactions: Interactions, task: Task) -> list[str]:
-    """The generators of the settings less those that are not made for a catalogue of this size, which is logged.
+    """The generators of the settings, without those whose `max_items` is exceeded, which is logged.
 
-    Where bought items may be shown again, each user's own items are proposed, too.
+    For tasks that may show bought items again, the generator of own items is added.
     """
     names: list[str] = []
     for name in dict.fromkeys([*ctx.settings.generators, *([OWN_ITEMS] if task is Task.ALL else [])]):
@@ -46,18 +46,18 @@ def usable_generators(ctx: Context, interactions: Interactions, task: Task) -> l
         else:
             names.append(name)
     if not names:
-        raise InputError("no candidate generator is left; name at least one that fits in RECSYS_GENERATORS")
+        raise InputError("no candidate generator is left; set at least one usable one in RECSYS_GENERATORS")
     return names
 
 
 def task_of(ranker: Manifest) -> Task:
-    """What a ranker was trained for."""
+    """The task that a ranker was trained for."""
     return Task(ranker.meta.get("task", Task.DISCOVERY))
 
 
 def history_artifacts(ctx: Context, dataset: str, names: list[str], cut_at: int) -> dict[str, str]:
-    """The models fitted on what lies before `cut_at`, by generator; NotFoundError says which step to run,
-    NothingToDoError why there is none."""
+    """The models fitted on events before `cut_at`, by generator; NotFoundError with the step to run, NothingToDoError
+    with the reason why there is none."""
     found = {}
     for name in set(names) & set(TRAINED):
         ref = ctx.history(f"train_{name}", dataset).get(cut_at)
@@ -70,5 +70,5 @@ def history_artifacts(ctx: Context, dataset: str, names: list[str], cut_at: int)
 
 
 def serving_artifacts(ctx: Context, dataset: str, names: list[str]) -> dict[str, str]:
-    """The models that serve for a data set, by generator."""
+    """The models to serve for a data set, by generator."""
     return {name: ctx.serving_model(name, dataset) for name in names if name in TRAINED}

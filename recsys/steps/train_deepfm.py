@@ -1,4 +1,4 @@
-"""Train DeepFM for a data set: for the ranker's label windows, and for serving; and make what the service loads."""
+"""Train DeepFM for a data set: for the ranker's label windows, and for serving; and export it for the service."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from recsys.steps.train_generator import train_generator
 
 logger = logging.getLogger(__name__)
 
-SERVED_AS = "deepfm_serving"  # kind of the artifact; its version is that of the `deepfm` it was made of
+SERVED_AS = "deepfm_serving"  # kind of the artifact; its version is that of its `deepfm`
 TOLERANCE = 1e-4  # of a logit, absolute and relative
-_N_USERS, _N_ITEMS = 50, 40  # that are compared
+_N_USERS, _N_ITEMS = 50, 40  # compared
 
 
 @step
@@ -29,7 +29,7 @@ _N_USERS, _N_ITEMS = 50, 40  # that are compared
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Train and register; see `train_generator`. `dataset`: a reference, the newest data set when None.
 
-    Raises ModelError when the exported network does not give the logits of the trained one.
+    Raises ModelError when the logits of the exported network differ from those of the trained one.
     """
     ctx = ctx or Context.open()
     result = train_generator(ctx, "deepfm", dataset, force=force)
@@ -37,7 +37,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
 
 
 def export_for_serving(ctx: Context, ref: str, *, force: bool = False) -> str:
-    """The serving artifact of a fitted DeepFM, made and checked unless it is there."""
+    """The serving artifact of a fitted DeepFM, created and checked unless it exists."""
 
     def make(folder: Path, meta: dict[str, Any]) -> None:
         model = DeepFm.load(ctx.store.open(ref)[0])
@@ -58,10 +58,10 @@ def export_for_serving(ctx: Context, ref: str, *, force: bool = False) -> str:
 
 
 def check_export(model: DeepFm, scorer: Scorer) -> float:
-    """Compare the exported network with the Keras network and with its numpy twin, and the rows of users and items
-    with those of the training; the largest difference of two logits.
+    """Compare the exported network with the Keras network and with the numpy one, and the rows of users and items with
+    those of the training; the largest difference of two logits.
 
-    Raises ModelError when one is beyond `TOLERANCE`.
+    Raises ModelError when one exceeds `TOLERANCE`.
     """
     state = model.state
     users, items = scorer.state.sample_keys(_N_USERS)[0], scorer.state.sample_keys(_N_ITEMS)[1]
@@ -73,15 +73,15 @@ def check_export(model: DeepFm, scorer: Scorer) -> float:
     same = (inputs["user"][:, :2] == user[:, :2]).all() and (inputs["history"] == history[:, :length]).all()
     same = same and (item == state.item_rows[state.items.positions(np.array(items))]).all()
     if not same or not np.allclose(inputs["history_weight"], weight[:, :length], rtol=1e-4, atol=1e-6):
-        raise ModelError("the exported state gives other rows of users or items than the training has")
+        raise ModelError("the exported state has other rows of users or items than the training")
 
     of_pair, item_of_pair = np.divmod(np.arange(len(users) * len(items), dtype=np.int32), max(len(items), 1))
     pairs = {"user": user, "history": history, "history_weight": weight}
     served = scorer.logits({**pairs, "item": item[item_of_pair], "user_of_pair": of_pair}).reshape(len(users), -1)
     tiled = np.broadcast_to(item, (len(users), *item.shape))
     keras_logits = np.asarray(model.to_keras()({**pairs, "item": tiled}))
-    twin = model.scores(np.array(users), np.tile(np.array(items), (len(users), 1)))
-    for expected, whose in ((keras_logits, "the Keras network"), (twin, "its numpy twin")):
+    numpy_logits = model.scores(np.array(users), np.tile(np.array(items), (len(users), 1)))
+    for expected, whose in ((keras_logits, "the Keras network"), (numpy_logits, "its numpy implementation")):
         if not np.allclose(served, expected, rtol=TOLERANCE, atol=TOLERANCE):
             worst = float(np.abs(served - expected).max())
             raise ModelError(f"the exported network differs from {whose} by up to {worst:.2g}; nothing is exported")

@@ -1,7 +1,7 @@
 """Train one candidate generator for a data set: once per label window of the ranker, and once for serving.
 
-The history models see only what lies before their window. The newest of them is measured on its window, beside
-popularity; that decides whether the serving model, fitted on everything, becomes the champion.
+The history models are fitted on events before their window. The newest of them is evaluated on its window, beside
+popularity; that decides whether the serving model, fitted on all events, becomes the champion.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ logger = logging.getLogger(__name__)
 MAX_MEASURED_USERS = 10_000  # of the newest label window; a sample of this size is exact to half a per cent
 LIST_LENGTH = 100
 
-# A generator is refused when it is broken or far worse than popularity: how good and how varied it must be is the
-# ranker's business, which may use the candidates of a weak generator well. In a catalogue of hundreds of thousands of
-# items, 64 factors know the busiest one in a hundred alone, and find five times as much as popularity.
+# A generator is refused only when it is broken or far worse than popularity: the ranker may make good use of the
+# candidates of a weak one. In a catalogue of hundreds of thousands of items, 64 factors cover only the busiest one per
+# cent, and still find five times as much as popularity.
 BOUNDS = gate.Bounds(max_relative_loss=0.5, min_item_coverage=0.001, max_top_item_share=1.0)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit of the generator, planned: on everything before `cut_at`, for one purpose."""
+    """One planned fit of the generator: on all events before `cut_at`, for one purpose."""
 
     cut_at: int  # microseconds
     purpose: str
-    version: str  # derived from all that goes in
+    version: str  # a hash of all inputs
     inputs: dict[str, str]
     meta: dict[str, Any]
 
 
 def train_generator(ctx: Context, name: str, dataset: str | None, *, force: bool = False) -> dict[str, Any]:
-    """Fit, measure, judge and register the generator `name`; the references of what was fitted, and the verdict.
+    """Fit, evaluate and register the generator `name`; the references of its artifacts, and the gate's verdict.
 
-    Finds its own results of an earlier run with the same inputs and does nothing twice, unless `force`.
-    Raises ModelError when a fit is not finite, TooFewLabelsError when there is nothing to judge it by.
+    Reuses the results of an earlier run with the same inputs, unless `force`.
+    Raises ModelError when a fit is not finite, TooFewLabelsError when there are no labels to evaluate it on.
     """
     step = f"train_{name}"
     ref, data = ctx.dataset(dataset)
     interactions = data.interactions()
     if (interactions.item_key == interactions.item_key[0]).all():
-        raise NothingToDoError("there are events on one item alone: no model can say what else people may like")
+        raise NothingToDoError("all events are on one item: no model can recommend another")
     windows = training_windows(interactions, n=ctx.settings.n_label_windows, days=ctx.settings.label_window_days)
-    labels_of(interactions, windows[-1], data.meta)  # without any, nothing can be judged, and nothing need be fitted
+    labels_of(interactions, windows[-1], data.meta)  # raises if there are none, before anything is fitted
     plan = _plan(ctx, name, ref, [w.cut_at for w in windows], data.meta.as_of)
     serving = f"{name}/{plan[-1].version}"
     history = [f"{name}/{fit.version}" for fit in plan[:-1]]
@@ -78,13 +78,13 @@ def train_generator(ctx: Context, name: str, dataset: str | None, *, force: bool
 
 
 def generator_params(ctx: Context, name: str) -> dict[str, Any]:
-    """All hyper-parameters of a generator: its defaults, and what the settings put over them."""
+    """All hyper-parameters of a generator: its defaults, overridden by the settings."""
     generator = registry.make(name, ctx.settings.generator_params.get(name, {}))
     return dataclasses.asdict(generator)  # type: ignore[call-overload]
 
 
 def _plan(ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int) -> list[Fit]:
-    """The fits to make, oldest first; one of a kind that continues depends on the one before."""
+    """The fits, oldest first; one with a warm start depends on the one before."""
     params = generator_params(ctx, name)
     continues = registry.continues(name)
     plan: list[Fit] = []
@@ -110,14 +110,14 @@ def _train(
     *,
     force: bool,
 ) -> tuple[bool, str]:
-    """Make what is missing of the plan within one MLflow run; whether the serving model was accepted, and why."""
+    """Fit the missing models of the plan in one MLflow run; whether the serving model was accepted, and why."""
     params = plan[-1].meta["params"]
     tags = {"dataset": ref, "step": step, "code_version": recsys.__version__}
     with ctx.tracker.run(
         name, f"{name} {data.meta.as_of_at:%Y-%m-%d}", params=params | {"dataset": ref}, tags=tags
     ) as run:
         for number, fit in enumerate(plan, 1):
-            logger.info("%s, fit %d of %d, on what lies before %s", name, number, len(plan), date(fit.cut_at))
+            logger.info("%s, fit %d of %d, on events before %s", name, number, len(plan), date(fit.cut_at))
             with log.within(f"{name}, fit {number} of {len(plan)}"):
                 seconds = _fit(ctx, name, fit, data, interactions, force=force)
             run.metrics({f"seconds.{fit.purpose}": seconds}, step=fit.cut_at // 1_000_000)
@@ -144,7 +144,7 @@ def _train(
 
 
 def _fit(ctx: Context, name: str, fit: Fit, data: Dataset, interactions: Interactions, *, force: bool) -> float:
-    """Make one artifact of the plan, or find it; the seconds it took."""
+    """Create one artifact of the plan, or reuse it; the seconds it took."""
 
     def make(folder: Path, meta: dict[str, Any]) -> None:
         generator = registry.make(name, fit.meta["params"])
@@ -181,7 +181,7 @@ def _measure(
     interactions: Interactions,
     window: Window,
 ) -> tuple[gate.GateDecision, dict[str, float]]:
-    """The newest history model on the newest label window, beside popularity: metrics, plots, the verdict."""
+    """Evaluate the newest history model on the newest label window, beside popularity: metrics, plots, verdict."""
     history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
     labels = labels_of(interactions, window, data.meta)
     if len(labels) > MAX_MEASURED_USERS:
@@ -231,7 +231,7 @@ def _measure(
 
 
 def _log_learning_curve(run: Run, model: CandidateGenerator) -> None:
-    """The curves of a generator that learns in epochs, each as a metric and all as plots by what they measure."""
+    """Log the learning curves of a generator trained in epochs: each as a metric, and one plot per measure."""
     curves: dict[str, list[float]] = getattr(model, "training_curve", {})
     for name, values in curves.items():
         run.curve(f"curve.{name}", values)

@@ -1,7 +1,7 @@
-"""Train the ranker on the last label windows, and let the gate decide whether it becomes the champion.
+"""Train the ranker on the last label windows; the gate decides whether it becomes the champion.
 
-A tenth of the users, by a stable hash, never train any ranker: on their labels in the newest window challenger and
-champion are compared, per segment, beside popularity.
+A tenth of the users, by a hash of their key, are held out: on their labels in the newest window challenger, champion
+and popularity are compared, per segment.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_JUDGED_USERS = 5_000
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes into one training."""
+    """The inputs of one training."""
 
     dataset: str
     windows: list[Window]
@@ -53,10 +53,10 @@ class Plan:
 @step
 @may_skip
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
-    """Train, judge and register the ranker; `dataset`: a reference, the newest when None.
+    """Train, evaluate and register the ranker; `dataset`: a reference, the newest when None.
 
-    Needs train_als and train_deepfm to have run for the data set. Does nothing twice for the same inputs, unless
-    `force`.
+    Requires train_als and train_deepfm of the data set. Reuses the results of an earlier run with the same inputs,
+    unless `force`.
     """
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
@@ -67,7 +67,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
     if verdict is None or not ctx.store.exists(artifact):
         try:
             verdict = _train(ctx, plan, data, interactions, force=force)
-        except TooFewLabelsError as error:  # a small shop: the other lists serve until there is enough to learn from
+        except TooFewLabelsError as error:  # a small shop: the other lists are served until there are enough labels
             verdict = (False, str(error))
             logger.warning("no ranker: %s", error)
             ctx.record(STEP, ref, None, as_of=data.meta.as_of, status="refused", reason=str(error))
@@ -94,7 +94,7 @@ def _plan(ctx: Context, ref: str, data: Dataset, interactions: Interactions) -> 
 
 
 def _train(ctx: Context, plan: Plan, data: Dataset, interactions: Interactions, *, force: bool) -> tuple[bool, str]:
-    """One MLflow run: fit or find the artifact, judge it, register it; whether it was accepted, and why."""
+    """One MLflow run: fit or reuse the artifact, evaluate it, register it; whether it was accepted, and why."""
     artifact = f"ranker/{plan.version}"
     params = asdict(plan.params) | {
         "dataset": plan.dataset,
@@ -173,7 +173,7 @@ def _judge(
     data: Dataset,
     interactions: Interactions,
 ) -> tuple[gate.GateDecision, dict[str, float]]:
-    """Challenger, champion and popularity on the held-out users of the newest window."""
+    """Evaluate challenger, champion and popularity on the held-out users of the newest window."""
     window = plan.windows[-1]
     labels = labels_of(interactions, window, data.meta)
     labels = labels.of_users(labels.user_key[is_held_out(labels.user_key)][:MAX_JUDGED_USERS])
@@ -220,18 +220,18 @@ def _judge(
 
 
 def _champion_lists(ctx: Context, artifact: str, stage: Stage, users: Keys, data: Dataset) -> Keys | None:
-    """What the champion would show to the same users; None without a champion, or when it cannot rank these pools."""
+    """The champion's lists for the same users; None without a champion, or when it cannot rank these pools."""
     ref = ctx.champion("ranker")
     if ref is None or ref == artifact:
         return None
     folder, manifest = ctx.store.open(ref)
     if task_of(manifest) is not data.meta.task:
-        logger.warning("the champion %s was trained for another task, popularity stands in for it", ref)
+        logger.warning("the champion %s was trained for another task, comparing with popularity instead", ref)
         return None
     try:
         return rank(Ranker.load(folder), stage, users, LIST_LENGTH).item_key
     except InputError as error:
-        logger.warning("the champion %s cannot be compared, popularity stands in for it: %s", ref, error)
+        logger.warning("the champion %s cannot be compared, comparing with popularity instead: %s", ref, error)
         return None
 
 

@@ -1,4 +1,4 @@
-"""Say whether training is due: every night, or when the schedule of the settings has come round since the last one."""
+"""Decide whether training is due: every night, or by the schedule of the settings since the last training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from recsys.storage.tables import training_runs
 
 @step
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
-    """The data set, when it is to be trained on; else the same with the reason under "skipped".
+    """The data set, with the reason under "skipped" when training is not due.
 
-    A training counts once the ranker's gate has judged it; one that failed before, or had too little data for a
-    ranker, stays due the next night.
-    Raises InputError when RECSYS_TRAINING_SCHEDULE is no schedule.
+    A training counts once the ranker's gate has decided; after one that failed earlier, or had too little data for a
+    ranker, training is due again the next night.
+    Raises InputError when RECSYS_TRAINING_SCHEDULE is not a valid schedule.
     """
     ctx = ctx or Context.open()
     ref, _ = ctx.dataset(dataset)
@@ -36,14 +36,14 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
 
 
 def next_due(schedule: str, after: dt.datetime) -> dt.datetime:
-    """The next instant of a schedule (cron, UTC) after another; InputError when it cannot be read."""
+    """The next instant of a schedule (cron, UTC) after another; InputError when it cannot be parsed."""
     from croniter import CroniterError, croniter
 
     try:
         found: dt.datetime = croniter(schedule, after.astimezone(dt.UTC)).get_next(dt.datetime)
     except CroniterError as error:
         raise InputError(
-            f"RECSYS_TRAINING_SCHEDULE={schedule!r} is no schedule ({error}); write five fields of cron, e.g. "
+            f"RECSYS_TRAINING_SCHEDULE={schedule!r} is not a schedule ({error}); write five fields of cron, e.g. "
             "0 2 * * 0, or @weekly"
         ) from None
     return found

@@ -1,4 +1,4 @@
-"""Write down what users did before the data set ends, so that the service shows nobody again what they bought."""
+"""Write the users' histories up to the end of the data set, so that the service can filter out bought items."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from recsys.steps.context import Context, step
 from recsys.steps.write_lists import recent_users, write_lists
 from recsys.types import MICROSECONDS_PER_DAY, Interactions, Keys, Lists
 
-MAX_BOUGHT: Final = 10_000  # of a user: items by bought type, the latest
-MAX_OTHERS: Final = 200  # of a user: items by any other type, the latest
-_CELLS_PER_BLOCK: Final = 2_000_000  # entries with padding
+MAX_BOUGHT: Final = 10_000  # latest (item, bought type) pairs of a user
+MAX_OTHERS: Final = 200  # latest (item, other type) pairs of a user
+_CELLS_PER_BLOCK: Final = 2_000_000  # entries, including padding
 
 
 @step
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
-    """One list for everybody who bought something and for the `max_personal_users` most recently active users.
+    """One list for every user who bought something and for the `max_personal_users` most recently active users.
 
-    An item stands in it once for each type of event: `score` is the time of the user's latest event of that type on
-    the item, in days since the epoch, and `source` the type.
+    It has one entry per item and event type: `score` is the time of the user's latest event of that type on the item,
+    in days since the epoch, and `source` the type.
     """
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
@@ -41,7 +41,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
 
 @dataclass(frozen=True)
 class _Latest:
-    """The latest event of a user by item and type; arrays (n,), by user and, of each, the newest first."""
+    """The latest event of each user, item and type; arrays (n,), by user, newest first."""
 
     user_key: Keys
     item_key: Keys
@@ -54,14 +54,14 @@ class _Latest:
 
 
 def histories(interactions: Interactions, bought: tuple[str, ...], others_of: Keys) -> Iterator[Lists]:
-    """Lists of what users did, newest first, the shortest lists first, at most MAX_BOUGHT + MAX_OTHERS entries each.
+    """The users' histories, newest first, the shortest first, at most MAX_BOUGHT + MAX_OTHERS entries each.
 
-    `others_of`: users of whom more is kept than the types in `bought`. Sources are positions in
+    `others_of`: users whose events of other types than `bought` are kept, too. Sources are positions in
     `interactions.event_types`, scores days since the epoch.
     """
     latest = _latest(interactions, bought)
     latest = latest.take(latest.bought | np.isin(latest.user_key, others_of))
-    order = np.lexsort((latest.bought, latest.user_key))  # stable: the newest first, of each kind
+    order = np.lexsort((latest.bought, latest.user_key))  # stable: newest first within each kind
     _, place = runs(latest.user_key[order], latest.bought[order])
     keep = place < np.where(latest.bought[order], MAX_BOUGHT, MAX_OTHERS)
     yield from _lists(latest.take(np.sort(order[keep])))
@@ -87,7 +87,7 @@ def _lists(rows: _Latest) -> Iterator[Lists]:
     order = np.argsort(lengths, kind="stable")
     done = 0
     while done < len(order):
-        # As many of the next as fit, were all as long as the longest of them.
+        # As many of the next as fit when padded to the longest of them.
         longest = lengths[order[done:]]
         n = max(1, int(np.searchsorted(longest * np.arange(1, len(longest) + 1), _CELLS_PER_BLOCK, side="right")))
         yield _block(rows, starts[order[done : done + n]], lengths[order[done : done + n]])

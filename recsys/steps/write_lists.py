@@ -1,4 +1,4 @@
-"""Candidates become stored lists: what the list steps share."""
+"""Stores candidates as lists; shared by the list steps."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def write_lists(
     force: bool,
     why_none: str | None = None,
 ) -> dict[str, Any]:
-    """Write a list version named after what goes in; a version that is complete is found, unless `force`.
+    """Write a list version whose name is a hash of its inputs; a complete version is reused, unless `force`.
 
-    Raises EmptyResultError when no list came out: a green run means that lists are there. Where data can be so thin
-    that this is no fault, `why_none` says why, and it is a NothingToDoError.
+    Raises EmptyResultError when there is no list: a successful run means that there are lists. Where sparse data may
+    legitimately give none, `why_none` is the reason of a NothingToDoError.
     """
     ingredients = {"kind": kind, "dataset": dataset, "code": recsys.__version__, **inputs}
     if force:
@@ -63,15 +63,15 @@ def write_lists(
 
 
 def to_lists(candidates: Candidates, catalogue: Catalogue, source: int = 0) -> Lists:
-    """Candidates of one generator as lists, without items that are not on offer and without empty lists."""
+    """Candidates of one generator as lists, without items not on offer and without empty lists."""
     sources = np.full(candidates.item_key.shape, source, dtype=np.int16)
     return offered(Lists(candidates.owner_key, candidates.item_key, candidates.score, sources), catalogue)
 
 
 def offered(lists: Lists, catalogue: Catalogue) -> Lists:
-    """The lists without items that the catalogue does not offer now, and without those that are empty then."""
+    """The lists without items that the catalogue does not offer, and without lists that are empty then."""
     keep = catalogue.offers(lists.item_key)
-    order = np.argsort(~keep, axis=1, kind="stable")  # what stays moves up, in its order
+    order = np.argsort(~keep, axis=1, kind="stable")  # kept items move up, in order
     keys = np.take_along_axis(np.where(keep, lists.item_key, np.int32(-1)), order, axis=1)
     scores = np.take_along_axis(np.where(keep, lists.score, np.float32(np.nan)), order, axis=1)
     sources = np.take_along_axis(lists.source, order, axis=1)
@@ -89,7 +89,7 @@ def recent_users(interactions: Interactions, n: int) -> Keys:
 
 
 def blocks(keys: Keys) -> Iterator[Keys]:
-    """`keys` in runs of bounded length."""
+    """`keys` in blocks of bounded length."""
     for start in range(0, len(keys), OWNERS_PER_BLOCK):
         logger.info("lists of %d owners; %d are done", len(keys), start)
         yield keys[start : start + OWNERS_PER_BLOCK]

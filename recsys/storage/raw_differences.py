@@ -1,9 +1,9 @@
-"""What a file adds to the raw tables when a part of it is there already: told by SQL, in one transaction a file.
+"""Determines by SQL which rows of a file are new when part of it is loaded already, one transaction per file.
 
-The file is staged whole in a temporary table, so memory stays bounded however large it is.
+The whole file is staged in a temporary table, so that memory is bounded.
 """
 
-# ruff: noqa: S608 - statements are of names of our own tables and columns
+# ruff: noqa: S608 - statements have names of our own tables and columns only
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IDS = ARRAY(sa.BigInteger)
 
 
 class Staged:
-    """The rows of one file, before it is known which of them are new; gone with the caller's transaction."""
+    """The rows of one file in a temporary table, which is dropped at the end of the caller's transaction."""
 
     def __init__(self, connection: sa.Connection, stream: str) -> None:
         self._connection = connection
@@ -40,14 +40,14 @@ class Staged:
         )
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Add rows, in the order of the file."""
+        """Append rows, in the order of the file."""
         ord_ = pa.array(range(self.n_rows, self.n_rows + rows.num_rows), pa.int64())
         self.n_rows += rows.num_rows
         if rows.num_rows:
             copy(self._connection, "staged", rows.append_column("ord", ord_))
 
     def against(self, former: Sequence[int]) -> Against:
-        """Compare with the rows that the files `former` (ids) brought; rows that are there twice count twice."""
+        """Compare with the rows of the files `former` (ids), as multisets."""
         names = self._names()
         self._has_former = True
         self._run("drop table if exists former_rows")
@@ -66,12 +66,12 @@ class Staged:
         return Against(int(row[0]), int(row[1]), row[2], row[3])
 
     def shared(self) -> dict[int, int]:
-        """How many rows of each file (id) that is loaded are in this one; rows that are there twice count twice."""
+        """By id of a loaded file, the number of its rows that are in this one, as multisets."""
         names = self._names()
         self._run("analyze staged", "drop table if exists shared_rows")
         bounds: Any = self._run('select min("timestamp"), max("timestamp") from staged').one()
         low, high = bounds
-        # The bounds as numbers: of queries Postgres knows nothing, and it would hash all events instead of these few.
+        # Literal bounds: for a subquery the planner has no statistics, and would hash all events instead of these few.
         self._run(f"""
             create temp table shared_rows on commit drop as
             select file_id, {names}, count(*) as n from {self._table.fullname} e
@@ -89,13 +89,13 @@ class Staged:
         return {int(row[0]): int(row[1]) for row in found}
 
     def n_known(self, seen: Seen) -> int:
-        """How many rows may be loaded already, at most; from then on `seen` knows all of them."""
+        """An upper bound of the number of rows that are loaded already; adds the rows to `seen`."""
         n = seen.n_known(self._connection, "staged")
         seen.add(self._connection, "staged")
         return n
 
     def insert_new(self, file: FileProgress) -> int:
-        """Insert what the files of `against` did not bring, all where there were none; the number of rows."""
+        """Insert the rows that are not in the files of `against`, or all without such files; the number of rows."""
         if not self._has_former:
             return self._insert(f"select {self._names('s')}, :file_id, s.ord from staged s", file)
         return self._insert(
@@ -108,7 +108,7 @@ class Staged:
         )
 
     def insert_distinct(self, file: FileProgress) -> int:
-        """Insert each row once, and none that some file brought already; the number of rows."""
+        """Insert each distinct row that is not loaded yet; the number of rows."""
         self._run("analyze staged")
         return self._insert(
             f"""
@@ -122,10 +122,10 @@ class Staged:
         )
 
     def insert_state(self, file: FileProgress, now_ms: int) -> State:
-        """Insert what the file says otherwise than the newest rows of its stream, known from now on: from the last
-        event on, or from `now_ms` where that is earlier, so that a data set that ends with the last event holds it.
+        """Insert the properties that differ from the newest rows of the stream, with the time of the last event, or
+        `now_ms` if that is earlier, so that a data set that ends with the last event has them.
 
-        A property that is empty for an owner of the file, and is not so for others, is emptied.
+        A property that the file lacks for one owner, but has for others, is emptied.
         """
         owner = self._columns[1]
         self._run("analyze staged")
@@ -138,7 +138,7 @@ class Staged:
         self._run("analyze newest")
         last: int | None = self._run('select max("timestamp") from raw.events').scalar_one()
         at = now_ms if last is None else min(last, now_ms)
-        n_told = self._insert(
+        n_changed = self._insert(
             f"""
             select :at, s.{owner}, s.property, s.value, :file_id, s.ord
             from (select distinct on ({owner}, property) * from staged order by {owner}, property, ord desc) s
@@ -162,7 +162,7 @@ class Staged:
             select count(*) from (select distinct {owner} from newest) l
             where not exists (select 1 from staged s where s.{owner} = l.{owner})
         """).scalar_one()
-        return State(n_told, n_emptied, n_missing)
+        return State(n_changed, n_emptied, n_missing)
 
     def _insert(self, query: str, file: FileProgress, **values: object) -> int:
         into = f"insert into {self._table.fullname} ({self._names()}, file_id)"
@@ -182,7 +182,7 @@ class Staged:
         return ", ".join(f'{alias}."{name}"' if alias else f'"{name}"' for name in self._columns)
 
     def _same(self, one: str, other: str) -> str:
-        """Hashable where a column cannot be null."""
+        """SQL condition; "=" where a column is not nullable, so that a hash join is possible."""
         nullable = {column.name for column in self._table.columns if column.nullable}
         return " and ".join(
             f'{one}."{name}" {"is not distinct from" if name in nullable else "="} {other}."{name}"'
@@ -192,30 +192,30 @@ class Staged:
 
 @dataclass(frozen=True)
 class Against:
-    """How a staged file stands to what its name brought before."""
+    """A staged file compared with the earlier files of its name."""
 
     n_former: int
-    n_missing: int  # rows of before that are not in the file
+    n_missing: int  # rows of the earlier files that are not in this one
     last_before: int | None  # milliseconds
     first_now: int | None
 
     @property
     def is_later(self) -> bool:
-        """Whether all rows of the file lie after those of before: then it is a further piece and no new state."""
+        """Whether all rows are later than the earlier ones: then it is an additional file and not a new state."""
         return self.last_before is not None and self.first_now is not None and self.first_now > self.last_before
 
 
 @dataclass(frozen=True)
 class State:
-    """What a later state of a catalogue file says otherwise than before."""
+    """How a later state of a catalogue file differs from the stored one."""
 
-    n_told: int
+    n_changed: int
     n_emptied: int
-    n_missing: int  # owners of before that are not in the file
+    n_missing: int  # stored owners that are not in the file
 
 
 def n_duplicates(connection: sa.Connection, files: Sequence[int]) -> int:
-    """How many events of files (ids) equal, in every column, one that is there before them."""
+    """The number of events of files (ids) that equal an earlier one in every column."""
     names = ", ".join(f'"{column.name}"' for column in raw.events.columns if column.name not in ("seq", "file_id"))
     query = f"""
         with extent as (

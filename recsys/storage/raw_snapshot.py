@@ -1,6 +1,6 @@
-"""Schema `raw` as it stands at one moment, out of Postgres as Parquet files.
+"""Exports a snapshot of schema `raw` from Postgres as Parquet files.
 
-ADBC turns Postgres' binary COPY into Arrow batches; they are written as they come, so that memory stays small.
+ADBC converts Postgres' binary COPY to Arrow batches, which are written as they arrive, so that memory stays small.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ select coalesce(json_agg(row_to_json(i) order by import_id), '[]')::text from (
   from raw.imports i) i
 """
 _BATCH_BYTES = 16 << 20
-POSTED_SEQ = 1 << 40  # `seq` of posted events lie above those of imported ones
+POSTED_SEQ = 1 << 40  # `seq` of posted events are above those of imported ones
 _MS = "floor(extract(epoch from occurred_at) * 1000)::bigint"
 _NUMBER = "case jsonb_typeof(parameters -> '{name}') when 'number' then (parameters ->> '{name}')::float8 end"
 _ACTED = "array[{}]".format(", ".join(f"'{name}'" for name in BY_PARAMETER))
@@ -45,24 +45,24 @@ select {_MS} as "timestamp", user_id as visitorid, event_type as event, item_id 
        nullif((parameters || features)::text, '{{{{}}}}') as parameters, {POSTED_SEQ} + position as seq,
        case when parameters ?| {_ACTED} then parameters::text end as acted, label::float8 as label
 from events where {_MS} < {{before_ms}}
-"""  # noqa: S608 - our own words
+"""  # noqa: S608 - constants
 _CATALOGUE_MS = "floor(extract(epoch from i.told_at) * 1000)::bigint"
 _POSTED_PROPERTIES = f"""
-select {_CATALOGUE_MS} as "timestamp", i.item_id as itemid, said.property, said.value
+select {_CATALOGUE_MS} as "timestamp", i.item_id as itemid, posted.property, posted.value
 from items i left join categories c on c.category_key = i.category_key
 cross join lateral (
     values ('categoryid', c.category_id), ('available', case when i.available then '1' else '0' end), ('title', i.title)
     union all select key, value from jsonb_each_text(i.properties) where key not in ('categoryid', 'available', 'title')
-) said (property, value)
-where said.value is not null and {_CATALOGUE_MS} < {{before_ms}}
-"""  # noqa: S608 - our own words
+) posted (property, value)
+where posted.value is not null and {_CATALOGUE_MS} < {{before_ms}}
+"""  # noqa: S608 - constants
 _CATALOGUE_STATE = f"select count(*), max({_CATALOGUE_MS}) from items i where {_CATALOGUE_MS} < {{before_ms}}"  # noqa: S608 - ours
 _POSTED_STATE = f"""
 select count(*), coalesce(max(position), 0),
        max({_MS}) filter (where user_id is not null and event_type = any({{types}}))
 from events where {_MS} < {{before_ms}}
-"""  # noqa: S608 - our own words
-# Runs of events without a long gap, but the one that goes on from the imported events.
+"""  # noqa: S608 - constants
+# Runs of events without a long gap, except the one that continues the imported events.
 _ISLANDS = f"""
 select coalesce(json_agg(json_build_array(first, n) order by first), '[]')::text from (
     select min(ms) as first, count(*) as n from (
@@ -75,24 +75,24 @@ select coalesce(json_agg(json_build_array(first, n) order by first), '[]')::text
         ) beside
     ) numbered where island > 0 group by island
 ) islands
-"""  # noqa: S608 - our own words
-_WORD = re.compile(r"[A-Za-z0-9_.:-]+\Z")  # as event types of the log are
+"""  # noqa: S608 - constants
+_WORD = re.compile(r"[A-Za-z0-9_.:-]+\Z")  # as event types of the log
 
 
 class RawSnapshot:
-    """The raw tables as of the start of one transaction, whatever is imported meanwhile."""
+    """The raw tables as of the start of one transaction."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
     def imports(self) -> list[dict[str, Any]]:
-        """What has been imported: the rows of `raw.imports`, oldest first, each with its `files`."""
+        """The rows of `raw.imports`, oldest first, each with its `files`."""
         imports: list[dict[str, Any]] = json.loads(self._row(_STATE)[0])
         return imports
 
     def events(self, until_ms: int) -> tuple[int, int | None, int | None, int]:
-        """Number of events, the greatest `seq`, the last timestamp up to `until_ms` (None when there is none), and how
-        many lie after it."""
+        """Number of events, largest `seq`, last timestamp up to `until_ms` (None when there is none), and the number of
+        later events."""
         is_later = f'"timestamp" > {int(until_ms)}'
         n, last_seq, last, n_later = self._row(
             f'select count(*), max(seq), max("timestamp") filter (where not {is_later}), '  # noqa: S608 - a number
@@ -101,27 +101,27 @@ class RawSnapshot:
         return int(n), last_seq, last, int(n_later)
 
     def posted(self, types: Iterable[str], before_ms: int) -> tuple[int, int, int | None]:
-        """Of the log strictly before `before_ms`: number of events, the greatest position, and the last timestamp of a
-        user's event of one of `types` (milliseconds; None when there is none)."""
+        """Of the log strictly before `before_ms`: number of events, largest position, and last timestamp of the users'
+        events of `types` (milliseconds; None when there is none)."""
         query = _POSTED_STATE.format(types=_array(types), before_ms=int(before_ms))
         n, position, last = self._row(query)
         return int(n), int(position), last
 
-    def told(self, before_ms: int) -> tuple[int, int | None]:
-        """Number of items that were last told by API before an instant, and when the last one was (milliseconds)."""
+    def posted_items(self, before_ms: int) -> tuple[int, int | None]:
+        """Number of items last posted before an instant, and the time of the last one (milliseconds)."""
         n, last = self._row(_CATALOGUE_STATE.format(before_ms=int(before_ms)))
         return int(n), last
 
     def islands(self, types: Iterable[str], after_ms: int, before_ms: int, gap_ms: int) -> list[tuple[int, int]]:
-        """Runs of users' posted events of `types` between the two instants that begin more than `gap_ms` after the
-        event before, or after `after_ms`: first timestamp and number of each, in order."""
+        """Runs of users' posted events of `types` between two instants that start more than `gap_ms` after the previous
+        event, or after `after_ms`: first timestamp and number of each, in order."""
         numbers = {"after_ms": int(after_ms), "before_ms": int(before_ms), "gap_ms": int(gap_ms)}
         rows: list[list[int]] = json.loads(self._row(_ISLANDS.format(types=_array(types), **numbers))[0])
         return [(first, n) for first, n in rows]
 
     def export(self, folder: Path, before_ms: int, posted_before_ms: int) -> dict[str, Path]:
-        """Write every stream, the log as `posted_events`, and properties that came by the API as `posted_properties`,
-        cut strictly before an instant, into Parquet files; stream → path."""
+        """Write every stream, the log (`posted_events`) and posted properties (`posted_properties`), each strictly
+        before an instant, as Parquet files; stream → path."""
         queries = {stream: _query(stream, before_ms) for stream in STREAMS}
         queries["posted_properties"] = _POSTED_PROPERTIES.format(before_ms=int(before_ms))
         queries["posted_events"] = _POSTED.format(before_ms=int(posted_before_ms))
@@ -144,14 +144,14 @@ class RawSnapshot:
 
 
 def _query(stream: str, before_ms: int) -> str:
-    """COPY, which makes this fast, takes no parameters; the bound is an integer."""
+    """SQL without parameters, which COPY does not support; the bound is an integer."""
     columns = ", ".join(f'"{name}"' for name in STREAMS[stream])
     cut = f' where "timestamp" < {int(before_ms)}' if "timestamp" in STREAMS[stream] else ""
     return f"select {columns} from raw.{stream}{cut}"  # noqa: S608 - names from STREAMS alone
 
 
 def _array(types: Iterable[str]) -> str:
-    """SQL of those types that can occur in the log."""
+    """SQL array of the types that can occur in the log."""
     return "array[{}]::text[]".format(", ".join(f"'{name}'" for name in types if _WORD.match(name)))
 
 
@@ -159,7 +159,7 @@ def _array(types: Iterable[str]) -> str:
 def raw_snapshot(engine: sa.Engine) -> Iterator[RawSnapshot]:
     """A snapshot of the database that `engine` is connected to.
 
-    A lost connection is raised as psycopg2's OperationalError, as everywhere else (see `engine.with_patience`).
+    A lost connection raises psycopg2's OperationalError, as everywhere else (see `engine.with_patience`).
     """
     try:
         with _connected(engine) as snapshot:
@@ -175,9 +175,9 @@ def _connected(engine: sa.Engine) -> Iterator[RawSnapshot]:
     with closing(dbapi.connect(url_of(engine))) as connection:
         with closing(connection.cursor()) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
-            # Before the snapshot is taken: a table that is truncated after it would look empty.
+            # Before the snapshot: a table that is truncated after it would look empty.
             cursor.execute(f"lock table {', '.join(f'raw.{name}' for name in STREAMS)} in access share mode")
-            cursor.execute("set synchronize_seqscans = off")  # rows in the order in which they were loaded
+            cursor.execute("set synchronize_seqscans = off")  # rows in loading order
         yield RawSnapshot(connection)
 
 

@@ -20,10 +20,8 @@ EXCLUDED = (
         f"fast_api_service/{name}"
         for name in ("auth/", "events/", "middleware/", "postgres/", "predict/", "recommend/", "runtime/", "app.py")
     ),
-    *(f"recsys/{name}" for name in ("serving/", "steps/")),
+    *(f"recsys/{name}" for name in ("serving/",)),
     "fast_api_service/catalogue/objects.py",
-    "recsys/storage/raw_differences.py",
-    "recsys/storage/raw_snapshot.py",
     "tests/integration/runtime/test_held_locks.py",
     "tests/unit/fast_api_service/postgres/test_read_pool.py",
     "tests/unit/serving/test_catalogue_changes.py",

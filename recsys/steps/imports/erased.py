@@ -1,4 +1,4 @@
-"""Rows of erased users in what is imported."""
+"""Leaves rows of erased users out of an import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recsys.storage.raw_erased import OF_ERASED
 
 
 def without(chunk: Chunk, erased: Set[str]) -> Chunk:
-    """The chunk less the rows of erased users, which are counted as left out. `erased`: see `keys.erased`."""
+    """The chunk without the rows of erased users, which are counted as left out. `erased`: see `keys.erased`."""
     if not erased or "visitorid" not in chunk.rows.schema.names:
         return chunk
     users = chunk.rows["visitorid"].dictionary_encode()

@@ -1,4 +1,4 @@
-"""Whether a new file of events is one that was loaded before and has grown: told from its rows, whatever its name."""
+"""Detects from its rows, not its name, whether a new file of events is a loaded one that has grown."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from recsys.storage.raw_differences import Staged
 from recsys.storage.raw_imports import FileProgress
 from recsys.storage.raw_seen import Seen
 
-CONTAINED = 0.9  # of a loaded file's rows, from which on the new file is that file grown
-NEARLY_ALL = 0.9  # of the new file's rows are there: it goes on from several files
-ACCIDENTAL = 0.05  # fewer of the new file's rows may equal loaded ones by accident
+CONTAINED = 0.9  # share of a loaded file's rows in the new file from which on it is that file grown
+NEARLY_ALL = 0.9  # share of the new file's rows loaded already from which on it continues several files
+ACCIDENTAL = 0.05  # below this share, rows of the new file may equal loaded ones by chance
 
 
 def continued(part: Part, staged: Staged, files: Sequence[FileProgress], *, is_known: bool) -> list[FileProgress]:
-    """The files of `files` that the staged one holds, so that its other rows alone are new; none where it is new.
+    """The files of `files` that the staged one contains, so that only its other rows are new; none where it is new.
 
-    `is_known`: it is a file that has grown already, by its name; then it may share what it likes with others.
-    InputError where too many of its rows are there for a new file, and too few for a grown one.
+    `is_known`: by its name it is a file that has grown; then it may share any rows with others.
+    InputError where too many of its rows are loaded for a new file, and too few for a grown one.
     """
     shared = staged.shared()
     touched = [file for file in files if shared.get(file.file_id)]
-    held = [file for file in touched if shared[file.file_id] >= CONTAINED * file.n_loaded]
-    partly = [file for file in touched if file not in held]
-    n_rest = staged.n_rows - sum(shared[file.file_id] for file in held)
+    contained = [file for file in touched if shared[file.file_id] >= CONTAINED * file.n_loaded]
+    partly = [file for file in touched if file not in contained]
+    n_rest = staged.n_rows - sum(shared[file.file_id] for file in contained)
     n_partly = sum(shared[file.file_id] for file in partly)
     if is_known or not n_partly:
-        return held
+        return contained
     n_there = sum(shared[file.file_id] for file in touched)
     if n_there >= NEARLY_ALL * staged.n_rows or n_there >= CONTAINED * sum(file.n_loaded for file in touched):
         return touched
     if n_partly >= ACCIDENTAL * n_rest:
         raise InputError(
-            f"{part.path}: {n_there:,} of its {staged.n_rows:,} events equal events that {shown(touched)} brought, "
+            f"{part.path}: {n_there:,} of its {staged.n_rows:,} events equal events of {shown(touched)}, "
             f"which {'has' if len(touched) == 1 else 'have'} {sum(file.n_loaded for file in touched):,}: "
             "too many for a new file, too few for a grown one. Nothing was loaded. "
-            "--drop-duplicates loads the events that are not there yet, --keep-duplicates all of them once more"
+            "--drop-duplicates loads the events that are not loaded yet, --keep-duplicates all of them again"
         )
-    return held
+    return contained
 
 
 def are_others(staged: Staged, files: Sequence[FileProgress], seen: Seen) -> bool:
-    """Whether `continued` would find none for certain, told without looking at loaded rows."""
+    """Whether `continued` certainly finds none, decided without reading loaded rows."""
     n = staged.n_known(seen)
     return n < ACCIDENTAL * staged.n_rows and all(n < CONTAINED * file.n_loaded for file in files)
 
 
 def shown(files: Sequence[FileProgress]) -> str:
-    """Up to three names of files."""
+    """Up to three file names, as text."""
     names = list(dict.fromkeys(file.file for file in files))
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} others" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""What of an import is new to the database, and what of it the database refuses. Nothing is written here."""
+"""Plans an import: what is new to the database, and what contradicts it. Reads and writes nothing."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ START_OVER = (
     "give --replace to empty the database and start over (raw tables, keys, lists, publications and posted events)"
 )
 _ID_TYPES = ("user_id_type", "item_id_type", "category_id_type")
-_FILES = ("items", "categories")  # options that name further files
-_OF_ROWS = ("event", "value", "transaction")  # columns that rows without them lack
-_MAY_CHANGE = ("weights", "labels", "bought")  # of the lasting options: they say what is learned from rows
+_FILES = ("items", "categories")  # options with further files
+_OF_ROWS = ("event", "value", "transaction")  # columns that rows loaded without them lack
+_MAY_CHANGE = ("weights", "labels", "bought")  # of the lasting options: they define what is learned from rows
 
 How = Literal["rows", "new rows", "state"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A part that is to be loaded: `rows` as they are; `new rows` beside those that the files `former` brought; or as
-    the later `state` of a catalogue."""
+    """A part to load: all `rows`; only the `new rows`, compared with those of the files `former`; or as a later `state`
+    of a catalogue."""
 
     part: Part
     sha256: str
     how: How = "rows"
     former: tuple[FileProgress, ...] = ()
-    begun: FileProgress | None = None  # goes on here
+    begun: FileProgress | None = None  # resumes this one
 
 
 @dataclass
 class Plan:
-    """What to load, and how that stands to what is there.
+    """What to load, and how it relates to what is loaded.
 
-    `current`: files that are loaded already; `before`: these and all that their names brought before; `aliases`:
-    further names of loaded files, with their content's checksum; `take_back`: half-loaded files that nobody goes on
-    with.
+    `current`: files that are loaded already; `before`: these and the earlier files of their names; `aliases`:
+    further names of loaded files, with the checksum of their content; `take_back`: partially loaded files that are not
+    resumed.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Plan:
 
 
 def inherited(former: sa.Row[Any] | None, source: type[Source], options: Mapping[str, str]) -> dict[str, str]:
-    """The options with what they leave unsaid and the import before said: what rows and ids mean lasts."""
+    """The options, with defaults from the previous import for those that define the meaning of rows and ids."""
     if former is None or former.source != source.name:
         return dict(options)
     kept = {name: former.options[name] for name in source.lasting_options if former.options.get(name) is not None}
@@ -62,48 +62,48 @@ def inherited(former: sa.Row[Any] | None, source: type[Source], options: Mapping
 
 
 def spelt_out(source: Source, options: Mapping[str, str]) -> dict[str, str]:
-    """The options with the types of ids that the source found: they last, too."""
+    """The options with the id types that the source detected, which persist as well."""
     types = {name: getattr(source.declaration, name) for name in _ID_TYPES if name in source.option_names}
     return {**options, **types}
 
 
 def check_fits(former: sa.Row[Any], source: Source, options: Mapping[str, str]) -> None:
-    """InputError where rows would come to mean something else than those of the import before."""
+    """InputError where rows would have another meaning than those of the previous import."""
     if former.source != source.name:
         raise InputError(
-            f"the database holds source {former.source} from {former.path}; a database has one source. "
+            f"the database has source {former.source} from {former.path}; a database has one source. "
             f"To load {source.name} instead, {START_OVER}"
         )
     for name in source.lasting_options:
         before, now = former.options.get(name), options.get(name)
         if name not in _MAY_CHANGE and before and now and before != now:
             raise InputError(
-                f"option {name}={now}: it was {name}={before} when {former.path} was loaded, and rows that mean "
-                f"different things cannot be told apart. Name the column {before!r} in the file, too, or {START_OVER}"
+                f"option {name}={now}: it was {name}={before} when {former.path} was loaded, and rows of different "
+                f"meaning cannot be distinguished. Name the column {before!r} in the file, too, or {START_OVER}"
             )
     for name in _OF_ROWS:
         if name in source.lasting_options and options.get(name) and not former.options.get(name):
             what = {"event": "event types", "value": "values", "transaction": "transactions"}[name]
             raise InputError(
-                f"option {name}={options[name]}: the events that are loaded have been read without {what}, and would "
-                f"stay so. To read them anew, import all their files with this option, and {START_OVER}"
+                f"option {name}={options[name]}: the loaded events have been read without {what}, and would "
+                f"stay so. To read them again, import all their files with this option, and {START_OVER}"
             )
     for name in _ID_TYPES:
         before, now = getattr(former, name), getattr(source.declaration, name)
         if before != now:
             raise InputError(
                 f"{name} is {now} in this import, and {before} in the database; "
-                f"{f'leave out the option {name}' if name in options else 'bring ids of that type'}, or {START_OVER}"
+                f"{f'leave out the option {name}' if name in options else 'use ids of that type'}, or {START_OVER}"
             )
 
 
 def with_roles_kept(former: sa.Row[Any], source: Source, options: Mapping[str, str]) -> Declaration:
-    """What the source declares, where types of the import before keep their part as labels and as bought, unless the
-    options name these. A new type is a label when it weighs more than all types that are none, and bought when it
-    weighs what a bought one does."""
+    """The source's declaration, with the label and bought types of the previous import, unless the options set them. A
+    new type is a label if its weight exceeds that of all types that are not, and bought if its weight is at least
+    that of a bought type."""
     now = source.declaration
     if "labels" not in source.lasting_options or len(former.event_weights) < 2:
-        return now  # one type alone is label and bought for want of others
+        return now  # a single type is label and bought by default
     weights = now.event_weights
     known = [name for name in former.event_weights if name in weights]
     labels = [name for name in former.label_event_types if name in weights]
@@ -120,7 +120,7 @@ def with_roles_kept(former: sa.Row[Any], source: Source, options: Mapping[str, s
 
 
 def changes(former: sa.Row[Any], now: Declaration) -> list[str]:
-    """What an import says otherwise than the one before of event types, as notes."""
+    """How an import's event types differ from those of the previous one, as notes."""
     notes = []
     for name, weight in now.event_weights.items():
         before = former.event_weights.get(name)
@@ -142,14 +142,14 @@ def plan(
     options: Mapping[str, str],
     declaration: Declaration,
 ) -> Plan:
-    """`known`: all files, oldest first; `imports`: by id. A file is known by its content, whatever its name."""
+    """`known`: all files, oldest first; `imports`: by id. Files are identified by content, not by name."""
     made = Plan()
     seen: dict[tuple[str, str], str] = {}
 
     def as_then(file: FileProgress) -> bool:
-        """Whether it was read by the options and weights of now; which other files there were makes no difference."""
+        """Whether it was read with the current options (other than further files) and weights."""
         row = imports[file.import_id]
-        then, now = ({n: v for n, v in said.items() if n not in _FILES} for said in (row.options, options))
+        then, now = ({n: v for n, v in given.items() if n not in _FILES} for given in (row.options, options))
         return then == now and row.event_weights == declaration.event_weights
 
     there = {(file.stream, file.file, file.sha256) for file in known}
@@ -189,18 +189,18 @@ def plan(
 
 
 def _same(part: Part, sha256: str, complete: Sequence[FileProgress]) -> FileProgress | None:
-    """The file that holds the same: any for rows, the newest for what later files supersede."""
+    """The loaded file of equal content: any for events, only the newest for streams that later files supersede."""
     if part.stream != EVENTS:
         newest = [file for file in complete if part.is_state or file.file == part.name][-1:]
         of_other_names = [] if part.is_state else [f for f in complete if not newest and f.sha256 == sha256]
         complete = [*newest, *of_other_names]
     same = [file for file in complete if file.sha256 == sha256]
-    read = [file for file in same if file.position]  # others are further names of these
+    read = [file for file in same if file.position]  # the others are aliases
     return next(reversed(read or same), None)
 
 
 def _states(name: str, complete: Sequence[FileProgress]) -> list[FileProgress]:
-    """The files that brought what a name stood for so far: those of that name, and what they were other names of."""
+    """The files of a name so far: those loaded under it, and those that they were aliases of."""
     found: dict[int, FileProgress] = {}
 
     def add(name: str, until: int) -> None:
@@ -220,6 +220,6 @@ def _left_half(made: Plan, parts: Sequence[Part]) -> Iterator[str]:
     for file in made.take_back:
         if (file.stream, file.file) not in ours:
             yield (
-                f"the load of {file.file} was interrupted before and is not gone on with: "
-                f"the {file.n_loaded:,} rows that it had loaded are taken back; import it again"
+                f"the load of {file.file} was interrupted and is not resumed: "
+                f"its {file.n_loaded:,} loaded rows are removed; import it again"
             )

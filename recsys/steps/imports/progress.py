@@ -1,4 +1,4 @@
-"""What an import shows while it runs, and where it puts bad rows."""
+"""Progress of an import, and the quarantine of bad rows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from recsys.data.sources.base import Part, Rejected
 logger = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 180  # of a part in the name of its quarantine file
-SAY_EVERY_S = 10.0  # how far a long file is, where no terminal shows it
+LOG_EVERY_S = 10.0  # progress of a long file, without a terminal
 
 
 def file_name(name: str) -> str:
-    """A file's name (relative, with folders) as one of its own, that no other has and that file systems can hold."""
+    """A relative path as a unique file name of valid length."""
     plain = name.replace("/", "_")
     if plain == name and len(name.encode()) <= MAX_NAME_BYTES:
         return name
@@ -32,7 +32,7 @@ def file_name(name: str) -> str:
 
 
 class Quarantine:
-    """The file of one part's bad rows; written anew from the part's start at each run, so that none is there twice."""
+    """The file of one part's bad rows; rewritten from the part's start at each run, so that rows are not repeated."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
@@ -47,7 +47,7 @@ class Quarantine:
             self._file.close()
 
     def write(self, rejected: list[Rejected]) -> None:
-        """Add rows and hand them to the system before their chunk is committed."""
+        """Write rows and flush them before their chunk is committed."""
         if not rejected:
             return
         if self._file is None:
@@ -59,33 +59,33 @@ class Quarantine:
 
 
 def as_text(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: people open the file in one."""
+    """Escape a cell that a spreadsheet would take for a formula."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 class Bar:
-    """Says how far each file is: as a bar on a terminal, else as a line in the log now and then."""
+    """Shows the progress of each file: as a bar on a terminal, else as log lines at intervals."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
 
     @contextmanager
     def file(self, part: Part) -> Iterator[Any]:
-        """A function that is told the number of rows so far."""
+        """Yields a function that takes the number of rows so far."""
         task = self._bar.add_task(f"{part.stream} {part.name}", total=None, rows="0")
-        pace = log.Pace(SAY_EVERY_S)
+        pace = log.Pace(LOG_EVERY_S)
 
-        def say(n_rows: int) -> None:
+        def show(n_rows: int) -> None:
             self._bar.update(task, rows=f"{n_rows:,}")
             if self._bar.disable and pace.is_due():
                 logger.info("%s of %s: %s rows so far", part.stream, part.name, f"{n_rows:,}")
 
-        yield say
+        yield show
 
 
 @contextmanager
 def progress_bar() -> Iterator[Bar]:
-    """On standard error."""
+    """Progress on standard error."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TextColumn("{task.fields[rows]} rows"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:

@@ -1,4 +1,4 @@
-"""What a call of `recsys import` asks for."""
+"""The arguments of `recsys import`."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class Request:
     complete_until: dt.datetime | None
 
     def transaction(self, connection: sa.Connection) -> AbstractContextManager[Any]:
-        """Each step is one, unless all is to take the place of what is there."""
+        """A transaction for each step, unless the whole import is one (`replace`)."""
         return nullcontext() if self.replace else connection.begin()

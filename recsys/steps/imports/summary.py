@@ -1,4 +1,4 @@
-"""What an import brought and what the database holds after it, in one table."""
+"""The summary of an import: what it loaded, and what the database has after it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WEIGHTS = "select event_weights from raw.imports order by import_id desc limit 
 
 
 def of_file(file: FileProgress) -> dict[str, Any]:
-    """What became of the rows of one file."""
+    """Counts of the rows of one file by outcome."""
     return {
         "file": file.file,
         "stream": file.stream,
@@ -39,7 +39,7 @@ def of_file(file: FileProgress) -> dict[str, Any]:
 
 
 def of_database(connection: sa.Connection) -> dict[str, Any]:
-    """Span, event types, users and items of all that is loaded."""
+    """Time span, event types, users and items of all loaded data."""
     n_events, n_users, first, last = connection.execute(sa.text(_EVENTS)).one()
     n_acted, n_described, n_both = connection.execute(sa.text(_ITEMS)).one()
     weights = connection.execute(sa.text(_WEIGHTS)).scalar_one_or_none() or {}
@@ -67,7 +67,7 @@ def of_import(
     n_duplicates: int,
     whole: dict[str, Any],
 ) -> dict[str, Any]:
-    """The result of an import, which is printed as well."""
+    """The result of an import; also printed."""
     n_loaded: Counter[str] = Counter()
     n_before: Counter[str] = Counter()  # by earlier imports, from the files of this one
     left_out: Counter[str] = Counter()
@@ -102,12 +102,12 @@ def of_import(
     if of_ours:
         show(result)
     else:
-        told = ", ".join(f"{n:,} rows of {stream}" for stream, n in n_before.items())
+        text = ", ".join(f"{n:,} rows of {stream}" for stream, n in n_before.items())
         logger.info(
             "%s: all files of %s were loaded before (%s); nothing is loaded now",
             accounts.request.source,
             accounts.request.path,
-            told,
+            text,
         )
     return result
 
@@ -119,7 +119,7 @@ def show(result: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
 
     def add(name: str, value: str) -> None:
-        table.add_row(Text(name), Text(value))  # what stands in files and names is no markup
+        table.add_row(Text(name), Text(value))  # names may look like markup
 
     for file in result["files"]:
         counts = [f"{file['n_loaded']:,} loaded now", f"{file['n_rejected']:,} rejected"]
@@ -141,9 +141,9 @@ def show(result: dict[str, Any]) -> None:
     add("events in all", f"{totals['events']:,} of {totals['users']:,} users, {first} to {last} (UTC)")
     if result["n_duplicates"]:
         add("exact duplicates", f"{result['n_duplicates']:,}")
-    for name, said in result["event_types"].items():
-        weight = "no weight" if said["weight"] is None else f"weight {said['weight']:g}"
-        add(f"type {name}", f"{said['n']:,} events, {weight}")
+    for name, found in result["event_types"].items():
+        weight = "no weight" if found["weight"] is None else f"weight {found['weight']:g}"
+        add(f"type {name}", f"{found['n']:,} events, {weight}")
     add(
         "items of events",
         f"{totals['items_with_events']:,}, of which {totals['items_with_events_described']:,} described",

@@ -89,7 +89,7 @@ CASES = {
         7,
         (MAY, "K1", "Angesehen", "A1", 816.04),
         "Export.csv",
-        ["bought   Gekauft (hidden from whoever did it)", "labels   Warenkorb, Gekauft", "816,04 | 12,50"],
+        ["bought   Gekauft (hidden from the user afterwards)", "labels   Warenkorb, Gekauft", "816,04 | 12,50"],
     ),
     "types by their words alone": Case(
         {"x.csv": VORGANG.replace("Vorgang", "Was").replace("Angesehen", "Produkt angesehen")},
@@ -207,7 +207,7 @@ CASES = {
         1,
         FIRST,
         "x.csv",
-        ["nothing tells whether the day or the month comes first"],
+        ["it is ambiguous whether the day or the month comes first"],
     ),
     "gorse": Case(
         {

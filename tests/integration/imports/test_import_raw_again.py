@@ -79,7 +79,7 @@ def test_a_grown_export_under_a_new_name_brings_its_new_rows_alone(load, clean_d
         result = load("table", write(tmp_path / f"export{day}.csv", *lines[:n]), options=MAP)
         assert len(events(clean_database)) == n
     assert result["left_out"] == {"loaded before": 60}
-    assert any("export2.csv holds what export0.csv, export1.csv brought" in note for note in result["notes"])
+    assert any("export2.csv contains export0.csv, export1.csv: it has grown" in note for note in result["notes"])
     # the first name again, and an export that moves on: its oldest rows are not in it any more
     load("table", write(tmp_path / "export0.csv", *lines[:110]), options=MAP)
     load("table", write(tmp_path / "last.csv", *lines[20:]), options=MAP)
@@ -123,7 +123,7 @@ def test_an_export_of_later_events_alone_under_the_old_name_is_a_further_one(loa
     load("table", folder, options=MAP)
     write(folder / "events.csv", "u3,c,2024-05-03")
     result = load("table", folder, options=MAP)
-    assert any("further one" in note for note in result["notes"])
+    assert any("loaded additionally" in note for note in result["notes"])
     assert events(clean_database) == [("u1", "a"), ("u2", "b"), ("u3", "c")]
 
 
@@ -131,7 +131,7 @@ def test_an_export_that_lost_rows_is_refused_with_their_number(load, clean_datab
     load("table", folder, options=MAP)
     before = dump(clean_database)
     write(folder / "events.csv", "u2,b,2024-05-02", "u3,c,2024-05-03")
-    with pytest.raises(InputError, match=r"1 of the 2 rows.*a name of its own.*--replace"):
+    with pytest.raises(InputError, match=r"1 of the 2 rows.*another name.*--replace"):
         load("table", folder, options=MAP)
     assert dump(clean_database) == before
 

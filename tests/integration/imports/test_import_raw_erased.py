@@ -72,7 +72,7 @@ def test_a_grown_export_is_known_though_much_of_it_was_erased(load, clean_databa
     for user in ("u1", "u2", "u3"):
         erase(user)
     result = load("table", write(tmp_path / "b.csv", *lines_of(140)), options=MAP)
-    assert any("b.csv holds what a.csv brought" in note for note in result["notes"])
+    assert any("b.csv contains a.csv: it has grown" in note for note in result["notes"])
     assert result["left_out"] == {"of erased users": 42, "loaded before": 70}
     assert len(users(clean_database)) == 98
 

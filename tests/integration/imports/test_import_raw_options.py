@@ -39,7 +39,7 @@ def test_a_column_that_loaded_events_were_read_without_is_refused(load, clean_da
     load("table", log, options=MAP)
     before = dump(clean_database)
     added = MAP | {name: "event" if name == "event" else "n"}
-    with pytest.raises(InputError, match=rf"option {name}=.*loaded have been read without.*--replace"):
+    with pytest.raises(InputError, match=rf"option {name}=.*loaded events have been read without.*--replace"):
         load("table", log, options=added)
     assert dump(clean_database) == before
     load("table", log, options=added, replace=True)

@@ -100,7 +100,7 @@ def test_nothing_imported_an_unfinished_import_and_a_bad_instant_are_named(ctx, 
     with pytest.raises(EmptyResultError, match="recsys import"):
         prepare_dataset.run(ctx=ctx)
     load(write_shop(tmp_path / "shop"))
-    with pytest.raises(InputError, match="'yesterday' is no instant"):
+    with pytest.raises(InputError, match="'yesterday' is not an instant"):
         prepare_dataset.run(as_of="yesterday", ctx=ctx)
     with pytest.raises(EmptyResultError, match="no event lies before"):
         prepare_dataset.run(as_of="2015-01-01", ctx=ctx)
@@ -126,7 +126,7 @@ def test_an_event_of_the_future_is_left_out_and_stops_no_night(ctx, load, tmp_pa
     assert "they lie in the future: 1" in caplog.text
     with ctx.engine.begin() as connection:
         connection.execute(sa.delete(raw_tables.events).where(raw_tables.events.c.timestamp < future["timestamp"]))
-    with pytest.raises(EmptyResultError, match="all 1 raw events lie in the future"):
+    with pytest.raises(EmptyResultError, match="all 1 raw events are in the future"):
         prepare_dataset.run(ctx=ctx)
 
 
