@@ -1,8 +1,7 @@
-"""How the service reaches Postgres: connections, limits and failures.
+"""The service's access to Postgres: connection pools, timeouts and failures.
 
-`read_pool.py` has the connections of requests, the limit of a query by a clock that does not count stalls of the event
-loop, and the circuit breaker that leaves Postgres alone for a while after failures; `write_pool.py` the few connections
-that write, a transaction a request; `listener.py` hears of changes at once, `away.py` says how it
-shows that Postgres is away. No statement about a subject is here: those
-are in the repository of each subject. Requests of the same moment are put together in `fast_api_service.batching`.
+`read_pool.py` has the connections of requests, the timeout of a query, which does not count stalls of the event loop,
+and the circuit breaker; `write_pool.py` the few connections that write, one transaction per request; `listener.py`
+listens for notifications, `away.py` has the errors of an unavailable Postgres. SQL is in the repository of each
+subject. Concurrent requests are batched in `fast_api_service.batching`.
 """

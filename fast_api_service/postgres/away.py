@@ -1,4 +1,4 @@
-"""How it shows that Postgres is away, and what its users are told then."""
+"""The errors that mean that Postgres is unavailable, and their messages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ class DatabaseAwayError(Exception):
 
 
 def in_words(error: Exception) -> str:
-    """What went wrong, and for tables of another version what to do."""
+    """The error as text, with a hint where the tables are of another version."""
     hint = "; the database is older than this service: run `recsys migrate`" if isinstance(error, NO_TABLES) else ""
     return f"{type(error).__name__}: {error}{hint}"

@@ -1,4 +1,4 @@
-"""Connections that are held for one kind of work: statements stay prepared, and nothing is reset between two uses.
+"""A pool of read connections for one kind of work: statements stay prepared, and sessions are not reset between uses.
 
 asyncpg's own pool takes three times as long for a request of one row.
 """
@@ -14,20 +14,20 @@ from typing import Any, Final, Self
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-STALL_S: Final = 0.03  # a timer that comes so much later than it should says that the loop stood still
-_MOST_STALLS: Final = 10  # then the limit holds all the same
+STALL_S: Final = 0.03  # a timer that fires so much too late means that the event loop was blocked
+_MAX_STALLS: Final = 10  # after so many the timeout applies anyway
 FAILURES_TO_OPEN: Final = 3  # in a row
 REST_S: Final = 0.5
-MAX_STATEMENTS: Final = 16  # on a connection; each publication brings its own
+MAX_STATEMENTS: Final = 16  # per connection; each publication has its own
 _PREPARE_S: Final = 5.0
 
 
 class NoneFreeError(TimeoutError):
-    """No connection became free in time: our own work has them all, and Postgres may be well."""
+    """No connection became free in time: the pool is exhausted, while Postgres may be fine."""
 
 
-class HeldConnections:
-    """At most `size` connections, opened when they are needed, the last used one used first."""
+class ReadPool:
+    """At most `size` connections, opened on demand, the most recently used first."""
 
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]], size: int) -> None:
         self._connect = connect
@@ -40,10 +40,10 @@ class HeldConnections:
         return len(self._idle)
 
     async def fetch(self, sql: str, arguments: tuple[Any, ...], limit_s: float) -> list[asyncpg.Record]:
-        """All rows of a query; TimeoutError when Postgres takes longer than `limit_s` for a connection and the rows,
-        NoneFreeError when none is free after as long.
+        """All rows of a query; TimeoutError when connecting and reading take longer than `limit_s`, NoneFreeError when
+        no connection is free after as long.
 
-        A connection on which anything went wrong is not used again.
+        A connection is closed after any error.
         """
         await self._slot(limit_s)
         self.n_in_use += 1
@@ -64,7 +64,7 @@ class HeldConnections:
 
     async def _slot(self, wait_s: float) -> None:
         if not self._slots.locked():
-            await self._slots.acquire()  # at once
+            await self._slots.acquire()  # does not wait
             return
         try:
             async with asyncio.timeout(wait_s):
@@ -73,8 +73,8 @@ class HeldConnections:
             raise NoneFreeError("all connections are in use") from None
 
     async def prepare(self, sql: str, arguments: tuple[Any, ...], at_least: int = 0) -> None:
-        """Prepare a statement on the connections that are idle now, and on new ones where there are not `at_least` so
-        many, and run it once on each, so that the next requests find all of it ready."""
+        """Prepare a statement on all idle connections, and on new ones up to `at_least` in total, and run it once on
+        each, so that the next requests are fast."""
         n_idle = len(self._idle)
         for place in range(max(n_idle, at_least)):
             async with self._slots:
@@ -88,8 +88,8 @@ class HeldConnections:
                     limit.connection = connection
                     try:
                         if sql not in statements:
-                            # It must run, too: asyncpg leaves what it has prepared in a transaction, which keeps the
-                            # locks of its tables until the next query: no import could replace them.
+                            # Also run it: asyncpg leaves a prepared statement in a transaction that holds the locks
+                            # of its tables until the next query: no import could replace them.
                             await (await _prepare(connection, statements, sql)).fetch(*arguments)
                     except BaseException:
                         connection.terminate()
@@ -97,7 +97,7 @@ class HeldConnections:
                 self._idle.append((connection, statements))
 
     async def close(self) -> None:
-        """End the connections that are idle; those in use end with their queries."""
+        """Close the idle connections; those in use end with their queries."""
         while self._idle:
             self._idle.pop()[0].terminate()
 
@@ -112,7 +112,7 @@ class HeldConnections:
 async def _prepare(
     connection: asyncpg.Connection, statements: dict[str, PreparedStatement], sql: str
 ) -> PreparedStatement:
-    """Prepare a statement and keep it; of many, the first that was prepared goes."""
+    """Prepare a statement and cache it, evicting the oldest beyond MAX_STATEMENTS."""
     if len(statements) >= MAX_STATEMENTS:
         del statements[next(iter(statements))]
     statement = statements[sql] = await connection.prepare(sql)
@@ -122,8 +122,8 @@ async def _prepare(
 class Limit:
     """`async with Limit(seconds) as limit`: TimeoutError when the block takes longer.
 
-    `limit.connection`, once it is known, is ended then: to cancel a statement asyncpg makes another connection, and
-    waits. Where the loop stood still meanwhile, what came from Postgres is still to be read, so the time begins again.
+    `limit.connection`, once set, is terminated then: to cancel a statement, asyncpg would open another connection and
+    wait. If the event loop was blocked meanwhile, the response may be there unread, so the timer restarts.
     """
 
     __slots__ = ("_has_ended", "_loop", "_n_stalls", "_seconds", "_task", "_timer", "connection")
@@ -142,7 +142,7 @@ class Limit:
 
     def _end(self) -> None:
         now = self._loop.time()
-        if now - self._timer.when() > STALL_S and self._n_stalls < _MOST_STALLS:
+        if now - self._timer.when() > STALL_S and self._n_stalls < _MAX_STALLS:
             self._n_stalls += 1
             self._timer = self._loop.call_later(self._seconds, self._end)
             return
@@ -159,7 +159,7 @@ class Limit:
         if not self._has_ended or kind is None:
             return
         if kind is asyncio.CancelledError and self.connection is None and self._task is not None:
-            if self._task.uncancel() > 0:  # somebody else wants it to end, too
+            if self._task.uncancel() > 0:  # cancelled by another caller, too
                 return
             raise TimeoutError from None
         if isinstance(error, Exception):
@@ -167,21 +167,21 @@ class Limit:
 
 
 class Breaker:
-    """A circuit breaker: after failures in a row Postgres is left alone for a while, then tried by one request.
+    """A circuit breaker: after consecutive failures no request is sent to Postgres for a while, then one is tried.
 
-    Closed: all may try. Open: nobody, for REST_S. Then one may, and what becomes of it decides."""
+    Closed: all may try. Open: none, for REST_S. Half-open: one may, and its outcome decides."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._n_failures = 0
-        self._resting_until = 0.0  # also while one is trying: nobody else does for so long
+        self._resting_until = 0.0  # also set while half-open, so that only one request tries
 
     @property
     def is_open(self) -> bool:
         return self._n_failures >= FAILURES_TO_OPEN
 
     def allows(self) -> bool:
-        """Whether to try now; the one that may at the end of a rest holds the others off for another REST_S."""
+        """Whether to try now; the request that may after REST_S blocks the others for another REST_S."""
         if self._n_failures < FAILURES_TO_OPEN:
             return True
         now = self._clock()

@@ -1,4 +1,4 @@
-"""The few connections that may write, and their patience: a request is one transaction, done whole or not at all."""
+"""The few connections that may write, and their timeouts: a request is one atomic transaction."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _CONNECT_S = 5.0
 _LOOKUP_S = 2.0
 CLOSE_S = 2.0  # of a pool at the end, when requests have ended
 _STATEMENT_S = 10.0
-_WORK_S = 12.0  # a transaction, with what the server's own limits say if it can; beyond, it hangs
-_LOCK_MS = 500  # less than Postgres' deadlock_timeout: we give way before it ends somebody else's transaction
-_PATIENCE_S = 3.0  # of trying again while others hold what we need
+_WORK_S = 12.0  # a transaction; longer than the server's own timeouts, beyond which it hangs
+_LOCK_MS = 500  # less than Postgres' deadlock_timeout: we give up before it aborts another transaction
+_PATIENCE_S = 3.0  # of retrying while others hold the locks
 
 
 class Writable:
-    """A small pool beside the reading one, so that writes never take a reader's connection."""
+    """A small pool beside the read pool, so that writes never take its connections."""
 
     def __init__(
         self, dsn: str, name: str = "writes", n: int = _N_CONNECTIONS, connect_s: float = _CONNECT_S,
         work_s: float = _WORK_S,
     ) -> None:  # fmt: skip
-        """`n` connections; `connect_s` is the patience with one, `work_s` with a transaction."""
+        """`n` connections; `connect_s` and `work_s` are the timeouts of connecting and of a transaction."""
         self.dsn = dsn
         self._name, self._n, self._connect_s, self._work_s = name, n, connect_s, work_s
         self._pool: asyncpg.Pool | None = None
 
     @classmethod
     def for_lookups(cls, dsn: str) -> Writable:
-        """Connections for what requests look up: they wait neither for writes nor for long."""
+        """Connections for lookups of requests: separate from writes, with short timeouts."""
         return cls(dsn, "lookups", 2, _LOOKUP_S, _LOOKUP_S)
 
     async def open(self) -> None:
-        """Make the pool; no connection is opened yet."""
+        """Create the pool; no connection is opened yet."""
         self._pool = await asyncpg.create_pool(
             self.dsn,
             min_size=0,
@@ -57,13 +57,13 @@ class Writable:
                 "lock_timeout": str(_LOCK_MS),
                 "idle_in_transaction_session_timeout": str(int(_STATEMENT_S * 1000)),
                 "jit": "off",
-                "enable_seqscan": "off",  # plans are made while tables are small, and kept
+                "enable_seqscan": "off",  # cached plans may be from when tables were small
                 **ENDS_WITH_CLIENT,
             },
         )
 
     async def close(self) -> None:
-        """End all connections, after the transactions in flight."""
+        """Close all connections, after the transactions in flight."""
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), CLOSE_S)
@@ -73,11 +73,10 @@ class Writable:
     async def transaction(
         self, work: Callable[[asyncpg.Connection], Awaitable[Answer]], timeout_s: float | None = None
     ) -> Answer:
-        """`work` in one transaction, from the start again while others hold its locks.
+        """`work` in one transaction, retried from the start while others hold its locks.
 
-        A connection on which it takes longer than `timeout_s`, by default the patience of all of these, is ended, and
-        another one made when it is needed.
-        Raises ApiError 503 `database_away`, or `catalogue_busy` when patience ends; then nothing is written.
+        The connection is terminated when it takes longer than `timeout_s`, by default that of the pool.
+        Raises ApiError 503 `database_away`, or `catalogue_busy` when the retries end; then nothing is written.
         """
         deadline = time.monotonic() + _PATIENCE_S
         while True:
@@ -116,7 +115,7 @@ class Writable:
 
 
 async def _nothing_to_reset(_: Any) -> None:
-    """What is set and locked is so until the end of the transaction; a round trip saved that may hang."""
+    """Settings and locks end with the transaction: saves a round trip, which might hang."""
 
 
 async def lock(connection: asyncpg.Connection, number: int) -> None:
@@ -125,7 +124,7 @@ async def lock(connection: asyncpg.Connection, number: int) -> None:
 
 
 async def id_types(connection: asyncpg.Connection) -> dict[str, JsonType]:
-    """JSON type of the ids of "item", "user" and "category"; ApiError 503 where nothing was prepared yet."""
+    """JSON type of the ids of "item", "user" and "category"; ApiError 503 where no data set was prepared yet."""
     types = dict(await connection.fetch("select entity, json_type from id_types"))
     missing = {"item", "user", "category"} - types.keys()
     if missing:

@@ -11,7 +11,7 @@ import asyncpg
 
 from fast_api_service.batching import MicroBatcher
 from fast_api_service.postgres.away import AWAY, DatabaseAwayError, in_words
-from fast_api_service.postgres.read_pool import Breaker, HeldConnections, NoneFreeError
+from fast_api_service.postgres.read_pool import Breaker, NoneFreeError, ReadPool
 from recsys.events.recent import N_BOUGHT
 from recsys.serving.recent import Events, Recent, merged
 
@@ -40,7 +40,7 @@ class Reads:
         limit_s: float = 1.0,
         large_limit_s: float = 5.0,
     ) -> None:
-        self._held, self._size = HeldConnections(connect, size), size
+        self._held, self._size = ReadPool(connect, size), size
         self._limit_s, self._large_limit_s = limit_s, large_limit_s
         self._large = asyncio.Semaphore(min(_N_LARGE, size))
         self._running: set[asyncio.Task[Any]] = set()

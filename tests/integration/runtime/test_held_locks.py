@@ -1,4 +1,4 @@
-"""What a service holds on to in Postgres: nothing while it waits, and no backend that it has given up."""
+"""Locks and backends of the service in Postgres: no locks while idle, no backends of cancelled queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from fast_api_service.dashboard import queries
 from fast_api_service.postgres.away import DatabaseAwayError
-from fast_api_service.postgres.read_pool import HeldConnections
+from fast_api_service.postgres.read_pool import ReadPool
 from fast_api_service.recommend import exposures
 from fast_api_service.runtime import database
 from fast_api_service.runtime.state import State
@@ -25,16 +25,16 @@ from tests.integration.runtime.test_background import backends, run, until
 
 def test_a_statement_that_is_prepared_ahead_locks_no_table(clean_database: sa.Engine, clean_database_url: str) -> None:
     async def look() -> list[asyncpg.Record]:
-        held = HeldConnections(lambda: asyncpg.connect(postgres_url(clean_database_url)), 2)
+        reads = ReadPool(lambda: asyncpg.connect(postgres_url(clean_database_url)), 2)
         other = await asyncpg.connect(postgres_url(clean_database_url))
         try:
-            await held.fetch("select 1", (), 5)
-            await held.prepare("select item_id from items where item_id = $1", ("a",))
+            await reads.fetch("select 1", (), 5)
+            await reads.prepare("select item_id from items where item_id = $1", ("a",))
             await other.execute("set lock_timeout = '1s'")
             await other.execute("truncate items cascade")  # as `recsys import --replace` does
-            return await held.fetch("select item_id from items where item_id = $1", ("a",), 5)
+            return await reads.fetch("select item_id from items where item_id = $1", ("a",), 5)
         finally:
-            await held.close()
+            await reads.close()
             await other.close()
 
     assert asyncio.run(look()) == []
