@@ -1,6 +1,6 @@
-"""Who may call: API keys and the scope that each route needs.
+"""Authentication and authorization: API keys, and the scopes that each route requires.
 
-`keys.py` keeps the keys as last read from Postgres, verifies one without a query, and limits how fast it may call; it
-also has the security headers of pages. `scopes.py` says which scope a route needs; a route that it does not know is
-refused. Keys are made by `recsys keys create`; nothing here writes.
+`keys.py` has the keys as last read from Postgres, verifies one without a query, and limits its rate; it also has the
+security headers of pages. `scopes.py` maps routes to scopes; an unknown route is refused. Keys are created by
+`recsys keys create`; the package writes nothing.
 """

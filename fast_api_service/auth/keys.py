@@ -1,4 +1,4 @@
-"""Who may call: API keys, their scopes and limits; and the headers of pages."""
+"""API keys, their scopes and rate limits; and the security headers of pages."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from recsys import api_key
 
 log = logging.getLogger(__name__)
 
-_BURST_S = 2.0  # a key may use what it left unused in this time at once
-_NOBODYS_DIGEST = bytes(32)
-_NOT_READ = "the API keys were not read from Postgres yet; the log of the service says why"
-_NO_KEYS = "there are no API keys, so nothing is served: make one by `recsys keys create`"
+_BURST_S = 2.0  # a burst may use up the rate of this time
+_NO_DIGEST = bytes(32)
+_NOT_READ = "the API keys were not read from Postgres yet; the log of the service has the reason"
+_NO_KEYS = "there are no API keys, so nothing is served: create one with `recsys keys create`"
 
 
 class StoredKey(NamedTuple):
@@ -44,10 +44,10 @@ class StoredKey(NamedTuple):
 
 
 class Keyring:
-    """The keys as last read from Postgres, which go on working while it is away; and how fast each is used.
+    """The keys as last read from Postgres, valid also while it is away; and their rate limits.
 
-    Without a row in the table everything is open on loopback, and nothing elsewhere. A table whose keys are all
-    revoked is not an empty one: revoking the last key opens nothing.
+    With an empty table everything is open on loopback, and nothing elsewhere. A table whose keys are all revoked is
+    not empty: revoking the last key opens nothing.
     """
 
     def __init__(self, settings: ApiSettings, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,15 +56,15 @@ class Keyring:
         self._clock = clock
         self._rows: dict[str, StoredKey] | None = None  # None: not read yet
         self._is_loopback = settings.is_loopback
-        self._keys: dict[str, _Key] = {}  # by key_id; those that are not revoked
+        self._keys: dict[str, _Key] = {}  # by key_id, without revoked ones
 
     @property
     def needed(self) -> bool:
-        """Whether a request must bring a key. True as well while this is not known yet."""
+        """Whether a request needs a key. True also before the keys are read."""
         return bool(self._rows) or self._rows is None or not self._is_loopback
 
     def take(self, rows: Sequence[StoredKey]) -> None:
-        """Work with these keys from now on; one that did not change keeps the state of its limit."""
+        """Replace the keys; an unchanged one keeps the state of its rate limit."""
         former, self._rows = self._rows, {row.key_id: row for row in rows}
         if self._rows == former:
             return
@@ -76,7 +76,7 @@ class Keyring:
             if not row.revoked
         }
         if rows:
-            log.info("%d API keys may call, %d are revoked", len(self._keys), len(rows) - len(self._keys))
+            log.info("%d API keys are valid, %d are revoked", len(self._keys), len(rows) - len(self._keys))
         elif self._is_loopback:
             log.warning("there are no API keys: everything is open to this machine, until `recsys keys create`")
         else:
@@ -85,11 +85,11 @@ class Keyring:
     def refusal(
         self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], routes: Iterable[BaseRoute] = ()
     ) -> Response | str:
-        """What to answer instead of the route; or, where the request may go on, the id of its key, empty if it needs
-        none. Takes from the key's limit.
+        """The error response; or, where the request is allowed, the id of its key, empty if it needs none. Uses up the
+        key's rate limit.
 
-        401 without a valid key, 403 where it lacks a scope or no rule speaks of the route, 429 where it is too fast;
-        503 to all but /health while there are no keys to check by; and where no key is needed, 403 to pages of others.
+        401 without a valid key, 403 where it lacks a scope or the route has no rule, 429 over the rate limit; 503 for
+        all but /health while there are no keys to check; and where no key is needed, 403 for pages of other origins.
         """
         if not self.needed:
             return self._refusal_to_pages(method, path, headers)
@@ -106,9 +106,9 @@ class Keyring:
             return self._unauthorized("missing", "this needs an API key: send `Authorization: Bearer <key>`")
         key = self._verified(presented)
         if key is None:
-            return self._unauthorized("wrong", "this API key is not known, or was revoked; `recsys keys list` tells")
+            return self._unauthorized("wrong", "this API key is not known, or was revoked; see `recsys keys list`")
         if key.expires_at is not None and key.expires_at <= dt.datetime.now(dt.UTC):
-            text = f"key {key.key_id} expired at {key.expires_at.isoformat()}; make another by `recsys keys create`"
+            text = f"key {key.key_id} expired at {key.expires_at.isoformat()}; create another with `recsys keys create`"
             return self._unauthorized("expired", text)
         if wait_s := key.wait_s(self._clock()):
             self._metrics.shed.labels("rate_limit").inc()
@@ -130,20 +130,20 @@ class Keyring:
         return error_response(403, "forbidden", problem)
 
     def _without_rule(self, method: str, path: str, routes: Iterable[BaseRoute]) -> Response | None:
-        """403 where something would answer; what nobody answers may go on, to be told so."""
-        asked = {"type": "http", "method": method, "path": path}
-        if all(route.matches(asked)[0] != Match.FULL for route in routes):
+        """403 where a route matches; other requests get their 404 or 405 from the router."""
+        scope = {"type": "http", "method": method, "path": path}
+        if all(route.matches(scope)[0] != Match.FULL for route in routes):
             return None
         self._metrics.auth_failures.labels("scope").inc()
-        return error_response(403, "forbidden", "no rule says who may call this, so nobody may")
+        return error_response(403, "forbidden", "no rule allows this route")
 
     def _verified(self, text: str) -> _Key | None:
-        """The key of this text. Compares in constant time, and for unknown ids as well."""
+        """The key of this text. The comparison takes constant time, also for unknown ids."""
         parts = api_key.read(text)
         if parts is None:
             return None
         key = self._keys.get(parts.key_id)
-        same = hmac.compare_digest(parts.digest, key.digest if key else _NOBODYS_DIGEST)
+        same = hmac.compare_digest(parts.digest, key.digest if key else _NO_DIGEST)
         return key if same else None
 
     def _unauthorized(self, reason: str, text: str) -> Response:
@@ -152,7 +152,7 @@ class Keyring:
 
 
 class _Key:
-    """A key that may call, with its token bucket, which starts full."""
+    """A valid key with its token bucket, which starts full."""
 
     __slots__ = ("_filled_at", "_tokens", "digest", "expires_at", "key_id", "rate_per_s", "scopes")
 
@@ -168,7 +168,7 @@ class _Key:
         return max(1.0, _BURST_S * self.rate_per_s)
 
     def wait_s(self, now: float) -> float:
-        """Take a token, or the seconds until there will be one."""
+        """Take a token and return 0, or return the seconds until there will be one."""
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self.rate_per_s)
         self._filled_at = now
         if self._tokens < 1:
@@ -178,15 +178,15 @@ class _Key:
 
 
 def caller(scope: Scope) -> str:
-    """The public part of the key that a request was let through with; empty where none was needed."""
+    """The id of the key of an authorized request; empty where none was needed."""
     key_id: str = scope.get("state", {}).get("key_id", "")
     return key_id
 
 
 def page_headers(html: str) -> dict[str, str]:
-    """Headers of a page whose scripts are its own: files of this service, and those inline in `html` by their hash.
+    """Security headers of a page: scripts are files of this service, and those inline in `html` by their hash.
 
-    Styles may be inline, because scripts set them; nothing may frame the page or learn where its reader came from.
+    Styles may be inline, because scripts set them; the page cannot be framed, and sends no referrer.
     """
     inline = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline]
@@ -211,7 +211,7 @@ def page_headers(html: str) -> dict[str, str]:
 
 
 def _presented(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-    """The text that a request gives as its key, in either of the two headers."""
+    """The key that a request presents, in either of the two headers."""
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return value[7:].strip().decode("latin-1")

@@ -1,4 +1,4 @@
-"""Which scopes a request needs, as one table of routes."""
+"""The scopes that a request needs, as one table of routes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def _scopes(*names: str) -> _Needed:
     return frozenset(names)
 
 
-# What a request needs, by method and path (that path, or anything below it). The first row that fits decides, and a
-# route without one is refused.
+# Required scopes by method and path (that path, or anything below it). The first matching row decides; a route without
+# one is refused.
 RULES: Final[tuple[tuple[str, str, _Needed], ...]] = (
     ("*", "/health", OPEN),
     ("*", "/ready", OPEN),
@@ -23,7 +23,7 @@ RULES: Final[tuple[tuple[str, str, _Needed], ...]] = (
     ("*", "/openapi.json", OPEN),
     ("*", "/static", OPEN),
     ("GET", "/dashboard/data", _scopes(METRICS)),
-    ("GET", "/dashboard", OPEN),  # the page and its files, which hold nothing; it asks for a key to get the data
+    ("GET", "/dashboard", OPEN),  # the page and its files have no data; it asks for a key to get them
     ("POST", "/recommend", _scopes(RECOMMEND)),
     ("GET", "/similar", _scopes(RECOMMEND)),
     ("POST", "/predict", _scopes(RECOMMEND)),
@@ -45,7 +45,7 @@ RULES: Final[tuple[tuple[str, str, _Needed], ...]] = (
 
 
 def needed_scopes(method: str, path: str) -> frozenset[str] | None:
-    """What a key must allow for this request, nothing where it needs no key; None where no rule speaks of it."""
+    """The scopes that a key needs for this request, empty where it needs no key; None without a rule."""
     method = "GET" if method == "HEAD" else method
     for rule_method, start, scopes in RULES:
         if path.startswith(start) and rule_method in (method, "*") and path[len(start) : len(start) + 1] in ("", "/"):
@@ -54,5 +54,5 @@ def needed_scopes(method: str, path: str) -> frozenset[str] | None:
 
 
 def in_words(scopes: frozenset[str]) -> str:
-    """As `scope users`, or `scopes catalogue and users`."""
+    """As text: `scope users`, or `scopes catalogue and users`."""
     return f"scope{'s' if len(scopes) > 1 else ''} {' and '.join(sorted(scopes))}"

@@ -179,7 +179,7 @@ def test_no_secret_and_nobody_is_in_the_log(guarded: Guarded) -> None:
         guarded.client.get("/recommend", headers=upgrade | {"x-api-key": key, "sec-websocket-key": "a" * 22 + "=="})
     text = guarded.log_file.read_text()
     entries = [json.loads(line) for line in text.splitlines()]  # each line is one entry
-    assert any("API keys may call" in entry["message"] for entry in entries)
+    assert any("API keys are valid" in entry["message"] for entry in entries)
     secrets = [key.split("_", 2)[2] for key in (*guarded.text_by_scope.values(), wrong)]
     for unwanted in (*secrets, str(user_id), guarded.password):
         assert unwanted not in text
