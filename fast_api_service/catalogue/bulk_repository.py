@@ -73,7 +73,7 @@ async def page(connections: Writable, entity: Entity, after: ExternalId | None, 
             if len(rows) <= limit:
                 break
             key = rows[-1]["key"]
-        unreadable_rows.tell(entity, passed_over)
+        unreadable_rows.log_once(entity, passed_over)
         is_more = len(objects) > limit
         return Page(objects[:limit], objects[limit - 1][f"{entity}_id"] if is_more else None, passed_over)
 

@@ -1,9 +1,8 @@
-"""What a worker serves from, in memory, and the tasks that keep it fresh.
+"""The in-memory state of a worker, and the background tasks that keep it up to date.
 
-`state.py` holds it and is what endpoints are given; `in_service.py` swaps publication, catalogue and models as one.
-`publication_loader.py`, `catalogue_loader.py` and `item_rows.py` read from Postgres over the connections of
-`database.py`, `list_loader.py` maps the files of lists, `follower.py` looks again and again, `model_loader.py` (with
-`model_slot.py`) loads and warms up models, `model_updates.py` takes over what the updater has learned. `tasks.py`
-begins a background task again when it fails, `watched.py` looks at the processes around for the metrics,
-`unreadable_rows.py` names rows that cost themselves.
+`state.py` has the state, which endpoints use; `in_service.py` the publication, catalogue and models of one request,
+swapped atomically. `publication_loader.py`, `catalogue_loader.py` and `item_rows.py` read from Postgres over the
+connections of `database.py`, `list_loader.py` maps the files of lists, `follower.py` polls, `model_loader.py` (with
+`model_slot.py`) loads and warms up models, `model_updates.py` applies the updater's updates. `tasks.py` restarts
+background tasks that fail, `watched.py` reads metrics of other processes, `unreadable_rows.py` logs invalid rows.
 """

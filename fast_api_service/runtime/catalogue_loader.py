@@ -1,4 +1,4 @@
-"""The catalogue as a worker holds it, and how it is brought up to what Postgres has: each look is one transaction."""
+"""The catalogue in a worker's memory, and its incremental update from Postgres: one transaction per poll."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _EPOCH: Final = """
     coalesce((select json_type from id_types where entity = 'item'), 'string') as item_type,
     coalesce((select json_type from id_types where entity = 'category'), 'string') as category_type
 """
-# $1 is a snapshot of Postgres' transactions: rows that were changed by others than those are new to us. What a later
-# transaction than any of this server seems to have changed comes from another server, and was read with all else.
+# $1 is a transaction snapshot of Postgres: rows changed by transactions not visible in it are new to us. A row changed
+# by a transaction id beyond this server's comes from another server, and was read with the full load.
 _IS_NEW: Final = """changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)
                     and changed_xid < pg_snapshot_xmax(pg_current_snapshot())
                     and not pg_visible_in_snapshot(changed_xid, $1::text::pg_snapshot)"""
-# Asking for the first row in order keeps the look to the index.
+# `order by … limit 1` makes Postgres use the index.
 _PULSE_SQL: Final = f"""
 select {_EPOCH}, coalesce((select deleted from catalogue_epoch), 0) as n_deleted,
        pg_current_snapshot()::text as seen,
@@ -45,31 +45,31 @@ _CATEGORIES_SQL: Final = (
 
 
 class Epoch(NamedTuple):
-    """Within one, a key is of one item for good. What was read in two different ones must not be mixed."""
+    """Within an epoch, a key always means the same item. Data of different epochs must not be mixed."""
 
-    # Which server, which of its histories, which database; and that it is whole: a restore adds triggers at last, and
-    # rows that it has brought since we looked are not marked as changed.
+    # Server, timeline and database; and the triggers, which a restore adds last: rows that it loads before are not
+    # marked as changed.
     server: str
-    emptied: int  # how often the catalogue was emptied
+    emptied: int  # how often the catalogue was truncated
     user_type: JsonType
     item_type: JsonType
     category_type: JsonType
 
 
 class Pulse(NamedTuple):
-    """What tells a new state of the catalogue from the one that was read."""
+    """The version of the catalogue, to detect changes."""
 
     epoch: Epoch
     n_deleted: int  # how often rows were deleted
-    seen: str  # Postgres' snapshot of the moment; what is changed by later transactions is not in it
-    went_back: bool  # the server knows less than it did: it was restored, or another one took over
-    items_changed: bool  # since the snapshot that the caller gave
+    seen: str  # the transaction snapshot
+    went_back: bool  # transaction ids went back: the server was restored, or failed over
+    items_changed: bool  # since the caller's snapshot
     categories_changed: bool
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items change in place, so that a change reaches every answer at once; all else is replaced."""
+    """Items change in place, so that changes take effect at once; all else is replaced."""
 
     epoch: Epoch
     n_deleted: int
@@ -79,8 +79,8 @@ class Catalogue:
 
 
 async def follow(connection: Connection, former: Catalogue | None, pulse: Pulse) -> Catalogue:
-    """The catalogue as it is in the caller's transaction, of which `pulse` is: `former`, changed in place, or where
-    that is of another epoch, all of it anew."""
+    """The catalogue of the caller's transaction, to which `pulse` belongs: `former`, updated in place, or a full load
+    where that is of another epoch."""
     if former is None or pulse.epoch != former.epoch or pulse.went_back:
         items = await item_rows.load(connection, pulse.epoch.item_type)
         tree = await _categories(connection, pulse.epoch.category_type)
@@ -97,18 +97,18 @@ async def follow(connection: Connection, former: Catalogue | None, pulse: Pulse)
 
 
 async def pulse(connection: Connection, seen: str | None) -> Pulse:
-    """State of the catalogue. `seen`: `Pulse.seen` of the one that was read, if one was."""
+    """The version of the catalogue. `seen`: `Pulse.seen` of the catalogue in memory, None without one."""
     row = await connection.fetchrow(_PULSE_SQL, seen)
     return Pulse(Epoch(*row[:5]), *row[5:])
 
 
 async def epoch(connection: Connection) -> Epoch:
-    """The one in which the caller's transaction reads."""
+    """The epoch of the caller's transaction."""
     return Epoch(*await connection.fetchrow(_EPOCH_SQL))
 
 
 async def _apply_changes(connection: Connection, former: Catalogue) -> None:
-    await connection.execute("set local plan_cache_mode = force_custom_plan")  # how many depends on `seen`
+    await connection.execute("set local plan_cache_mode = force_custom_plan")  # the number of rows depends on `seen`
     cursor = await connection.cursor(_CHANGED_ITEMS_SQL, former.seen)
     while portion := await cursor.fetch(item_rows.ROWS_A_TIME):
         for row in portion:
@@ -116,12 +116,12 @@ async def _apply_changes(connection: Connection, former: Catalogue) -> None:
 
 
 async def _forget_deleted(connection: Connection, items: ItemDictionary) -> None:
-    """Forget items whose rows are gone."""
-    there: set[int] = set()
+    """Remove items whose rows were deleted."""
+    existing: set[int] = set()
     cursor = await connection.cursor("select item_key from items where deleted_at is null")
     while portion := await cursor.fetch(_KEYS_A_TIME):
-        there.update(row[0] for row in portion)
-    for key in (items.known_keys() | items.unreadable) - there:
+        existing.update(row[0] for row in portion)
+    for key in (items.known_keys() | items.unreadable) - existing:
         items.remove(key)
 
 
@@ -129,5 +129,5 @@ async def _categories(connection: Connection, json_type: JsonType) -> CategoryTr
     rows = await connection.fetch(_CATEGORIES_SQL)
     ids = {row["category_key"]: row["category_id"] for row in rows}
     tree = CategoryTree(json_type, ids, {row["category_key"]: row["parent_category_key"] for row in rows})
-    unreadable_rows.tell("category", tree.unreadable)
+    unreadable_rows.log_once("category", tree.unreadable)
     return tree

@@ -1,4 +1,4 @@
-"""What the followers read from Postgres: the publication, the catalogue, API keys, the configuration."""
+"""The followers' reads from Postgres: publication, catalogue, API keys, configuration."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ log = logging.getLogger(__name__)
 
 _LOAD_S = 120.0
 _LOOK_S = 2.0
-_LEAST_LIMIT_S = 0.25  # of a request's query, whose connection may have to be made first
+_LEAST_LIMIT_S = 0.25  # of a request's query, including connecting
 _SESSION = {
     "application_name": "recsys-api",
     "default_transaction_read_only": "on",
     "jit": "off",
-    "plan_cache_mode": "force_generic_plan",  # planning costs ten times the reading
+    "plan_cache_mode": "force_generic_plan",  # planning takes ten times as long as reading
     **ENDS_WITH_CLIENT,
 }
-# A request's query looks a few rows up by key; without statistics yet, or with old ones, Postgres might think of more.
+# A request's query looks up a few rows by key; without current statistics, Postgres might choose other plans.
 _LOOK_UP = {"statement_timeout": "10s", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"}
 
 _KEYS_SQL = "select key_id, digest, scopes, rate_per_s, revoked_at is not null, expires_at from api_keys"
 
 
 class Database:
-    """Read-only connections: one for each follower, and `reads`, those that are held for requests.
+    """Read-only connections: one for each follower, and `reads`, the pool for requests.
 
-    Raises InputError for a URL that is not of Postgres.
+    Raises InputError for a URL that is not a Postgres one.
     """
 
     def __init__(self, dsn: str, settings: ApiSettings) -> None:
@@ -56,7 +56,7 @@ class Database:
         self.up = False
 
     async def open(self) -> None:
-        """Make the pool; no connection is opened yet."""
+        """Create the pool; no connection is opened yet."""
         self._pool = await asyncpg.create_pool(
             self.dsn, min_size=0, max_size=3, timeout=5, reset=_nothing_to_reset, server_settings=_SESSION
         )
@@ -65,7 +65,7 @@ class Database:
         return await asyncpg.connect(self.dsn, timeout=5, server_settings=_SESSION | _LOOK_UP)
 
     async def close(self) -> None:
-        """End all connections, after the requests in flight."""
+        """Close all connections, after the requests in flight."""
         await self.reads.close()
         if self._pool is not None:
             try:
@@ -74,19 +74,19 @@ class Database:
                 self._pool.terminate()
 
     async def follow(self, former: Catalogue | None) -> Catalogue:
-        """The catalogue as it is now: `former`, changed in place, or another one; DatabaseAwayError."""
+        """The current catalogue: `former`, updated in place, or a new one; DatabaseAwayError."""
         async with self._transaction(_LOOK_S) as (connection, extend):
             pulse = await catalogue_loader.pulse(connection, former.seen if former else None)
             extend(_LOAD_S)
             return await catalogue_loader.follow(connection, former, pulse)
 
     async def pointer(self) -> Pointer:
-        """Where the pointer stands; DatabaseAwayError."""
+        """The publication pointer; DatabaseAwayError."""
         async with self._transaction(_LOOK_S) as (connection, _):
             return await publication_loader.pointer(connection)
 
     async def publication(self) -> Published:
-        """The publication that the pointer names, but for its lists; DatabaseAwayError."""
+        """The publication in service, without its lists; DatabaseAwayError."""
         async with self._transaction(_LOOK_S) as (connection, _):
             return await publication_loader.read(connection)
 
@@ -102,8 +102,8 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self, timeout_s: float) -> AsyncIterator[tuple[Connection, Callable[[float], None]]]:
-        """A connection, which is ended after a time, and what gives it so many seconds from now on instead."""
-        assert self._pool is not None, "open() comes first"  # noqa: S101 - a mistake of ours
+        """A connection with a timeout, and a function that sets a new timeout from now on."""
+        assert self._pool is not None, "open() comes first"  # noqa: S101 - a bug otherwise
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await self._pool.acquire()
@@ -119,7 +119,7 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, timeout_s: float) -> AsyncIterator[tuple[Connection, Callable[[float], None]]]:
-        """The same, all of it at one moment of the database."""
+        """As `_connection`, in one repeatable-read transaction."""
         async with (
             self._connection(timeout_s) as (connection, extend),
             connection.transaction(isolation="repeatable_read"),
@@ -128,4 +128,4 @@ class Database:
 
 
 async def _nothing_to_reset(_: Any) -> None:
-    """Our statements leave no session state, so a connection needs no round trip before it is used again."""
+    """Our statements leave no session state, so a reused connection needs no reset round trip."""

@@ -1,4 +1,4 @@
-"""What is in service at one moment: the state puts it there as a whole, and a request takes it once."""
+"""The state in service at one moment: replaced atomically, and read once per request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recsys.serving.snapshot import Snapshot, UserState
 
 
 class InService(NamedTuple):
-    """What one request works with from its start to its end, whatever is switched while it waits."""
+    """What one request uses from its start to its end, whatever is switched meanwhile."""
 
     snapshot: Snapshot
     model: LoadedModel | None
@@ -20,11 +20,11 @@ class InService(NamedTuple):
 
     @property
     def is_own_model(self) -> bool:
-        """Whether the model is the publication's own: a former one goes on while that is not there."""
+        """Whether the model is the publication's own; the previous one is kept until that is loaded."""
         return self.model is not None and self.model.artifact == self.snapshot.publication.models.get(MODEL)
 
     def lacks_factors(self, user: UserState, surface: Surface) -> bool:
-        """Whether an answer to this user would be another one with the item factors of the publication's ALS."""
+        """Whether a response to this user would differ with the item factors of the publication's ALS, not loaded."""
         snapshot = self.snapshot
         if snapshot.factors is not None or not snapshot.publication.models.get(FACTORS):
             return False

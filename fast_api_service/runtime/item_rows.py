@@ -1,4 +1,4 @@
-"""Reading items from Postgres: the whole catalogue, and what has changed of it."""
+"""Reads items from Postgres: the whole catalogue, and changes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.ids import JsonType
 from recsys.serving.item_numbers import MAX_NAMES, NUMBER, PRICE, ItemNumbers, number, numbers_in
 
-ROWS_A_TIME = 250  # other requests are answered between two portions of a large catalogue
-# The price first, then what is a number for the most items. Only with all of them counted may a property that comes
-# later be taken for one that no other item has.
+ROWS_A_TIME = 250  # requests are answered between two portions of a large catalogue
+# The price first, then the properties that are numbers for the most items, over all items: a property that gets a
+# column later is then one that no other item has.
 _NAMES_SQL = f"""
 select p.key from items i, jsonb_each_text(i.properties) p
 where i.deleted_at is null and p.value ~ '^{NUMBER}$'
@@ -29,7 +29,7 @@ from items where {is_new}
 
 
 class ItemChange(NamedTuple):
-    """A row of an item as it is now."""
+    """The current row of an item."""
 
     item_key: int
     item_id: str
@@ -40,7 +40,7 @@ class ItemChange(NamedTuple):
 
 
 async def load(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType) -> ItemDictionary:
-    """All items that are not deleted, with the numbers among their properties."""
+    """All items that are not deleted, with their numeric properties."""
     names = [row[0] for row in await connection.fetch(_NAMES_SQL)]
     items = ItemDictionary(json_type, ItemNumbers(names))
     values = ", ".join(f"properties ->> ${n}" for n in range(1, len(names) + 1))
@@ -51,14 +51,14 @@ async def load(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType
     )
     while portion := await cursor.fetch(ROWS_A_TIME):
         for key, id_, category_key, available, texts in portion:
-            with suppress(InputError):  # written by hand; the others must not wait for it
+            with suppress(InputError):  # an invalid row, written by hand: skip it
                 items.add(key, id_, category_key, available, _numbers(names, texts))
-    unreadable_rows.tell("item", items.unreadable)
+    unreadable_rows.log_once("item", items.unreadable)
     return items
 
 
 def apply(change: ItemChange, items: ItemDictionary) -> None:
-    """Make an item what its row is now."""
+    """Update an item from its row."""
     if change.deleted:
         items.remove(change.item_key)
         return
@@ -66,7 +66,7 @@ def apply(change: ItemChange, items: ItemDictionary) -> None:
     try:
         items.add(change.item_key, change.item_id, change.category_key, change.available, numbers)
     except InputError:
-        unreadable_rows.tell("item", [change.item_key])
+        unreadable_rows.log_once("item", [change.item_key])
 
 
 def _numbers(names: list[str], texts: list[str | None]) -> dict[str, float]:

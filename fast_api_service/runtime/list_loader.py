@@ -1,4 +1,4 @@
-"""The lists of a publication, mapped from files: those that were published with it, or else made here of Postgres."""
+"""The lists of a publication, mapped from its published files, or from files written here from Postgres."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROWS_PER_BLOCK: Final = 2000
 
 
 class ListLoader:
-    """Gives the lists of publications by kind; files that are mapped already stay mapped."""
+    """Loads the lists of publications by kind; files that are mapped already are reused."""
 
     def __init__(self, dsn: str, artifact_root: str, metrics: Metrics) -> None:
         self._dsn, self._root, self._metrics = dsn, artifact_root, metrics
@@ -37,7 +37,7 @@ class ListLoader:
     async def load(
         self, publication: Publication, former: Publication | None, mapped: Mapping[str, ListFile]
     ) -> dict[str, ListFile]:
-        """The lists of all kinds; DatabaseAwayError. `mapped`: those of the `former` publication, of the same shop."""
+        """The lists of all kinds; DatabaseAwayError. `mapped`: those of the `former` publication, of the same epoch."""
         found = {}
         for kind, version in publication.lists.items():
             if former is not None and kind in mapped and former.version_id(kind) == version.list_version_id:
@@ -47,7 +47,7 @@ class ListLoader:
         return found
 
     def forget(self, *in_use: Publication) -> None:
-        """Delete downloads of other publications than these."""
+        """Delete downloads except those of these publications."""
         refs = {version.file for publication in in_use for version in publication.lists.values()}
         if self._store is not None:
             self._store.forget(LISTS, lambda version: f"{LISTS}/{version}" in refs)
@@ -58,7 +58,7 @@ class ListLoader:
                 split_ref(version.file)
                 self._store = self._store or ArtifactStore(self._root)
                 return ListFile(self._store.open(version.file)[0])
-            except Exception as error:  # whatever it is, Postgres has the lists, too
+            except Exception as error:  # any error: Postgres has the lists, too
                 self._metrics.list_file_failures.labels(version.kind).inc()
                 text = str(error) if isinstance(error, RecsysError) else repr(error)
                 log.error("%s lists are read from Postgres, their file cannot be: %s", version.kind, text)
@@ -68,7 +68,7 @@ class ListLoader:
             raise DatabaseAwayError(in_words(error)) from error
 
     async def _made_of_rows(self, version: ListVersion) -> ListFile:
-        """In a folder that is gone as soon as it is mapped: the process has it to itself, as long as it lives."""
+        """Write the lists into a temporary folder, which is deleted once its files are mapped."""
         folder = Path(tempfile.mkdtemp(prefix="recsys-lists-"))
         try:
             with ListFileWriter(folder, version.kind) as writer:

@@ -1,4 +1,4 @@
-"""The models in service: loaded in a thread, warmed up, switched with their publication, never in a request's way."""
+"""The models in service: loaded and warmed up in a thread, off the request path; switched with their publication."""
 
 from __future__ import annotations
 
@@ -37,59 +37,59 @@ log = logging.getLogger(__name__)
 
 MODEL = "deepfm"  # its name in `publications.models`
 FACTORS = "als"
-SERVED_AS = "deepfm_serving"  # kind of the artifact that train_deepfm makes for the service, of the same version
+SERVED_AS = "deepfm_serving"  # kind of the serving artifact, of the same version
 EXPORTED_AS = "deepfm_export"
-INLINE = 2000  # pairs that are scored on the event loop, within some milliseconds
+INLINE = 2000  # pairs scored on the event loop, within a few milliseconds
 
 
 @dataclass
 class LoadedModel:
-    """A scorer, and where it is from. Updates change the scorer in place, or put another one there as a whole."""
+    """A scorer and its artifacts. Updates change the scorer in place, or replace it atomically."""
 
-    artifact: str  # the trained model, as the publication names it
+    artifact: str  # the trained model, as in the publication
     served_as: str  # the serving artifact that was loaded
     since: dt.datetime
     folder: Path
     scorer: Scorer
-    batcher: MicroBatcher[Any, Any] | None = None  # of those who ask it, see predict.service
+    batcher: MicroBatcher[Any, Any] | None = None  # of its requests, see predict.service
 
 
 class Factors(NamedTuple):
-    """What is made of the ALS behind the lists."""
+    """Derived from the publication's ALS."""
 
     of_items: ItemFactors
-    fold_in: FoldIn | None  # None where the model does not hold what that takes
+    fold_in: FoldIn | None  # None where the model has no data for it
 
 
 class Models:
-    """The models of the publication in service, and those of the one that is to come.
+    """The models of the publication in service, and of the next one.
 
-    `loaded` and the factors change in `serve` alone, which the caller does together with all else of a publication.
+    `loaded` and the factors change only in `serve`, which the caller calls together with the switch of the publication.
     """
 
     def __init__(self, artifact_root: str, metrics: Metrics, changed: Callable[[], None] = lambda: None) -> None:
-        """`changed` is called when a wanted model has come, or cannot be had."""
+        """`changed` is called when a wanted model is loaded, or cannot be."""
         self._root, self._metrics, self.changed = artifact_root, metrics, changed
         self._store: ArtifactStore | None = None
-        self.loaded: LoadedModel | None = None  # the one that scores; a request takes it once
+        self.loaded: LoadedModel | None = None  # the one that scores; read once per request
         self._served: Publication | None = None
         self._scorers = ModelSlot(MODEL, self._load, metrics, lambda: self.changed())
         self._factors = ModelSlot(FACTORS, self._read_factors, metrics, lambda: self.changed())
 
     def want(self, publication: Publication) -> None:
-        """Load what a publication stands on, as far as it is not there."""
+        """Load the models that a publication depends on, unless loaded."""
         self._scorers.want(publication.models.get(MODEL))
         self._factors.want(publication.models.get(FACTORS))
 
     @property
-    def are_waited_for(self) -> bool:
-        """Whether a wanted model may come at any moment."""
-        return self._scorers.is_waited_for or self._factors.is_waited_for
+    def are_loading(self) -> bool:
+        """Whether a wanted model is being loaded."""
+        return self._scorers.is_loading or self._factors.is_loading
 
     def serve(self, publication: Publication, *, keep_former: bool) -> Factors | None:
-        """Take the models of a publication into service, as far as they are there; its factors.
+        """Take the loaded models of a publication into service; returns its factors.
 
-        `keep_former`: a former scorer goes on until the publication's own is there; answers say by which they are made.
+        `keep_former`: the previous scorer is kept until the publication's own is loaded; responses have its version.
         """
         wanted = publication.models.get(MODEL)
         found = self._scorers.serve(wanted)
@@ -102,26 +102,26 @@ class Models:
         return self._factors.serve(publication.models.get(FACTORS))
 
     def close(self) -> None:
-        """Load no further."""
+        """Stop loading."""
         self._scorers.close()
         self._factors.close()
 
     @property
     def wanted(self) -> str | None:
-        """The model that the publication in service names."""
+        """The model of the publication in service."""
         return self._served.models.get(MODEL) if self._served else None
 
     @property
     def problem(self) -> str:
-        """Why the model of the publication in service does not score; or empty."""
+        """Why the model of the publication in service does not score; empty where it does."""
         if self._served is None:
             return "starting: no publication is loaded yet"
         if self.wanted is None:
-            return f"publication {self._served.publication_id} stands on no {MODEL} model"
+            return f"publication {self._served.publication_id} has no {MODEL} model"
         if self._scorers.problem:
             return self._scorers.problem
-        is_there = self.loaded is not None and self.loaded.artifact == self.wanted
-        return "" if is_there else f"{self.wanted} is being loaded"
+        is_loaded = self.loaded is not None and self.loaded.artifact == self.wanted
+        return "" if is_loaded else f"{self.wanted} is being loaded"
 
     def _read_factors(self, artifact: str) -> Factors:
         factors = Factors(*fold_in.read(self.open_artifact(artifact)))
@@ -141,13 +141,13 @@ class Models:
         return LoadedModel(artifact, served_as, dt.datetime.now(dt.UTC), folder, scorer)
 
     def _forget_others(self, ref: str) -> None:
-        """Of a kind of artifact in S3 the downloads of this one and of the one in service are enough."""
+        """Delete downloads of this kind, except this one and the one in service."""
         kind, wanted = split_ref(ref)
         served = self.loaded.served_as if self.loaded else ""
         self.store.forget(kind, lambda version: version == wanted or f"{kind}/{version}" == served)
 
     def open_artifact(self, ref: str) -> Path:
-        """The local folder of any artifact, its files checked; it may be downloaded, so call it in a thread.
+        """The local folder of an artifact, its files verified; may download it, so call it in a thread.
 
         Raises NotFoundError and ArtifactError as `ArtifactStore.open` does.
         """
@@ -155,13 +155,13 @@ class Models:
 
     @property
     def store(self) -> ArtifactStore:
-        """The artifacts under ARTIFACT_ROOT; made when first asked for, because boto3 takes long to import."""
+        """The artifacts under ARTIFACT_ROOT; created lazily, because boto3 is slow to import."""
         if self._store is None:
             self._store = ArtifactStore(self._root)
         return self._store
 
     def info(self) -> dict[str, Any]:
-        """What /model/info says of it."""
+        """The model part of /model/info."""
         loaded = self.loaded
         return {
             "wanted": self.wanted,
@@ -184,15 +184,15 @@ class Models:
 
 @dataclass(frozen=True)
 class Captured:
-    """A model at one moment, with all that it learned since the night."""
+    """A copy of a model at one moment, with all updates."""
 
     model: LoadedModel
     weights: dict[str, Floats]
-    later: dict[str, NDArray[np.int64]]  # keys of users and items that got rows, in the order of these
+    later: dict[str, NDArray[np.int64]]  # keys of users and items that got rows, in row order
 
 
 def capture(model: LoadedModel) -> Captured:
-    """The model as it is now. On the event loop, so that no update comes between."""
+    """Copy the current model. On the event loop, so that no update interleaves."""
     state = model.scorer.state
     later = {LATER_USERS: state.rows_of_users.later, LATER_ITEMS: state.rows_of_items.later}
     return Captured(
@@ -203,7 +203,7 @@ def capture(model: LoadedModel) -> Captured:
 
 
 def export(captured: Captured, store: ArtifactStore) -> tuple[Manifest, str, bool]:
-    """Write the model as it was captured: its manifest, where it lies, and whether it is new.
+    """Write a captured model; its manifest, location, and whether it is new.
 
     Raises OSError and ArtifactError where it cannot be written.
     """
@@ -232,13 +232,12 @@ def _outline(model: LoadedModel) -> Any:
         return orjson.loads((model.folder / OUTLINE).read_bytes())
     except FileNotFoundError:
         raise ArtifactError(
-            f"{model.served_as} has no {OUTLINE}, because an earlier state of the code made it; make it again: "
-            "`recsys train-deepfm --force`"
+            f"{model.served_as} has no {OUTLINE}, because an earlier release made it; run `recsys train-deepfm --force`"
         ) from None
 
 
 def category_of(snapshot: Snapshot) -> Callable[[int], tuple[int, int]]:
-    """Keys of the category of an item of the catalogue and of that one's parent, -1 for none."""
+    """A function: item key → keys of its category and of that one's parent, -1 for none."""
 
     def look_up(item_key: int) -> tuple[int, int]:
         category = -1

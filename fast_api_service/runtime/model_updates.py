@@ -1,4 +1,4 @@
-"""What the updater has made of the model since the night, taken over in place within seconds of its commit."""
+"""Applies the updater's updates to the model in service, in place, within seconds of their commit."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from recsys.serving.update import KIND, WEIGHTS, Update, chained, checksum_of, n
 from recsys.updater.store import TrainingStore, UpdateRow
 
 log = logging.getLogger(__name__)
-_LOOK_S: Final = 1.0  # when nothing is heard
-_RETRY_S: Final = 5.0  # after an update that could not be taken over
+_LOOK_S: Final = 1.0  # polling interval without notifications
+_RETRY_S: Final = 5.0  # after an update that could not be applied
 _WATCH_S: Final = 10.0
-_AT_ONCE: Final = 64  # updates that are read before they are applied
+_AT_ONCE: Final = 64  # updates read per batch
 
 
 @dataclass
 class Applied:
-    """How far a loaded model is."""
+    """The updates applied to a loaded model."""
 
     model: LoadedModel
-    number: int = 0  # 0: as the night left it
+    number: int = 0  # of the last one; 0: the nightly model
     chain: str = ""
     committed_at: dt.datetime | None = None
     n: int = 0
@@ -44,14 +44,14 @@ class Applied:
 
 
 class Problem(NamedTuple):
-    """Why an update cannot be taken over."""
+    """Why an update cannot be applied."""
 
     text: str
-    is_of_the_chain: bool = False  # it does not go on from where we are
+    is_of_the_chain: bool = False  # it does not follow the applied one
 
 
 class ChainError(ArtifactError):
-    """An update is not the next one after what is applied."""
+    """An update does not follow the last applied one."""
 
 
 class Updates:
@@ -62,27 +62,27 @@ class Updates:
         self._training = TrainingStore(self._connections)
         self._log, self._models, self._metrics = event_log, models, metrics
         self._wake = asyncio.Event()
-        self._stuck_at: tuple[int, str] | None = None  # the update that could not be taken over
-        self._retry_at = float("-inf")  # when it is tried again
+        self._stuck_at: tuple[int, str] | None = None  # the update that could not be applied
+        self._retry_at = float("-inf")  # when it is retried
         self.applied: Applied | None = None
         self.problem = ""
 
     def wake(self) -> None:
-        """Look now: somebody has heard of a commit."""
+        """Poll now, after a notification."""
         self._wake.set()
 
     async def follow(self) -> None:
-        """Take over updates until cancelled. Whatever goes wrong, the model serves on as it is."""
+        """Apply updates until cancelled. After any error the model stays in service unchanged."""
         try:
             while True:
                 try:
                     while await self._look():
                         pass
                 except (LogAwayError, RecsysError, OSError) as error:
-                    self._tell(str(error))
+                    self._report(str(error))
                 except Exception:
                     log.exception("updates of the model cannot be followed")
-                    self._tell("updates of the model cannot be followed; the log of the service has the reason")
+                    self._report("updates of the model cannot be followed; the log of the service has the reason")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _LOOK_S)
                 self._wake.clear()
@@ -91,7 +91,7 @@ class Updates:
             await self._for_watching.close()
 
     async def watch(self) -> None:
-        """Tell the metrics how the updater is, wherever it runs, until cancelled."""
+        """Set the metrics of the updater, wherever it runs, until cancelled."""
         while True:
             try:
                 now = await self._for_watching.transaction(watched.look)
@@ -101,12 +101,12 @@ class Updates:
                 after = last.after if last else START
                 lag = await asyncio.wait_for(self._log.lag(after), _WATCH_S) if is_ours else float("nan")
             except (LogAwayError, ApiError, TimeoutError, asyncpg.PostgresError):
-                lag = float("nan")  # not known
+                lag = float("nan")  # unknown
             self._metrics.updater_lag.set(lag)
             await asyncio.sleep(_WATCH_S)
 
     async def _look(self) -> bool:
-        """Take over what is new; whether there may be more."""
+        """Apply new updates; whether there may be more."""
         model = self._models.loaded
         if model is None:
             self.applied = None
@@ -116,9 +116,9 @@ class Updates:
         applied = self.applied
         rows = await self._training.chain_of(model.artifact, applied.number, _AT_ONCE)
         if not rows:
-            self._solved()
+            self._clear_problem()
             return False
-        if self._stuck_at == _what(rows[0]) and time.monotonic() < self._retry_at:
+        if self._stuck_at == _id_of(rows[0]) and time.monotonic() < self._retry_at:
             return False
         updates, problem = await asyncio.to_thread(self._read, rows, applied)
         if self._models.loaded is not model:
@@ -126,21 +126,21 @@ class Updates:
         n, unfit = self._apply(applied, rows, updates)
         self._show(applied, n)
         bases = [row.number for row in rows[:n] if row.is_base]
-        if bases:  # nobody needs what came before it any more
+        if bases:  # earlier downloads are not needed any more
             await asyncio.to_thread(self._models.store.forget, KIND, lambda version: number_of(version) >= bases[-1])
         problem = unfit or problem
         if problem is not None:
             await self._stay(applied, rows[n], problem)
             return False
-        self._solved()
+        self._clear_problem()
         return len(rows) == _AT_ONCE
 
     async def _stay(self, applied: Applied, failed: UpdateRow, problem: Problem) -> None:
-        """An update cannot be taken over: stay with what there is until it can be, or a later base comes. Where we are
-        may be wrong, not the update: then, once, all since the base is made anew beside the model in service."""
-        self._tell(f"updates cannot be taken over: {problem.text}")
-        is_new = self._stuck_at != _what(failed)
-        self._stuck_at = _what(failed)
+        """An update cannot be applied: keep the model until it can be, or there is a later base. If our own chain may
+        be wrong, replay once all updates since the base beside the model in service."""
+        self._report(f"updates cannot be applied: {problem.text}")
+        is_new = self._stuck_at != _id_of(failed)
+        self._stuck_at = _id_of(failed)
         self._retry_at = time.monotonic() + _RETRY_S
         if is_new:
             self._metrics.update_failures.inc()
@@ -149,8 +149,8 @@ class Updates:
                 await self._replay(applied, failed)
 
     async def _replay(self, former: Applied, failed: UpdateRow) -> None:
-        """Make another scorer from the night's model and the updates since the newest base, and take it where it gets
-        past what failed; requests see it whole or not at all."""
+        """Build another scorer from the nightly model and the updates since the newest base, and swap it in atomically
+        if it gets past the failed update."""
         model = former.model
         scorer = await asyncio.to_thread(Scorer, model.folder)
         applied = Applied(replace(model, scorer=scorer))
@@ -166,18 +166,18 @@ class Updates:
             self._show(applied, applied.n)
             self._wake.set()
 
-    def _solved(self) -> None:
+    def _clear_problem(self) -> None:
         self.problem, self._stuck_at = "", None
 
     def _read(self, rows: Sequence[UpdateRow], applied: Applied) -> tuple[list[Update | None], Problem | None]:
-        """The updates up to the first that is not as it should be, None for a base that says what we have; and what
-        is wrong with that one. In a thread."""
+        """The updates up to the first invalid one, None for a base equal to our state; and the problem of the invalid
+        one. In a thread."""
         chain, number = applied.chain, applied.number
         updates: list[Update | None] = []
         for row in rows:
             try:
                 updates.append(self._checked(row, number, chain))
-            except Exception as error:  # whatever it is, what is there serves on
+            except Exception as error:  # any error: the model in service stays
                 text = str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {error}"
                 return updates, Problem(text, isinstance(error, ChainError))
             chain, number = row.chain, row.number
@@ -197,8 +197,8 @@ class Updates:
     def _apply(
         self, applied: Applied, rows: Sequence[UpdateRow], updates: Sequence[Update | None]
     ) -> tuple[int, Problem | None]:
-        """How many of the updates could be put into the scorer, and why not the next one. On the event loop, between
-        two requests; those that score in a thread may see some weights before others."""
+        """The number of updates applied to the scorer, and why not the next one. On the event loop, between requests;
+        those that score in a thread may see part of an update."""
         for n, (row, update) in enumerate(zip(rows, updates, strict=False)):
             if update is not None:
                 try:
@@ -207,26 +207,26 @@ class Updates:
                     return n, Problem(f"update {row.number} does not fit: {error}")
             if update is not None and row.is_base and row.parent is None and applied.number:
                 self._metrics.update_rollbacks.inc()
-                log.warning("the model is set back by update %d: %s", row.number, row.reason)
+                log.warning("the model is rolled back by update %d: %s", row.number, row.reason)
             applied.number, applied.chain, applied.committed_at = row.number, row.chain, row.created_at
             applied.metrics = dict(row.metrics.get("window") or {}) or applied.metrics
             applied.n += 1
         return len(updates), None
 
     def _show(self, applied: Applied, n: int) -> None:
-        """Tell the metrics of `n` updates more."""
+        """Update the metrics after `n` more updates."""
         self._metrics.updates_applied.inc(n)
         if n and applied.committed_at is not None:
             self._metrics.update_delay.set((dt.datetime.now(dt.UTC) - applied.committed_at).total_seconds())
         self._metrics.show_progress(applied.number, applied.metrics or {})
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if problem != self.problem:
             log.error("%s", problem)
         self.problem = problem
 
     def info(self) -> dict[str, Any]:
-        """What /model/info says of it."""
+        """The updates part of /model/info."""
         applied = self.applied
         return {
             "update": applied.number if applied else 0,
@@ -239,5 +239,5 @@ class Updates:
         }
 
 
-def _what(row: UpdateRow) -> tuple[int, str]:
+def _id_of(row: UpdateRow) -> tuple[int, str]:
     return row.number, row.chain

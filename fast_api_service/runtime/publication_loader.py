@@ -1,4 +1,4 @@
-"""The publication as a worker holds it, but for its lists and its models: read in one transaction."""
+"""The publication in a worker's memory, without its lists and models: read in one transaction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from list_versions where list_version_id = any($1)
 
 
 class Pointer(NamedTuple):
-    """Where the pointer stands; another one means another publication."""
+    """The publication pointer; a different one means a different publication."""
 
     epoch: Epoch
     publication_id: int | None  # None: nothing is published
@@ -40,21 +40,21 @@ class Pointer(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """One publication, and what events mean since its data."""
+    """A publication, and the meaning of events in its data."""
 
     pointer: Pointer
     publication: Publication  # NOT_PUBLISHED where there is none
     meaning: EventMeaning
-    lists: Mapping[str, ListFile] = field(default_factory=dict)  # by kind; read after all else, see `list_loader`
+    lists: Mapping[str, ListFile] = field(default_factory=dict)  # by kind; read last, see `list_loader`
 
 
 async def pointer(connection: Connection) -> Pointer:
-    """Where the pointer stands in the caller's transaction."""
+    """The pointer in the caller's transaction."""
     return Pointer(await catalogue_loader.epoch(connection), *await connection.fetchrow(_POINTER_SQL))
 
 
 async def read(connection: Connection) -> Published:
-    """The publication that the pointer names in the caller's transaction."""
+    """The publication of the pointer in the caller's transaction."""
     at = await pointer(connection)
     publication = await _publication(connection, at.publication_id) or NOT_PUBLISHED
     return Published(at, publication, await event_meaning.meaning(connection))

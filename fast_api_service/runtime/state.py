@@ -1,4 +1,4 @@
-"""What the process serves from, and the tasks that keep it fresh."""
+"""The state that a worker serves from, and the tasks that keep it up to date."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOTHING_PUBLISHED = "nothing is published yet: run the pipeline (`make demo`, or
 
 
 class State:
-    """What is in service, and who keeps it fresh. `now` is always replaced as a whole; a request takes it once."""
+    """The state in service and its followers. `now` is replaced atomically; a request reads it once."""
 
     def __init__(
         self, database: Database, writes: Writable, models: Models, lists: ListLoader, metrics: Metrics,
@@ -56,10 +56,10 @@ class State:
         self.keys = Keyring(settings, metrics)
         self.in_force = repository.DEFAULTS
         self.now: InService | None = None
-        self._catalogue: Catalogue | None = None  # as it was read last
-        self._published: Published | None = None  # in service, when the catalogue is of the same epoch
+        self._catalogue: Catalogue | None = None  # as last read
+        self._published: Published | None = None  # in service once the catalogue is of the same epoch
         self._coming: Published | None = None  # waits for its models
-        self._wait_until = 0.0  # when it is taken into service without them; by time.monotonic()
+        self._wait_until = 0.0  # when it is switched to without them; time.monotonic()
         self._epoch: Epoch | None = None  # of the snapshot
         self._settings_follower = Follower("API keys and configurations", self._look_at_settings, settings.poll_s)
         self._catalogue_follower = Follower("catalogue", self._look_at_catalogue, settings.poll_s)
@@ -74,7 +74,7 @@ class State:
 
     @snapshot.setter
     def snapshot(self, snapshot: Snapshot | None) -> None:
-        """Put a snapshot into service with the model and the configuration of this moment."""
+        """Put a snapshot into service with the current model and configuration."""
         self.now = None
         if snapshot is not None:
             self.now = InService(snapshot, self.models.loaded, self.config, self.config_id)
@@ -86,22 +86,22 @@ class State:
 
     @property
     def config_id(self) -> int:
-        """Its version; 0: the defaults."""
+        """The version of the configuration in force; 0: the defaults."""
         return self.in_force.config_id
 
     @property
     def problem(self) -> str:
-        """Why there is no snapshot, or why it may be old; empty where all is well."""
+        """Why there is no snapshot, or why it may be stale; empty without a problem."""
         problems = (follower.problem for follower in (self._catalogue_follower, self._publication_follower))
         return next(filter(None, problems), "" if self.now else "catalogue and publication are being read")
 
     def wake(self) -> None:
-        """Have all of it looked at now: somebody has heard of a change."""
+        """Poll everything now, after a notification."""
         for follower in self._followers:
             follower.wake()
 
     async def keep_fresh(self) -> None:
-        """Follow API keys, configuration, catalogue and publication until cancelled; none waits for another."""
+        """Follow API keys, configuration, catalogue and publication until cancelled, independently."""
         async with asyncio.TaskGroup() as group:
             for follower in self._followers:
                 group.create_task(follower.run())
@@ -111,7 +111,7 @@ class State:
         return self._settings_follower, self._catalogue_follower, self._publication_follower
 
     async def read_keys(self) -> None:
-        """Work with the API keys that are in Postgres now; DatabaseAwayError."""
+        """Read the API keys from Postgres; DatabaseAwayError."""
         self.keys.take(await self.database.api_keys())
 
     async def _look_at_settings(self) -> str:
@@ -120,7 +120,7 @@ class State:
         return ""
 
     async def read_config(self) -> None:
-        """Answer by the newest configuration that can be read; those that cannot be are told. DatabaseAwayError."""
+        """Use the newest configuration that can be parsed; invalid ones are logged. DatabaseAwayError."""
         former = self.in_force
         self.in_force = found = await self.database.config(former)
         for config_id in set(found.passed_over) - set(former.passed_over):
@@ -137,7 +137,7 @@ class State:
         former = self._catalogue
         self._catalogue = found = await self.database.follow(former)
         is_same = former is not None and found.items is former.items and found.categories is former.categories
-        if not is_same or self.snapshot is None:  # the first item may have come
+        if not is_same or self.snapshot is None:  # there may be a first item
             self._serve()
         elif former is not None and found.seen != former.seen:
             self.metrics.show(self.snapshot)  # items change in place
@@ -162,26 +162,26 @@ class State:
 
     async def _lists_of(self, coming: Published, newest: Published | None) -> dict[str, ListFile]:
         if newest is None or newest.pointer.epoch != coming.pointer.epoch:
-            return await self.lists.load(coming.publication, None, {})  # the same numbers may be of other lists
+            return await self.lists.load(coming.publication, None, {})  # ids may be of other lists
         return await self.lists.load(coming.publication, newest.publication, newest.lists)
 
     def _models_changed(self) -> None:
-        """A model has come, or cannot be had."""
+        """A model was loaded, or cannot be."""
         self._switch()
         self._serve()
 
     def _switch(self) -> None:
-        """Take the publication that is to come, when its models are there or have been waited for long enough; at once
-        where nothing of its epoch is in service: nobody is answered, or with another shop's items."""
+        """Switch to the next publication when its models are loaded or the wait is over; at once where nothing of its
+        epoch is in service."""
         if self._coming is None:
             return
         is_first = self.snapshot is None or not self.snapshot.is_published or self._epoch != self._coming.pointer.epoch
-        if is_first or not self.models.are_waited_for or time.monotonic() >= self._wait_until:
+        if is_first or not self.models.are_loading or time.monotonic() >= self._wait_until:
             self._published, self._coming = self._coming, None
             self._serve()
 
     def _serve(self) -> None:
-        """Put into service what is there, when catalogue and publication are of the same epoch; else they will be."""
+        """Put the state into service when catalogue and publication are of the same epoch."""
         catalogue, published = self._catalogue, self._published
         if catalogue is None or published is None or catalogue.epoch != published.pointer.epoch:
             return

@@ -1,4 +1,4 @@
-"""Background work that has to go on: each task is watched, and begun again when it fails, whatever made it fail."""
+"""Supervised background tasks: each is restarted after any failure."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 30.0
 END_S: Final = 3.0
-CALM_S: Final = 60.0  # who has worked for so long begins again after the first pause
+CALM_S: Final = 60.0  # uptime that resets the backoff
 
 
 class Tasks:
-    """Starts tasks and keeps them going; how often each had to be begun again is counted."""
+    """Starts tasks and restarts them after failures, with backoff and a counter."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Call `work`, which goes on until it is cancelled or has nothing to do, and again after it failed."""
+        """Run `work` until it is cancelled or returns, and restart it after failures."""
         self._metrics.task_restarts.labels(name)
         self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
 
     async def end(self) -> None:
-        """Cancel all and wait for their ends, but not for long: what hangs ends with its connection."""
+        """Cancel all and wait briefly for their ends; a hanging task ends with its connection."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             _, hanging = await asyncio.wait(self._tasks, timeout=END_S)
             for task in hanging:
-                log.warning("the task %s does not end; it is left", task.get_name())
+                log.warning("the task %s does not end and is abandoned", task.get_name())
         self._tasks.clear()
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -49,12 +49,12 @@ class Tasks:
             except asyncio.CancelledError:
                 if task is None or task.cancelling():
                     raise
-                log.exception("the task %s was ended from within; it is begun again", name)
+                log.exception("the task %s was cancelled from within; restarting it", name)
             except Exception:
                 if task is None or task.cancelling():
-                    log.exception("the task %s failed at its end", name)
+                    log.exception("the task %s failed while being cancelled", name)
                     return
-                log.exception("the task %s failed; it is begun again", name)
+                log.exception("the task %s failed; restarting it", name)
             self._metrics.task_restarts.labels(name).inc()
             if loop.time() - began > CALM_S:
                 pause_s = FIRST_PAUSE_S

@@ -1,4 +1,4 @@
-"""Rows of the catalogue that the service cannot read: each costs itself alone, and is told of once."""
+"""Invalid rows of the catalogue: each is skipped, and logged once."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-MAX_TOLD: Final = 1000  # rows that one process tells of
-_told: set[tuple[str, int]] = set()
+MAX_LOGGED: Final = 1000  # rows per process
+_logged: set[tuple[str, int]] = set()
 
 
-def tell(entity: str, keys: Collection[int]) -> None:
-    """Tell of rows, by key, that were not told of before."""
-    news = [key for key in keys if (entity, key) not in _told][: max(0, MAX_TOLD - len(_told))]
+def log_once(entity: str, keys: Collection[int]) -> None:
+    """Log the rows, by key, that were not logged before."""
+    news = [key for key in keys if (entity, key) not in _logged][: max(0, MAX_LOGGED - len(_logged))]
     if news:
-        _told.update((entity, key) for key in news)
+        _logged.update((entity, key) for key in news)
         log.warning(
             "%d rows of table %s are left out, as their ids cannot be read (see recsys.ids); keys %s%s",
             len(news), {"category": "categories"}.get(entity, entity + "s"),

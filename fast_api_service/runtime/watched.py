@@ -1,4 +1,4 @@
-"""What Postgres knows of the processes around it, for the metrics of each worker."""
+"""The state of other processes in Postgres, for the metrics of each worker."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
-_COUNTED: Final = 100_000  # of the quarantine; more is told as one more
+_COUNTED: Final = 100_000  # of the quarantine; more is reported as one more
 _SQL: Final = f"""
 select heartbeat_at, wanted = 'running', state = 'failed',
        (select count(*) from (select from event_quarantine limit {_COUNTED + 1}) kept),
        (select count(*) from pg_stat_activity where backend_type = 'client backend'),
        current_setting('max_connections')::integer
 from training_state
-"""  # noqa: S608 - a number of ours
+"""  # noqa: S608 - a constant
 
 
 class Watched(NamedTuple):
-    """One look."""
+    """One sample."""
 
-    heartbeat_at: dt.datetime | None  # when the updater last gave a sign of life, by Postgres' clock; None: never
-    is_wanted: bool  # the updater is asked to learn
-    has_given_up: bool  # … and nobody starts it again
+    heartbeat_at: dt.datetime | None  # last heartbeat of the updater, by the clock of Postgres; None: never
+    is_wanted: bool  # the updater should run
+    has_given_up: bool  # it failed too often and is not restarted
     n_quarantined: int
-    n_connections: int  # of everybody, to all databases of the server
+    n_connections: int  # of all clients to all databases of the server
     max_connections: int
 
 
 async def look(connection: asyncpg.Connection) -> Watched:
-    """What it is now; asyncpg's errors pass through."""
+    """The current sample. Raises asyncpg's errors."""
     return Watched(*await connection.fetchrow(_SQL))

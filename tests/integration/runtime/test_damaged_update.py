@@ -126,9 +126,7 @@ def test_a_damaged_update_changes_nothing_and_is_taken_when_it_is_whole(
         assert "damaged" in problems.pop()
         assert metric(client, "recsys_model_update_failures_total") == 1
         assert metric(client, "recsys_model_update_reloads_total") == 0
-        warnings = [
-            line for line in (tmp_path / "service.log").read_text().splitlines() if "cannot be taken over" in line
-        ]
+        warnings = [line for line in (tmp_path / "service.log").read_text().splitlines() if "cannot be applied" in line]
         assert len(warnings) == 1
         with start() as other:  # it stays there as well
             shop.wait_until(lambda: shop.is_ready(other), 10)
