@@ -1,4 +1,4 @@
-"""One request's share of the catalogue: read with a lock, changed in memory object by object, written at once."""
+"""The catalogue rows of one request: read with a lock, changed in memory object by object, written at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import asyncpg
 import orjson
 
 from recsys.errors import InputError
-from recsys.serving.catalogue_changes import ItemState, Properties, cycle, told_properties
+from recsys.serving.catalogue_changes import ItemState, Properties, cycle, updated_properties
 from recsys.serving.ids import ExternalId, JsonType, digest_of, to_external
 from recsys.storage.last_keys import LAST_SQL
 
-_FIRST_KEY = 1  # as recsys.data.keys has it; 0 owns the default list of all items
+_FIRST_KEY = 1  # as in recsys.data.keys; 0 owns the default list of all items
 
 
 class Rows(ABC):
-    """The rows of one table that a request names, by external id as text.
+    """The rows of one table in a request, by external id as text.
 
     The order of calls: `lacks`, then the locks, then `load`, `take` for each object, and `write`.
     """
@@ -27,13 +27,13 @@ class Rows(ABC):
     key: ClassVar[str]
     id: ClassVar[str]
     load_sql: ClassVar[str]  # reads and locks the rows of $1, an array of ids
-    write_sql: ClassVar[str]  # writes rows: $1 their keys, $2 their ids, then what `_columns` gives
+    write_sql: ClassVar[str]  # writes rows: $1 their keys, $2 their ids, then `_columns`
 
     def __init__(self) -> None:
         self.keys: dict[str, int] = {}
-        self._gone: set[str] = set()  # ids that are not used again
+        self._gone: set[str] = set()  # deleted ids, which cannot be reused
         self._changed: dict[str, None] = {}  # in order
-        self._unchanged: set[str] = set()  # posted as they are
+        self._unchanged: set[str] = set()  # posted without a change
         self._next_key = _FIRST_KEY
 
     async def lacks(self, connection: asyncpg.Connection, ids: set[str]) -> bool:
@@ -51,7 +51,7 @@ class Rows(ABC):
             self._next_key = max(await connection.fetchval(sql) + 1, _FIRST_KEY)
 
     def take(self, id_: str, fields: dict[str, Any]) -> str:
-        """Change or add one object: "created", "updated" or "unchanged"; InputError with the reason against it."""
+        """Change or add one object: "created", "updated" or "unchanged"; InputError where it is invalid."""
         if id_ in self._gone:
             raise InputError(self._refusal(id_))
         is_new = id_ not in self.keys
@@ -65,7 +65,7 @@ class Rows(ABC):
         return "created" if is_new else "updated"
 
     async def write(self, connection: asyncpg.Connection) -> None:
-        """Write what changed, and note the rest as posted."""
+        """Write the changed rows, and mark the others as posted."""
         if self._changed:
             ids = list(self._changed)
             await connection.execute(self.write_sql, [self.keys[id_] for id_ in ids], ids, *self._columns(ids))
@@ -76,11 +76,11 @@ class Rows(ABC):
 
     @abstractmethod
     def _remember(self, row: asyncpg.Record) -> None:
-        """Remember a row as it is."""
+        """Remember a stored row."""
 
     @abstractmethod
     def _change(self, id_: str, fields: dict[str, Any], is_new: bool) -> bool:
-        """Change what is remembered; False where nothing changes. InputError, then nothing is changed."""
+        """Change a remembered row; False where nothing changes. After an InputError nothing is changed."""
 
     @abstractmethod
     def _columns(self, ids: Sequence[str]) -> list[list[Any]]:
@@ -99,7 +99,7 @@ class Categories(Rows):
     load_sql = _SELECT + "where c.category_id = any($1) order by c.category_key for update of c"
     write_sql = """
         insert into categories (category_key, category_id, parent_category_key, told_at)
-        select key, id, parent, now() from unnest($1::int[], $2::text[], $3::int[]) as told (key, id, parent)
+        select key, id, parent, now() from unnest($1::int[], $2::text[], $3::int[]) as posted (key, id, parent)
         on conflict (category_key) do update set
             parent_category_key = excluded.parent_category_key, told_at = excluded.told_at
     """
@@ -110,7 +110,7 @@ class Categories(Rows):
         self._parents: dict[str, str | None] = {}
 
     async def look_up(self, connection: asyncpg.Connection, ids: Iterable[str] | None) -> None:
-        """Know these categories, or all of them, so that items can be put into them and cycles are seen."""
+        """Read these categories, or all of them, to resolve the categories of items and to detect cycles."""
         if ids is None:
             rows = await connection.fetch(self._SELECT)
         else:
@@ -120,7 +120,7 @@ class Categories(Rows):
             self._remember(row)
 
     def key_of(self, category_id: ExternalId) -> tuple[str, int]:
-        """The id as the catalogue writes it, and its key; InputError where there is no such category."""
+        """The canonical id and its key; InputError where there is no such category."""
         id_ = str(to_external(category_id, self._json_type, "category"))
         if id_ not in self.keys or id_ in self._gone:
             raise InputError(f"there is no category {category_id!r}; store it first")
@@ -159,7 +159,7 @@ class Items(Rows):
         insert into items (item_key, item_id, category_key, available, title, properties, first_seen_at, told_at)
         select key, id, category, available, title, properties::jsonb, now(), now()
         from unnest($1::int[], $2::text[], $3::int[], $4::bool[], $5::text[], $6::text[])
-            as told (key, id, category, available, title, properties)
+            as posted (key, id, category, available, title, properties)
         on conflict (item_key) do update set category_key = excluded.category_key,
             available = excluded.available, title = excluded.title, properties = excluded.properties,
             told_at = excluded.told_at
@@ -182,7 +182,7 @@ class Items(Rows):
         if fields.get("category_id") is not None:
             fields = fields | {"category_id": self._categories.key_of(fields["category_id"])[0]}
         former = self._states.get(id_, ItemState())
-        after = former.told(fields)
+        after = former.updated(fields)
         self._states[id_] = after
         return is_new or after != former
 
@@ -204,7 +204,7 @@ class Users(Rows):
     write_sql = """
         insert into users (user_key, user_id, properties, first_seen_at, told_at)
         select key, id, properties::jsonb, now(), now()
-        from unnest($1::int[], $2::text[], $3::text[]) as told (key, id, properties)
+        from unnest($1::int[], $2::text[], $3::text[]) as posted (key, id, properties)
         on conflict (user_key) do update set properties = excluded.properties, told_at = excluded.told_at
     """
 
@@ -223,7 +223,7 @@ class Users(Rows):
 
     def _change(self, id_: str, fields: dict[str, Any], is_new: bool) -> bool:
         former = self._properties.get(id_, {})
-        after = told_properties(former, fields.get("properties") or {})
+        after = updated_properties(former, fields.get("properties") or {})
         self._properties[id_] = after
         return is_new or after != former
 

@@ -1,4 +1,4 @@
-"""What an object told by the shop makes of what is known: merging, bounds, cycles. No database, no HTTP."""
+"""Applies posted objects to stored ones: merging, bounds, cycles. No database, no HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Properties = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ItemState:
-    """All that is known of an item. `price` is stored among the properties."""
+    """The state of an item. `price` is stored among the properties."""
 
     category_id: str | None = None
     available: bool = True
@@ -29,19 +29,19 @@ class ItemState:
 
     @classmethod
     def stored(cls, category_id: str | None, available: bool, title: str | None, properties: Properties) -> ItemState:
-        """From a row. Raw data holds prices as text; one that is no number is none."""
+        """From a row. Raw data have prices as text; a price that is not a number is None."""
         rest = {name: value for name, value in properties.items() if name != PRICE}
         return cls(category_id, available, title, _number(properties.get(PRICE)), rest)
 
     @property
     def stored_properties(self) -> Properties:
-        """The properties with the price, as a row holds them."""
+        """The properties with the price, as stored."""
         return self.properties if self.price is None else {**self.properties, PRICE: self.price}
 
-    def told(self, change: Mapping[str, Any]) -> ItemState:
-        """The item after `change`: what is not in it stays, None takes away, properties are told one by one.
+    def updated(self, change: Mapping[str, Any]) -> ItemState:
+        """The item after `change`: missing fields stay, None removes, properties are merged by name.
 
-        Raises InputError when the properties would grow beyond the bounds.
+        Raises InputError when changed properties would exceed the bounds.
         """
         merged = merge(self.properties, change.get("properties") or {})
         after = replace(self, **{name: value for name, value in change.items() if name != "properties"})
@@ -51,8 +51,8 @@ class ItemState:
         return after
 
 
-def told_properties(former: Properties, change: Properties) -> Properties:
-    """Properties of a user after `change`; InputError when they would grow beyond the bounds."""
+def updated_properties(former: Properties, change: Properties) -> Properties:
+    """Properties of a user after `change`; InputError when they would exceed the bounds."""
     merged = merge(former, change)
     if merged != former:
         check_bounds(merged)
@@ -60,12 +60,12 @@ def told_properties(former: Properties, change: Properties) -> Properties:
 
 
 def merge(former: Properties, change: Properties) -> dict[str, Any]:
-    """JSON merge patch (RFC 7396) of flat objects: None removes, the rest is set."""
+    """JSON merge patch (RFC 7396) of flat objects: None removes a name, other values are set."""
     return {name: value for name, value in {**former, **change}.items() if value is not None}
 
 
 def check_bounds(properties: Properties) -> None:
-    """Raises InputError for more than MAX_PROPERTIES names or more than MAX_PROPERTIES_BYTES of JSON."""
+    """InputError for more than MAX_PROPERTIES names or more than MAX_PROPERTIES_BYTES of JSON."""
     if len(properties) > MAX_PROPERTIES:
         raise InputError(f"properties: {len(properties)} names, at most {MAX_PROPERTIES} are kept; null removes one")
     n_bytes = len(orjson.dumps(properties))
@@ -74,7 +74,7 @@ def check_bounds(properties: Properties) -> None:
 
 
 def cycle(parents: Mapping[str, str | None], category_id: str, parent_id: str | None) -> list[str]:
-    """The way from the category back to itself if `parent_id` became its parent; empty when there is none."""
+    """The path from the category back to itself if `parent_id` became its parent; empty when there is none."""
     way = [category_id]
     at = parent_id
     while at is not None and at not in way[1:]:

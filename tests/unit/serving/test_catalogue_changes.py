@@ -1,4 +1,4 @@
-"""What an object makes of what is known, on random objects."""
+"""Updates of stored objects, on random objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import InputError
-from recsys.serving.catalogue_changes import MAX_PROPERTIES, MAX_PROPERTIES_BYTES, ItemState, cycle, told_properties
+from recsys.serving.catalogue_changes import MAX_PROPERTIES, MAX_PROPERTIES_BYTES, ItemState, cycle, updated_properties
 
 values = (
     st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=5) | st.lists(st.integers(-99, 99), max_size=2)
@@ -29,17 +29,17 @@ changes = st.fixed_dictionaries(
 
 
 @given(st.lists(changes, max_size=5))
-def test_the_last_word_on_each_field_and_property_stands(told: list[dict[str, Any]]) -> None:
+def test_the_last_word_on_each_field_and_property_stands(posted: list[dict[str, Any]]) -> None:
     state = ItemState()
-    for change in told:
-        state = state.told(change)
-        assert state.told(change) == state  # said twice is said once
+    for change in posted:
+        state = state.updated(change)
+        assert state.updated(change) == state  # idempotent
     for name, default in (("category_id", None), ("available", True), ("title", None), ("price", None)):
-        said = [change[name] for change in told if name in change]
-        assert getattr(state, name) == (said[-1] if said else default)
+        values_posted = [change[name] for change in posted if name in change]
+        assert getattr(state, name) == (values_posted[-1] if values_posted else default)
     for name in "abcdef":
-        said = [change["properties"][name] for change in told if name in change.get("properties", {})]
-        assert state.properties.get(name) == (said[-1] if said else None)
+        values_posted = [change["properties"][name] for change in posted if name in change.get("properties", {})]
+        assert state.properties.get(name) == (values_posted[-1] if values_posted else None)
     row = ItemState.stored(state.category_id, state.available, state.title, state.stored_properties)
     assert row == state
 
@@ -52,16 +52,16 @@ def test_raw_prices_are_text(text: Any, price: float | None) -> None:
 
 def test_properties_are_bounded_but_what_is_there_already_hinders_nobody() -> None:
     full = {str(i): "" for i in range(MAX_PROPERTIES)}
-    assert told_properties({}, full) == full
+    assert updated_properties({}, full) == full
     with pytest.raises(InputError, match="65 names, at most 64"):
-        told_properties(full, {"one more": 1})
-    assert len(told_properties(full, {"one more": 1, "0": None})) == MAX_PROPERTIES
+        updated_properties(full, {"one more": 1})
+    assert len(updated_properties(full, {"one more": 1, "0": None})) == MAX_PROPERTIES
     with pytest.raises(InputError, match="at most 16384"):
-        told_properties({}, {"text": "é" * (MAX_PROPERTIES_BYTES // 2)})
+        updated_properties({}, {"text": "é" * (MAX_PROPERTIES_BYTES // 2)})
     crowded = ItemState(properties=full | {"from raw data": 1})
-    assert not crowded.told({"available": False}).available
+    assert not crowded.updated({"available": False}).available
     with pytest.raises(InputError, match="66 names"):
-        crowded.told({"price": 1.0})
+        crowded.updated({"price": 1.0})
 
 
 @given(
