@@ -1,4 +1,4 @@
-"""The catalogue as a service process holds it: ids ↔ keys, availability, categories. No database, no HTTP."""
+"""The in-memory catalogue of a worker: ids ↔ keys, availability, categories. No database, no HTTP."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _NO_NUMBERS: Mapping[str, float] = {}
 
 
 class ItemDictionary:
-    """All items by key, in arrays that a key indexes: 13 bytes an item beside the id itself, 8 a numeric property.
+    """All items, in arrays indexed by key: 13 bytes per item beside the id itself, and 8 per numeric property.
 
-    Keys are given one after the other at import, so the arrays have few gaps. Items change in place, so that a
-    change reaches every answer at once.
+    Keys are assigned consecutively, so the arrays have few gaps. Items change in place, so that changes take effect at
+    once.
     """
 
     def __init__(self, json_type: JsonType, numbers: ItemNumbers | None = None) -> None:
         self.json_type: JsonType = json_type
         self.numbers = numbers or ItemNumbers()
         self.n_available = 0  # how many items may be recommended
-        self.unreadable: set[int] = set()  # keys of items whose ids are none: they are left out
+        self.unreadable: set[int] = set()  # keys of items with invalid ids, which are left out
         self._id_by_key: list[ExternalId | None] = []
         self._key_by_id: dict[ExternalId, int] = {}
         self._available = bytearray()
@@ -45,10 +45,10 @@ class ItemDictionary:
         available: bool,
         numbers: Mapping[str, float] = _NO_NUMBERS,
     ) -> None:
-        """Take one item in, or what it has become; rows may come in any order, and the last one is right where the
-        key had another id, or the id another key.
+        """Add or update an item. Rows may come in any order; where the key had another id, or the id another key, the
+        last row wins.
 
-        Raises InputError for an id that is none of the catalogue's type; the item is left out then.
+        Raises InputError for an id not of the catalogue's type; the item is left out then.
         """
         try:
             external = read_id(item_id, self.json_type, "item")
@@ -74,7 +74,7 @@ class ItemDictionary:
         self.numbers.put(item_key, numbers)
 
     def remove(self, item_key: int) -> None:
-        """Forget an item, known or not: lists that hold its key pass over it."""
+        """Remove an item, known or not: lists skip its key."""
         self.unreadable.discard(item_key)
         external = self.id_or_none(item_key)
         if external is not None:
@@ -87,7 +87,7 @@ class ItemDictionary:
         return len(self._key_by_id)
 
     def key(self, item_id: ExternalId) -> int | None:
-        """Key of an id in the catalogue's own type, None where there is no such item."""
+        """Key of an id of the catalogue's own type, None where there is no such item."""
         return self._key_by_id.get(item_id)
 
     def known_keys(self) -> set[int]:
@@ -95,11 +95,11 @@ class ItemDictionary:
         return set(self._key_by_id.values())
 
     def keys(self, item_ids: Sequence[ExternalId]) -> NDArray[np.int64]:
-        """Keys of ids in the catalogue's own type, -1 where there is no such item, (n,)."""
+        """Keys of ids of the catalogue's own type, -1 where there is no such item, (n,)."""
         return np.fromiter(map(self._key_by_id.get, item_ids, repeat(-1)), dtype=np.int64, count=len(item_ids))
 
     def id(self, item_key: int) -> ExternalId:
-        """Id of a known key; KeyError for an unknown one. A key that was known before an `await` may be unknown now."""
+        """Id of a known key; KeyError for an unknown one. A key may become unknown during any `await`."""
         external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
         if external is None:
             raise KeyError(item_key)
@@ -111,7 +111,7 @@ class ItemDictionary:
         return self._id_by_key
 
     def id_or_none(self, item_key: int) -> ExternalId | None:
-        """Id of a key, None where there is no such item (any more)."""
+        """Id of a key, None for an unknown or removed item."""
         return self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
 
     @property
@@ -130,32 +130,32 @@ class ItemDictionary:
     def available_in(self, category_keys: Set[int]) -> list[int]:
         """Keys of the available items of these categories, ascending; a millisecond for 200,000 items."""
         n = len(self._available)
-        available = np.frombuffer(self._available, dtype=np.uint8, count=n) > 0  # copies: the views must not outlive us
+        available = np.frombuffer(self._available, dtype=np.uint8, count=n) > 0  # copies: a view would lock the buffer
         fitting = np.isin(np.frombuffer(self._category_by_key, dtype=np.int32, count=n), list(category_keys))
         keys: list[int] = np.flatnonzero(available & fitting).tolist()
         return keys
 
     def newest_available(self) -> Iterator[int]:
-        """Keys of available items, the last imported first."""
+        """Keys of available items, newest first."""
         return (key for key in range(len(self._available) - 1, -1, -1) if self._available[key])
 
     def available_by_key(self) -> NDArray[np.bool_]:
-        """A copy: which keys are of items that may be recommended."""
+        """A mask by key of the items that may be recommended (a copy)."""
         return np.array(self._available, dtype=bool)
 
     def categories_of(self, item_keys: Any) -> NDArray[np.int32]:
-        """A copy: category keys of known items, given as an array or a slice; NO_CATEGORY where there is none."""
+        """Category keys of known items, given as an array or a slice (a copy); NO_CATEGORY where there is none."""
         return np.array(np.asarray(self._category_by_key)[item_keys])
 
 
 class CategoryTree:
-    """Categories by key, each with its parent; a cycle in the data is walked once."""
+    """Categories by key, each with its parent; a cycle in the data is traversed once."""
 
     def __init__(self, json_type: JsonType, ids: Mapping[int, str], parents: Mapping[int, int | None]) -> None:
         self.json_type: JsonType = json_type
         self._parents = dict(parents)
         readable = {key: text for key, text in ids.items() if is_id(text, json_type)}
-        self.unreadable = ids.keys() - readable.keys()  # written by hand: nobody can ask for them
+        self.unreadable = ids.keys() - readable.keys()  # invalid rows, written by hand
         self._key_by_id = {read_id(text, json_type, "category"): key for key, text in readable.items()}
         self._children: dict[int, list[int]] = {}
         for key, parent in parents.items():
@@ -171,11 +171,11 @@ class CategoryTree:
         return iter(self._key_by_id)
 
     def key(self, category_id: ExternalId) -> int | None:
-        """Key of an id in the catalogue's own type, None where there is no such category."""
+        """Key of an id of the catalogue's own type, None where there is no such category."""
         return self._key_by_id.get(category_id)
 
     def lineage(self, category_key: int) -> list[int]:
-        """The category itself, its parent, and so on up to a root."""
+        """The category itself and its ancestors, up to a root."""
         line: list[int] = []
         key: int | None = category_key
         while key is not None and key not in line:
@@ -184,7 +184,7 @@ class CategoryTree:
         return line
 
     def _subtree(self, category_key: int) -> frozenset[int]:
-        """The category and everything below it."""
+        """The category and its descendants."""
         found: set[int] = set()
         waiting = [category_key]
         while waiting:
@@ -195,13 +195,13 @@ class CategoryTree:
         return frozenset(found)
 
     def _below(self, category_ids: tuple[ExternalId, ...]) -> tuple[frozenset[int], tuple[ExternalId, ...]]:
-        """Keys of the known ones of these ids and of all categories below them, and the ids that are unknown."""
+        """Keys of the categories with these ids and of their descendants, and the unknown ids."""
         found: set[int] = set()
         unknown = []
         for id_ in category_ids:
             try:
                 key = self.key(to_external(id_, self.json_type, "category"))
-            except InputError:  # an id of another kind is of no category
+            except InputError:  # an id of another type is unknown
                 key = None
             if key is None:
                 unknown.append(id_)

@@ -1,7 +1,6 @@
-"""How each surface answers: which sources, in which order, and how the latest events are blended in.
+"""The serving configuration: per surface the sources, their order, and the blending of recent events.
 
-The defaults are what serves until somebody puts another version; titles and descriptions are the help of whoever
-edits it.
+The defaults are in force until a version is stored; titles and descriptions are the help of the configuration's editor.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ class SurfaceConfig(_Part):
         min_length=1,
         json_schema_extra={"uniqueItems": True},
         title="Sources in their order",
-        description="Each fills what the former left open. context: neighbours of item_ids; lists: the user's list"
-        " blended with neighbours of the latest events. Without `available` an answer may be shorter than asked for.",
+        description="Each fills what those before left open. context: neighbours of item_ids; lists: the user's list"
+        " blended with neighbours of the latest events. Without `available` a response may be shorter than requested.",
     )
     blend: Policy = Field(
         "fuse",
         title="Blend of list and latest events",
-        description="fuse: reciprocal rank fusion; interleave: by turns; recent_first, list_first: one after the other;"
-        " rescore: what fuse puts first, in the order of the model's probabilities (fuse while there is no model)",
+        description="fuse: reciprocal rank fusion; interleave: alternating; recent_first, list_first: concatenated;"
+        " rescore: the best of fuse, reranked by the model's probabilities (fuse while there is no model)",
     )
     recent_weight: float = Field(
         1.0,
         ge=0,
         le=100,
         title="Weight of the latest events",
-        description="in fuse; a stored list has 1, one that is made of them for a new user 0.5, and 0 ignores them",
+        description="in fuse; a stored list has 1, one folded in for a new user 0.5, and 0 ignores the events",
     )
     filters: Filters | None = Field(
-        None, title="Rules that always hold here", description="as filters of a request, and together with them"
+        None, title="Rules that always hold here", description="as filters of a request, and in addition to them"
     )
     max_per_category: int | None = Field(
         None,
@@ -63,7 +62,7 @@ class SurfaceConfig(_Part):
         le=1,
         strict=True,
         title="Diversity",
-        description="0: off; 1: as unlike as can be. The best 50 are reordered by maximal marginal relevance,"
+        description="0: off; 1: maximal. The best 50 are reranked by maximal marginal relevance,"
         " by their categories and item factors",
     )
 
@@ -95,18 +94,18 @@ class ServingConfig(_Part):
         None, title="Not shown again", description="the data's own purchases, for ever, where it is empty"
     )
     use_latest_events: StrictBool = Field(
-        True, title="Follow the latest events", description="off: lists alone, as if nobody had done anything today"
+        True, title="Follow the latest events", description="off: lists only, without the events since their data"
     )
 
     fold_in: StrictBool = Field(
         True,
         title="Fold new users in",
-        description="somebody without a list, with events on 3 items: a list by the model's item factors, made while"
-        " they wait. off: they get neighbours of the items alone",
+        description="for users without a list, with events on 3 items: a list by the model's item factors, computed per"
+        " request. off: neighbours of the items only",
     )
 
     def surface(self, name: Surface) -> SurfaceConfig:
-        """What is configured for a surface, or the default."""
+        """The configuration of a surface, or the default."""
         return self.surfaces.get(name, DEFAULT_SURFACE)
 
 

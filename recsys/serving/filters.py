@@ -1,4 +1,4 @@
-"""Filters as clients and the configuration write them, in external ids and names."""
+"""Filters of requests and of the configuration, in external ids and names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recsys.serving.ids import ExternalId, external_id
 
 MAX_CATEGORIES = 100  # in each list
 MAX_RANGES = 16
-# Any id will do: one that is not of the catalogue's type is as unknown as any other. The document fills the schema in.
+# Any id is accepted: one not of the catalogue's type is unknown, like others. OpenAPI gets the schema from `x-id-of`.
 _CategoryId = Annotated[
     int | str, PlainValidator(external_id), WithJsonSchema({"type": ["integer", "string"], "x-id-of": "any"})
 ]
@@ -56,16 +56,16 @@ def resolve(
     warnings: list[str] | None = None,
     place: str = "filters",
 ) -> Restriction:
-    """The filters in keys. What the catalogue does not have matches nothing; with `warnings`, it is named there, and
-    `place` says whose filters they are."""
-    said = [] if warnings is None else warnings
-    categories = _below(filters.categories, tree, f"{place}.categories", said) if filters.categories else None
-    without = _below(filters.excluded_categories, tree, f"{place}.excluded_categories", said)
+    """The filters in keys. What the catalogue does not have matches nothing; a warning is added to `warnings`, with
+    `place` as the path of the filters."""
+    notes = [] if warnings is None else warnings
+    categories = _below(filters.categories, tree, f"{place}.categories", notes) if filters.categories else None
+    without = _below(filters.excluded_categories, tree, f"{place}.excluded_categories", notes)
     for name, of in filters.properties.items():
         if items.numbers.column(name) is None:
-            said.append(f"{place}.properties: no item is known to have a number {name[:40]!r}, so none matches")
+            notes.append(f"{place}.properties: no item is known to have a number {name[:40]!r}, so none matches")
         if of.min is not None and of.max is not None and of.min > of.max:
-            said.append(f"{place}.properties: min of {name[:40]!r} is greater than its max, so no item matches")
+            notes.append(f"{place}.properties: min of {name[:40]!r} is greater than its max, so no item matches")
     inf = float("inf")
     ranges = (
         NumberRange(name, -inf if of.min is None else of.min, inf if of.max is None else of.max)
@@ -75,7 +75,7 @@ def resolve(
 
 
 def _below(ids: tuple[ExternalId, ...], tree: CategoryTree, field: str, warnings: list[str]) -> frozenset[int]:
-    """Keys of the known categories and of all below them; the filters of a surface are looked up once a tree."""
+    """Keys of the known categories and of their descendants; cached per tree."""
     found, unknown = tree.below(ids)
     warnings.extend(f"{field}: there is no category {str(id_)[:40]!r}" for id_ in unknown)
     return found

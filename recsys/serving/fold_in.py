@@ -1,4 +1,4 @@
-"""A user whom the nightly ALS does not know: their vector from their events and the items' vectors.
+"""Folds new users in: the vector of a user whom the nightly ALS does not have, from their events and the item vectors.
 
 Hu, Koren & Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008, equation 4:
 
@@ -6,7 +6,7 @@ Hu, Koren & Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", 
 
 with Y the item vectors, p = 1 for the items of their events and 0 for all others, and C their confidence in
 them, which is 1 for all others; YᵀY + λI is the same for all users. Confidences are weighted as in training
-(recsys.candidates.als): BM25 with what was known of the other users. It is the equation of `implicit`'s
+(recsys.candidates.als): BM25 with the statistics of the training. It is the equation of `implicit`'s
 `recalculate_user`.
 """
 
@@ -26,15 +26,15 @@ from recsys.serving.item_factors import ItemFactors
 
 log = logging.getLogger(__name__)
 
-LEAST_ITEMS: Final = 3  # of distinct items with a vector; with fewer there is nothing to go by
+LEAST_ITEMS: Final = 3  # distinct items with a vector that a user needs
 N_BEST: Final = 100
-MOST_SCORED: Final = 1 << 16  # the longest vectors; of a larger catalogue the others are hardly ever among the best
-_BLOCK: Final = 1 << 13  # items that are scored at a time
+MOST_SCORED: Final = 1 << 16  # the longest vectors; in a larger catalogue the others are rarely among the best
+_BLOCK: Final = 1 << 13  # items scored at a time
 _NEVER: Final = np.float32(-np.inf)
 
 
 class FoldIn:
-    """Solves and scores for one user at a time, in a millisecond or two: it runs where requests are answered."""
+    """Solves and scores for one user at a time, in one or two milliseconds, on the event loop."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class FoldIn:
         params: Mapping[str, Any],
         least_items: int = LEAST_ITEMS,
     ) -> None:
-        """`trend` and `rarity` (n_items,) in the order in which `factors` was given its items; `params`: of the ALS.
+        """`trend` and `rarity` (n_items,) in the item order of the arguments of `factors`; `params`: of the ALS.
 
-        The vectors of `factors` hold the trend already; the equation is about those without it.
+        The vectors of `factors` include the trend; the equation uses them without it.
         """
         self.factors, self.least_items = factors, least_items
         self.half_life_days = float(params["half_life_days"])
@@ -57,15 +57,15 @@ class FoldIn:
         self._k1, self._b = float(params["bm25_k1"]), float(params["bm25_b"])
         self._gram = self._products()
         self._gram[np.diag_indices_from(self._gram)] += float(params["regularization"])
-        np.linalg.cholesky(self._gram)  # LinAlgError unless the equation has one solution for every user
+        np.linalg.cholesky(self._gram)  # LinAlgError unless the solution is unique for every user
 
     def recommend(
         self, weights: Mapping[int, float], available_by_key: Callable[[], NDArray[np.bool_]], n: int = N_BEST
     ) -> tuple[list[int], list[float]]:
-        """The best `n` available items, best first, and their scores, all positive; those of the user are left out.
+        """The best `n` available items, best first, and their scores, all positive; without the user's own items.
 
-        `weights`: item key → its decayed weight (> 0) in the user's events. `available_by_key`: gives which items
-        may be shown, by key. Empty where fewer than `least_items` of the items have a vector.
+        `weights`: item key → its decayed weight (> 0) in the user's events. `available_by_key`: returns the mask of
+        available items by key. Empty where fewer than `least_items` of the items have a vector.
         """
         rows = self.factors.rows_of(np.fromiter(weights, np.int64, len(weights)))
         has = rows >= 0
@@ -98,7 +98,7 @@ class FoldIn:
         """YᵀY."""
         n_items, n_factors = self.factors.vectors.shape
         gram = np.zeros((n_factors, n_factors))
-        for start in range(0, n_items, _BLOCK):  # float64, but never of all items at once
+        for start in range(0, n_items, _BLOCK):  # float64, by blocks to bound the memory
             vectors = self._untrended(np.arange(start, min(start + _BLOCK, n_items)))
             gram += vectors.T @ vectors
         return gram
@@ -106,8 +106,8 @@ class FoldIn:
     def _best(
         self, user: NDArray[np.float64], own: NDArray[np.int32], available: NDArray[np.bool_], n: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows and scores of the best. By blocks, the longest vectors first: no product is greater than that of the
-        two lengths, so what comes after a block may not be able to be among the best."""
+        """Rows and scores of the best. By blocks, the longest vectors first: a product is at most that of the two
+        lengths (Cauchy-Schwarz), so the search ends when no later vector can be among the best."""
         factors, query = self.factors, user.astype(np.float32)
         reach = float(np.linalg.norm(query))
         n_scored = min(len(factors.keys), MOST_SCORED)
@@ -129,15 +129,15 @@ class FoldIn:
 
 
 def read(folder: Path) -> tuple[ItemFactors, FoldIn | None]:
-    """Of an ALS artifact's folder; no FoldIn where the model does not hold what that takes, which is told.
+    """The factors of an ALS artifact's folder; no FoldIn where the model lacks its arrays, which is logged.
 
-    Raises ArtifactError where there are no factors to be read.
+    Raises ArtifactError where the factors cannot be read.
     """
     try:
         with np.load(folder / "model.npz", allow_pickle=False) as arrays:
             factors = ItemFactors(arrays["item_keys"], arrays["item_factors"])
             if "rarity" not in arrays:
-                log.warning("%s is older than the folding in of new users; train als again", folder.name)
+                log.warning("%s is older than the fold-in of new users; train als again", folder.name)
                 return factors, None
             params = json.loads((folder / "model.json").read_text())["params"]
             weighting = arrays["trend"], arrays["rarity"], float(arrays["mean_user_weight"][0])
@@ -151,7 +151,7 @@ def read(folder: Path) -> tuple[ItemFactors, FoldIn | None]:
 
 
 def _at(available: NDArray[np.bool_], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the keys are available; those beyond the array are not."""
+    """Mask of the available keys; those beyond the array are not available."""
     inside = keys < len(available)
     if inside.all():
         return available[keys]

@@ -1,4 +1,4 @@
-"""External ids at the edge: whatever JSON type a client sends, the catalogue's own type inside and in answers."""
+"""External ids: converts any JSON type that clients send to the catalogue's own type."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ExternalId = int | str
 
 
 def external_id(value: Any) -> ExternalId:
-    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text, without
-    the blanks at its ends.
+    """An integer within 18 digits or a string of 1 to MAX_ID_LENGTH characters that Postgres can store, stripped of
+    blanks.
 
-    Raises ValueError for all else.
+    Raises ValueError for other values.
     """
     if type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER:
         return value
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # JSON does not tell 1.0 from 1
+        value = int(value)  # JSON does not distinguish 1.0 from 1
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("an id is an integer or a string")
     if isinstance(value, int):
@@ -37,11 +37,11 @@ def external_id(value: Any) -> ExternalId:
 
 
 def to_external(value: ExternalId, json_type: JsonType, entity: str) -> ExternalId:
-    """`value` in the JSON type of the catalogue: 123 and "123" name the same thing in either kind of catalogue, and in
-    one of integers so does "123.0", as clients write who take ids from a float column.
+    """`value` in the JSON type of the catalogue: 123 and "123" are the same id in either kind of catalogue, and in one
+    of integers "123.0" is, too, since clients may take ids from a float column.
 
-    Raises InputError where that is impossible: text that is no plain integer (at most 18 digits, no leading
-    zeros) for a catalogue of integers.
+    Raises InputError for text that is not a plain integer (at most 18 digits, no leading zeros) in a catalogue of
+    integers.
     """
     if json_type == "string":
         return str(value)
@@ -56,7 +56,7 @@ def to_external(value: ExternalId, json_type: JsonType, entity: str) -> External
 
 
 def read_id(text: str, json_type: JsonType, entity: str) -> ExternalId:
-    """A stored id in the JSON type of the catalogue; InputError for one that is none, as rows written by hand hold."""
+    """A stored id in the JSON type of the catalogue; InputError for an invalid one, from rows written by hand."""
     if not is_id(text, json_type):
         kind = "an integer" if json_type == "integer" else "a string"
         raise InputError(f"{entity} id {text[:40]!r} is not {kind} as ids of this catalogue are")
@@ -64,10 +64,10 @@ def read_id(text: str, json_type: JsonType, entity: str) -> ExternalId:
 
 
 def stored_id(text: str | None, json_type: JsonType) -> ExternalId | None:
-    """As `read_id`, None for what is none."""
+    """As `read_id`, None for an invalid id."""
     return read_id(text, json_type, "") if text is not None and is_id(text, json_type) else None
 
 
 def digest_of(user_id: str) -> bytes:
-    """What is remembered of an erased user: SHA-256 of the id as the catalogue writes it."""
+    """SHA-256 of a canonical user id, stored for erased users."""
     return hashlib.sha256(user_id.encode()).digest()

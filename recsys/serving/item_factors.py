@@ -1,4 +1,4 @@
-"""The item vectors of the ALS behind the lists, in memory: 4 bytes a number."""
+"""The item vectors of the publication's ALS, in memory as float32."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 
 class ItemFactors:
-    """Vectors of items (n_items, n_factors) as float32, by item key; the longest come first."""
+    """Item vectors (n_items, n_factors) as float32, by item key; the longest first."""
 
     def __init__(self, item_keys: NDArray[Any], factors: NDArray[np.float32]) -> None:
-        """`item_keys` (n_items,), `factors` (n_items, n_factors); a vector of zeros is none."""
+        """`item_keys` (n_items,), `factors` (n_items, n_factors); a zero vector counts as missing."""
         lengths = np.linalg.norm(factors, axis=1)
-        self.order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]  # rows → places in what was given
+        self.order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]  # row → place in the arguments
         self.keys = item_keys[self.order].astype(np.int64)
         self.vectors = factors[self.order].astype(np.float32, copy=False)
         self.lengths = lengths[self.order]
-        self._row_by_key = np.full(int(item_keys.max(initial=-1)) + 2, -1, dtype=np.int32)  # the last is of no key
+        self._row_by_key = np.full(int(item_keys.max(initial=-1)) + 2, -1, dtype=np.int32)  # the last is a sentinel
         self._row_by_key[self.keys] = np.arange(len(self.keys))
 
     def rows_of(self, item_keys: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -27,7 +27,7 @@ class ItemFactors:
         return rows
 
     def of(self, item_keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Unit vectors (n, n_factors) of the keys, zeros where there is none, and which of them have one (n,)."""
+        """Unit vectors (n, n_factors) of the keys, zeros where there is none, and the mask of the others (n,)."""
         rows = self.rows_of(item_keys)
         has = rows >= 0
         unit = np.zeros((len(rows), self.vectors.shape[1]), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Numeric properties of items, in columns that a key indexes: what filters by price and the like look at."""
+"""Numeric properties of items, in columns indexed by key, for filters such as by price."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 PRICE: Final = "price"
-MAX_NAMES: Final = 32  # kept in memory, the price beside them; 8 bytes an item each
-# In texts, too, and as RetailRocket writes them (n277.200). Postgres and Python read this alike; with a bound on the
-# digits Postgres would take ten times as long.
+MAX_NAMES: Final = 32  # kept in memory, besides the price; 8 bytes per item each
+# Also in text, and in RetailRocket's form (n277.200). The pattern means the same in Postgres and Python; with a bound
+# on the digits Postgres would take ten times as long.
 NUMBER: Final = r"n?-?[0-9]+(\.[0-9]+)?"
 _NUMBER = re.compile(NUMBER)
 _GREATEST = 1e255
@@ -19,7 +19,7 @@ _NAN = math.nan
 
 
 class ItemNumbers:
-    """A column of float64 for each name, NaN where an item has no such number; all are equally long."""
+    """A column of float64 for each name, NaN where an item has no such number; all of equal length."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._columns: dict[str, array[float]] = {name: array("d") for name in names}
@@ -27,23 +27,23 @@ class ItemNumbers:
 
     @property
     def names(self) -> list[str]:
-        """The properties that are held."""
+        """The names of the columns."""
         return sorted(self._columns)
 
     def column(self, name: str) -> array[float] | None:
-        """Numbers by item key; None for a property that is not held."""
+        """Numbers by item key; None for a property without a column."""
         return self._columns.get(name)
 
     def extend(self, n: int) -> None:
-        """Make room for `n` more keys."""
+        """Extend all columns by `n` keys."""
         self._n_rows += n
         for column in self._columns.values():
             column.extend([_NAN] * n)
 
     def put(self, item_key: int, numbers: Mapping[str, float]) -> None:
-        """Take all numbers of an item in, in place of the former ones.
+        """Replace all numbers of an item.
 
-        A name that no item had gets a column while there is room; the price always does.
+        A new name gets a column up to MAX_NAMES; the price always does.
         """
         for name in numbers:
             if name not in self._columns and (name == PRICE or len(self._columns) < MAX_NAMES):
@@ -53,13 +53,13 @@ class ItemNumbers:
 
 
 def numbers_in(properties: Mapping[str, Any]) -> dict[str, float]:
-    """The properties that are numbers, as JSON or as text."""
+    """The properties that are numbers, as JSON numbers or text."""
     found = ((name, number(value)) for name, value in properties.items())
     return {name: value for name, value in found if value is not None}
 
 
 def number(value: Any) -> float | None:
-    """A JSON value as a number: a number, or a text that is one; None for all else."""
+    """A JSON value as a number: a number, or text in the form of one; None otherwise."""
     if isinstance(value, str):
         value = float(value.lstrip("n")) if _NUMBER.fullmatch(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _GREATEST:

@@ -1,4 +1,4 @@
-"""What the network makes of items by themselves, kept from call to call: half of the work of a prediction."""
+"""Caches the item side of the network (the part that depends on the item only): half of the cost of a prediction."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from recsys.features.deepfm_fields import Floats, Rows
 
-N_KEPT: Final = 1 << 16  # items; 27 MB with the default network, of which only what was asked for is touched
-_AT_ONCE: Final = 2048  # more items in one call are computed without a look at what is kept
+N_KEPT: Final = 1 << 16  # items; 27 MB with the default network, allocated as it is used
+_AT_ONCE: Final = 2048  # larger calls bypass the cache
 
 
 class ItemSides:
-    """Keeps the side of an item under the item's own row, together with all of its rows: what is given out always
-    belongs to just these rows. Items whose rows are equal modulo N_KEPT displace each other.
+    """A direct-mapped cache by the item's own row, which stores all rows of an item and compares them, so that a hit is
+    always for exactly these rows. Items whose rows are equal modulo N_KEPT evict each other.
 
-    Calls may come from several threads. The sides are those of the weights at the last `forget` or later.
+    Thread-safe. The sides are those of the weights at the last `forget` or later.
     """
 
     def __init__(self, compute: Callable[[Rows], Floats], n_fields: int, width: int) -> None:
@@ -30,7 +30,7 @@ class ItemSides:
         self._lock = threading.Lock()
 
     def forget(self) -> None:
-        """Weights have changed."""
+        """Invalidate the cache, after weights have changed."""
         with self._lock:
             self._is_old = True
 

@@ -1,4 +1,4 @@
-"""The inputs of DeepFM at serving: rows of users, items and the moment, of what the night knew and what came since."""
+"""The inputs of DeepFM at serving: rows of users, items and time, from the nightly state and events since."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ from recsys.serving.recent import Events, Recent
 from recsys.types import MICROSECONDS_PER_DAY, Keys
 
 _HOUR_MS = 3_600_000
-_MAX_SHOWN = 40  # characters of a client's word in a warning
+_MAX_SHOWN = 40  # characters of a client's text in a warning
 _PLACE = {name: place for place, name in enumerate(USER_FIELDS)}
-IsMet = Callable[[str, int], bool]  # field of the user's, row in it → whether a training has met it
+IsMet = Callable[[str, int], bool]  # user field, row in it → whether it occurred in a training
 CategoryOf = Callable[[int], tuple[int, int]]  # item key → keys of its category and of that one's parent, -1 for none
 
 
 @dataclass(frozen=True)
 class Asker:
-    """Somebody for whom items are scored."""
+    """A user for whom items are scored."""
 
-    user_key: int | None = None  # None for a guest, and for somebody whom the catalogue does not know
+    user_key: int | None = None  # None for a guest or an unknown user
     recent: Sequence[Recent] = ()  # the latest events, newest first
-    features: Mapping[str, int] = field(default_factory=dict)  # as `read_features` gives them
+    features: Mapping[str, int] = field(default_factory=dict)  # as returned by `read_features`
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When it is, and what events are worth."""
+    """The time of a request, and the weights of events."""
 
-    now_ms: float  # since the epoch; day of the week and part of the day are UTC's
-    event_weights: Mapping[str, float]  # a type that is not named counts nothing
+    now_ms: float  # since the epoch; day of the week and part of the day are in UTC
+    event_weights: Mapping[str, float]  # a missing type has weight zero
 
 
 class GrowingRows:
-    """Rows of a vocabulary, and of keys that got one of the spare rows behind them later."""
+    """Rows of a vocabulary, and spare rows after them that are assigned to keys later."""
 
     def __init__(self, vocabulary: Vocabulary, size: int, later: Sequence[int] = ()) -> None:
-        """`size`: how many rows the network has, those of the vocabulary and spare ones, which `later` have from the
-        beginning. InputError as `give`."""
+        """`size`: the number of rows in the network, those of the vocabulary and spare ones; `later`: keys that have
+        spare rows initially. InputError as `give`."""
         self._vocabulary, self._size = vocabulary, max(size, vocabulary.size)
         self._later: dict[int, int] = {}
         self.give(later)
@@ -71,12 +71,12 @@ class GrowingRows:
 
     @property
     def n_spare(self) -> int:
-        """How many keys may still get a row."""
+        """The number of unassigned spare rows."""
         return self._size - self._vocabulary.size - len(self._later)
 
     @property
     def later(self) -> list[int]:
-        """The keys that got a row later, in the order of their rows."""
+        """The keys with spare rows, in row order."""
         return list(self._later)
 
     def rows(self, keys: NDArray[np.integer]) -> Rows:
@@ -89,13 +89,13 @@ class GrowingRows:
         return rows
 
     def give(self, keys: Sequence[int]) -> None:
-        """Give the next rows to keys that have none; InputError as `check`."""
+        """Assign the next rows to keys that have none; InputError as `check`."""
         self.check(keys)
         first = self._vocabulary.size + len(self._later)
         self._later |= {key: first + place for place, key in enumerate(keys)}
 
     def check(self, keys: Sequence[int], *, anew: bool = False) -> None:
-        """InputError where a key has a row, or no row is left for it; `anew`: as it will be after `take_back`."""
+        """InputError where a key has a row, or no spare row is left; `anew`: as after `take_back`."""
         later = self._at_first if anew else self._later
         n_spare = self._size - self._vocabulary.size - len(later)
         has_row = any(key in later for key in keys) or self._vocabulary.rows(np.array(keys, dtype=np.int64)).any()
@@ -103,12 +103,12 @@ class GrowingRows:
             raise InputError(f"{len(keys)} keys cannot get rows: some have one, or the {self._size} rows are used up")
 
     def take_back(self) -> None:
-        """Take the rows back from all who did not have them from the beginning."""
+        """Unassign all rows except the initial ones."""
         self._later = dict(self._at_first)
 
 
 class ModelState:
-    """Arrays of a serving artifact, mapped from its files: pages that nobody asks for take no memory."""
+    """Arrays of a serving artifact, memory-mapped from its files: unused pages take no memory."""
 
     def __init__(self, folder: Path, spec: FeatureSpec) -> None:
         """ArtifactError when a file is missing or cannot be read."""
@@ -139,36 +139,36 @@ class ModelState:
 
     @property
     def catalogue(self) -> tuple[Keys, Rows]:
-        """Keys and rows (n_items, 6) of all items at the cut, as they were then."""
+        """Keys and rows (n_items, 6) of all items as of the cutoff."""
         return self._items.keys, self._item_rows
 
     @property
     def histories(self) -> tuple[Keys, Positions, Rows, Floats]:
-        """Users at the cut: keys (n,), where each one's history starts (n + 1,), rows of its items, their weights."""
+        """Users as of the cutoff: keys (n,), start of each history (n + 1,), rows of the items, their weights."""
         return self._users.keys, self._start, self._history, self._history_weight
 
     def n_events(self, user_keys: Sequence[int]) -> NDArray[np.int64]:
-        """How many events of users there were at the cut, (n,)."""
+        """Number of events of users as of the cutoff, (n,)."""
         place = self._users.rows(np.array(user_keys, dtype=np.int64)).astype(np.int64)
         return np.where(place > 0, self._n_events[np.maximum(place - 1, 0)], 0) if self.n_users else place
 
     def sample_keys(self, n: int) -> tuple[list[int], list[int]]:
-        """Some users and items, evenly over all."""
+        """Up to about `n` users and items, evenly spaced."""
         users, items = self._users.keys, self._items.keys
         return users[:: max(1, len(users) // n)][:n].tolist(), items[:: max(1, len(items) // n)][:n].tolist()
 
     def user_rows(self, user_keys: Sequence[int | None]) -> Rows:
-        """Row of each user in the network, 0 for those without one of their own, (n,)."""
+        """Row of each user in the network, 0 for those without one, (n,)."""
         return self.rows_of_users.rows(_keys(user_keys))
 
     def has_history(self, user_keys: Sequence[int | None]) -> NDArray[np.bool_]:
-        """Of which users there were events at the cut, (n,)."""
+        """Mask of the users with events as of the cutoff, (n,)."""
         found: NDArray[np.bool_] = self._users.rows(_keys(user_keys)) > 0
         return found
 
     def item_rows(self, item_keys: Sequence[int | None] | NDArray[np.int64], category_of: CategoryOf) -> Rows:
-        """Item, category, parent category, trends and age, (n, 6), as of the cut. An item that came later has its
-        category, and its own row once it got one; None, in an array -1, is an item that nobody knows, all zeros."""
+        """Item, category, parent category, trends and age, (n, 6), as of the cutoff. A newer item has its category, and
+        its own row once assigned; an unknown item (None, or -1 in an array) has zeros."""
         keys = item_keys if isinstance(item_keys, np.ndarray) else _keys(item_keys)
         place = self._items.rows(keys)
         rows = self._item_rows[np.maximum(place - 1, 0)] if self.n_items else np.zeros((len(keys), 6), np.int32)
@@ -184,10 +184,10 @@ class ModelState:
         return rows
 
     def user_inputs(self, askers: Sequence[Asker], moment: Moment) -> dict[str, Any]:
-        """`user`, `history` and `history_weight` of the network's inputs, one row for each asker.
+        """The network's inputs `user`, `history` and `history_weight`, one row per asker.
 
-        Events after the model's cut go in front of the stored history, which decays up to the newest of them: a shop
-        that has been silent for years is not forgotten.
+        Events after the model's cutoff are prepended to the stored history, which decays up to the newest of them (and
+        not up to now, so that the history survives years without events).
         """
         keys = _keys([asker.user_key for asker in askers])
         place = self._users.rows(keys) - 1
@@ -196,11 +196,11 @@ class ModelState:
         n_events = np.where(known, self._n_events[at], 0) if self.n_users else np.zeros(len(keys), np.int64)
         start = self._start[at] if self.n_users else np.zeros(len(keys), np.int64)
         n_stored = np.where(known, self._start[at + 1] - start, 0) if self.n_users else start
-        news = [self._since_the_cut(asker, moment) for asker in askers]
+        news = [self._since_cutoff(asker, moment) for asker in askers]
         n_new = np.array([len(new) for new in news], dtype=np.int64)
         n_events += n_new
         history, weight = self._stored(start, n_stored, n_new)
-        self._put_in_front(history, weight, news, n_new)
+        self._prepend(history, weight, news, n_new)
         length = min(max(history.shape[1], 1), self._spec.history_length)
         user = np.zeros((len(keys), N_USER_FIELDS), dtype=np.int32)
         user[:, 0], user[:, 1] = self.rows_of_users.rows(keys), activity_rows(n_events)
@@ -214,11 +214,11 @@ class ModelState:
             "history_weight": bag_weights(weight[:, :length]).astype(np.float32),
         }
 
-    def _since_the_cut(self, asker: Asker, moment: Moment) -> list[tuple[int, float, int]]:
-        """The items of events that the night did not know and that count, newest first: key, worth, milliseconds.
+    def _since_cutoff(self, asker: Asker, moment: Moment) -> list[tuple[int, float, int]]:
+        """The items of events after the cutoff with positive weight, newest first: key, weight, milliseconds.
 
-        An item counts once, as its weightiest event does: of who buys one thing many times we know no more than of
-        who buys it twice, and the rest of their bag would fade behind it.
+        An item counts once, with the largest weight of its events: otherwise an item bought many times would dominate
+        the history.
         """
         cut_ms, recent, weights = self._spec.cut_at / 1000, asker.recent, moment.event_weights
         found: dict[int, tuple[int, float, int]] = {}
@@ -230,7 +230,7 @@ class ModelState:
         return list(found.values())
 
     def _stored(self, start: Positions, n: Positions, n_new: Positions) -> tuple[Rows, NDArray[np.float64]]:
-        """Items and decayed weights at the cut, newest first, behind `n_new` empty places in each row."""
+        """Items and decayed weights as of the cutoff, newest first, after `n_new` empty places in each row."""
         history = np.zeros((len(n), max(int((n + n_new).max(initial=0)), 1)), dtype=np.int32)
         weight = np.zeros(history.shape)
         place = np.arange(history.shape[1]) - n_new[:, None]
@@ -240,14 +240,14 @@ class ModelState:
         weight *= weight.sum(axis=1, keepdims=True)  # the inverse of `bag_weights`
         return history, weight
 
-    def _put_in_front(
+    def _prepend(
         self,
         history: Rows,
         weight: NDArray[np.float64],
         news: Sequence[Sequence[tuple[int, float, int]]],
         n_new: Positions,
     ) -> None:
-        """Put events into the empty places, and move each row that has some on to the newest of them, in place."""
+        """Fill the empty places with events, and decay the rows that have some to the newest of them, in place."""
         if not n_new.any():
             return
         half_life_days = self._spec.history_half_life_days
@@ -263,7 +263,7 @@ class ModelState:
 
 
 def _later(folder: Path, name: str) -> list[int]:
-    """Keys that had spare rows when the model was exported; none in a model of the night."""
+    """Keys that had spare rows when the model was exported; none in a nightly model."""
     try:
         keys: list[int] = np.load(folder / state_file(name), allow_pickle=False).tolist()
     except FileNotFoundError:
@@ -276,10 +276,10 @@ def _later(folder: Path, name: str) -> list[int]:
 def read_features(
     spec: FeatureSpec, given: Mapping[str, Any], is_met: IsMet | None = None
 ) -> tuple[dict[str, int], list[str]]:
-    """The features of a request that the model takes, and a warning for each name and value that it does not.
+    """The features of a request that the model uses, and a warning for each name and value that it does not.
 
-    What `request_features` does not name is context (`recsys.features.context`); with `is_met`, values that the model
-    has never met are left out.
+    Names not in `request_features` are context (`recsys.features.context`); with `is_met`, values that occurred in no
+    training are left out.
     """
     known, context = {}, {}
     warnings = []
@@ -296,8 +296,8 @@ def read_features(
             known[name] = int(value)
     if not context:
         return known, warnings
-    told, unused = context_of(context, spec.context_names)
-    for one in told:
+    used, unused = context_of(context, spec.context_names)
+    for one in used:
         field = CONTEXT_FIELDS[one.field]
         if is_met is None or is_met(field, one.row):
             known[field] = one.row
@@ -312,7 +312,7 @@ def _keys(keys: Sequence[int | None]) -> NDArray[np.int64]:
 
 
 def put_features(user: Rows, features: Mapping[str, int]) -> None:
-    """Put what a request tells in the place of what is known, in one row of the user's fields."""
+    """Override one row of the user's fields with the features of a request."""
     if "n_events" in features:
         user[1] = activity_rows(np.array([features["n_events"]]))[0]
     if "day_of_week" in features:

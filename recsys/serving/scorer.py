@@ -1,8 +1,8 @@
-"""DeepFM in ONNX Runtime: probabilities of pairs of users and items, one call for all of a request.
+"""DeepFM in ONNX Runtime: probabilities of pairs of users and items, one call per request.
 
-A probability is that of "this pair is an event that happens", where beforehand a pair that happens and one of the
-same user with any item of the catalogue are equally likely (`FeatureSpec.prior`): 0.5 is an item that suits the user
-as well as one drawn blindly. It orders items and compares users and days; it is no forecast of a click rate.
+A probability is that of "this pair is an event", where an event of the user and a pair of the user with a random item
+of the catalogue are equally likely a priori (`FeatureSpec.prior`): 0.5 means that the item suits the user as well as a
+random one. It ranks items and is comparable between users and days; it is not a click-through rate.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ _USERS_AT_ONCE: Final = 1024  # bounds the memory of their histories' embeddings
 
 
 class Scorer:
-    """A serving artifact at work. Scoring may go on in several threads.
+    """A loaded serving artifact. Scoring is thread-safe.
 
-    The weights are arrays of this process, given to the network with each call: tables are mapped copy-on-write from
-    the artifact, so that all processes share what nobody has changed, and `put_weights` takes effect with the next
-    call.
+    The weights are arrays of this process, passed to the network with each call: tables are mapped copy-on-write from
+    the artifact, so that processes share unchanged pages, and `put_weights` takes effect with the next call.
     """
 
     def __init__(self, folder: Path) -> None:
-        """ArtifactError when a file is missing or the network is not one that this code can run."""
+        """ArtifactError when a file is missing or the network cannot be run by this release."""
         import onnxruntime as ort
 
         self._folder = folder
@@ -49,17 +48,17 @@ class Scorer:
             self._weights = {name: self._read(name) for name in (*self._of_items, *self._of_pairs)}
             (given,), (made,) = self._items.get_inputs(), self._items.get_outputs()
             self._sides = ItemSides(self._item_sides, given.shape[1], made.shape[1])
-        except Exception as error:  # ONNX Runtime has a class of its own for every cause
+        except Exception as error:  # ONNX Runtime has many exception classes
             hint = "" if (folder / ITEMS).exists() else "; train_deepfm with --force writes its two parts"
             raise ArtifactError(f"the network in {folder} cannot be run: {error}{hint}") from error
 
     @property
     def weights(self) -> dict[str, Floats]:
-        """The weights as they are now, by `layer/weight`; to be read, not written."""
+        """The current weights, by `layer/weight`; read-only."""
         return self._weights
 
     def reset(self) -> None:
-        """Take back all that was changed: weights as in the files, and no rows for who came later."""
+        """Undo all updates: weights as in the files, and spare rows as initially assigned."""
         for name in self._weights:
             self._weights[name] = self._read(name)
         self._sides.forget()
@@ -70,14 +69,14 @@ class Scorer:
         return np.asarray(np.load(self._folder / weight_file(name), mmap_mode="c", allow_pickle=False))
 
     def put_weights(self, name: str, values: Floats, rows: NDArray[Any] | slice = slice(None)) -> None:
-        """Change a weight in place, all of it or some rows. InputError as `check_weights`, then nothing is changed."""
+        """Change a weight in place, whole or some rows. After InputError, as in `check_weights`, nothing is changed."""
         self.check_weights(name, values, rows)
         self._weights[name][rows] = values
         if name in self._of_items:
             self._sides.forget()
 
     def check_weights(self, name: str, values: Floats, rows: NDArray[Any] | slice = slice(None)) -> None:
-        """InputError where values are not finite, or not such as the weight, or these rows of it, may have."""
+        """InputError where values are not finite, or not of the shape of the weight or of these rows."""
         weight = self._weights.get(name)
         if weight is None:
             raise InputError(f"the network has no weight {name!r}; it has {', '.join(self._weights)}")
@@ -89,11 +88,11 @@ class Scorer:
             raise InputError(f"{name}: expected finite values of shape {shape}, received {np.shape(values)}")
 
     def read_features(self, given: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
-        """As `model_state.read_features`, for requests: what no training has met up to now is left out."""
+        """As `model_state.read_features`, for requests: values that occurred in no training are left out."""
         return read_features(self.spec, given, self._is_met)
 
     def _is_met(self, field: str, row: int) -> bool:
-        """Rows of the context start at zero, and only those that occur in a training are moved."""
+        """Whether a context row occurred in training: rows are initialised with zeros."""
         sizes = self.spec.network.get("user_sizes", ())
         place = sum(sizes[: USER_FIELDS.index(field)]) + row
         return bool(len(sizes) == len(USER_FIELDS) and self._weights["user_fields/table"][place].any())
@@ -107,8 +106,8 @@ class Scorer:
     ) -> Floats:
         """Probabilities in [0, 1], (n_pairs,).
 
-        `asker_of_pair` (n_pairs,): positions in `askers`; `item_rows` (n_pairs, n_item_fields) as
-        `state.item_rows` gives them. One call of the network for up to 1,024 askers.
+        `asker_of_pair` (n_pairs,): positions in `askers`; `item_rows` (n_pairs, n_item_fields) as returned by
+        `state.item_rows`. One call of the network for up to 1,024 askers.
         """
         result = np.empty(len(asker_of_pair), dtype=np.float32)
         for start in range(0, len(askers), _USERS_AT_ONCE):
@@ -122,14 +121,14 @@ class Scorer:
         return self.probability_of(result)
 
     def logits(self, inputs: dict[str, Any]) -> Floats:
-        """The network's output for its inputs as `DeepFmPairs` names them, (n_pairs,)."""
+        """The network's output for the inputs of `DeepFmPairs`, (n_pairs,)."""
         others = {name: value for name, value in inputs.items() if name != ITEM_INPUT}
         others[ITEM_SIDE] = self._sides.of(inputs[ITEM_INPUT])
         result: Floats = self._pairs.run([OUTPUT], others | {name: self._weights[name] for name in self._of_pairs})[0]
         return result
 
     def _item_sides(self, rows: Rows) -> Floats:
-        """To the same bit whoever stands beside an item. One row alone would go another way through ONNX Runtime."""
+        """Bitwise independent of the batch: a single row, which ONNX Runtime would compute differently, is doubled."""
         weights = {name: self._weights[name] for name in self._of_items}
         given = rows if len(rows) > 1 else rows.repeat(2, axis=0)
         sides: Floats = self._items.run([ITEM_SIDE], {ITEM_INPUT: given, **weights})[0]
@@ -141,7 +140,7 @@ class Scorer:
         return (1 / (1 + np.exp(-exponent))).astype(np.float32)
 
     def warm_up(self, category_of: CategoryOf, now_ms: float) -> None:
-        """Score some pairs, so that the first request finds memory allocated and pages read."""
+        """Score some pairs, so that memory is allocated and pages are read before the first request."""
         users, items = self.state.sample_keys(200)
         moment = Moment(now_ms, {})
         rows = self.state.item_rows([*items, None], category_of)

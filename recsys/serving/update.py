@@ -1,10 +1,10 @@
-"""What the updater has changed of a served model, as an artifact that any process can take over.
+"""An update of a served model by the updater, as an artifact that any process can apply.
 
-weights.npz     what the service takes over (`Update`)
-optimizer.npz   the moments of the same weights and rows, and stream.npz: for the updater alone
+weights.npz     applied by the service (`Update`)
+optimizer.npz   the moments of the same weights and rows, and stream.npz: only for the updater
 
-Updates are numbered and chained by checksum: each names the chain before it. A base is an update whose changes are
-those since the nightly model, so that a process may begin with it; every other one holds those since the one before.
+Updates are numbered and chained by checksum: each has the hash of the chain before it. A base is an update with all
+changes since the nightly model, so that a process can start from it; any other one has the changes since the last.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ WEIGHTS, OPTIMIZER, STREAM = "weights.npz", "optimizer.npz", "stream.npz"
 
 
 def number_of(version: str) -> int:
-    """The number of the update that a version of the artifact is."""
+    """The number of the update of an artifact version."""
     return int(version.partition("-")[0])
 
 
 @dataclass(frozen=True)
 class Update:
-    """New values of weights, by `layer/weight`, and who got rows of their own, in the order of the rows."""
+    """New values of weights, by `layer/weight`, and the keys that got spare rows, in row order."""
 
     dense: Mapping[str, Floats] = field(default_factory=dict)  # whole weights
-    rows: Mapping[str, Positions] = field(default_factory=dict)  # of tables: which rows (n,)
+    rows: Mapping[str, Positions] = field(default_factory=dict)  # of tables: row numbers (n,)
     values: Mapping[str, Floats] = field(default_factory=dict)  # of tables: these rows' values (n, width)
     users: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # keys
     items: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def n_rows(self) -> int:
-        """How many rows of tables change."""
+        """The number of changed rows of tables."""
         return sum(len(rows) for rows in self.rows.values())
 
     def is_finite(self) -> bool:
@@ -69,12 +69,12 @@ class Update:
                 part, _, weight = name.partition("/")
                 parts[part][weight] = array
         except KeyError as error:
-            raise ArtifactError(f"{path} is no update of a model: {error} is missing or unknown") from error
+            raise ArtifactError(f"{path} is not an update of a model: {error} is missing or unknown") from error
         return cls(**parts, users=users, items=items)
 
     def apply(self, scorer: Scorer, *, anew: bool = False) -> None:
-        """Put it into a scorer that has all the updates before, or, `anew`, into one that is reset first. InputError
-        where it does not fit; then nothing is changed."""
+        """Apply it to a scorer that has all updates before it, or, `anew`, after a reset. InputError where it does not
+        fit; then nothing is changed."""
         for name, values in self.dense.items():
             scorer.check_weights(name, values)
         for name, rows in self.rows.items():
@@ -101,11 +101,11 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def checksum_of(manifest: Manifest) -> str:
-    """SHA-256 over the files of an update, as the manifest has them (and `ArtifactStore.open` has checked)."""
+    """SHA-256 over the files of an update, by its manifest (which `ArtifactStore.open` verifies)."""
     text = "".join(f"{name}:{entry['sha256']}\n" for name, entry in sorted(manifest.files.items()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def chained(parent: str | None, base: str, checksum: str) -> str:
-    """The chain after an update: `parent` is the one before, None where it begins anew on the model `base`."""
+    """The hash of the chain after an update: `parent` is that before it, None where it starts on the model `base`."""
     return hashlib.sha256(f"{parent or ''}\n{base}\n{checksum}".encode()).hexdigest()
