@@ -96,7 +96,7 @@ def test_another_source_is_refused_unless_it_replaces(load, clean_database, tmp_
     log = tmp_path / "log.csv"
     log.write_text("who,what,at\nann,pear,2024-05-01T10:00:00Z\nbob,fig,2024-05-01 12:00:00\n")
     options = {"user": "who", "item": "what", "timestamp": "at"}
-    with pytest.raises(InputError, match=r"holds source retailrocket.*--replace"):
+    with pytest.raises(InputError, match=r"has source retailrocket.*--replace"):
         load("table", log, options=options)
     assert len(rows(clean_database, raw.events)) == 3
 

@@ -226,7 +226,7 @@ def test_what_was_loaded_of_a_file_that_is_gone_is_taken_back_and_said(
     (tmp_path / "in" / "a.csv").unlink()
     write(tmp_path / "in" / "b.csv", ["v,i,2024-05-02"])
     result = import_raw.run("table", tmp_path / "in", options=MAP, engine=clean_database, quarantine_dir=tmp_path)
-    assert any(f"the {n_half} rows" in note and "a.csv" in note for note in result["notes"])
+    assert any(f"its {n_half} loaded rows" in note and "a.csv" in note for note in result["notes"])
     assert sum(events(clean_database).values()) == 1
     with clean_database.connect() as connection:
         assert {row.status for row in raw_imports.imports(connection)} == {"complete"}
