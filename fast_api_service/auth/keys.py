@@ -80,7 +80,7 @@ class Keyring:
         elif self._is_loopback:
             log.warning("there are no API keys: everything is open to this machine, until `recsys keys create`")
         else:
-            log.error("%s; API_HOST=%s is not for this machine alone", _NO_KEYS, self._settings.host)
+            log.error("%s; API_HOST=%s is not a loopback address", _NO_KEYS, self._settings.host)
 
     def refusal(
         self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], routes: Iterable[BaseRoute] = ()

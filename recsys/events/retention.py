@@ -95,6 +95,4 @@ async def _readers(connection: asyncpg.Connection, *, outbox: bool) -> dict[str,
 def refuse_kafka(servers: str | None, *, outbox: bool) -> None:
     """InputError where Kafka is the log: its messages count only with their row in the tables."""
     if servers and not outbox:
-        raise InputError(
-            "RECSYS_EVENT_DAYS: with Kafka as the log, rows of `events` determine which messages count and stay"
-        )
+        raise InputError("RECSYS_EVENT_DAYS: with Kafka as the log, rows of `events` decide which messages count")

@@ -33,7 +33,7 @@ class Range(_Part):
 
 
 class Filters(_Part):
-    """What items must be like; all of it holds together."""
+    """Conditions on items, all of which must hold."""
 
     categories: tuple[_CategoryId, ...] = Field(
         (), max_length=MAX_CATEGORIES, title="Categories", description="one of these or below; empty: all"

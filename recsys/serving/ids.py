@@ -32,7 +32,7 @@ def external_id(value: Any) -> ExternalId:
     if not 1 <= len(value) <= MAX_ID_LENGTH:
         raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters besides blanks at its ends")
     if not is_id(value, "string"):
-        raise ValueError("an id holds neither NUL nor half of a surrogate pair")
+        raise ValueError("an id has neither NUL nor a lone surrogate")
     return value
 
 

@@ -108,9 +108,7 @@ class Updater:
     async def _round(self) -> bool:
         """Read the log once, and learn if it is due; False where the updater should stop."""
         if not await self._follow_model():
-            return (
-                await self._alive("waiting", "the publication in service has no deepfm model") and await self._pause()
-            )
+            return await self._alive("waiting", "no publication with a deepfm model") and await self._pause()
         room = self.options.batch_events - len(self._pending)
         batch = await self._log.read(self._read_up_to, room)
         if batch.events and not self._pending:

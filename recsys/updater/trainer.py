@@ -49,9 +49,7 @@ class Trainer:
         self.scorer = Scorer(folder)
         self.spec = self.scorer.spec
         if not self.spec.training:
-            raise ArtifactError(
-                f"{folder} has no options of the training to continue it with; run train_deepfm --force"
-            )
+            raise ArtifactError(f"{folder} has no settings to continue its training; run train_deepfm --force")
         self._weight_by_type = weight_by_type
         rate = options.learning_rate or self.spec.training["learning_rate"]
         self.learner = Learner(self.spec.network, dict(self.scorer.weights), rate)

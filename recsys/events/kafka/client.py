@@ -240,7 +240,7 @@ class Partitions:
             except KafkaException as error:
                 raise LogAwayError(f"Kafka does not answer: {_message_of(error)}") from error
             if found.error is not None:
-                raise LogAwayError(f"topic {self._topic}: {found.error.str()}; create it, or let the broker")
+                raise LogAwayError(f"topic {self._topic}: {found.error.str()}; create the topic")
             self._numbers = sorted(found.partitions)
             self._looked_at = time.monotonic()
         return self._numbers
