@@ -1,13 +1,16 @@
-"""`python -m fast_api_service`: one worker on API_HOST:API_PORT, by default 127.0.0.1:8000."""
+"""`python -m fast_api_service`: API_WORKERS workers (1) on API_HOST:API_PORT, by default 127.0.0.1:8000."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import uvicorn
 
+from fast_api_service import workers
 from fast_api_service.app import create_app
 from fast_api_service.middleware.protocol import OneWriteProtocol
 from fast_api_service.settings import ApiSettings
@@ -35,8 +38,8 @@ def _help() -> argparse.ArgumentParser:
     )
     return argparse.ArgumentParser(
         prog="python -m fast_api_service",
-        description="One worker of the service. Settings come from the environment or .env; the database is that of\n"
-        "DATABASE_URL, or the embedded Postgres.",
+        description="The service: one worker, or API_WORKERS of them on one port. Settings come from the environment\n"
+        "or .env; the database is that of DATABASE_URL, or the embedded Postgres.",
         epilog=f"settings, with their defaults:\n{lines}\n\nPage of the routes: /docs.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -48,18 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         log.setup(settings.load().log_level, settings.load().log_format)
         api = settings.read(ApiSettings)
-        app = create_app(database_url(), api)
+        url = database_url()
+        app = create_app(url, api)  # workers make their own; what it cannot be made of is told before they start
     except InputError as error:
         print(f"the service cannot start: {error}", file=sys.stderr)
         sys.exit(2)
     except RecsysError as error:
         sys.exit(f"the service cannot start: {error}")
-    protocol = type("Protocol", (OneWriteProtocol,), {"patience_s": api.request_timeout_s})
-    uvicorn.run(
-        app, host=api.host, port=api.port, access_log=False, log_config=None, server_header=False, proxy_headers=False,
-        http=protocol, ws="none",  # there are no WebSockets, and their library logs headers
-        timeout_graceful_shutdown=10,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "host": api.host, "port": api.port, "access_log": False, "log_config": None, "server_header": False,
+        "proxy_headers": False, "http": partial(OneWriteProtocol, patience_s=api.request_timeout_s),
+        "ws": "none",  # there are no WebSockets, and their library logs headers
+        "timeout_graceful_shutdown": 10,
+    }  # fmt: skip
+    if api.workers > 1:
+        sys.exit(workers.serve(url, api, options))
+    uvicorn.run(app, workers=1, **options)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from fast_api_service.runtime.model_loader import Models
 from fast_api_service.runtime.state import State
 from fast_api_service.runtime.tasks import Tasks
 from fast_api_service.settings import ApiSettings
+from fast_api_service.siblings import Siblings
 from fast_api_service.training import endpoints as training
 from recsys import __version__
 from recsys import settings as recsys_settings
@@ -47,9 +48,12 @@ loaded; `123` and `"123"` are both understood. Errors have one form:
 """
 
 
-def create_app(database_url: str, settings: ApiSettings | None = None, artifact_root: str | None = None) -> Service:
+def create_app(
+    database_url: str, settings: ApiSettings | None = None, artifact_root: str | None = None,
+    siblings: Siblings | None = None,
+) -> Service:  # fmt: skip
     """The service on the Postgres of `database_url`, which may be away when it starts, and the models under
-    `artifact_root` (ARTIFACT_ROOT when None).
+    `artifact_root` (ARTIFACT_ROOT when None). `siblings`: where it is one of several workers on a port.
 
     Raises InputError when the URL is not one of Postgres.
     """
@@ -57,7 +61,7 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
     metrics = Metrics()
     dsn, root = postgres_url(database_url), artifact_root or recsys_settings.load().artifact_root
     models, lists = Models(root, metrics), ListLoader(dsn, root, metrics)
-    state = State(Database(database_url, settings), Writable(dsn), models, lists, metrics, settings)
+    state = State(Database(database_url, settings), Writable(dsn), models, lists, metrics, settings, siblings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,6 +71,9 @@ def create_app(database_url: str, settings: ApiSettings | None = None, artifact_
             at_the_end.push_async_callback(state.writes.close)
             at_the_end.push_async_callback(state.log.close)
             at_the_end.push_async_callback(state.exposures.close)
+            if siblings is not None:
+                at_the_end.push_async_callback(siblings.close)
+                await siblings.open(lambda: state.own_metrics(siblings.number))
             await state.database.open()
             await state.writes.open()
             await state.lookups.open()

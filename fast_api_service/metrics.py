@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import product
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector, generate_latest
+from prometheus_client.registry import Collector
 
 from fast_api_service.runtime.watched import Watched
 from fast_api_service.schemas import ItemSource, Tier, UserStatus
@@ -31,6 +32,7 @@ SHED_REASONS = ("rate_limit", "queue")
 _MAX_KEYS = 100_000
 MODELS = ("deepfm", "als")
 LIST_KINDS = ("ranked", "personal", "default", "i2i", "similar", "history")
+OF_ALL_WORKERS = ("recsys_workers", "recsys_workers_up")
 AUTH_FAILURES = ("missing", "wrong", "expired", "scope", "page")
 
 
@@ -120,12 +122,15 @@ class Metrics:
         )
         self._unreadable_users: set[int] = set()  # keys; users are not in memory, so these are the ones that were met
         self.catalogue_items = gauge("recsys_catalogue_items", "Items known", ["state"])
+        self.workers = gauge("recsys_workers", "Workers that there shall be on this port")
+        self.workers_up = gauge("recsys_workers_up", "Workers on this port that told their metrics in time")
         ProcessCollector(registry=registry)
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
         """Make the series whose absence would leave ratios empty, or hide the first increment from rate()."""
         self.show_progress(0, {})
+        self.show_workers(1, 1)
         for entity in ("item", "user", "category"):
             self.unreadable_rows.labels(entity)
         for gauge in (self.quarantined, self.connections, self.max_connections):
@@ -227,9 +232,38 @@ class Metrics:
         self.pool.labels("in_use").set(n_in_use)
         self.pool.labels("idle").set(n_idle)
 
+    def show_workers(self, n: int, n_up: int) -> None:
+        """Set how many workers there shall be, and how many answered at a scrape."""
+        self.workers.set(n)
+        self.workers_up.set(n_up)
+
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
+
+    def text_of_all(self) -> bytes:
+        """Those that tell of all workers together."""
+        return generate_latest(self.registry.restricted_registry(OF_ALL_WORKERS))
+
+    def text_of_worker(self, number: int) -> bytes:
+        """All others, each sample with the number of its worker."""
+        return generate_latest(_OfWorker(self.registry, number))
+
+
+class _OfWorker(Collector):
+    """The metrics of one of several workers. (The label is not `worker`, which recsys_log_worker_up has already.)"""
+
+    def __init__(self, registry: CollectorRegistry, number: int) -> None:
+        self._registry, self._label = registry, {"api_worker": str(number)}
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            if family.name not in OF_ALL_WORKERS:
+                of_worker = Metric(family.name, family.documentation, family.type)
+                of_worker.samples = [
+                    sample._replace(labels={**sample.labels, **self._label}) for sample in family.samples
+                ]
+                yield of_worker
 
 
 def _age_s(since: dt.datetime | None) -> Callable[[], float]:

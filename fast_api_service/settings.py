@@ -20,22 +20,31 @@ class ApiSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="loopback by default; elsewhere nothing is served without API keys")
     port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes that share the port; max_in_flight and pool_size are of each, so that N of them open N"
+        " times the connections to Postgres",
+    )
     deadline_ms: float = Field(
         150.0, gt=0, le=60_000, description="for a recommendation: what is not there in time is left out"
     )
     batch_deadline_ms: float = Field(5000.0, gt=0, le=60_000, description="the same for a batch of users")
     max_in_flight: int = Field(
-        64, ge=1, le=10_000, description="requests of a kind at a time; more are turned away with 503"
+        64, ge=1, le=10_000, description="requests of a kind at a time in a worker; more are turned away with 503"
     )
     request_timeout_s: float = Field(
         10.0, gt=0, le=600, description="for a client to send a whole request, and to read some of an answer"
     )
-    pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres that read for requests")
+    pool_size: int = Field(8, ge=1, le=100, description="connections to Postgres of a worker that read for requests")
     poll_s: float = Field(1.0, gt=0, le=5, description="how often API keys and the publication pointer are looked at")
     model_wait_s: float = Field(
         30.0, ge=0, le=600, description="how long another publication waits for its models before it is served without"
     )
-    rate_per_s: float = Field(1000.0, gt=0, description="requests per second and worker of a key without its own rate")
+    rate_per_s: float = Field(
+        1000.0, gt=0, description="requests per second, all workers of a port together, of a key without its own rate"
+    )
     cors_origins: list[str] = Field(
         [], description='pages that may call from a browser, e.g. ["https://shop.example"]; none by default'
     )

@@ -27,6 +27,7 @@ from recsys import api_key
 log = logging.getLogger(__name__)
 
 _BURST_S = 2.0  # a burst may use up the rate of this time
+_ROUNDING = 0.001  # of a token: sums of floats are not exact
 _NO_DIGEST = bytes(32)
 _NOT_READ = "the API keys were not read from Postgres yet; the log of the service has the reason"
 _NO_KEYS = "there are no API keys, so nothing is served: create one with `recsys keys create`"
@@ -47,13 +48,18 @@ class Keyring:
     """The keys as last read from Postgres, valid also while it is away; and their rate limits.
 
     With an empty table everything is open on loopback, and nothing elsewhere. A table whose keys are all revoked is
-    not empty: revoking the last key opens nothing.
+    not empty: revoking the last key opens nothing. Workers that share a port share, by `number_of_key`, the limits of
+    keys as well.
     """
 
-    def __init__(self, settings: ApiSettings, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: ApiSettings, metrics: Metrics, clock: Callable[[], float] = time.monotonic,
+        number_of_key: Callable[[str], memoryview[float]] | None = None,
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
+        self._number_of_key = number_of_key or (lambda _: memoryview(bytearray(8)).cast("d"))
         self._rows: dict[str, StoredKey] | None = None  # None: not read yet
         self._is_loopback = settings.is_loopback
         self._keys: dict[str, _Key] = {}  # by key_id, without revoked ones
@@ -71,7 +77,7 @@ class Keyring:
         self._keys = {
             row.key_id: self._keys[row.key_id]
             if former is not None and former.get(row.key_id) == row
-            else _Key(row, row.rate_per_s or self._settings.rate_per_s, self._clock())
+            else _Key(row, row.rate_per_s or self._settings.rate_per_s, self._number_of_key(row.key_id))
             for row in rows
             if not row.revoked
         }
@@ -152,16 +158,20 @@ class Keyring:
 
 
 class _Key:
-    """A valid key with its token bucket, which starts full."""
+    """A valid key with its token bucket, which starts full.
 
-    __slots__ = ("_filled_at", "_tokens", "digest", "expires_at", "key_id", "rate_per_s", "scopes")
 
-    def __init__(self, row: StoredKey, rate_per_s: float, now: float) -> None:
+    The bucket is one number, the time at which it will be full again, so that processes can share it without a lock:
+    two that take a token in the same microsecond may take one for both.
+    """
+
+    __slots__ = ("_full_at", "digest", "expires_at", "key_id", "rate_per_s", "scopes")
+
+    def __init__(self, row: StoredKey, rate_per_s: float, full_at: memoryview[float]) -> None:
         self.key_id, self.digest, self.rate_per_s = row.key_id, row.digest, rate_per_s
         self.scopes = frozenset(api_key.SCOPES if api_key.ADMIN in row.scopes else row.scopes)
         self.expires_at = row.expires_at
-        self._tokens = self._burst
-        self._filled_at = now
+        self._full_at = full_at  # of one float: seconds of the clock, which is the same for all processes
 
     @property
     def _burst(self) -> float:
@@ -169,11 +179,11 @@ class _Key:
 
     def wait_s(self, now: float) -> float:
         """Take a token and return 0, or return the seconds until there will be one."""
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self.rate_per_s)
-        self._filled_at = now
-        if self._tokens < 1:
-            return (1 - self._tokens) / self.rate_per_s
-        self._tokens -= 1
+        full_at = max(self._full_at[0], now)
+        n_missing = 1 - (self._burst - (full_at - now) * self.rate_per_s)
+        if n_missing > _ROUNDING:
+            return n_missing / self.rate_per_s
+        self._full_at[0] = full_at + 1 / self.rate_per_s
         return 0.0
 
 

@@ -82,20 +82,22 @@ async def _answer_whole(cycle: RequestResponseCycle, status: int, headers: bytes
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """For `uvicorn.run(http=…)`; a subclass may set `patience_s`.
+    """For `uvicorn.run(http=…)`, where a `functools.partial` of it may give `patience_s`.
 
     A request is there, head and body, `patience_s` after the connection or its first byte, or is answered 408 and the
     connection closed. A head beyond MAX_HEAD_BYTES is answered 431. Of an answer, something is read in every
     `patience_s`, or the connection ends.
     """
 
-    patience_s = 10.0
-
     _waiting: asyncio.TimerHandle | None = None  # for the rest of a request
     _draining: asyncio.TimerHandle | None = None  # for an answer to be read
     _in_head = True
     _has_begun = False  # a request, which is not whole yet
     _n_bytes = 0  # of it so far
+
+    def __init__(self, *arguments: Any, patience_s: float = 10.0, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.patience_s = patience_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Joined(transport, self.loop, self.patience_s))  # type: ignore[arg-type]

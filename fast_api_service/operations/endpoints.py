@@ -46,12 +46,11 @@ async def ready(request: Request) -> Ready:
     operation_id="metrics",
 )
 async def metrics(request: Request) -> Response:
-    """Prometheus' text format; `monitoring/` says what each metric means."""
+    """Prometheus' text format; `monitoring/` says what each metric means.
+
+    Of several workers on a port, whichever answers tells the metrics of all, each with its number as `api_worker`."""
     state: State = request.app.state.service
-    n_in_use, n_idle = state.database.reads.pool_use
-    is_open = state.database.reads.breaker.is_open
-    state.metrics.show_database(up=state.database.up, n_in_use=n_in_use, n_idle=n_idle, is_open=is_open)
-    return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await state.all_metrics(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get(

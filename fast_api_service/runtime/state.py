@@ -22,6 +22,7 @@ from fast_api_service.runtime.model_loader import Factors, Models
 from fast_api_service.runtime.model_updates import Updates
 from fast_api_service.runtime.publication_loader import Published
 from fast_api_service.settings import ApiSettings
+from fast_api_service.siblings import Siblings, merged
 from recsys.events.log import EventLog
 from recsys.events.opening import open_log
 from recsys.serving.config import ServingConfig
@@ -38,7 +39,7 @@ class State:
 
     def __init__(
         self, database: Database, writes: Writable, models: Models, lists: ListLoader, metrics: Metrics,
-        settings: ApiSettings,
+        settings: ApiSettings, siblings: Siblings | None = None,
     ) -> None:  # fmt: skip
         self.database = database
         self.lists = lists
@@ -53,7 +54,8 @@ class State:
         self.metrics = metrics
         self.settings = settings
         self.exposures = Exposures(writes.dsn, metrics)
-        self.keys = Keyring(settings, metrics)
+        self.siblings = siblings
+        self.keys = Keyring(settings, metrics, number_of_key=siblings.number_of_key if siblings else None)
         self.in_force = repository.DEFAULTS
         self.now: InService | None = None
         self._catalogue: Catalogue | None = None  # as last read
@@ -94,6 +96,21 @@ class State:
         """Why there is no snapshot, or why it may be stale; empty without a problem."""
         problems = (follower.problem for follower in (self._catalogue_follower, self._publication_follower))
         return next(filter(None, problems), "" if self.now else "catalogue and publication are being read")
+
+    def own_metrics(self, worker: int | None = None) -> bytes:
+        """Those of this process now, in the Prometheus text format; with `worker`, labelled by this number."""
+        n_in_use, n_idle = self.database.reads.pool_use
+        is_open = self.database.reads.breaker.is_open
+        self.metrics.show_database(up=self.database.up, n_in_use=n_in_use, n_idle=n_idle, is_open=is_open)
+        return self.metrics.text() if worker is None else self.metrics.text_of_worker(worker)
+
+    async def all_metrics(self) -> bytes:
+        """Those of all workers of the port that answer in time."""
+        if self.siblings is None:
+            return self.own_metrics()
+        others = await self.siblings.metrics()
+        self.metrics.show_workers(self.siblings.n, 1 + len(others))
+        return merged([self.metrics.text_of_all(), self.own_metrics(self.siblings.number), *others])
 
     def wake(self) -> None:
         """Poll everything now, after a notification."""

@@ -1,0 +1,92 @@
+"""What the workers of one port share: a folder in which each has a number, says its metrics, and counts by API key.
+
+A scrape of /metrics meets one of them, which asks the others and answers for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+PATIENCE_S: Final = 1.0  # for a sibling to say its metrics
+_DOUBLE: Final = 8  # bytes
+
+
+class Siblings:
+    """One worker's side of it: `number` among the `n` that there shall be, which find each other in `folder`."""
+
+    def __init__(self, folder: Path, number: int, n: int) -> None:
+        self.number, self.n = number, n
+        self._folder = folder
+        self._server: asyncio.Server | None = None
+
+    async def open(self, metrics: Callable[[], bytes]) -> None:
+        """Say `metrics` to whoever of the siblings asks. Raises OSError when the folder's path is too long for that."""
+
+        async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):  # who asked has left
+                writer.write(metrics())
+                await writer.drain()
+            writer.close()
+
+        own = self._socket(self.number)
+        own.unlink(missing_ok=True)  # of a worker that was killed
+        self._server = await asyncio.start_unix_server(say, own)
+
+    async def close(self) -> None:
+        """Say nothing any more."""
+        if self._server is not None:
+            self._server.close()
+            self._socket(self.number).unlink(missing_ok=True)
+
+    async def metrics(self) -> list[bytes]:
+        """Those of each sibling that says them within PATIENCE_S, by number."""
+        others = [number for number in range(self.n) if number != self.number]
+        answers = await asyncio.gather(*(self._metrics_of(number) for number in others))
+        return [answer for answer in answers if answer]
+
+    def number_of_key(self, key_id: str) -> memoryview[float]:
+        """One float, 0 at first, that all siblings read and write for the API key with this id."""
+        name = hashlib.sha256(key_id.encode()).hexdigest()[:32]  # whatever somebody has called it
+        handle = os.open(self._folder / f"{name}.rate", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(handle, _DOUBLE)
+            return memoryview(mmap.mmap(handle, _DOUBLE)).cast("d")
+        finally:
+            os.close(handle)
+
+    def _socket(self, number: int) -> Path:
+        return self._folder / f"{number}.socket"
+
+    async def _metrics_of(self, number: int) -> bytes:
+        """Empty where it does not answer in time, or is no more."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                reader, writer = await asyncio.open_unix_connection(self._socket(number))
+                try:
+                    return await reader.read()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return b""
+
+
+def merged(texts: Sequence[bytes]) -> bytes:
+    """Texts of Prometheus' format as one: the samples of a metric together, under its first HELP and TYPE.
+
+    No sample may be in two of them, so each has a label of its own.
+    """
+    parts: dict[bytes, list[bytes]] = {}
+    for text in texts:
+        for block in text.split(b"# HELP ")[1:]:
+            about, type_, samples = block.split(b"\n", 2)
+            name = about.partition(b" ")[0]
+            parts.setdefault(name, [b"# HELP " + about + b"\n" + type_ + b"\n"]).append(samples)
+    return b"".join(itertools.chain.from_iterable(parts.values()))
