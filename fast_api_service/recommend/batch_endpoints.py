@@ -79,7 +79,7 @@ async def recommend_batch(
         if status != "known":
             state.metrics.cold_starts.labels(status).inc()
         tier = cascade.tier(picks)
-        origin = service.origin(request.scope, snapshot, tier, feats.degraded)
+        origin = service.origin(request.scope, now, tier, feats.degraded)
         origin |= {"config_id": now.config_id, "rescored_by": next(iter(feats.rescored_by), None)}
         rescored_by = rescored_by or origin["rescored_by"]
         state.exposures.note(request.scope, picks, origin, body.surface, user_id)
@@ -88,7 +88,7 @@ async def recommend_batch(
         results.append(orjson.Fragment(orjson.dumps(result)))
         if place % _AT_ONCE == 0:
             await state.appends.turn()
-    provenance = service.origin(request.scope, snapshot, cascade.NOTHING, list(lacking))
+    provenance = service.origin(request.scope, now, cascade.NOTHING, list(lacking))
     for of_one_list in ("tier", "list_version", "list_age_s"):
         del provenance[of_one_list]
     provenance |= {"surface": body.surface, "config_id": now.config_id}

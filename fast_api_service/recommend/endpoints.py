@@ -101,7 +101,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
         user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
     picks = cascade.recommend(snapshot, user, query, now.config)
     status = service.user_status(user_id, body.session_id, row, stored)
-    provenance = service.origin(request.scope, snapshot, cascade.tier(picks), degraded)
+    provenance = service.origin(request.scope, now, cascade.tier(picks), degraded)
     provenance["user"] = status
     provenance["n_recent"] = blend.n_recent(snapshot, user, query, now.config)
     provenance["surface"] = body.surface
@@ -139,12 +139,13 @@ async def similar(
     """What is seen or bought together with the item, filled up by what is like it; only real neighbours, so the
     list may be shorter than `top_k`."""
     state: State = request.app.state.service
-    snapshot = service.in_service(state).snapshot
+    now = service.in_service(state)
+    snapshot = now.snapshot
     own_id, item_key = _known_item(snapshot, item_id)
     degraded = service.degraded(snapshot)
     picks = cascade.neighbours(snapshot, item_key, top_k=top_k)
     state.metrics.count_answer("/similar/{item_id}", SIMILAR, picks, top_k, degraded)
-    provenance = service.origin(request.scope, snapshot, cascade.tier(picks), degraded)
+    provenance = service.origin(request.scope, now, cascade.tier(picks), degraded)
     state.exposures.note(request.scope, picks, provenance, SIMILAR)
     answer: dict[str, Any] = {
         "success": True,

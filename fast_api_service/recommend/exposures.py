@@ -7,10 +7,9 @@ import contextlib
 import datetime as dt
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypedDict
 
 import asyncpg
 import orjson
@@ -20,7 +19,7 @@ from fast_api_service.metrics import Metrics
 from fast_api_service.postgres.away import AWAY
 from recsys.events.connections import ENDS_WITH_CLIENT, ended_after
 from recsys.serving.core import Pick
-from recsys.serving.ids import ExternalId, digest_of
+from recsys.serving.ids import ExternalId
 from recsys.storage import locks
 
 log = logging.getLogger(__name__)
@@ -31,18 +30,14 @@ _EVERY_S: Final = 0.5
 _PATIENCE_S: Final = 5.0  # with one batch, and at the end with all that is left
 _SESSION = {"application_name": "recsys-api-exposures", "jit": "off", **ENDS_WITH_CLIENT}
 _REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)  # the rows are wrong, and will be
-_ERASED_SQL = """
-select array(select digest from erased_users where digest = any($1::bytea[])),
-       array(select digest from erased_sessions where digest = any($2::bytea[]))
-"""
 
 
-class Shown(NamedTuple):
+class Shown(TypedDict):
     """One answer; a row of the table `predictions`."""
 
-    shown_at: float  # seconds since the epoch
+    shown_at: dt.datetime
     request_id: str
-    user_id: ExternalId | None
+    user_id: str | None
     session_id: str | None
     route: str
     surface: str
@@ -57,10 +52,15 @@ class Shown(NamedTuple):
     degraded: Sequence[str]
 
 
+_COLUMNS = ", ".join(Shown.__annotations__)
 # As one parameter: asyncpg looks at each element of each array, which takes as long as reading for the same answers.
+# Answers to users, and in sessions of guests, who were erased meanwhile are left out.
 _WRITE_SQL = f"""
-insert into predictions ({", ".join(Shown._fields)})
-select {", ".join(Shown._fields)} from json_populate_recordset(null::predictions, $1::json)
+insert into predictions ({_COLUMNS})
+select {_COLUMNS} from json_populate_recordset(null::predictions, $1::json) shown
+where not exists (select from erased_users where digest = sha256(convert_to(shown.user_id, 'UTF8')))
+  and (shown.user_id is not null
+       or not exists (select from erased_sessions where digest = sha256(convert_to(shown.session_id, 'UTF8'))))
 """  # noqa: S608 - our own names
 
 
@@ -93,13 +93,24 @@ class Exposures:
     ) -> None:
         """Remember an answer to the request of `scope`; a microsecond or two, and nothing that can fail."""
         self.append(
-            Shown(
-                time.time(), scope["state"]["request_id"], user_id, session_id, scope["route"].path_format, surface,
-                provenance["tier"], provenance["publication_id"], provenance["list_version"],
-                provenance.get("rescored_by"), provenance.get("config_id"), [pick[0] for pick in picks],
-                [pick[2][0] for pick in picks], provenance["time_ms"], provenance["degraded"],
-            )
-        )  # fmt: skip
+            {
+                "shown_at": dt.datetime.now(dt.UTC),
+                "request_id": scope["state"]["request_id"],
+                "user_id": None if user_id is None else str(user_id),
+                "session_id": session_id,
+                "route": scope["route"].path_format,
+                "surface": surface,
+                "tier": provenance["tier"],
+                "publication_id": provenance["publication_id"],
+                "list_version": provenance["list_version"],
+                "rescored_by": provenance.get("rescored_by"),
+                "config_id": provenance.get("config_id"),
+                "item_keys": [pick[0] for pick in picks],
+                "sources": [pick[2][0] for pick in picks],
+                "duration_ms": provenance["time_ms"],
+                "degraded": provenance["degraded"],
+            }
+        )
 
     def append(self, shown: Shown) -> None:
         """Put an answer into the queue."""
@@ -172,8 +183,7 @@ class Exposures:
         async with connection.transaction():
             # an erasure that is under way ends first, then its user is known here
             await connection.execute("select pg_advisory_xact_lock_shared($1)", locks.EXPOSURES)
-            rows = await _of_the_living(connection, self._batch)
-            await connection.execute(_WRITE_SQL, orjson.dumps(list(map(_row, rows))).decode())
+            await connection.execute(_WRITE_SQL, orjson.dumps(self._batch).decode())
             self._doubt = await connection.fetchval("select pg_current_xact_id()::text")
         self._settle("written")
 
@@ -206,24 +216,3 @@ class Exposures:
         if self._connection is not None:
             self._connection.terminate()
         self._connection = None
-
-
-async def _of_the_living(connection: asyncpg.Connection, batch: Sequence[Shown]) -> list[Shown]:
-    """The answers of a batch but for those to users, and in sessions of users, who were erased meanwhile."""
-    users, sessions = (
-        {str(owner): digest_of(str(owner)) for owner in owners if owner is not None}
-        for owners in ({shown.user_id for shown in batch}, {shown.session_id for shown in batch})
-    )
-    row = await connection.fetchrow(_ERASED_SQL, list(users.values()), list(sessions.values()))
-    gone_users, gone_sessions = map(set, row)
-    return [
-        shown
-        for shown in batch
-        if (shown.user_id is not None and users[str(shown.user_id)] not in gone_users)
-        or (shown.user_id is None and (shown.session_id is None or sessions[shown.session_id] not in gone_sessions))
-    ]
-
-
-def _row(shown: Shown) -> dict[str, Any]:
-    at, user_id = dt.datetime.fromtimestamp(shown.shown_at, dt.UTC), shown.user_id
-    return shown._asdict() | {"shown_at": at, "user_id": None if user_id is None else str(user_id)}

@@ -103,20 +103,30 @@ def time_left_s(scope: Scope, deadline_ms: float) -> float:
     return started + deadline_ms / 1000 - time.perf_counter()
 
 
-def origin(scope: Scope, snapshot: Snapshot, tier: str, missing: list[str]) -> dict[str, Any]:
+def origin(scope: Scope, now: InService, tier: str, missing: list[str]) -> dict[str, Any]:
     """The part of the provenance that all answers have."""
-    publication = snapshot.publication
-    version = publication.lists.get(_KIND_BY_TIER.get(tier, ""))
+    members, made_at = now.origins.get(tier) or _origin_of(now, tier)
     return {
-        "publication_id": publication.publication_id,
-        "dataset": publication.dataset,
-        "models": publication.models,
-        "tier": tier,
-        "list_version": version.version if version else None,
-        "list_age_s": round(time.time() - version.created_at.timestamp(), 1) if version else None,
+        **members,
+        "list_age_s": None if made_at is None else round(time.time() - made_at, 1),
         "degraded": missing,
         "time_ms": round((time.perf_counter() - scope["state"]["started"]) * 1000, 2),
     }
+
+
+def _origin_of(now: InService, tier: str) -> tuple[dict[str, Any], float | None]:
+    """What all answers of this tier have in common, kept for the next ones; and when the list was made."""
+    publication = now.snapshot.publication
+    version = publication.lists.get(_KIND_BY_TIER.get(tier, ""))
+    members = {
+        "publication_id": publication.publication_id,
+        "dataset": publication.dataset,
+        "models": orjson.Fragment(orjson.dumps(publication.models)),
+        "tier": tier,
+        "list_version": version.version if version else None,
+    }
+    now.origins[tier] = found = members, version.created_at.timestamp() if version else None
+    return found
 
 
 def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False) -> orjson.Fragment:

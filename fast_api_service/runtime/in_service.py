@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fast_api_service.runtime.model_loader import FACTORS, MODEL, LoadedModel
 from recsys.serving import blend
@@ -17,6 +17,7 @@ class InService(NamedTuple):
     model: LoadedModel | None
     config: ServingConfig
     config_id: int
+    origins: dict[str, Any]  # by tier, what provenances have in common; made when it is needed first
 
     @property
     def is_own_model(self) -> bool:

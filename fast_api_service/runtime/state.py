@@ -79,7 +79,7 @@ class State:
         """Put a snapshot into service with the current model and configuration."""
         self.now = None
         if snapshot is not None:
-            self.now = InService(snapshot, self.models.loaded, self.config, self.config_id)
+            self.now = InService(snapshot, self.models.loaded, self.config, self.config_id, {})
 
     @property
     def config(self) -> ServingConfig:

@@ -23,6 +23,9 @@ from recsys.types import Lists
 
 LISTS: Final = "lists"  # kind of the artifacts that hold such a folder
 NEIGHBOUR_KINDS: Final = ("i2i", "similar")  # whose best entries the blend calls
+_COLUMNS: Final = {"item_keys": "<i4", "scores": "<f4", "sources": "<i2"}  # of all lists, one behind the other
+_BEST: Final = {"best_keys": "<i4", "best_scores": "<f4"}
+_TYPES: Final = {"rows": "<i4", "starts": "<i8", **_COLUMNS, **_BEST}
 
 
 class ListFile:
@@ -32,9 +35,7 @@ class ListFile:
         """Raises ArtifactError where the folder does not hold what a writer leaves."""
         try:
             self._rows, self._starts = _mapped(folder, "rows"), _mapped(folder, "starts")
-            self._keys, self._scores, self._sources = (
-                _mapped(folder, name) for name in ("item_keys", "scores", "sources")
-            )
+            self._keys, self._scores, self._sources = (_mapped(folder, name) for name in _COLUMNS)
             self._is_whole(folder)
             self.neighbours = self._neighbours(folder)
         except (OSError, ValueError) as error:
@@ -74,14 +75,13 @@ class ListFileWriter:
         self._lengths: list[NDArray[np.int64]] = []
         self._at_the_end = ExitStack()
         self._columns = [
-            self._at_the_end.enter_context(_Column(folder / f"{name}.npy", dtype))
-            for name, dtype in (("item_keys", "<i4"), ("scores", "<f4"), ("sources", "<i2"))
+            self._at_the_end.enter_context(_Column(folder / f"{name}.npy", dtype)) for name, dtype in _COLUMNS.items()
         ]
         self._best: list[_Column] = []
         if kind in NEIGHBOUR_KINDS:
             self._best = [
-                self._at_the_end.enter_context(_Column(folder / f"best_{name}.npy", dtype, (N_NEIGHBOURS,)))
-                for name, dtype in (("keys", "<i4"), ("scores", "<f4"))
+                self._at_the_end.enter_context(_Column(folder / f"{name}.npy", dtype, (N_NEIGHBOURS,)))
+                for name, dtype in _BEST.items()
             ]
 
     def __enter__(self) -> Self:
@@ -149,5 +149,8 @@ class _Column:
 
 
 def _mapped(folder: Path, name: str) -> NDArray[Any]:
-    """As a plain array: numpy's memmap is slow to look a value up in."""
-    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+    """As a plain array: numpy's memmap is slow to look a value up in. ValueError where it is of another type."""
+    array = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+    if array.dtype != _TYPES[name]:
+        raise ValueError(f"{name}.npy holds {array.dtype}, not {_TYPES[name]}")
+    return array

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from recsys.action import interest_of
 from recsys.serving import core
 from recsys.serving.config import DEFAULT, ServingConfig
+from recsys.serving.core.pure import DAY_MS
 
 N_SEEDS = 20  # of the latest events, those that may call their neighbours
 N_FOLLOWED = 50  # of the stored events, those that count as the latest; older ones only tell what was bought
-HOUR_MS, DAY_MS = 3600e3, 86400e3
+HOUR_MS = 3600e3
 DEFAULT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 DEFAULT_BOUGHT = ("transaction",)
 _NEVER = float("inf")
@@ -93,6 +94,11 @@ class EventMeaning:
         """By the weights."""
         return Interests(self.weights)
 
+    @cached_property
+    def ever_bought(self) -> dict[str, float]:
+        """Type that counts as bought → from when on, as of `core.bought`: ever."""
+        return dict.fromkeys(self.bought, -_NEVER)
+
     def under(self, config: ServingConfig) -> EventMeaning:
         """The same with what the configuration puts in its place."""
         if config.event_weights is None:
@@ -120,12 +126,7 @@ def bought(
     """
     since_ms = _since_ms(meaning, config, now_ms)
     found = core.bought(*_columns(events), since_ms)
-    if history is not None:
-        since_day = {
-            place: since_ms[name] / DAY_MS for place, name in enumerate(history.event_types) if name in since_ms
-        }
-        found |= core.bought_before(history.item_keys, history.days, history.types, since_day)
-    return found
+    return found if history is None else found | core.bought_before(*history, since_ms)
 
 
 def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> dict[str, float]:
@@ -133,7 +134,7 @@ def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> di
     if config.bought is None:
         if not meaning.hides_bought:
             return {}
-        return dict.fromkeys(meaning.bought, -_NEVER)
+        return meaning.ever_bought
     return {rule.event_type: -_NEVER if rule.days is None else now_ms - rule.days * DAY_MS for rule in config.bought}
 
 
@@ -150,18 +151,8 @@ def seeds(
 
 def n_counted(events: Sequence[Recent], meaning: EventMeaning, n: int) -> int:
     """How many events `seeds` would count for `n` items."""
-    keys, types, _ = _columns(events)
-    interests = meaning.interests
-    counting = {type_ for type_ in set(types) if interests[type_] > 0}
-    if len(types) <= n:
-        return sum(map(types.count, counting))
-    found: set[int] = set()
-    count = 0
-    for key, event_type in zip(keys, types, strict=True):
-        if event_type in counting and (key in found or len(found) < n):
-            found.add(key)
-            count += 1
-    return count
+    item_keys, event_types, _ = _columns(events)
+    return core.n_counted(item_keys, event_types, meaning.interests, n)
 
 
 def _columns(events: Iterable[Recent]) -> Columns:

@@ -13,18 +13,18 @@ from recsys.serving.core import pure
 from recsys.serving.core.pure import NO_ITEM, Attribution, Because, Fits, Pick, attribution
 
 if TYPE_CHECKING:
-    from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, seeds
+    from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, n_counted, seeds
 else:
     try:
         if os.environ.get("RECSYS_COMPILED", "1") == "0":
             raise ImportError("it is not wanted")
-        from recsys.serving.core.compiled import Called, Fused, bought, bought_before, entries, first, seeds
+        from recsys.serving.core.compiled import Called, Fused, bought, bought_before, entries, first, n_counted, seeds
     except ImportError:
-        from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, seeds
+        from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, n_counted, seeds
 
 IS_COMPILED: Final = Called is not pure.Called
 
 __all__ = [
     "IS_COMPILED", "NO_ITEM", "Attribution", "Because", "Called", "Fits", "Fused", "Pick", "attribution", "bought",
-    "bought_before", "entries", "first", "seeds",
+    "bought_before", "entries", "first", "n_counted", "seeds",
 ]  # fmt: skip

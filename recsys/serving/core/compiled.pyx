@@ -24,7 +24,7 @@ cdef extern from "<charconv>" namespace "std" nogil:
     to_chars_result to_chars(char*, char*, float)
     to_chars_result integer_to_chars "std::to_chars"(char*, char*, long long)
 
-cdef double FUSION = pure.FUSION
+cdef double FUSION = pure.FUSION, DAY_MS = pure.DAY_MS
 ctypedef pair[double, int32_t] Placed  # minus the points, and a place: the least is the best
 ctypedef pair[int32_t, int32_t] Keyed  # an item, and its place
 
@@ -53,19 +53,32 @@ def bought(item_keys, event_types, occurred_ms, dict since_ms):
     return found
 
 
-def bought_before(const int32_t[::1] item_keys, const float[::1] days, const int16_t[::1] types, dict since_day):
+def bought_before(
+    const int32_t[::1] item_keys, const float[::1] days, const int16_t[::1] types, event_types, dict since_ms
+):
     cdef set found = set()
-    cdef Py_ssize_t place, n = len(item_keys)
-    cdef int64_t type_
-    cdef double since
+    cdef Py_ssize_t place, n = len(item_keys), type_
+    cdef double since_day
     if not len(days) == n == len(types):
         raise ValueError("columns of unequal length")
-    for key, value in since_day.items():
-        type_, since = key, value
-        for place in range(n):
-            if types[place] == type_ and days[place] >= since:
-                found.add(item_keys[place])
+    for type_, name in enumerate(event_types):
+        since = since_ms.get(name)
+        if since is not None:
+            since_day = <double>since / DAY_MS
+            for place in range(n):
+                if types[place] == type_ and days[place] >= since_day:
+                    found.add(item_keys[place])
     return found
+
+
+def n_counted(item_keys, event_types, interests, Py_ssize_t n):
+    cdef set found = set()
+    cdef Py_ssize_t count = 0
+    for key, event_type in zip(item_keys, event_types, strict=True):
+        if <double>interests[event_type] > 0 and (len(found) < n or key in found):
+            found.add(key)
+            count += 1
+    return count
 
 
 def first(item_keys, Py_ssize_t n, set unwanted, bytearray available, fits):

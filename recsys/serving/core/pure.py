@@ -11,6 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 NO_ITEM: Final = -1
+DAY_MS: Final = 86400e3
 FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
 _POINTS: Final = [1 / (FUSION + place) for place in range(1000)]  # lists have 1,000 items at most
 _KEY_BITS, _KEY_MASK = 32, 0xFFFFFFFF
@@ -89,11 +90,27 @@ def bought(
 
 
 def bought_before(
-    item_keys: NDArray[np.int32], days: NDArray[np.float32], types: NDArray[np.int16], since_day: dict[int, float]
+    item_keys: NDArray[np.int32],
+    days: NDArray[np.float32],
+    types: NDArray[np.int16],
+    event_types: Sequence[str],
+    since_ms: dict[str, float],
 ) -> set[int]:
-    """The same of a stored history, (n,) each."""
+    """The same of a stored history, (n,) each: `days` since the epoch, `types` as positions in `event_types`."""
+    since_day = {at: since_ms[name] / DAY_MS for at, name in enumerate(event_types) if name in since_ms}
     rows = zip(item_keys.tolist(), days.tolist(), types.tolist(), strict=True)
     return {key for key, day, type_ in rows if type_ in since_day and day >= since_day[type_]}
+
+
+def n_counted(item_keys: Sequence[int], event_types: Sequence[str], interests: Mapping[str, float], n: int) -> int:
+    """How many of the events, newest first, `seeds` counts for `n` items: those whose interest is positive."""
+    found: set[int] = set()
+    count = 0
+    for key, event_type in zip(item_keys, event_types, strict=True):
+        if interests[event_type] > 0 and (key in found or len(found) < n):
+            found.add(key)
+            count += 1
+    return count
 
 
 def first(

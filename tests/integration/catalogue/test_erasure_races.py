@@ -194,7 +194,7 @@ def test_what_a_guest_did_before_in_a_session_of_theirs_is_not_taken_and_what_a_
         await append(before + events_of("501", 1, "s0"))
         assert (await erasure.erase(writes, 501)).removed["events"] == 4
         again = before + later + others
-        judged = await writes.transaction(lambda c: postgres_log.judge(c, again))
+        judged = await writes.transaction(lambda c: postgres_log.classify(c, again))
         appended = await append(again)
         assert (appended.erased, appended.accepted) == (judged.erased, judged.accepted) == ([0, 1, 2], [3, 4, 5])
 

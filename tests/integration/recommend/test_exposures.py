@@ -79,11 +79,13 @@ def test_what_two_workers_showed_is_there_after_they_were_told_to_end(
 
 
 def shown(number: int, **fields: Any) -> Shown:
-    made = Shown(
-        1.7e9 + number, f"r{number}", None, f"s{number}", "/recommend", "homepage", "ranked", 1, "v1", None, 0, [1, 2],
-        ["ranked", "popular"], 1.5, ["recent_events"],
-    )  # fmt: skip
-    return made._replace(**fields)
+    made: Any = {
+        "shown_at": dt.datetime.fromtimestamp(1.7e9 + number, dt.UTC), "request_id": f"r{number}", "user_id": None,
+        "session_id": f"s{number}", "route": "/recommend", "surface": "homepage", "tier": "ranked",
+        "publication_id": 1, "list_version": "v1", "rescored_by": None, "config_id": 0, "item_keys": [1, 2],
+        "sources": ["ranked", "popular"], "duration_ms": 1.5, "degraded": ["recent_events"],
+    }  # fmt: skip
+    return made | fields  # type: ignore[no-any-return]
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
@@ -245,7 +247,7 @@ def test_an_erasure_waits_for_what_is_being_written(clean_database_url: str, cle
         try:
             with clean_database.begin() as writing:
                 writing.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(locks.EXPOSURES)))
-                row = shown(1)._asdict() | {"user_id": "501", "shown_at": dt.datetime.now(dt.UTC)}
+                row = dict(shown(1)) | {"user_id": "501", "shown_at": dt.datetime.now(dt.UTC)}
                 writing.execute(sa.insert(tables.predictions).values(row))
                 erasing = asyncio.create_task(erasure.erase(writes, 501))
                 await asyncio.sleep(0.3)

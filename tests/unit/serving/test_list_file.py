@@ -87,6 +87,9 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
     (other / "scores.npy").rename(tmp_path / "mixed" / "scores.npy")
     with pytest.raises(ArtifactError, match="not of one writing"):
         ListFile(tmp_path / "mixed")
+    np.save(other / "scores.npy", np.ones(1))
+    with pytest.raises(ArtifactError, match="holds float64"):
+        ListFile(other)
 
 
 def test_a_writer_that_fails_leaves_no_whole_folder(tmp_path: Path) -> None:

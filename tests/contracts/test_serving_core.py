@@ -1,0 +1,215 @@
+"""What both implementations of `recsys.serving.core` promise, and that they give the same, to the last bit."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.serving import core
+from recsys.serving.core import Pick, attribution, pure
+
+try:
+    from recsys.serving.core import compiled
+except ImportError:  # no C++ compiler where it was installed
+    compiled = None
+
+both = pytest.mark.parametrize(
+    "of",
+    [
+        pytest.param(pure, id="pure"),
+        pytest.param(compiled, id="compiled", marks=pytest.mark.skipif(compiled is None, reason="no C++ compiler")),
+    ],
+)
+N_ITEMS, N_NEIGHBOURS = 40, 5
+INTERESTS = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0, "dislike": 0.0}
+keys = st.integers(0, N_ITEMS - 1)
+floats = st.floats(0, 100, width=32, allow_subnormal=False)
+events = st.lists(st.tuples(keys, st.sampled_from(sorted(INTERESTS)), st.integers(0, 10**12)), max_size=60)
+lists = st.lists(keys, unique=True, max_size=30)
+seeds = st.dictionaries(st.integers(-3, N_ITEMS + 3), st.floats(0.01, 100), max_size=12)
+
+
+def columns(of: list[tuple[int, str, int]]) -> tuple[list[int], list[str], list[int]]:
+    newest_first = sorted(of, key=lambda event: -event[2])
+    return [one[0] for one in newest_first], [one[1] for one in newest_first], [one[2] for one in newest_first]
+
+
+@st.composite
+def indices(draw: st.DrawFn) -> tuple[Any, Any, Any]:
+    """Rows, keys and scores of a NeighbourIndex."""
+    of = draw(st.dictionaries(keys, st.lists(st.tuples(keys, floats), max_size=N_NEIGHBOURS), max_size=15))
+    rows = np.full(N_ITEMS + 1, len(of), np.int32)
+    item_keys = np.full((len(of) + 1, N_NEIGHBOURS), -1, np.int32)
+    scores = np.zeros((len(of) + 1, N_NEIGHBOURS), np.float32)
+    for row, (owner, near) in enumerate(of.items()):
+        rows[owner] = row
+        for place, (key, score) in enumerate(near):
+            item_keys[row, place], scores[row, place] = key, score
+    return rows, item_keys, scores
+
+
+def called(of: ModuleType, index: tuple[Any, Any, Any], seed_weights: dict[int, float], n: int = 20) -> Any:
+    sums = np.zeros(N_ITEMS + 2, np.float32)
+    found = of.Called(*index, sums, seed_weights, n)
+    assert not sums.any()  # as it was
+    return found
+
+
+def fused(of: ModuleType, listed: list[int], found: Any, weight: float) -> Any:
+    n = len(listed)
+    stored = np.array(listed, np.int32), np.linspace(1, 0, n, dtype=np.float32), np.arange(n).astype(np.int16)
+    names = tuple(attribution("ranked", name) for name in ("als", "ease", None))
+    return of.Fused(*stored, names, found, attribution("i2i"), _because, weight)
+
+
+def _because(item_key: int) -> int:
+    return -item_key
+
+
+def gone_through(of: Any, step: int = 7) -> list[Pick]:
+    """All of it, some at a time."""
+    unwanted: set[int] = set()
+    picks: list[Pick] = []
+    while some := of.first(step, unwanted, None, None):
+        picks += some
+    assert unwanted == {pick.item_key for pick in picks}
+    return picks
+
+
+@both
+def test_seeds_are_worth_half_as_much_after_a_half_life(of: ModuleType) -> None:
+    found = of.seeds([7, 8, 7, 9], ["view", "addtocart", "view", "dislike"], [10, 5, 0, 0], INTERESTS, -1 / 5, 2)
+    assert found == {7: 1 + 0.25, 8: 1.5}
+    assert list(of.seeds([1, 2, 3], ["view"] * 3, [3, 2, 1], INTERESTS, -1.0, 2)) == [1, 2]
+    assert of.seeds([], [], [], INTERESTS, -1.0, 2) == {}
+    assert of.n_counted([7, 8, 7, 9, 6], ["view", "addtocart", "view", "dislike", "view"], INTERESTS, 2) == 3
+
+
+@both
+def test_bought_is_what_was_bought_since_then(of: ModuleType) -> None:
+    since = {"transaction": 5 * core.pure.DAY_MS, "gift": -math.inf}
+    at = [int(day * core.pure.DAY_MS) for day in (5, 4.9, 9, 1)]
+    assert of.bought([1, 2, 3, 4], ["transaction", "transaction", "view", "gift"], at, since) == {1, 4}
+    days, types = np.array([5, 4.9, 9, 1], np.float32), np.array([1, 1, 0, 2], np.int16)
+    names = ("view", "transaction", "gift", "never seen")
+    assert of.bought_before(np.array([1, 2, 3, 4], np.int32), days, types, names, since) == {1, 4}
+    assert of.bought_before(*[np.zeros(0, dtype) for dtype in ("i4", "f4", "i2")], names, since) == set()
+    with pytest.raises(ValueError, match=r"length|longer|shorter"):
+        of.bought_before(np.array([1], np.int32), days, types, names, since)
+
+
+@both
+def test_the_first_that_may_be_shown(of: ModuleType) -> None:
+    unwanted, available = {3}, bytearray([0, 1, 1, 1, 0, 1])
+    asked: list[int] = []
+
+    def fits(key: int) -> bool:
+        asked.append(key)
+        return key != 2
+
+    assert of.first([9, -1, 0, 1, 1, 2, 3, 5], 9, unwanted, available, fits) == ([3, 7], [1, 5])
+    assert asked == [1, 2, 5]
+    assert unwanted == {3, 1, 5}
+    assert of.first(iter([1, 2, 5, 3]), 1, unwanted, available, None) == ([1], [2])
+    assert of.first([99, -7], 9, set(), None, None) == ([0, 1], [99, -7])
+
+
+@both
+def test_a_list_and_what_is_called_are_one(of: ModuleType) -> None:
+    near = np.array([[5, 6, 3], [-1, -1, -1]], np.int32), np.array([[1, 0.5, 0.25], [0, 0, 0]], np.float32)
+    found = called(of, (np.array([1, 0, 1], np.int32), *near), {1: 2.0, 2: 9.0})
+    assert (found.keys, [found.score(at) for at in range(3)]) == ([5, 6, 3], [2.0, 1.0, 0.5])
+    picks = gone_through(fused(of, [4, 3, 2], found, 1.0))
+    assert [pick.item_key for pick in picks] == [3, 4, 5, 6, 2]
+    assert [pick.source for pick in picks] == ["ranked", "ranked", "i2i", "i2i", "ranked"]
+    assert [pick.generator for pick in picks] == ["ease", "als", None, None, None]
+    assert [pick.because_key for pick in picks] == [-3, None, -5, -6, None]
+    assert [pick.score for pick in picks] == [0.5, 1.0, 2.0, 1.0, 0.0]
+    with pytest.raises(IndexError):
+        found.score(3)
+
+
+@both
+def test_entries_are_json(of: ModuleType) -> None:
+    ids: list[Any] = [None, 17, 'a "quoted" ünïcode']
+    picks = [
+        Pick(2, 0.1, attribution("ranked", "a\nls")), Pick(1, None, attribution("popular")),
+        Pick(1, math.nan, attribution("i2i")), Pick(1, 1e-30, attribution("i2i")), Pick(1, 3.0, attribution("i2i")),
+    ]  # fmt: skip
+    text = of.entries(ids, picks, None)
+    assert b'"score":0.1,' in text  # the digits of a float32
+    assert b'"score":3.0,' in text
+    found = orjson.loads(text)
+    assert [(one["item_id"], one["rank"]) for one in found] == [(ids[2], 1), *[(17, rank) for rank in (2, 3, 4, 5)]]
+    assert [one["score"] for one in found] == [0.1, None, None, 1e-30, 3.0]
+    assert found[0]["generator"] == "a\nls"
+    assert "reason" not in found[0]
+    reasons = [b"null", b'{"item_id":3}', b"null", b"null", b"null"]
+    assert [one["reason"] for one in orjson.loads(of.entries(ids, picks, reasons))][:2] == [None, {"item_id": 3}]
+    assert of.entries(ids, [], None) == b"[]"
+    for unknown in (0, 3, -1):
+        with pytest.raises(KeyError):
+            of.entries(ids, [Pick(unknown, 1.0, attribution("i2i"))], None)
+
+
+@pytest.mark.skipif(compiled is None, reason="no C++ compiler")
+def test_keys_and_rows_that_a_damaged_file_may_hold_are_passed_over() -> None:
+    of = compiled
+    rows = np.array([0, 7, -9, 1], np.int32)
+    near = np.array([[10**6, -(10**6), 2], [-1, -1, -1]], np.int32)
+    found = called(of, (rows, near, np.ones((2, 3), np.float32)), {0: 1.0, 1: 1.0, 2: 1.0, 10**9: 1.0})
+    assert found.keys == []  # item 2 is a seed
+    assert called(of, (rows, near, np.ones((2, 3), np.float32)), {0: 1.0}).keys == [2]
+
+
+@pytest.mark.skipif(compiled is None, reason="no C++ compiler")
+class TestBothAgree:
+    @given(events, st.integers(1, 25), st.floats(1e-3, 1e9))
+    def test_on_events(self, of_user: list[tuple[int, str, int]], n: int, half_life_ms: float) -> None:
+        item_keys, types, ms = columns(of_user)
+        args = item_keys, types, ms, INTERESTS, -1 / half_life_ms, n
+        assert list(compiled.seeds(*args).items()) == list(pure.seeds(*args).items())
+        assert compiled.n_counted(item_keys, types, INTERESTS, n) == pure.n_counted(item_keys, types, INTERESTS, n)
+        since = {"transaction": -math.inf, "view": 5e11}
+        assert compiled.bought(item_keys, types, ms, since) == pure.bought(item_keys, types, ms, since)
+
+    @given(indices(), seeds, st.integers(1, 30))
+    def test_on_what_is_called(self, index: tuple[Any, Any, Any], weights: dict[int, float], n: int) -> None:
+        weights = {key: weight for key, weight in weights.items() if key >= 0}
+        one, other = (called(of, index, weights, n) for of in (compiled, pure))
+        assert one.keys == other.keys
+        scores = ([of.score(place) for place in range(len(one.keys))] for of in (one, other))
+        assert [score.hex() for score in next(scores)] == [score.hex() for score in next(scores)]
+
+    @settings(max_examples=200)
+    @given(indices(), seeds, lists, st.sampled_from([0.25, 0.5, 1.0, 2.0, 7.3]))
+    def test_on_the_order(
+        self, index: tuple[Any, Any, Any], weights: dict[int, float], listed: list[int], weight: float
+    ) -> None:
+        weights = {key: of for key, of in weights.items() if key >= 0}
+        one, other = (gone_through(fused(of, listed, called(of, index, weights), weight)) for of in (compiled, pure))
+        assert one == other
+        points = {key: 1 / (60 + place) for place, key in enumerate(listed)}
+        for place, key in enumerate(called(pure, index, weights).keys):
+            points[key] = points.get(key, 0.0) + weight / (60 + place)
+        assert [points[pick.item_key] for pick in one] == sorted(points.values(), reverse=True)
+
+    @given(st.lists(st.tuples(keys, st.none() | st.floats(width=32)), max_size=20))
+    def test_on_entries(self, of: list[tuple[int, float | None]]) -> None:
+        ids: list[Any] = [10**key if key % 2 else f"i{key}" for key in range(18)] * 3
+        picks = [Pick(key, score, attribution("ranked", "als")) for key, score in of]
+        one, other = (orjson.loads(of.entries(ids, picks, None)) for of in (compiled, pure))
+        for entry in one + other:  # several texts may stand for one float32
+            entry["score"] = None if entry["score"] is None else np.float32(entry["score"])
+        assert one == other
+
+
+def test_the_compiled_one_is_used_where_it_is_there() -> None:
+    assert (compiled is not None) == core.IS_COMPILED
