@@ -25,9 +25,12 @@ $(UV):
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$$(sed -n 's/^uv==//p' requirements-dev.txt)"
 
-$(VENV)/.installed: requirements.txt pyproject.toml | $(UV)
+# Also compiles recsys/serving/core/compiled.pyx, where there is a C++ compiler.
+$(VENV)/.installed: requirements.txt pyproject.toml recsys/serving/core/compiled.pyx | $(UV)
 	$(UV) pip install --quiet --python $(BIN)/python -r requirements.txt
+	@rm -f recsys/serving/core/compiled.*.so
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	@ls recsys/serving/core/compiled.*.so >/dev/null 2>&1 || echo "No C++ compiler: the service will run its slower Python core."
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
