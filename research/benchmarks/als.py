@@ -1,6 +1,6 @@
 """The ALS step and batch lists beside the plain library, in one process.
 
-    python research/benchmarks/als.py [--runs 5]
+    python -m research.benchmarks.als [--runs 5]
 
 ML-1M where RECSYS_DATA_DIR holds it, generated ratings of the same size otherwise; 64 factors, 15 iterations.
 Both sides of each pair run in turn, `--runs` times; the medians count (processor time stands beside, for machines

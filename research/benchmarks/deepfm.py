@@ -1,6 +1,6 @@
 """DeepFM's training and scoring beside plain Keras, both sides in turns in one process; prints one RESULTS.md row.
 
-    python research/benchmarks/deepfm.py [--events 300000] [--runs 5]
+    python -m research.benchmarks.deepfm [--events 300000] [--runs 5]
 
 - training: one epoch of ours (sampling negatives, histories and trends in numpy, `fit`, the epoch's AUC) over plain
   Keras `fit` of a DeepFM of six embedding fields on arrays that are there already: same dimension, same hidden
@@ -158,7 +158,7 @@ def main() -> None:
     numpy_rate, keras_rate = scoring(events, known, given.runs)
     print(
         f"| DeepFM: training over plain Keras `fit`; numpy scoring over Keras `predict` "
-        f"| `python research/benchmarks/deepfm.py --events {given.events} --runs {given.runs}` "
+        f"| `python -m research.benchmarks.deepfm --events {given.events} --runs {given.runs}` "
         f"| {ours / plain:.2f} ({ours:,.0f} against {plain:,.0f} samples/s); "
         f"{numpy_rate / keras_rate:.1f} ({numpy_rate:,.0f} against {keras_rate:,.0f} pairs/s) |"
     )

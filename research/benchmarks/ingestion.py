@@ -1,6 +1,6 @@
 """POST /online/data/add in batches of 100 against a bare `INSERT … unnest` of the same batches, in one run.
 
-    python research/benchmarks/ingestion.py [--users 200000] [--items 50000] [--seconds 4] [--rounds 5]
+    python -m research.benchmarks.ingestion [--users 200000] [--items 50000] [--seconds 4] [--rounds 5]
 
 One uvicorn worker and the bare writer use the same embedded Postgres (a temporary one, fsync and synchronous_commit
 on). The bare statement runs on one connection, one batch after the other, and on as many as the service has; its table

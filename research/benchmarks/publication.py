@@ -1,6 +1,6 @@
 """Lists into Postgres: 400,000 lists of 100 written, checked and published, against a plain binary COPY.
 
-    python research/benchmarks/publication.py [--lists 400000] [--runs 3]
+    python -m research.benchmarks.publication [--lists 400000] [--runs 3]
 
 Both sides take the same arrays, in turns, on the same server. The plain side builds the binary format in numpy
 and copies it into a bare table: no checks, no primary key, no partition. Ours is `recsys.storage.lists.write`

@@ -1,6 +1,6 @@
 """POST /recommend against a bare FastAPI route that reads one row by primary key with asyncpg, in one run.
 
-    python research/benchmarks/serving.py [--users 200000] [--items 50000] [--seconds 2] [--rounds 9]
+    python -m research.benchmarks.serving [--users 200000] [--items 50000] [--seconds 2] [--rounds 9]
 
 Then the same of what pays the general way: with an API key, a session, a filter by price and `explain`.
 
