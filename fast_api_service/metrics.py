@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
-from itertools import product
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
 
 from fast_api_service.runtime.watched import Watched
-from fast_api_service.schemas import ItemSource, Tier, UserStatus
-from fast_api_service.tally import Distribution, Tally
+from fast_api_service.schemas import UserStatus
+from fast_api_service.traffic import Traffic
 from recsys.instants import data_ends_at
-from recsys.serving.cascade import tier
-from recsys.serving.config import Surface
-from recsys.serving.core import Pick
 from recsys.serving.snapshot import Snapshot
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
-SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
-LISTING_ROUTES = ("/recommend", "/recommend/batch", "/similar/{item_id}")
-_ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-DEGRADED_PARTS = ("personal_lists", "recent_events", "publication", "users", "model", "fold_in")
 EXPOSURE_OUTCOMES = ("written", "dropped")
 EVENT_OUTCOMES = ("accepted", "duplicate", "rejected")
-MODEL_TIER = "model"  # of an answer of /predict, which comes from no list
 SHED_REASONS = ("rate_limit", "queue")
 _MAX_KEYS = 100_000
 MODELS = ("deepfm", "als")
@@ -43,15 +33,8 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
-        tally, distribution = partial(Tally, registry=registry), partial(Distribution, registry=registry)
-        self.requests = tally("recsys_requests", "Requests answered", ["route", "method", "status"])
-        self.duration = distribution("recsys_request_duration_seconds", "Time to answer", "route", buckets=_SECONDS)
-        self.answers = tally("recsys_answers", "Answers by the source that came first", ["surface", "tier"])
-        self.items = tally("recsys_items_served", "Items in answers by their source", ["source"])
+        self.traffic = Traffic(registry)
         self.cold_starts = counter("recsys_cold_starts", "Answers without a list of the user's own", ["user"])
-        self.short = tally("recsys_short_answers", "Answers with fewer items than asked for", ["route"])
-        self.degraded = tally("recsys_degraded_answers", "Answers that went out without a part", ["part"])
-        self.list_length = distribution("recsys_list_length", "Items in an answer", "route", buckets=_ITEMS)
         self.events = counter("recsys_events", "Events posted to the log", ["outcome"])
         self.exposures = counter("recsys_exposures", "Answers for the exposure log by what became of them", ["outcome"])
         self.exposures_waiting = gauge("recsys_exposures_waiting", "Answers that are not in the exposure log yet")
@@ -135,16 +118,6 @@ class Metrics:
             self.unreadable_rows.labels(entity)
         for gauge in (self.quarantined, self.connections, self.max_connections):
             gauge.set(float("nan"))  # not known yet: 0 would be a leap to the first number
-        for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
-            self.answers.add(surface, of, n=0)
-        self.answers.add(PREDICT, MODEL_TIER, n=0)
-        for route in LISTING_ROUTES:
-            self.list_length.begin(route)
-            self.short.add(route, n=0)
-        for source in get_args(ItemSource):
-            self.items.add(source, n=0)
-        for part in DEGRADED_PARTS:
-            self.degraded.add(part, n=0)
         for user in set(get_args(UserStatus)) - {"known"}:
             self.cold_starts.labels(user)
         for counter, values in (
@@ -157,29 +130,6 @@ class Metrics:
         ):
             for value in values:
                 counter.labels(value)
-
-    def count_request(self, route: str, method: str, status: int, duration_s: float) -> None:
-        """One request answered."""
-        self.requests.add(route, method, _text(status))
-        self.duration.observe(route, duration_s)
-
-    def count_prediction(self, degraded: list[str]) -> None:
-        """One answer of /predict or /predict/product_positions, and what was missing."""
-        self.answers.add(PREDICT, MODEL_TIER)
-        for part in degraded:
-            self.degraded.add(part)
-
-    def count_answer(self, route: str, surface: str, picks: Sequence[Pick], n_wanted: int, degraded: list[str]) -> None:
-        """One answer with items: where they came from, how many they are of those asked for, what was missing."""
-        self.answers.add(surface, tier(picks))
-        sources = [pick[2][0] for pick in picks]
-        for source in set(sources):
-            self.items.add(source, n=sources.count(source))
-        self.list_length.observe(route, len(picks))
-        if len(picks) < n_wanted:
-            self.short.add(route)
-        for part in degraded:
-            self.degraded.add(part)
 
     def show(self, snapshot: Snapshot | None) -> None:
         """Set what depends on the snapshot in service."""
@@ -269,8 +219,3 @@ class _OfWorker(Collector):
 def _age_s(since: dt.datetime | None) -> Callable[[], float]:
     """Gives the seconds since an instant, NaN where there is none."""
     return lambda: (dt.datetime.now(dt.UTC) - since).total_seconds() if since else float("nan")
-
-
-@lru_cache(maxsize=100)
-def _text(status: int) -> str:
-    return str(status)

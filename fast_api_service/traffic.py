@@ -1,4 +1,4 @@
-"""Counters and histograms of what every request counts: plain additions, read at the scrape.
+"""What is counted of every request: by plain additions, read at the scrape.
 
 prometheus_client takes a lock for each increment, which costs a request as much as its validation. These are for the
 event loop alone.
@@ -7,12 +7,77 @@ event loop alone.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, product
+from typing import get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from fast_api_service.schemas import ItemSource, Tier
+from recsys.serving.config import Surface
+
+SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
+LISTING_ROUTES = ("/recommend", "/recommend/batch", "/similar/{item_id}")
+DEGRADED_PARTS = ("personal_lists", "recent_events", "publication", "users", "model", "fold_in")
+MODEL_TIER = "model"  # of an answer of /predict, which comes from no list
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+_ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Traffic:
+    """Requests and answers of one application."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        tally, distribution = partial(Tally, registry=registry), partial(Distribution, registry=registry)
+        self._requests = tally("recsys_requests", "Requests answered", ["route", "method", "status"])
+        self._duration = distribution("recsys_request_duration_seconds", "Time to answer", "route", buckets=_SECONDS)
+        self._answers = tally("recsys_answers", "Answers by the source that came first", ["surface", "tier"])
+        self._items = tally("recsys_items_served", "Items in answers by their source", ["source"])
+        self._short = tally("recsys_short_answers", "Answers with fewer items than asked for", ["route"])
+        self._degraded = tally("recsys_degraded_answers", "Answers that went out without a part", ["part"])
+        self._list_length = distribution("recsys_list_length", "Items in an answer", "route", buckets=_ITEMS)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Make the series whose absence would leave ratios empty, or hide the first increment from rate()."""
+        for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
+            self._answers.counts[surface, of] = 0
+        self._answers.counts[PREDICT, MODEL_TIER] = 0
+        for route in LISTING_ROUTES:
+            self._list_length.begin(route)
+            self._short.counts[route,] = 0
+        for source in get_args(ItemSource):
+            self._items.counts[source,] = 0
+        for part in DEGRADED_PARTS:
+            self._degraded.counts[part,] = 0
+
+    def count_request(self, route: str, method: str, status: int, duration_s: float) -> None:
+        """One request answered."""
+        self._requests.counts[route, method, status] += 1
+        self._duration.observe(route, duration_s)
+
+    def count_prediction(self, degraded: list[str]) -> None:
+        """One answer of /predict or /predict/product_positions, and what was missing."""
+        self._answers.counts[PREDICT, MODEL_TIER] += 1
+        for part in degraded:
+            self._degraded.counts[part,] += 1
+
+    def count_answer(
+        self, route: str, surface: str, tier: str, sources: Sequence[str], n_wanted: int, degraded: list[str]
+    ) -> None:
+        """One answer with items: where they came from, how many they are of those asked for, what was missing."""
+        self._answers.counts[surface, tier] += 1
+        for source in set(sources):
+            self._items.counts[source,] += sources.count(source)
+        self._list_length.observe(route, len(sources))
+        if len(sources) < n_wanted:
+            self._short.counts[route,] += 1
+        for part in degraded:
+            self._degraded.counts[part,] += 1
 
 
 class Tally(Collector):
@@ -20,17 +85,13 @@ class Tally(Collector):
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name, self._documentation, self._labelnames = name, documentation, tuple(labels)
-        self._counts: dict[tuple[str, ...], int] = {}
+        self.counts: Counter[tuple[str | int, ...]] = Counter()
         registry.register(self)
-
-    def add(self, *labels: str, n: int = 1) -> None:
-        """Count `n` more; 0 makes the series."""
-        self._counts[labels] = self._counts.get(labels, 0) + n
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(self._name, self._documentation, labels=self._labelnames)
-        for labels, count in self._counts.items():
-            family.add_metric(labels, count)
+        for labels, count in self.counts.items():
+            family.add_metric([str(label) for label in labels], count)
         yield family
 
 

@@ -65,7 +65,7 @@ class Gate:
             passage.leave()
             route = getattr(scope.get("route") or self._route(scope), "path_format", None) or "other"
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._metrics.count_request(route, method, passage.status, time.perf_counter() - started)
+            self._metrics.traffic.count_request(route, method, passage.status, time.perf_counter() - started)
 
     async def _let_through(self, scope: Scope, receive: Receive, passage: _Passage) -> None:
         method, path = scope["method"], scope["path"]

@@ -210,7 +210,7 @@ def _provenance(
 ) -> dict[str, Any]:
     if not now.is_own_model:
         degraded = [*degraded, MODEL_PART]
-    state.metrics.count_prediction(degraded)
+    state.metrics.traffic.count_prediction(degraded)
     return {
         "model": model.artifact,
         "publication_id": now.snapshot.publication.publication_id,

@@ -182,7 +182,7 @@ def rescoring(now: InService, user: UserState, user_key: int | None, surface: Su
     What cannot be used of the features is added to the warnings. `model` is added to the degraded parts where there is
     no model, or it fails, and the cascade fuses; and where a former publication's scores, until this one's is there.
     """
-    config, loaded = now.config.surface(surface), now.model
+    config, loaded = now.config.by_surface[surface], now.model
     if config.blend != "rescore" or "lists" not in config.sources:
         if feats.given:
             feats.warnings.append(f"user_feats: not used, surface {surface} is not rescored by the model (see /config)")

@@ -59,7 +59,7 @@ async def recommend_batch(
         excluded=set(service.item_keys(snapshot, body.exclude)),
         surface=body.surface,
         now_ms=time.time() * 1000,
-        restriction=service.restriction(snapshot, body.filters, now.config.surface(body.surface).filters, warnings),
+        restriction=service.restriction(snapshot, body.filters, now.config.by_surface[body.surface].filters, warnings),
     )
     user_ids = [to_external(user_id, snapshot.user_id_type, "user") for user_id in body.user_ids]
     timeout_s = service.time_left_s(request.scope, min(body.deadline_ms, state.settings.batch_deadline_ms))
@@ -69,20 +69,20 @@ async def recommend_batch(
     lacking = dict.fromkeys(degraded)  # by any of the answers, in order
     for place, (user_id, row) in enumerate(zip(user_ids, rows, strict=True), 1):  # each is encoded at once
         feats, user = Feats({}, [], list(degraded), []), service.user_state(snapshot, row)
-        if now.lacks_factors(user, body.surface):
+        if service.lacks_factors(now, user, body.surface):
             feats.degraded.append(service.FOLD_IN)
         status = service.user_status(user_id, None, row, user)
         user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
         picks = cascade.recommend(snapshot, user, query, now.config)
         lacking.update(dict.fromkeys(feats.degraded))
-        state.metrics.count_answer(_ROUTE, body.surface, picks, body.top_k, feats.degraded)
+        tier, sources = cascade.tier(picks), [pick.attribution.source for pick in picks]
+        state.metrics.traffic.count_answer(_ROUTE, body.surface, tier, sources, body.top_k, feats.degraded)
         if status != "known":
             state.metrics.cold_starts.labels(status).inc()
-        tier = cascade.tier(picks)
         origin = service.origin(request.scope, now, tier, feats.degraded)
         origin |= {"config_id": now.config_id, "rescored_by": next(iter(feats.rescored_by), None)}
         rescored_by = rescored_by or origin["rescored_by"]
-        state.exposures.note(request.scope, picks, origin, body.surface, user_id)
+        state.exposures.note(request.scope, picks, sources, origin, body.surface, user_id)
         shown = service.entries(snapshot, picks, explain=body.explain)
         result = {"user_id": user_id, "user": status, "tier": tier, "recommendations": shown}
         results.append(orjson.Fragment(orjson.dumps(result)))

@@ -12,13 +12,13 @@ from fastapi.responses import Response
 
 from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import ApiError, documented
-from fast_api_service.metrics import SIMILAR
 from fast_api_service.postgres.away import DatabaseAwayError
 from fast_api_service.predict.service import Feats, rescoring
 from fast_api_service.recommend import service
 from fast_api_service.recommend.repository import UserRow
 from fast_api_service.runtime.state import State
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
+from fast_api_service.traffic import SIMILAR
 from recsys.action import interest_of
 from recsys.errors import InputError
 from recsys.events.names import names_of
@@ -95,13 +95,14 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
         type_ = _type_of_a_look(state, snapshot, now.config, warnings)
         user = user._replace(seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
     feats = Feats(body.user_feats, warnings, degraded, [])
-    if snapshot.factors is None and now.lacks_factors(user, body.surface):
+    if service.lacks_factors(now, user, body.surface):
         degraded.append(service.FOLD_IN)
-    if body.user_feats or now.config.surface(body.surface).blend == "rescore":
+    if body.user_feats or now.config.by_surface[body.surface].blend == "rescore":
         user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
     picks = cascade.recommend(snapshot, user, query, now.config)
+    tier, sources = cascade.tier(picks), [pick.attribution.source for pick in picks]
     status = service.user_status(user_id, body.session_id, row, stored)
-    provenance = service.origin(request.scope, now, cascade.tier(picks), degraded)
+    provenance = service.origin(request.scope, now, tier, degraded)
     provenance["user"] = status
     provenance["n_recent"] = blend.n_recent(snapshot, user, query, now.config)
     provenance["surface"] = body.surface
@@ -109,10 +110,10 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     if feats.rescored_by:
         provenance["rescored_by"] = feats.rescored_by[0]
     n_asked = body.top_k if query.candidate_keys is None else min(body.top_k, len(set(query.candidate_keys)))
-    state.metrics.count_answer("/recommend", body.surface, picks, n_asked, degraded)
+    state.metrics.traffic.count_answer("/recommend", body.surface, tier, sources, n_asked, degraded)
     if status != "known":
         state.metrics.cold_starts.labels(status).inc()
-    state.exposures.note(request.scope, picks, provenance, body.surface, user_id, body.session_id)
+    state.exposures.note(request.scope, picks, sources, provenance, body.surface, user_id, body.session_id)
     answer: dict[str, Any] = {
         "success": True,
         "user_id": user_id,
@@ -144,9 +145,10 @@ async def similar(
     own_id, item_key = _known_item(snapshot, item_id)
     degraded = service.degraded(snapshot)
     picks = cascade.neighbours(snapshot, item_key, top_k=top_k)
-    state.metrics.count_answer("/similar/{item_id}", SIMILAR, picks, top_k, degraded)
-    provenance = service.origin(request.scope, now, cascade.tier(picks), degraded)
-    state.exposures.note(request.scope, picks, provenance, SIMILAR)
+    tier, sources = cascade.tier(picks), [pick.attribution.source for pick in picks]
+    state.metrics.traffic.count_answer("/similar/{item_id}", SIMILAR, tier, sources, top_k, degraded)
+    provenance = service.origin(request.scope, now, tier, degraded)
+    state.exposures.note(request.scope, picks, sources, provenance, SIMILAR)
     answer: dict[str, Any] = {
         "success": True,
         "item_id": own_id,
@@ -168,7 +170,7 @@ def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, 
         else service.item_keys(snapshot, body.candidate_items, "candidate_items", warnings),
         surface=body.surface,
         now_ms=time.time() * 1000,
-        restriction=service.restriction(snapshot, body.filters, config.surface(body.surface).filters, warnings),
+        restriction=service.restriction(snapshot, body.filters, config.by_surface[body.surface].filters, warnings),
     )
 
 

@@ -86,6 +86,7 @@ class Exposures:
         self,
         scope: Scope,
         picks: Sequence[Pick],
+        sources: Sequence[str],
         provenance: Mapping[str, Any],
         surface: str,
         user_id: ExternalId | None = None,
@@ -105,8 +106,8 @@ class Exposures:
                 "list_version": provenance["list_version"],
                 "rescored_by": provenance.get("rescored_by"),
                 "config_id": provenance.get("config_id"),
-                "item_keys": [pick[0] for pick in picks],
-                "sources": [pick[2][0] for pick in picks],
+                "item_keys": [pick.item_key for pick in picks],
+                "sources": sources,
                 "duration_ms": provenance["time_ms"],
                 "degraded": provenance["degraded"],
             }

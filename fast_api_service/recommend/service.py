@@ -12,12 +12,15 @@ from starlette.types import Scope
 from fast_api_service.errors import ApiError
 from fast_api_service.recommend.repository import UserRow
 from fast_api_service.runtime.in_service import InService
+from fast_api_service.runtime.model_loader import FACTORS
 from fast_api_service.runtime.state import State
-from recsys.serving import core, filters, sources
+from recsys.serving import blend, core, filters, sources
+from recsys.serving.config import Surface
 from recsys.serving.core import Pick
 from recsys.serving.eligibility import Restriction
 from recsys.serving.filters import Filters
 from recsys.serving.ids import ExternalId, to_external
+from recsys.serving.recent import History
 from recsys.serving.snapshot import NOBODY, Snapshot, UserState
 
 # parts that may be missing; FOLD_IN: the item factors behind the lists, so that nobody new is folded in, and diversity
@@ -72,7 +75,20 @@ def category_key(snapshot: Snapshot, category_id: ExternalId | None) -> int | No
 
 def user_state(snapshot: Snapshot, row: UserRow | None) -> UserState:
     """Of who asks, what the cascade works with; None: nothing could be read."""
-    return NOBODY if row is None else UserState.stored(snapshot, row.user_key, row.recent)
+    if row is None:
+        return NOBODY
+    if row.user_key is None:
+        return UserState(recent=row.recent)
+    lists = (snapshot.lists.get(kind) for kind in ("ranked", "personal", "history"))
+    ranked, personal, done = (None if of is None else of.get(row.user_key) for of in lists)
+    history = None if done is None else History(*done, snapshot.publication.lists["history"].sources)
+    return UserState(ranked, personal, row.recent, history=history)
+
+
+def lacks_factors(now: InService, user: UserState, surface: Surface) -> bool:
+    """Whether an answer to this user would differ with the item factors of the publication's ALS, which are away."""
+    is_away = now.snapshot.factors is None and now.snapshot.publication.models.get(FACTORS)
+    return bool(is_away) and blend.uses_factors(user, now.config, surface)
 
 
 def restriction(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fast_api_service.runtime.model_loader import FACTORS, MODEL, LoadedModel
-from recsys.serving import blend
-from recsys.serving.config import ServingConfig, Surface
-from recsys.serving.snapshot import Snapshot, UserState
+from fast_api_service.runtime.model_loader import MODEL, LoadedModel
+from recsys.serving.config import ServingConfig
+from recsys.serving.snapshot import Snapshot
 
 
 class InService(NamedTuple):
@@ -23,10 +22,3 @@ class InService(NamedTuple):
     def is_own_model(self) -> bool:
         """Whether the model is the publication's own; the previous one is kept until that is loaded."""
         return self.model is not None and self.model.artifact == self.snapshot.publication.models.get(MODEL)
-
-    def lacks_factors(self, user: UserState, surface: Surface) -> bool:
-        """Whether a response to this user would differ with the item factors of the publication's ALS, not loaded."""
-        snapshot = self.snapshot
-        if snapshot.factors is not None or not snapshot.publication.models.get(FACTORS):
-            return False
-        return blend.uses_factors(user, self.config, surface)

@@ -51,12 +51,12 @@ def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface:
 
 def uses_factors(user: UserState, config: ServingConfig, surface: Surface) -> bool:
     """Whether item factors may change what this user is shown: they are folded in, or the surface is to be diverse."""
-    configured = config.surface(surface)
+    configured = config.by_surface[surface]
     if configured.diversity:
         return True
     if user.ranked is not None or user.personal is not None or "lists" not in configured.sources:
         return False
-    enough = len({event.item_key for event in user.followed}) >= LEAST_ITEMS
+    enough = len({event.item_key for event in recent.followed(user.recent, user.seq)}) >= LEAST_ITEMS
     return enough and _may_fold_in(config, configured)
 
 
@@ -68,7 +68,7 @@ def _may_fold_in(config: ServingConfig, surface: SurfaceConfig) -> bool:
 
 def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> Called | None:
     index = snapshot.neighbours.get(I2I)
-    followed = user.followed
+    followed = recent.followed(user.recent, user.seq)
     if index is None or not followed or not config.use_latest_events:
         return None
     meaning = snapshot.meaning.under(config)
@@ -78,7 +78,7 @@ def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig
 def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig) -> int:
     """How many of the latest events an answer takes into account: by neighbours, by a list made of them, or by the
     model. What was bought is hidden in any case."""
-    surface = config.surface(query.surface)
+    surface = config.by_surface[query.surface]
     if not config.use_latest_events or "lists" not in surface.sources:
         return 0
     has_list = user.ranked is not None or user.personal is not None
@@ -86,7 +86,7 @@ def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingC
     is_ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
     calls = not is_ignored and snapshot.neighbours.get(I2I) is not None
     n = N_FOLLOWED if user.score is not None or is_folded_in else recent.N_SEEDS if calls else 0
-    return recent.n_counted(user.followed, snapshot.meaning.under(config), n)
+    return recent.n_counted(recent.followed(user.recent, user.seq), snapshot.meaning.under(config), n)
 
 
 class _ByTurns:

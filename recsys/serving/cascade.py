@@ -40,7 +40,7 @@ def recommend(snapshot: Snapshot, user: UserState, query: Query, config: Serving
     """`min(top_k, possible)` distinct items, none of which is unavailable, excluded, bought, in the context, outside
     of the category or of the candidates, filtered out, or beyond the quota of its category; possible is what these
     leave. Fewer only where the surface is configured without `available`."""
-    surface = config.surface(query.surface)
+    surface = config.by_surface[query.surface]
     restriction = _restriction(snapshot, query, surface)
     unwanted = {
         *query.excluded,
@@ -84,7 +84,7 @@ def fill(
 
 def tier(picks: Sequence[Pick]) -> str:
     """The source that answered: that of the first item."""
-    return picks[0].source if picks else NOTHING
+    return picks[0].attribution.source if picks else NOTHING
 
 
 def _restriction(snapshot: Snapshot, query: Query, surface: SurfaceConfig) -> Restriction:
@@ -119,7 +119,7 @@ def _columns(
     snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig, newest: Callable[[], Iterable[int]]
 ) -> Iterator[Column]:
     """All sources of the surface, one after the other; each is computed only when the former did not suffice."""
-    surface = config.surface(query.surface)
+    surface = config.by_surface[query.surface]
     for name in surface.sources:
         if name == "context":
             yield from of_context(snapshot, query.context_keys)

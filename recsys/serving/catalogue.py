@@ -32,9 +32,9 @@ class ItemDictionary:
         self.numbers = numbers or ItemNumbers()
         self.n_available = 0  # how many items may be recommended
         self.unreadable: set[int] = set()  # keys of items with invalid ids, which are left out
-        self._id_by_key: list[ExternalId | None] = []
+        self.id_by_key: list[ExternalId | None] = []  # None where there is no such item
         self._key_by_id: dict[ExternalId, int] = {}
-        self._available = bytearray()
+        self.availability = bytearray()  # by key, 1 where the item is known and may be recommended
         self._category_by_key = array("i")
 
     def add(
@@ -57,19 +57,19 @@ class ItemDictionary:
             self.unreadable.add(item_key)
             raise
         self.unreadable.discard(item_key)
-        missing = item_key + 1 - len(self._id_by_key)
+        missing = item_key + 1 - len(self.id_by_key)
         if missing > 0:
-            self._id_by_key.extend([None] * missing)
-            self._available.extend(bytes(missing))
+            self.id_by_key.extend([None] * missing)
+            self.availability.extend(bytes(missing))
             self._category_by_key.extend([NO_CATEGORY] * missing)
             self.numbers.extend(missing)
-        if self._id_by_key[item_key] != external:
+        if self.id_by_key[item_key] != external:
             self.remove(item_key)
             self.remove(self._key_by_id.get(external, -1))
-            self._id_by_key[item_key] = external
+            self.id_by_key[item_key] = external
         self._key_by_id[external] = item_key
-        self.n_available += available - self._available[item_key]
-        self._available[item_key] = available
+        self.n_available += available - self.availability[item_key]
+        self.availability[item_key] = available
         self._category_by_key[item_key] = NO_CATEGORY if category_key is None else category_key
         self.numbers.put(item_key, numbers)
 
@@ -79,9 +79,9 @@ class ItemDictionary:
         external = self.id_or_none(item_key)
         if external is not None:
             del self._key_by_id[external]
-            self._id_by_key[item_key] = None
-            self.n_available -= self._available[item_key]
-            self._available[item_key] = False
+            self.id_by_key[item_key] = None
+            self.n_available -= self.availability[item_key]
+            self.availability[item_key] = False
 
     def __len__(self) -> int:
         return len(self._key_by_id)
@@ -100,28 +100,18 @@ class ItemDictionary:
 
     def id(self, item_key: int) -> ExternalId:
         """Id of a known key; KeyError for an unknown one. A key may become unknown during any `await`."""
-        external = self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
+        external = self.id_by_key[item_key] if 0 <= item_key < len(self.id_by_key) else None
         if external is None:
             raise KeyError(item_key)
         return external
 
-    @property
-    def id_by_key(self) -> list[ExternalId | None]:
-        """Ids by key, None where there is no such item; it grows and changes in place."""
-        return self._id_by_key
-
     def id_or_none(self, item_key: int) -> ExternalId | None:
         """Id of a key, None for an unknown or removed item."""
-        return self._id_by_key[item_key] if 0 <= item_key < len(self._id_by_key) else None
-
-    @property
-    def availability(self) -> bytearray:
-        """By key, 1 where the item is known and may be recommended; it grows, so it is asked for anew each time."""
-        return self._available
+        return self.id_by_key[item_key] if 0 <= item_key < len(self.id_by_key) else None
 
     def is_available(self, item_key: int) -> bool:
         """Whether the item is known and may be recommended."""
-        return 0 <= item_key < len(self._available) and bool(self._available[item_key])
+        return 0 <= item_key < len(self.availability) and bool(self.availability[item_key])
 
     def category(self, item_key: int) -> int:
         """Category key of a known item, NO_CATEGORY where it has none."""
@@ -129,19 +119,21 @@ class ItemDictionary:
 
     def available_in(self, category_keys: Set[int]) -> list[int]:
         """Keys of the available items of these categories, ascending; a millisecond for 200,000 items."""
-        n = len(self._available)
-        available = np.frombuffer(self._available, dtype=np.uint8, count=n) > 0  # copies: a view would lock the buffer
+        n = len(self.availability)
+        available = (
+            np.frombuffer(self.availability, dtype=np.uint8, count=n) > 0
+        )  # copies: a view would lock the buffer
         fitting = np.isin(np.frombuffer(self._category_by_key, dtype=np.int32, count=n), list(category_keys))
         keys: list[int] = np.flatnonzero(available & fitting).tolist()
         return keys
 
     def newest_available(self) -> Iterator[int]:
         """Keys of available items, newest first."""
-        return (key for key in range(len(self._available) - 1, -1, -1) if self._available[key])
+        return (key for key in range(len(self.availability) - 1, -1, -1) if self.availability[key])
 
     def available_by_key(self) -> NDArray[np.bool_]:
         """A mask by key of the items that may be recommended (a copy)."""
-        return np.array(self._available, dtype=bool)
+        return np.array(self.availability, dtype=bool)
 
     def categories_of(self, item_keys: Any) -> NDArray[np.int32]:
         """Category keys of known items, given as an array or a slice (a copy); NO_CATEGORY where there is none."""

@@ -5,7 +5,8 @@ The defaults are in force until a version is stored; titles and descriptions are
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import cached_property
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
@@ -104,9 +105,10 @@ class ServingConfig(_Part):
         " request. off: neighbours of the items only",
     )
 
-    def surface(self, name: Surface) -> SurfaceConfig:
-        """The configuration of a surface, or the default."""
-        return self.surfaces.get(name, DEFAULT_SURFACE)
+    @cached_property
+    def by_surface(self) -> dict[Surface, SurfaceConfig]:
+        """The configuration of each surface, or the default."""
+        return {name: self.surfaces.get(name, DEFAULT_SURFACE) for name in get_args(Surface)}
 
 
 DEFAULT_SURFACE = SurfaceConfig()

@@ -106,6 +106,13 @@ class EventMeaning:
         return replace(self, weights=config.event_weights)
 
 
+def followed(events: Sequence[Recent], seq: Sequence[Recent] | None) -> Sequence[Recent]:
+    """The events that call their neighbours: the latest ones, or `seq` in their place."""
+    if seq is not None:
+        return seq
+    return events if len(events) <= N_FOLLOWED else events[:N_FOLLOWED]
+
+
 def merged(*histories: Iterable[Recent]) -> list[Recent]:
     """The distinct events of several histories (a user's and the session's), newest first."""
     return sorted(

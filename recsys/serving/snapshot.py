@@ -18,7 +18,7 @@ from recsys.serving.fold_in import FoldIn
 from recsys.serving.ids import JsonType
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.neighbours import NeighbourIndex
-from recsys.serving.recent import N_FOLLOWED, EventMeaning, History, Recent
+from recsys.serving.recent import EventMeaning, History, Recent
 
 ALL_ITEMS = 0  # owner of the default list over all categories
 
@@ -132,24 +132,6 @@ class UserState(NamedTuple):
     seq: Sequence[Recent] | None = None  # what is followed in their place; what was bought is still told by `recent`
     history: History | None = None  # what was done before the lists were made; it is not followed
     score: Score | None = None  # of items for this user, by the model; None where there is none
-
-    @classmethod
-    def stored(cls, snapshot: Snapshot, user_key: int | None, recent: Sequence[Recent]) -> UserState:
-        """What the lists in service hold for a user, None for somebody whom the catalogue does not know."""
-        if user_key is None:
-            return cls(recent=recent)
-        history, done = None, snapshot.list_of("history", user_key)
-        if done is not None:
-            history = History(*done, snapshot.publication.lists["history"].sources)
-        ranked, personal = snapshot.list_of("ranked", user_key), snapshot.list_of("personal", user_key)
-        return cls(ranked, personal, recent, history=history)
-
-    @property
-    def followed(self) -> Sequence[Recent]:
-        """The events that call their neighbours."""
-        if self.seq is not None:
-            return self.seq
-        return self.recent if len(self.recent) <= N_FOLLOWED else self.recent[:N_FOLLOWED]
 
 
 NOBODY: Final = UserState()

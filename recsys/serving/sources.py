@@ -62,7 +62,7 @@ class FoldedIn(Listed):
 
     def __init__(self, snapshot: Snapshot, fold_in: FoldIn, user: UserState, config: ServingConfig) -> None:
         meaning = snapshot.meaning.under(config)
-        weights = recent.seeds(user.followed, meaning, 24 * fold_in.half_life_days, N_FOLLOWED)
+        weights = recent.seeds(recent.followed(user.recent, user.seq), meaning, 24 * fold_in.half_life_days, N_FOLLOWED)
         keys, scores = fold_in.recommend(weights, snapshot.items.available_by_key)
         self.stored = StoredList.of(keys, scores, [0] * len(keys))
         self.attributions = (attribution(FOLD_IN, "als"),)

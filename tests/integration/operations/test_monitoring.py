@@ -20,8 +20,8 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from fast_api_service.metrics import DEGRADED_PARTS
 from fast_api_service.settings import ApiSettings
+from fast_api_service.traffic import DEGRADED_PARTS
 from recsys.artifacts import ArtifactStore
 from recsys.events.connections import Connections
 from recsys.serving import update

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fast_api_service.metrics import LISTING_ROUTES, Metrics
+from fast_api_service.metrics import Metrics
+from fast_api_service.traffic import LISTING_ROUTES
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.snapshot import ListVersion, Publication, Snapshot
 
@@ -45,8 +46,8 @@ def test_every_degraded_answer_is_an_answer() -> None:
     """The share of degraded answers is at most 1, whichever routes are asked."""
     metrics = Metrics()
     for _ in range(3):
-        metrics.count_prediction(["users", "recent_events"])
-    metrics.count_prediction([])
+        metrics.traffic.count_prediction(["users", "recent_events"])
+    metrics.traffic.count_prediction([])
     assert value(metrics, "recsys_degraded_answers_total", part="users") == 3.0
     assert value(metrics, "recsys_answers_total", surface="predict", tier="model") == 4.0
 
