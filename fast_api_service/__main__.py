@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from fast_api_service.middleware.protocol import OneWriteProtocol
 from fast_api_service.settings import ApiSettings
 from recsys import log, settings
 from recsys.errors import InputError, RecsysError
+from recsys.serving import core
 
 
 def database_url() -> str:
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except RecsysError as error:
         sys.exit(f"the service cannot start: {error}")
+    logging.getLogger(__name__).info("serving core: %s", "compiled" if core.IS_COMPILED else "Python, no compiled one")
     options: dict[str, Any] = {
         "host": api.host, "port": api.port, "access_log": False, "log_config": None, "server_header": False,
         "proxy_headers": False, "http": partial(OneWriteProtocol, patience_s=api.request_timeout_s),
