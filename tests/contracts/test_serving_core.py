@@ -108,14 +108,14 @@ def test_bought_is_what_was_bought_since_then(of: ModuleType) -> None:
 @both
 def test_the_first_that_may_be_shown(of: ModuleType) -> None:
     unwanted, available = {3}, bytearray([0, 1, 1, 1, 0, 1])
-    asked: list[int] = []
+    queried: list[int] = []
 
     def fits(key: int) -> bool:
-        asked.append(key)
+        queried.append(key)
         return key != 2
 
     assert of.first([9, -1, 0, 1, 1, 2, 3, 5], 9, unwanted, available, fits) == ([3, 7], [1, 5])
-    assert asked == [1, 2, 5]
+    assert queried == [1, 2, 5]
     assert unwanted == {3, 1, 5}
     assert of.first(iter([1, 2, 5, 3]), 1, unwanted, available, None) == ([1], [2])
     assert of.first([99, -7], 9, set(), None, None) == ([0, 1], [99, -7])
