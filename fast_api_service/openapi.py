@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.routing import BaseRoute
 
 from fast_api_service import openapi_examples
 from fast_api_service.auth.keys import page_headers
-from fast_api_service.auth.scopes import OPEN, in_words, needed_scopes
+from fast_api_service.auth.scopes import by_operation, in_words, needs_no_key
 from fast_api_service.errors import documented
 from fast_api_service.runtime.state import State
 from recsys.api_key import EVENTS, RECOMMEND
@@ -37,7 +39,7 @@ def install(app: FastAPI, state: State) -> None:
     """Serve /docs and /openapi.json; the document follows the types of ids in service."""
     documents = _Documents(app, state)
     app.openapi = documents.whole  # type: ignore[method-assign]
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    app.mount("/static", needs_no_key(StaticFiles(directory=_STATIC)), name="static")
 
     made = get_swagger_ui_html(
         openapi_url="/openapi.json",
@@ -54,10 +56,12 @@ def install(app: FastAPI, state: State) -> None:
     headers = page_headers(page)
 
     @app.get("/openapi.json", include_in_schema=False)
+    @needs_no_key
     async def openapi() -> Response:
         return Response(await documents.text(), media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
+    @needs_no_key
     async def docs() -> HTMLResponse:
         return HTMLResponse(page, headers=headers)
 
@@ -98,7 +102,7 @@ class _Documents:
             separate_input_output_schemas=False,
         )
         _name_id_types(document, types)
-        _tell_of_keys(document, needs_keys=needs_keys)
+        _tell_of_keys(document, self._app.routes, needs_keys=needs_keys)
         openapi_examples.fill(document, types)
         for operations in document["paths"].values():
             for operation in operations.values():
@@ -106,14 +110,15 @@ class _Documents:
         return document
 
 
-def _tell_of_keys(document: dict[str, Any], *, needs_keys: bool) -> None:
+def _tell_of_keys(document: dict[str, Any], routes: Iterable[BaseRoute], *, needs_keys: bool) -> None:
     """Say of each operation which scope it needs, and how it refuses; it asks for a key where this service does."""
     schemes = document["components"].setdefault("securitySchemes", {})
     schemes["key"] = {"type": "http", "scheme": "bearer", "description": "A key made by `recsys keys create`"}
+    needed = by_operation(routes)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            scopes = needed_scopes(method.upper(), path)
-            if scopes == OPEN or scopes is None:
+            scopes = needed[method.upper(), path]
+            if not scopes:
                 continue
             operation["responses"] = _refusals() | operation["responses"]
             other = EVENTS if RECOMMEND in scopes else RECOMMEND

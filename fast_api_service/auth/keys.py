@@ -10,11 +10,11 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from fast_api_service.auth.scopes import OPEN, in_words, needed_scopes
@@ -88,26 +88,26 @@ class Keyring:
         else:
             log.error("%s; API_HOST=%s is not a loopback address", _NO_KEYS, self._settings.host)
 
-    def refusal(
-        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], routes: Iterable[BaseRoute] = ()
-    ) -> Response | str:
+    def refusal(self, scope: Scope, route_of: Callable[[Scope], BaseRoute | None]) -> Response | str:
         """The error response; or, where the request is allowed, the id of its key, empty if it needs none. Uses up the
         key's rate limit.
 
-        401 without a valid key, 403 where it lacks a scope or the route has no rule, 429 over the rate limit; 503 for
+        401 without a valid key, 403 where it lacks a scope or the route declares none, 429 over the rate limit; 503 for
         all but /health while there are no keys to check; and where no key is needed, 403 for pages of other origins.
+        With a valid key, what no route answers is allowed, to get its 404.
         """
         if not self.needed:
-            return self._refusal_to_pages(method, path, headers)
-        if path == "/health":
+            return self._refusal_to_pages(scope["method"], scope["path"], scope["headers"])
+        if scope["path"] == "/health":
             return ""
         if not self._rows:
             text = _NOT_READ if self._rows is None else _NO_KEYS
             return error_response(503, "not_ready", text, {"Retry-After": "2"})
-        scopes = needed_scopes(method, path)
+        route = route_of(scope)
+        scopes = needed_scopes(route)
         if scopes == OPEN:
             return ""
-        presented = _presented(headers)
+        presented = _presented(scope["headers"])
         if presented is None:
             return self._unauthorized("missing", "this needs an API key: send `Authorization: Bearer <key>`")
         key = self._verified(presented)
@@ -120,12 +120,14 @@ class Keyring:
             self._metrics.shed.labels("rate_limit").inc()
             text = f"key {key.key_id} may make {key.rate_per_s:g} requests per second; wait for Retry-After seconds"
             return error_response(429, "rate_limited", text, {"Retry-After": str(math.ceil(wait_s))})
+        if route is None:
+            return key.key_id
         if scopes is None:
-            return self._without_rule(method, path, routes) or key.key_id
+            return self._forbidden("no rule allows this route")
         if missing := scopes - key.scopes:
-            self._metrics.auth_failures.labels("scope").inc()
-            text = f"key {key.key_id} lacks the {in_words(missing)}; it has {', '.join(sorted(key.scopes))}"
-            return error_response(403, "forbidden", text)
+            return self._forbidden(
+                f"key {key.key_id} lacks the {in_words(missing)}; it has {', '.join(sorted(key.scopes))}"
+            )
         return key.key_id
 
     def _refusal_to_pages(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Response | str:
@@ -135,13 +137,9 @@ class Keyring:
         self._metrics.auth_failures.labels("page").inc()
         return error_response(403, "forbidden", problem)
 
-    def _without_rule(self, method: str, path: str, routes: Iterable[BaseRoute]) -> Response | None:
-        """403 where a route matches; other requests get their 404 or 405 from the router."""
-        scope = {"type": "http", "method": method, "path": path}
-        if all(route.matches(scope)[0] != Match.FULL for route in routes):
-            return None
+    def _forbidden(self, text: str) -> Response:
         self._metrics.auth_failures.labels("scope").inc()
-        return error_response(403, "forbidden", "no rule allows this route")
+        return error_response(403, "forbidden", text)
 
     def _verified(self, text: str) -> _Key | None:
         """The key of this text. The comparison takes constant time, also for unknown ids."""

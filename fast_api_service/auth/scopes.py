@@ -1,56 +1,47 @@
-"""The scopes that a request needs, as one table of routes."""
+"""The scopes that a key needs, which each route declares beside itself."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
-from recsys.api_key import ADMIN, CATALOGUE, EVENTS, METRICS, RECOMMEND, USERS
+from starlette.routing import BaseRoute, Mount, Route
 
+_Answering = TypeVar("_Answering")  # an endpoint, or an application that is mounted
+_ATTRIBUTE: Final = "needed_scopes"
 OPEN: Final[frozenset[str]] = frozenset()  # needs no key
-_Needed = frozenset[str]  # all of them
 
 
-def _scopes(*names: str) -> _Needed:
-    return frozenset(names)
+def needs(scope: str, *others: str) -> Callable[[_Answering], _Answering]:
+    """Declares of an endpoint the scopes that a key must have, all of them."""
+
+    def declare(answering: _Answering) -> _Answering:
+        setattr(answering, _ATTRIBUTE, frozenset({scope, *others}))
+        return answering
+
+    return declare
 
 
-# Required scopes by method and path (that path, or anything below it). The first matching row decides; a route without
-# one is refused.
-RULES: Final[tuple[tuple[str, str, _Needed], ...]] = (
-    ("*", "/health", OPEN),
-    ("*", "/ready", OPEN),
-    ("*", "/docs", OPEN),
-    ("*", "/openapi.json", OPEN),
-    ("*", "/static", OPEN),
-    ("GET", "/dashboard/data", _scopes(METRICS)),
-    ("GET", "/dashboard", OPEN),  # the page and its files have no data; it asks for a key to get them
-    ("POST", "/recommend", _scopes(RECOMMEND)),
-    ("GET", "/similar", _scopes(RECOMMEND)),
-    ("POST", "/predict", _scopes(RECOMMEND)),
-    ("POST", "/online/data/add", _scopes(EVENTS)),
-    ("GET", "/online/events", _scopes(USERS)),
-    ("GET", "/online", _scopes(METRICS)),
-    ("*", "/online", _scopes(ADMIN)),
-    ("*", "/items", _scopes(CATALOGUE)),
-    ("*", "/categories", _scopes(CATALOGUE)),
-    ("*", "/users", _scopes(USERS)),
-    ("*", "/store_object", _scopes(CATALOGUE, USERS)),
-    ("*", "/store_objects", _scopes(CATALOGUE, USERS)),
-    ("GET", "/metrics", _scopes(METRICS)),
-    ("GET", "/model/info", _scopes(METRICS)),
-    ("*", "/model/export", _scopes(ADMIN)),
-    ("GET", "/config", _scopes(METRICS)),
-    ("*", "/config", _scopes(ADMIN)),
-)
+def needs_no_key(answering: _Answering) -> _Answering:
+    """Declares of an endpoint, or of what is mounted, that it is for anybody."""
+    setattr(answering, _ATTRIBUTE, OPEN)
+    return answering
 
 
-def needed_scopes(method: str, path: str) -> frozenset[str] | None:
-    """The scopes that a key needs for this request, empty where it needs no key; None without a rule."""
-    method = "GET" if method == "HEAD" else method
-    for rule_method, start, scopes in RULES:
-        if path.startswith(start) and rule_method in (method, "*") and path[len(start) : len(start) + 1] in ("", "/"):
-            return scopes
-    return None
+def needed_scopes(route: BaseRoute | None) -> frozenset[str] | None:
+    """What a route declares, empty where it needs no key; None where it declares nothing, and for no route."""
+    answering = route.app if isinstance(route, Mount) else getattr(route, "endpoint", None)
+    return getattr(answering, _ATTRIBUTE, None)
+
+
+def by_operation(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], frozenset[str] | None]:
+    """The scopes of each route by method and path; what is mounted is there as GET."""
+    return {
+        (method, route.path_format if isinstance(route, Route) else route.path): needed_scopes(route)
+        for route in routes
+        if isinstance(route, Route | Mount)
+        for method in getattr(route, "methods", None) or ("GET",)
+    }
 
 
 def in_words(scopes: frozenset[str]) -> str:

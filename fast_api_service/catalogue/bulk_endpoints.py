@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import Response
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.catalogue import bulk_repository, erasure
 from fast_api_service.catalogue.repository import Entity
 from fast_api_service.catalogue.schemas import (
@@ -26,6 +27,7 @@ from fast_api_service.catalogue.schemas import (
 from fast_api_service.errors import documented
 from fast_api_service.runtime.state import State
 from fast_api_service.schemas import TextId
+from recsys.api_key import CATALOGUE, USERS
 from recsys.serving.ids import ExternalId
 
 router = APIRouter(tags=["catalogue"])
@@ -43,6 +45,7 @@ def _ids(field: str) -> dict[str, Any]:
 
 
 @router.get("/items", responses=documented(422, 503), summary="List items, page by page", operation_id="list_items")
+@needs(CATALOGUE)
 async def items(request: Request, after: After = None, limit: Limit = 100) -> ItemPage:
     """In the order in which they came into the catalogue."""
     found = await bulk_repository.page(request.app.state.service.lookups, "item", after, limit)
@@ -50,6 +53,7 @@ async def items(request: Request, after: After = None, limit: Limit = 100) -> It
 
 
 @router.get("/users", responses=documented(422, 503), summary="List users, page by page", operation_id="list_users")
+@needs(USERS)
 async def users(request: Request, after: After = None, limit: Limit = 100) -> UserPage:
     """In the order in which they came into the catalogue."""
     state: State = request.app.state.service
@@ -64,6 +68,7 @@ async def users(request: Request, after: After = None, limit: Limit = 100) -> Us
     summary="List categories, page by page",
     operation_id="list_categories",
 )
+@needs(CATALOGUE)
 async def categories(request: Request, after: After = None, limit: Limit = 100) -> CategoryPage:
     """In the order in which they came into the catalogue."""
     found = await bulk_repository.page(request.app.state.service.lookups, "category", after, limit)
@@ -71,6 +76,7 @@ async def categories(request: Request, after: After = None, limit: Limit = 100) 
 
 
 @router.delete("/items", responses=_DELETED, summary="Delete items", operation_id="delete_items")
+@needs(CATALOGUE)
 async def delete_items(
     request: Request, body: Annotated[ItemIds, Body(openapi_examples=_ids("item_ids"))]
 ) -> DeletedMany:
@@ -79,6 +85,7 @@ async def delete_items(
 
 
 @router.delete("/categories", responses=_DELETED, summary="Delete categories", operation_id="delete_categories")
+@needs(CATALOGUE)
 async def delete_categories(
     request: Request, body: Annotated[CategoryIds, Body(openapi_examples=_ids("category_ids"))]
 ) -> DeletedMany:
@@ -88,6 +95,7 @@ async def delete_categories(
 
 
 @router.delete("/users", responses=documented(413, 422, 503), summary="Erase users", operation_id="delete_users")
+@needs(USERS)
 async def delete_users(request: Request, body: Annotated[UserIds, Body(openapi_examples=_ids("user_ids"))]) -> Receipts:
     """Up to 100 users, one after the other, each as by `DELETE /users/{user_id}`. With 503, those before the one that
     failed are erased; asking again for all is safe."""

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Depends, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.catalogue import erasure
 from fast_api_service.catalogue.repository import CatalogueStore, Change, Entity, Outcome
 from fast_api_service.catalogue.schemas import (
@@ -38,6 +39,7 @@ from fast_api_service.catalogue.schemas import (
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.runtime.state import State
 from fast_api_service.schemas import CategoryId, ItemId, UserId
+from recsys.api_key import CATALOGUE, USERS
 
 router = APIRouter(tags=["catalogue"])
 
@@ -71,6 +73,7 @@ CategoryPath = Annotated[CategoryId, Path()]
 
 
 @router.put("/items", responses=_IN_BULK, summary="Store items", operation_id="put_items")
+@needs(CATALOGUE)
 async def put_items(
     request: Request,
     store: Store,
@@ -88,6 +91,7 @@ async def put_items(
 @router.put(
     "/items/{item_id:id}", responses=documented(413, 422, 503), summary="Store an item", operation_id="put_item"
 )
+@needs(CATALOGUE)
 async def put_item(
     request: Request,
     store: Store,
@@ -100,6 +104,7 @@ async def put_item(
 
 
 @router.get("/items/{item_id:id}", responses=documented(404, 422, 503), summary="Get an item", operation_id="get_item")
+@needs(CATALOGUE)
 async def get_item(store: Store, item_id: ItemPath) -> ItemOut:
     """What is known of an item."""
     return ItemOut.model_validate(_known("item", item_id, await store.item(item_id)))
@@ -108,6 +113,7 @@ async def get_item(store: Store, item_id: ItemPath) -> ItemOut:
 @router.delete(
     "/items/{item_id:id}", responses=documented(422, 503), summary="Delete an item", operation_id="delete_item"
 )
+@needs(CATALOGUE)
 async def delete_item(request: Request, store: Store, item_id: ItemPath) -> Deleted:
     """For ever: the item is recommended to nobody, and its id is not used again. To take it away for a while, store
     `available: false`."""
@@ -118,6 +124,7 @@ async def delete_item(request: Request, store: Store, item_id: ItemPath) -> Dele
 
 
 @router.put("/users", responses=_IN_BULK, summary="Store users", operation_id="put_users")
+@needs(USERS)
 async def put_users(
     request: Request,
     store: Store,
@@ -128,6 +135,7 @@ async def put_users(
 
 
 @router.put("/users/{user_id:id}", responses=documented(413, 422, 503), summary="Store a user", operation_id="put_user")
+@needs(USERS)
 async def put_user(
     request: Request,
     store: Store,
@@ -139,6 +147,7 @@ async def put_user(
 
 
 @router.get("/users/{user_id:id}", responses=documented(404, 422, 503), summary="Get a user", operation_id="get_user")
+@needs(USERS)
 async def get_user(store: Store, user_id: UserPath) -> UserOut:
     """What the catalogue knows of a user."""
     return UserOut.model_validate(_known("user", user_id, await store.user(user_id)))
@@ -147,6 +156,7 @@ async def get_user(store: Store, user_id: UserPath) -> UserOut:
 @router.delete(
     "/users/{user_id:id}", responses=documented(422, 503), summary="Erase a user", operation_id="delete_user"
 )
+@needs(USERS)
 async def delete_user(request: Request, user_id: UserPath) -> Receipt:
     """Everywhere in Postgres, for ever, known or not; the receipt says how many rows went from where.
 
@@ -161,6 +171,7 @@ async def delete_user(request: Request, user_id: UserPath) -> Receipt:
 
 
 @router.put("/categories", responses=_IN_BULK, summary="Store categories", operation_id="put_categories")
+@needs(CATALOGUE)
 async def put_categories(
     request: Request,
     store: Store,
@@ -179,6 +190,7 @@ async def put_categories(
     summary="Store a category",
     operation_id="put_category",
 )
+@needs(CATALOGUE)
 async def put_category(
     request: Request,
     store: Store,
@@ -195,6 +207,7 @@ async def put_category(
     summary="Get a category",
     operation_id="get_category",
 )
+@needs(CATALOGUE)
 async def get_category(store: Store, category_id: CategoryPath) -> CategoryOut:
     """A category and its parent."""
     return CategoryOut.model_validate(_known("category", category_id, await store.category(category_id)))
@@ -206,6 +219,7 @@ async def get_category(store: Store, category_id: CategoryPath) -> CategoryOut:
     summary="Delete a category",
     operation_id="delete_category",
 )
+@needs(CATALOGUE)
 async def delete_category(request: Request, store: Store, category_id: CategoryPath) -> Deleted:
     """For ever, when no item and no category is in it (else 409); its id is not used again."""
     return _deleted(request, "category", *await store.delete("category", category_id))
@@ -217,6 +231,7 @@ async def delete_category(request: Request, store: Store, category_id: CategoryP
 @router.post(
     "/store_object", responses=documented(413, 422, 503), summary="Store an object", operation_id="store_object"
 )
+@needs(CATALOGUE, USERS)
 async def store_object(
     request: Request,
     store: Store,
@@ -229,6 +244,7 @@ async def store_object(
 
 
 @router.post("/store_objects", responses=_IN_BULK, summary="Store objects", operation_id="store_objects")
+@needs(CATALOGUE, USERS)
 async def store_objects(
     request: Request,
     store: Store,

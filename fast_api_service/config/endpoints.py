@@ -9,12 +9,14 @@ import orjson
 from fastapi import APIRouter, Body, Path, Query, Request
 
 from fast_api_service.auth.keys import caller
+from fast_api_service.auth.scopes import needs
 from fast_api_service.config import repository
 from fast_api_service.config.repository import COLUMNS, version_of
 from fast_api_service.config.schemas import ConfigHistory, ConfigInForce, ConfigVersion, NewConfig
 from fast_api_service.config.warnings import warnings_of
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.runtime.state import State
+from recsys.api_key import ADMIN, METRICS
 from recsys.serving.config import DEFAULT, ServingConfig
 
 router = APIRouter(tags=["operations"])
@@ -47,6 +49,7 @@ _EXAMPLES: dict[str, Any] = {
 
 
 @router.get("/config", responses=documented(503), summary="Get the configuration in force", operation_id="config")
+@needs(METRICS)
 async def read(request: Request) -> ConfigInForce:
     """The newest version that can be read, and the newer ones that cannot; version 0 are the defaults, which hold until
     another one is put."""
@@ -58,6 +61,7 @@ async def read(request: Request) -> ConfigInForce:
 @router.get(
     "/config/history", responses=documented(422, 503), summary="List earlier versions", operation_id="config_history"
 )
+@needs(METRICS)
 async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> ConfigHistory:
     """The newest first."""
     return ConfigHistory(versions=[version_of(row) for row in await _fetch(request, _HISTORY_SQL, limit)])
@@ -69,6 +73,7 @@ async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] =
     summary="Add a configuration version",
     operation_id="put_config",
 )
+@needs(ADMIN)
 async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples=_EXAMPLES)]) -> ConfigVersion:
     """Adds a version, which every worker follows within five seconds. With `replaces`, only if that one is in force:
     409 where somebody else was faster. `warnings` names rules that leave a surface empty and names that nothing has."""
@@ -81,6 +86,7 @@ async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples
     summary="Revert to an earlier version",
     operation_id="revert_config",
 )
+@needs(ADMIN)
 async def revert(request: Request, config_id: Annotated[int, Path(ge=0, le=2**53)]) -> ConfigVersion:
     """Adds a version with the content of a former one; 0 are the defaults. Nothing of the history is lost."""
     if config_id == 0:

@@ -15,11 +15,13 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from fast_api_service.auth.keys import page_headers
+from fast_api_service.auth.scopes import needs, needs_no_key
 from fast_api_service.dashboard import queries
 from fast_api_service.dashboard.schemas import MAX_DAYS, DashboardData, Day, InService
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.postgres.away import AWAY, NO_TABLES
 from fast_api_service.runtime.state import State
+from recsys.api_key import METRICS
 from recsys.errors import InputError
 from recsys.serving.recent import EventMeaning
 
@@ -34,9 +36,10 @@ def install(app: FastAPI) -> None:
     """Serve the page and its files."""
     page = (_STATIC / "dashboard.html").read_text(encoding="utf-8")
     headers = page_headers(page)
-    app.mount("/dashboard/static", StaticFiles(directory=_STATIC), name="dashboard")
+    app.mount("/dashboard/static", needs_no_key(StaticFiles(directory=_STATIC)), name="dashboard")
 
     @app.get("/dashboard", include_in_schema=False)
+    @needs_no_key  # it has no data, and asks for a key to get them
     async def dashboard() -> HTMLResponse:
         return HTMLResponse(page, headers=headers)
 
@@ -47,6 +50,7 @@ def install(app: FastAPI) -> None:
     summary="Get the figures of the dashboard",
     operation_id="dashboard_data",
 )
+@needs(METRICS)
 async def data(
     request: Request,
     date_from: Annotated[

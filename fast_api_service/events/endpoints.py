@@ -12,12 +12,14 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import ApiError, documented, in_words
 from fast_api_service.events import warnings as event_warnings
 from fast_api_service.events.plain_samples import plain, samples_of
 from fast_api_service.events.schemas import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
 from fast_api_service.runtime.state import State
+from recsys.api_key import EVENTS, USERS
 from recsys.errors import InputError
 from recsys.events import event, postgres_log
 from recsys.events.names import EventNames
@@ -75,6 +77,7 @@ _KEY_PARAMETER: dict[str, Any] = {
     operation_id="add_events",
     openapi_extra={"parameters": [_KEY_PARAMETER]},
 )
+@needs(EVENTS)
 async def add(request: Request, body: Annotated[AddRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     """The answer comes when the events are durable, and the next recommendation of any worker knows them.
 
@@ -135,6 +138,7 @@ router.include_router(_hot)
     summary="Recent events of a user",
     operation_id="events",
 )
+@needs(USERS)
 async def latest(
     request: Request,
     user_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)],

@@ -10,10 +10,12 @@ import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.errors import documented
 from fast_api_service.events.endpoints import in_type, types_of
 from fast_api_service.events.streaming_schemas import ConsumeAnswer, ConsumeRequest, StreamingConfig, StreamingStatus
 from fast_api_service.runtime.state import State
+from recsys.api_key import ADMIN, METRICS
 from recsys.events.log import START, EventLog
 from recsys.events.postgres_log import PostgresLog
 from recsys.settings import load
@@ -36,6 +38,7 @@ _HARMLESS = frozenset({
     summary="Status of the event log and its readers",
     operation_id="streaming_status",
 )
+@needs(METRICS)
 async def status(request: Request) -> Response:
     """Asks the log itself, so it is 503 where that is away."""
     state: State = request.app.state.service
@@ -68,6 +71,7 @@ async def status(request: Request) -> Response:
     summary="Configuration of the event log",
     operation_id="streaming_config",
 )
+@needs(METRICS)
 async def config(request: Request) -> Response:
     """From the environment of this worker; secrets are not told."""
     state: State = request.app.state.service
@@ -94,6 +98,7 @@ async def config(request: Request) -> Response:
     summary="Some of the latest events",
     operation_id="streaming_consume",
 )
+@needs(ADMIN)
 async def consume(
     request: Request,
     body: Annotated[ConsumeRequest, Body(openapi_examples={"five": {"summary": "Five events", "value": {"limit": 5}}})],

@@ -69,7 +69,7 @@ class Gate:
 
     async def _let_through(self, scope: Scope, receive: Receive, passage: _Passage) -> None:
         method, path = scope["method"], scope["path"]
-        key_id = self._keyring.refusal(method, path, scope["headers"], self._app.routes)
+        key_id = self._keyring.refusal(scope, self._route)
         if not isinstance(key_id, str):  # who may not call sends no body either
             await key_id(scope, receive, passage.send)
             return
@@ -111,8 +111,17 @@ class Gate:
         }
 
     def _route(self, scope: Scope) -> BaseRoute | None:
-        """Whose request it was that was refused before anybody looked for its route."""
-        return next((route for route in self._app.routes if route.matches(scope)[0] == Match.FULL), None)
+        """The route that answers a request, as the router chooses it: by path and method, else by path, with 405."""
+        if direct := self._direct.get((scope["method"], scope["path"])):
+            return direct[0]
+        of_path = None
+        for route in self._app.routes:
+            match, _ = route.matches(scope)
+            if match == Match.FULL:
+                return route
+            if match == Match.PARTIAL:
+                of_path = of_path or route
+        return of_path
 
 
 class Service(FastAPI):

@@ -10,10 +10,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from fast_api_service.auth.scopes import needs, needs_no_key
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.runtime.state import State
 from fast_api_service.schemas import Health, ModelInfo, Ready
 from recsys import __version__
+from recsys.api_key import METRICS
 from recsys.instants import data_ends_at
 from recsys.serving.snapshot import ListVersion, Snapshot
 
@@ -22,6 +24,7 @@ router = APIRouter(tags=["operations"])
 
 @router.head("/health", include_in_schema=False)  # load balancers ask so
 @router.get("/health", summary="Check that the process is alive", operation_id="health")
+@needs_no_key
 async def health() -> Health:
     """Alive means that it answers; see /ready for whether it can serve."""
     return Health(version=__version__)
@@ -29,6 +32,7 @@ async def health() -> Health:
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=documented(503), summary="Check that it can serve", operation_id="ready")
+@needs_no_key
 async def ready(request: Request) -> Ready:
     """Ready when a publication and its item dictionary are loaded, even while Postgres is away."""
     state, snapshot = _in_service(request)
@@ -45,6 +49,7 @@ async def ready(request: Request) -> Ready:
     summary="Get metrics for Prometheus",
     operation_id="metrics",
 )
+@needs(METRICS)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format; `monitoring/` says what each metric means.
 
@@ -59,6 +64,7 @@ async def metrics(request: Request) -> Response:
     summary="Get publication, models and catalogue in service",
     operation_id="model_info",
 )
+@needs(METRICS)
 async def model_info(request: Request) -> ModelInfo:
     """The publication with its lists, the models behind it, and the catalogue."""
     state, snapshot = _in_service(request)

@@ -7,11 +7,13 @@ import logging
 
 from fastapi import APIRouter, Request
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.predict.schemas import ExportAnswer
 from fast_api_service.predict.service import in_service
 from fast_api_service.runtime.model_loader import capture, export
 from fast_api_service.runtime.state import State
+from recsys.api_key import ADMIN
 from recsys.errors import RecsysError
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ router = APIRouter(tags=["operations"])
 
 
 @router.post("/model/export", responses=documented(503), summary="Export the model in service", operation_id="export")
+@needs(ADMIN)
 async def export_model(request: Request) -> ExportAnswer:
     """Writes `deepfm_export/<version>` under ARTIFACT_ROOT, with the weights as they are now: `network.onnx` with its
     weights beside it, `network.keras`, the feature spec, vocabularies and state with the keys that got rows since the

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import documented
 from fast_api_service.predict.schemas import (
@@ -37,6 +38,7 @@ from fast_api_service.recommend import service
 from fast_api_service.runtime.in_service import InService
 from fast_api_service.runtime.model_loader import LoadedModel
 from fast_api_service.runtime.state import State
+from recsys.api_key import RECOMMEND
 from recsys.serving.ids import ExternalId, to_external
 
 router = APIRouter(tags=["recommend"], route_class=DirectRoute)
@@ -69,6 +71,7 @@ _POSITION_EXAMPLES: dict[str, Any] = {
     summary="Probabilities of pairs of user and item",
     operation_id="predict",
 )
+@needs(RECOMMEND)
 async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi_examples=_PAIR_EXAMPLES)]) -> Response:
     """By the model of the publication in service, with what the users did a moment ago. Users and items without a row
     of their own in the model are scored by what is known of them, and named: users with a few events are known by
@@ -112,6 +115,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
     summary="Positions of products in a category listing",
     operation_id="product_positions",
 )
+@needs(RECOMMEND)
 async def product_positions(
     request: Request, body: Annotated[PositionsRequest, Body(openapi_examples=_POSITION_EXAMPLES)]
 ) -> Response:

@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import documented
 from fast_api_service.postgres.away import DatabaseAwayError
@@ -18,6 +19,7 @@ from fast_api_service.recommend import service
 from fast_api_service.recommend.batch_schemas import MAX_ITEMS_IN_BATCH, BatchAnswer, BatchRequest
 from fast_api_service.recommend.repository import UserRow
 from fast_api_service.runtime.state import State
+from recsys.api_key import RECOMMEND
 from recsys.errors import InputError
 from recsys.serving import cascade
 from recsys.serving.ids import ExternalId, to_external
@@ -39,6 +41,7 @@ _EXAMPLES: dict[str, Any] = {
     summary="Recommendations for many users",
     operation_id="recommend_batch",
 )
+@needs(RECOMMEND)
 async def recommend_batch(
     request: Request, body: Annotated[BatchRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:

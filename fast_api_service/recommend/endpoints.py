@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi import Query as UrlQuery
 from fastapi.responses import Response
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.direct import DirectRoute, JsonBytes
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.postgres.away import DatabaseAwayError
@@ -20,6 +21,7 @@ from fast_api_service.runtime.state import State
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
 from fast_api_service.traffic import SIMILAR
 from recsys.action import interest_of
+from recsys.api_key import RECOMMEND
 from recsys.errors import InputError
 from recsys.events.names import names_of
 from recsys.ids import BLANKS, MAX_ID_LENGTH
@@ -71,6 +73,7 @@ _EXAMPLES: dict[str, Any] = {
     summary="Recommendations for a user",
     operation_id="recommend",
 )
+@needs(RECOMMEND)
 async def recommend(request: Request, body: Annotated[RecommendRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     """Neighbours of what is in context, then the user's list blended with neighbours of the latest events, then what
     is popular; each fills what the former left open. Somebody without a list gets one that is made of the latest
@@ -132,6 +135,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     summary="Neighbours of an item",
     operation_id="similar",
 )
+@needs(RECOMMEND)
 async def similar(
     request: Request,
     item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)],

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 
+from fast_api_service.auth.scopes import needs
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.runtime.state import State
 from fast_api_service.training.schemas import (
@@ -20,6 +21,7 @@ from fast_api_service.training.schemas import (
     UpdateInfo,
     UpdatesList,
 )
+from recsys.api_key import ADMIN, METRICS
 from recsys.events.log import LogAwayError
 from recsys.updater.store import TrainingStore, UpdateRow
 
@@ -33,6 +35,7 @@ _POLICY_EXAMPLES: dict[str, Any] = {
 
 
 @router.post("/training/start", responses=documented(503), summary="Start the updater", operation_id="start_training")
+@needs(ADMIN)
 async def start(request: Request) -> TrainingStatus:
     """Some `recsys updater` begins within seconds, if one runs anywhere; its count of restarts begins anew."""
     await _written(request).start()
@@ -40,6 +43,7 @@ async def start(request: Request) -> TrainingStatus:
 
 
 @router.post("/training/stop", responses=documented(503), summary="Stop the updater", operation_id="stop_training")
+@needs(ADMIN)
 async def stop(request: Request) -> TrainingStatus:
     """It commits what it has read and ends. The model in service stays as it is, and events stay in the log."""
     await _written(request).stop()
@@ -52,6 +56,7 @@ async def stop(request: Request) -> TrainingStatus:
     summary="Get the status of the updater",
     operation_id="training_status",
 )
+@needs(METRICS)
 async def status(request: Request) -> TrainingStatus:
     """State, offset, lag, heartbeat, restarts, and how well it predicts beside the frozen nightly model."""
     store = _looked_up(request)
@@ -77,6 +82,7 @@ async def status(request: Request) -> TrainingStatus:
 @router.get(
     "/training/logs", responses=documented(422, 503), summary="Get the log of the updater", operation_id="training_logs"
 )
+@needs(METRICS)
 async def logs(
     request: Request, stream: LogStream | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> TrainingLogs:
@@ -91,6 +97,7 @@ async def logs(
     summary="Change the updater's restart policy",
     operation_id="restart_policy",
 )
+@needs(ADMIN)
 async def restart_policy(
     request: Request, body: Annotated[NewRestartPolicy, Body(openapi_examples=_POLICY_EXAMPLES)]
 ) -> RestartPolicy:
@@ -102,6 +109,7 @@ async def restart_policy(
 @router.get(
     "/updates/list", responses=documented(422, 503), summary="List updates of the model", operation_id="updates"
 )
+@needs(METRICS)
 async def updates(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings
 from sqlalchemy.dialects import postgresql
 
 from fast_api_service.app import create_app
-from fast_api_service.auth.scopes import in_words, needed_scopes
+from fast_api_service.auth.scopes import by_operation, in_words
 from fast_api_service.metrics import Metrics
 from fast_api_service.settings import ApiSettings
 from recsys import cli
@@ -53,26 +53,22 @@ def routes() -> Iterator[str]:
     """`METHOD path` with its scope, the codes of its refusals, and each field of what it takes and answers."""
     app = create_app("postgresql://nobody@localhost/none")
     document = app.openapi()
+    scopes = {at: in_words(needed) if needed else "no scope" for at, needed in by_operation(app.routes).items()}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            for text in _operation(method.upper(), path, operation, document["components"]["schemas"]):
+            for text in _operation(scopes[method.upper(), path], operation, document["components"]["schemas"]):
                 yield f"{method.upper()} {path} {text.replace(_ID, 'id')}"
     for route in app.routes:
         path = getattr(route, "path", "")
         if not getattr(route, "include_in_schema", False):
             for method in getattr(route, "methods", None) or {"GET"}:
                 below = "" if getattr(route, "methods", None) else "/*"
-                yield f"{method} {path}{below} {_scope(method, path)}, not in the document"
+                yield f"{method} {path}{below} {scopes[method, path]}, not in the document"
 
 
-def _scope(method: str, path: str) -> str:
-    needed = needed_scopes(method, path)
-    return in_words(needed) if needed else "no scope"
-
-
-def _operation(method: str, path: str, operation: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
+def _operation(scopes: str, operation: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
     refusals = sorted(code for code in operation["responses"] if int(code) >= 400)
-    yield f"{_scope(method, path)}, refuses with {' '.join(refusals) or 'nothing'}"
+    yield f"{scopes}, refuses with {' '.join(refusals) or 'nothing'}"
     for one in operation.get("parameters", ()):
         name = f"{one['in']} {one['name']}"
         yield from schemas.lines(name, one["schema"], definitions, is_required=one.get("required", False))
