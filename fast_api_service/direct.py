@@ -38,7 +38,10 @@ class JsonBytes(Response):
 
 
 class DirectRoute(APIRoute):
-    """For endpoints `(request, body)` that give a Response; other parameters are not looked at."""
+    """For endpoints `(request, body)` that give a Response; other parameters are not looked at.
+
+    That means dependencies too: the state of the service is `request.app.state.service`, elsewhere `ServiceState`.
+    """
 
     _validate: Callable[[bytes], Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Body, Query
 from fastapi.responses import Response
 
 from fast_api_service.auth.scopes import needs
@@ -25,7 +25,7 @@ from fast_api_service.catalogue.schemas import (
     UserPage,
 )
 from fast_api_service.errors import documented
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from fast_api_service.schemas import TextId
 from recsys.api_key import CATALOGUE, USERS
 from recsys.serving.ids import ExternalId
@@ -46,17 +46,16 @@ def _ids(field: str) -> dict[str, Any]:
 
 @router.get("/items", responses=documented(422, 503), summary="List items, page by page", operation_id="list_items")
 @needs(CATALOGUE)
-async def items(request: Request, after: After = None, limit: Limit = 100) -> ItemPage:
+async def items(state: ServiceState, after: After = None, limit: Limit = 100) -> ItemPage:
     """In the order in which they came into the catalogue."""
-    found = await bulk_repository.page(request.app.state.service.lookups, "item", after, limit)
+    found = await bulk_repository.page(state.lookups, "item", after, limit)
     return ItemPage.model_validate({"items": found.objects, "next": found.next})
 
 
 @router.get("/users", responses=documented(422, 503), summary="List users, page by page", operation_id="list_users")
 @needs(USERS)
-async def users(request: Request, after: After = None, limit: Limit = 100) -> UserPage:
+async def users(state: ServiceState, after: After = None, limit: Limit = 100) -> UserPage:
     """In the order in which they came into the catalogue."""
-    state: State = request.app.state.service
     found = await bulk_repository.page(state.lookups, "user", after, limit)
     state.metrics.count_unreadable_users(found.unreadable)
     return UserPage.model_validate({"users": found.objects, "next": found.next})
@@ -69,46 +68,48 @@ async def users(request: Request, after: After = None, limit: Limit = 100) -> Us
     operation_id="list_categories",
 )
 @needs(CATALOGUE)
-async def categories(request: Request, after: After = None, limit: Limit = 100) -> CategoryPage:
+async def categories(state: ServiceState, after: After = None, limit: Limit = 100) -> CategoryPage:
     """In the order in which they came into the catalogue."""
-    found = await bulk_repository.page(request.app.state.service.lookups, "category", after, limit)
+    found = await bulk_repository.page(state.lookups, "category", after, limit)
     return CategoryPage.model_validate({"categories": found.objects, "next": found.next})
 
 
 @router.delete("/items", responses=_DELETED, summary="Delete items", operation_id="delete_items")
 @needs(CATALOGUE)
 async def delete_items(
-    request: Request, body: Annotated[ItemIds, Body(openapi_examples=_ids("item_ids"))]
+    state: ServiceState, body: Annotated[ItemIds, Body(openapi_examples=_ids("item_ids"))]
 ) -> DeletedMany:
     """Up to 1,000 items, for ever, in one transaction; their ids are not used again."""
-    return await _delete(request, "item", body.item_ids)
+    return await _delete(state, "item", body.item_ids)
 
 
 @router.delete("/categories", responses=_DELETED, summary="Delete categories", operation_id="delete_categories")
 @needs(CATALOGUE)
 async def delete_categories(
-    request: Request, body: Annotated[CategoryIds, Body(openapi_examples=_ids("category_ids"))]
+    state: ServiceState, body: Annotated[CategoryIds, Body(openapi_examples=_ids("category_ids"))]
 ) -> DeletedMany:
     """Up to 1,000 categories, for ever, in the order that is given: children before their parents. One that holds
     something is rejected."""
-    return await _delete(request, "category", body.category_ids)
+    return await _delete(state, "category", body.category_ids)
 
 
 @router.delete("/users", responses=documented(413, 422, 503), summary="Erase users", operation_id="delete_users")
 @needs(USERS)
-async def delete_users(request: Request, body: Annotated[UserIds, Body(openapi_examples=_ids("user_ids"))]) -> Receipts:
+async def delete_users(
+    state: ServiceState, body: Annotated[UserIds, Body(openapi_examples=_ids("user_ids"))]
+) -> Receipts:
     """Up to 100 users, one after the other, each as by `DELETE /users/{user_id}`. With 503, those before the one that
     failed are erased; asking again for all is safe."""
     receipts = []
     for user_id in body.user_ids:
-        id_, erased_at, removed = await erasure.erase(request.app.state.service.writes, user_id)
+        id_, erased_at, removed = await erasure.erase(state.writes, user_id)
         receipts.append({"user_id": id_, "erased_at": erased_at, "removed": removed})
     return Receipts.model_validate({"receipts": receipts})
 
 
-async def _delete(request: Request, entity: Entity, ids: Sequence[ExternalId]) -> Any:
-    gone = await bulk_repository.delete(request.app.state.service.writes, entity, ids)
-    request.app.state.service.wake()
+async def _delete(state: State, entity: Entity, ids: Sequence[ExternalId]) -> Any:
+    gone = await bulk_repository.delete(state.writes, entity, ids)
+    state.wake()
     if len(gone.rejected) == len(ids):
         error = f"nothing was deleted; the first of {len(ids)} reasons: {gone.rejected[0]['reason']}"
         refusal = {"success": False, "status": "all_rejected", "error": error, "rejected": gone.rejected}

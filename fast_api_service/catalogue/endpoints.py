@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Body, Depends, Path, Request
+from fastapi import APIRouter, Body, Depends, Path
 from fastapi.responses import Response
 from pydantic import BaseModel
 
@@ -37,7 +37,7 @@ from fast_api_service.catalogue.schemas import (
     UsersIn,
 )
 from fast_api_service.errors import ApiError, documented
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from fast_api_service.schemas import CategoryId, ItemId, UserId
 from recsys.api_key import CATALOGUE, USERS
 
@@ -58,8 +58,7 @@ _IN_BULK = documented(413, 503) | {
 }
 
 
-def _store(request: Request) -> CatalogueStore:
-    state: State = request.app.state.service
+async def _store(state: ServiceState) -> CatalogueStore:
     return CatalogueStore(state.writes, state.lookups)
 
 
@@ -75,7 +74,7 @@ CategoryPath = Annotated[CategoryId, Path()]
 @router.put("/items", responses=_IN_BULK, summary="Store items", operation_id="put_items")
 @needs(CATALOGUE)
 async def put_items(
-    request: Request,
+    state: ServiceState,
     store: Store,
     body: Annotated[
         ItemsIn,
@@ -85,7 +84,7 @@ async def put_items(
     ],
 ) -> StoredMany:
     """Up to 1,000 items in one transaction. What cannot be stored is rejected with its reason, the rest is stored."""
-    return await _put_many(request, store, _changes("item", body.items))
+    return await _put_many(state, store, _changes("item", body.items))
 
 
 @router.put(
@@ -93,14 +92,14 @@ async def put_items(
 )
 @needs(CATALOGUE)
 async def put_item(
-    request: Request,
+    state: ServiceState,
     store: Store,
     item_id: ItemPath,
     body: Annotated[ItemFields, Body(openapi_examples=_example("An item that is shown to nobody", _ITEM))],
 ) -> Stored:
     """Add an item or change it: what is left out stays as it was. Made unavailable, it is gone from every answer
     within a second."""
-    return await _put_one(request, store, Change("item", item_id, _given(body)))
+    return await _put_one(state, store, Change("item", item_id, _given(body)))
 
 
 @router.get("/items/{item_id:id}", responses=documented(404, 422, 503), summary="Get an item", operation_id="get_item")
@@ -114,10 +113,10 @@ async def get_item(store: Store, item_id: ItemPath) -> ItemOut:
     "/items/{item_id:id}", responses=documented(422, 503), summary="Delete an item", operation_id="delete_item"
 )
 @needs(CATALOGUE)
-async def delete_item(request: Request, store: Store, item_id: ItemPath) -> Deleted:
+async def delete_item(state: ServiceState, store: Store, item_id: ItemPath) -> Deleted:
     """For ever: the item is recommended to nobody, and its id is not used again. To take it away for a while, store
     `available: false`."""
-    return _deleted(request, "item", *await store.delete("item", item_id))
+    return _deleted(state, "item", *await store.delete("item", item_id))
 
 
 # --- users
@@ -126,24 +125,24 @@ async def delete_item(request: Request, store: Store, item_id: ItemPath) -> Dele
 @router.put("/users", responses=_IN_BULK, summary="Store users", operation_id="put_users")
 @needs(USERS)
 async def put_users(
-    request: Request,
+    state: ServiceState,
     store: Store,
     body: Annotated[UsersIn, Body(openapi_examples=_example("One user", {"users": [{"user_id": STORED_ID, **_USER}]}))],
 ) -> StoredMany:
     """Up to 1,000 users in one transaction. What cannot be stored is rejected with its reason, the rest is stored."""
-    return await _put_many(request, store, _changes("user", body.users))
+    return await _put_many(state, store, _changes("user", body.users))
 
 
 @router.put("/users/{user_id:id}", responses=documented(413, 422, 503), summary="Store a user", operation_id="put_user")
 @needs(USERS)
 async def put_user(
-    request: Request,
+    state: ServiceState,
     store: Store,
     user_id: UserPath,
     body: Annotated[UserFields, Body(openapi_examples=_example("A user", _USER))],
 ) -> Stored:
     """Add a user or change one: properties that are left out stay as they were."""
-    return await _put_one(request, store, Change("user", user_id, _given(body)))
+    return await _put_one(state, store, Change("user", user_id, _given(body)))
 
 
 @router.get("/users/{user_id:id}", responses=documented(404, 422, 503), summary="Get a user", operation_id="get_user")
@@ -157,13 +156,13 @@ async def get_user(store: Store, user_id: UserPath) -> UserOut:
     "/users/{user_id:id}", responses=documented(422, 503), summary="Erase a user", operation_id="delete_user"
 )
 @needs(USERS)
-async def delete_user(request: Request, user_id: UserPath) -> Receipt:
+async def delete_user(state: ServiceState, user_id: UserPath) -> Receipt:
     """Everywhere in Postgres, for ever, known or not; the receipt says how many rows went from where.
 
     The SHA-256 of the id is kept, so that neither an import nor the nightly preparation brings the user back. Files
     of data sets and models that were made before are not touched; the next night makes new ones without them.
     """
-    id_, erased_at, removed = await erasure.erase(request.app.state.service.writes, user_id)
+    id_, erased_at, removed = await erasure.erase(state.writes, user_id)
     return Receipt.model_validate({"user_id": id_, "erased_at": erased_at, "removed": removed})
 
 
@@ -173,7 +172,7 @@ async def delete_user(request: Request, user_id: UserPath) -> Receipt:
 @router.put("/categories", responses=_IN_BULK, summary="Store categories", operation_id="put_categories")
 @needs(CATALOGUE)
 async def put_categories(
-    request: Request,
+    state: ServiceState,
     store: Store,
     body: Annotated[
         CategoriesIn, Body(openapi_examples=_example("One category", {"categories": [{"category_id": STORED_ID}]}))
@@ -181,7 +180,7 @@ async def put_categories(
 ) -> StoredMany:
     """Up to 1,000 categories in one transaction, parents before their children. What cannot be stored is rejected with
     its reason, the rest is stored."""
-    return await _put_many(request, store, _changes("category", body.categories))
+    return await _put_many(state, store, _changes("category", body.categories))
 
 
 @router.put(
@@ -192,13 +191,13 @@ async def put_categories(
 )
 @needs(CATALOGUE)
 async def put_category(
-    request: Request,
+    state: ServiceState,
     store: Store,
     category_id: CategoryPath,
     body: Annotated[CategoryFields, Body(openapi_examples=_example("A root", {"parent_id": None}))],
 ) -> Stored:
     """Add a category or move it. An unknown parent and a cycle are rejected."""
-    return await _put_one(request, store, Change("category", category_id, _given(body)))
+    return await _put_one(state, store, Change("category", category_id, _given(body)))
 
 
 @router.get(
@@ -220,9 +219,9 @@ async def get_category(store: Store, category_id: CategoryPath) -> CategoryOut:
     operation_id="delete_category",
 )
 @needs(CATALOGUE)
-async def delete_category(request: Request, store: Store, category_id: CategoryPath) -> Deleted:
+async def delete_category(state: ServiceState, store: Store, category_id: CategoryPath) -> Deleted:
     """For ever, when no item and no category is in it (else 409); its id is not used again."""
-    return _deleted(request, "category", *await store.delete("category", category_id))
+    return _deleted(state, "category", *await store.delete("category", category_id))
 
 
 # --- anything
@@ -233,20 +232,20 @@ async def delete_category(request: Request, store: Store, category_id: CategoryP
 )
 @needs(CATALOGUE, USERS)
 async def store_object(
-    request: Request,
+    state: ServiceState,
     store: Store,
     body: Annotated[
         AnyObject, Body(openapi_examples=_example("An item", {"type": "item", "data": {"item_id": STORED_ID, **_ITEM}}))
     ],
 ) -> Stored:
     """The same as PUT of an item, a user or a category."""
-    return await _put_one(request, store, _change(body.type, body.data))
+    return await _put_one(state, store, _change(body.type, body.data))
 
 
 @router.post("/store_objects", responses=_IN_BULK, summary="Store objects", operation_id="store_objects")
 @needs(CATALOGUE, USERS)
 async def store_objects(
-    request: Request,
+    state: ServiceState,
     store: Store,
     body: Annotated[
         ObjectsIn,
@@ -266,7 +265,7 @@ async def store_objects(
 ) -> StoredMany:
     """Up to 1,000 items, users and categories in one transaction; categories are stored first."""
     changes = [one if isinstance(one, Unusable) else _change(one.type, one.data) for one in body.objects]
-    return await _put_many(request, store, changes)
+    return await _put_many(state, store, changes)
 
 
 def _change(entity: Entity, data: _Data) -> Change:
@@ -282,15 +281,15 @@ def _given(body: BaseModel) -> dict[str, Any]:
     return body.model_dump(exclude_unset=True)
 
 
-async def _put_one(request: Request, store: CatalogueStore, change: Change) -> Stored:
+async def _put_one(state: State, store: CatalogueStore, change: Change) -> Stored:
     [outcome] = await store.put([change])
     if outcome.reason:
         raise ApiError(422, "rejected", outcome.reason)
-    _wake(request)
+    state.wake()
     return Stored.model_validate({"type": outcome.entity, "id": outcome.id, "result": outcome.result})
 
 
-async def _put_many(request: Request, store: CatalogueStore, changes: Sequence[Change | Unusable]) -> Any:
+async def _put_many(state: State, store: CatalogueStore, changes: Sequence[Change | Unusable]) -> Any:
     """200 where all is stored, 207 where some is, 422 where nothing is."""
     usable = [one for one in changes if not isinstance(one, Unusable)]
     outcomes = iter(await store.put(usable) if usable else [])
@@ -305,7 +304,7 @@ async def _put_many(request: Request, store: CatalogueStore, changes: Sequence[C
     if len(rejected) == len(changes):
         error = f"nothing was stored; the first of {len(changes)} reasons: {rejected[0]['reason']}"
         return _json(422, {"success": False, "status": "all_rejected", "error": error, "rejected": rejected})
-    _wake(request)
+    state.wake()
     return _json(207 if rejected else 200, {"success": True, **stored, "rejected": rejected})
 
 
@@ -319,11 +318,6 @@ def _known(entity: Entity, id_: int | str, found: dict[str, Any] | None) -> dict
     return found
 
 
-def _deleted(request: Request, entity: Entity, id_: int | str, was_there: bool) -> Deleted:
-    _wake(request)
+def _deleted(state: State, entity: Entity, id_: int | str, was_there: bool) -> Deleted:
+    state.wake()
     return Deleted(type=entity, id=id_, result="deleted" if was_there else "absent")
-
-
-def _wake(request: Request) -> None:
-    """This process need not wait to hear of its own change."""
-    request.app.state.service.wake()

@@ -15,7 +15,7 @@ from fast_api_service.config.repository import COLUMNS, version_of
 from fast_api_service.config.schemas import ConfigHistory, ConfigInForce, ConfigVersion, NewConfig
 from fast_api_service.config.warnings import warnings_of
 from fast_api_service.errors import ApiError, documented
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from recsys.api_key import ADMIN, METRICS
 from recsys.serving.config import DEFAULT, ServingConfig
 
@@ -50,10 +50,9 @@ _EXAMPLES: dict[str, Any] = {
 
 @router.get("/config", responses=documented(503), summary="Get the configuration in force", operation_id="config")
 @needs(METRICS)
-async def read(request: Request) -> ConfigInForce:
+async def read(state: ServiceState) -> ConfigInForce:
     """The newest version that can be read, and the newer ones that cannot; version 0 are the defaults, which hold until
     another one is put."""
-    state: State = request.app.state.service
     found = await state.lookups.transaction(repository.in_force)
     return ConfigInForce(**dict(found.version), passed_over=list(found.passed_over), problem=found.problem or None)
 
@@ -62,9 +61,9 @@ async def read(request: Request) -> ConfigInForce:
     "/config/history", responses=documented(422, 503), summary="List earlier versions", operation_id="config_history"
 )
 @needs(METRICS)
-async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> ConfigHistory:
+async def history(state: ServiceState, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> ConfigHistory:
     """The newest first."""
-    return ConfigHistory(versions=[version_of(row) for row in await _fetch(request, _HISTORY_SQL, limit)])
+    return ConfigHistory(versions=[version_of(row) for row in await _fetch(state, _HISTORY_SQL, limit)])
 
 
 @router.put(
@@ -74,10 +73,12 @@ async def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] =
     operation_id="put_config",
 )
 @needs(ADMIN)
-async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples=_EXAMPLES)]) -> ConfigVersion:
+async def put(
+    request: Request, state: ServiceState, body: Annotated[NewConfig, Body(openapi_examples=_EXAMPLES)]
+) -> ConfigVersion:
     """Adds a version, which every worker follows within five seconds. With `replaces`, only if that one is in force:
     409 where somebody else was faster. `warnings` names rules that leave a surface empty and names that nothing has."""
-    return await _add(request, body.config, body.comment, body.replaces)
+    return await _add(state, caller(request.scope), body.config, body.comment, body.replaces)
 
 
 @router.post(
@@ -87,11 +88,13 @@ async def put(request: Request, body: Annotated[NewConfig, Body(openapi_examples
     operation_id="revert_config",
 )
 @needs(ADMIN)
-async def revert(request: Request, config_id: Annotated[int, Path(ge=0, le=2**53)]) -> ConfigVersion:
+async def revert(
+    request: Request, state: ServiceState, config_id: Annotated[int, Path(ge=0, le=2**53)]
+) -> ConfigVersion:
     """Adds a version with the content of a former one; 0 are the defaults. Nothing of the history is lost."""
     if config_id == 0:
-        return await _add(request, DEFAULT, "back to the defaults", None)
-    rows = await _fetch(request, _ONE_SQL, config_id)
+        return await _add(state, caller(request.scope), DEFAULT, "back to the defaults", None)
+    rows = await _fetch(state, _ONE_SQL, config_id)
     if not rows:
         raise ApiError(404, "unknown_version", f"there is no version {config_id}; /config/history names them")
     config = version_of(rows[0]).config
@@ -99,11 +102,10 @@ async def revert(request: Request, config_id: Annotated[int, Path(ge=0, le=2**53
         raise ApiError(
             409, "conflict", f"version {config_id} was written by another version of the service; put it anew"
         )
-    return await _add(request, config, f"back to version {config_id}", None)
+    return await _add(state, caller(request.scope), config, f"back to version {config_id}", None)
 
 
-async def _add(request: Request, config: ServingConfig, comment: str, replaces: int | None) -> ConfigVersion:
-    state: State = request.app.state.service
+async def _add(state: State, author: str, config: ServingConfig, comment: str, replaces: int | None) -> ConfigVersion:
     text = orjson.dumps(config.model_dump(mode="json", exclude_defaults=True)).decode()
 
     async def write(connection: asyncpg.Connection) -> Any:
@@ -111,7 +113,7 @@ async def _add(request: Request, config: ServingConfig, comment: str, replaces: 
         in_force = (await repository.in_force(connection)).config_id
         if replaces is not None and replaces != in_force:
             raise ApiError(409, "conflict", f"version {in_force} is in force, not {replaces}; read it first")
-        return await connection.fetchrow(_INSERT_SQL, text, comment, caller(request.scope))
+        return await connection.fetchrow(_INSERT_SQL, text, comment, author)
 
     row = await state.writes.transaction(write)
     state.wake()
@@ -121,6 +123,5 @@ async def _add(request: Request, config: ServingConfig, comment: str, replaces: 
     return version
 
 
-async def _fetch(request: Request, sql: str, *arguments: Any) -> list[Any]:
-    state: State = request.app.state.service
+async def _fetch(state: State, sql: str, *arguments: Any) -> list[Any]:
     return list(await state.lookups.transaction(lambda connection: connection.fetch(sql, *arguments)))

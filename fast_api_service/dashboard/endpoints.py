@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import asyncpg
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -20,7 +20,7 @@ from fast_api_service.dashboard import queries
 from fast_api_service.dashboard.schemas import MAX_DAYS, DashboardData, Day, InService
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.postgres.away import AWAY, NO_TABLES
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from recsys.api_key import METRICS
 from recsys.errors import InputError
 from recsys.serving.recent import EventMeaning
@@ -52,7 +52,7 @@ def install(app: FastAPI) -> None:
 )
 @needs(METRICS)
 async def data(
-    request: Request,
+    state: ServiceState,
     date_from: Annotated[
         Day | None, Query(description="first day, UTC; a week ago by default", examples=["2026-03-01"])
     ] = None,
@@ -63,7 +63,6 @@ async def data(
 ) -> DashboardData:
     """Hit rates, click-through, conversion, coverage, times and shares of the answers shown on some days, overall, by
     surface, by model and by day. At most 92 days."""
-    state: State = request.app.state.service
     first, last = _range(date_from, date_to)
     snapshot = state.snapshot
     bought = (snapshot.meaning if snapshot else EventMeaning()).bought

@@ -18,7 +18,7 @@ from fast_api_service.errors import ApiError, documented, in_words
 from fast_api_service.events import warnings as event_warnings
 from fast_api_service.events.plain_samples import plain, samples_of
 from fast_api_service.events.schemas import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from recsys.api_key import EVENTS, USERS
 from recsys.errors import InputError
 from recsys.events import event, postgres_log
@@ -140,12 +140,11 @@ router.include_router(_hot)
 )
 @needs(USERS)
 async def latest(
-    request: Request,
+    state: ServiceState,
     user_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)],
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
     """The newest events that were posted of the user; a user who is not known has none."""
-    state: State = request.app.state.service
     types = types_of(state)
     try:
         asked = to_external(_storable(user_id), types["user"], "user")

@@ -7,14 +7,14 @@ import datetime as dt
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body
 from fastapi.responses import Response
 
 from fast_api_service.auth.scopes import needs
 from fast_api_service.errors import documented
 from fast_api_service.events.endpoints import in_type, types_of
 from fast_api_service.events.streaming_schemas import ConsumeAnswer, ConsumeRequest, StreamingConfig, StreamingStatus
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from recsys.api_key import ADMIN, METRICS
 from recsys.events.log import START, EventLog
 from recsys.events.postgres_log import PostgresLog
@@ -39,9 +39,8 @@ _HARMLESS = frozenset({
     operation_id="streaming_status",
 )
 @needs(METRICS)
-async def status(request: Request) -> Response:
+async def status(state: ServiceState) -> Response:
     """Asks the log itself, so it is 503 where that is away."""
-    state: State = request.app.state.service
     tables = PostgresLog(state.lookups)
     log = _looked_up_in(state, tables)
     end = await log.end()
@@ -72,9 +71,8 @@ async def status(request: Request) -> Response:
     operation_id="streaming_config",
 )
 @needs(METRICS)
-async def config(request: Request) -> Response:
+async def config(state: ServiceState) -> Response:
     """From the environment of this worker; secrets are not told."""
-    state: State = request.app.state.service
     settings = load()
     kafka = bool(settings.kafka_bootstrap_servers)
     return _answer(
@@ -100,11 +98,10 @@ async def config(request: Request) -> Response:
 )
 @needs(ADMIN)
 async def consume(
-    request: Request,
+    state: ServiceState,
     body: Annotated[ConsumeRequest, Body(openapi_examples={"five": {"summary": "Five events", "value": {"limit": 5}}})],
 ) -> Response:
     """A sample by a monitor of its own: no reader's offset moves, and the next call may show the same."""
-    state: State = request.app.state.service
     types = types_of(state)
     events = [
         {

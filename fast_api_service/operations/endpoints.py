@@ -6,13 +6,13 @@ import datetime as dt
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from fast_api_service.auth.scopes import needs, needs_no_key
 from fast_api_service.errors import ApiError, documented
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from fast_api_service.schemas import Health, ModelInfo, Ready
 from recsys import __version__
 from recsys.api_key import METRICS
@@ -33,9 +33,9 @@ async def health() -> Health:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=documented(503), summary="Check that it can serve", operation_id="ready")
 @needs_no_key
-async def ready(request: Request) -> Ready:
+async def ready(state: ServiceState) -> Ready:
     """Ready when a publication and its item dictionary are loaded, even while Postgres is away."""
-    state, snapshot = _in_service(request)
+    snapshot = _in_service(state)
     return Ready(
         publication_id=snapshot.publication.publication_id,
         n_items=len(snapshot.items),
@@ -50,11 +50,10 @@ async def ready(request: Request) -> Ready:
     operation_id="metrics",
 )
 @needs(METRICS)
-async def metrics(request: Request) -> Response:
+async def metrics(state: ServiceState) -> Response:
     """Prometheus' text format; `monitoring/` says what each metric means.
 
     Of several workers on a port, whichever answers tells the metrics of all, each with its number as `api_worker`."""
-    state: State = request.app.state.service
     return Response(await state.all_metrics(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -65,9 +64,9 @@ async def metrics(request: Request) -> Response:
     operation_id="model_info",
 )
 @needs(METRICS)
-async def model_info(request: Request) -> ModelInfo:
+async def model_info(state: ServiceState) -> ModelInfo:
     """The publication with its lists, the models behind it, and the catalogue."""
-    state, snapshot = _in_service(request)
+    snapshot = _in_service(state)
     publication = snapshot.publication
     return ModelInfo.model_validate(
         {
@@ -103,11 +102,10 @@ async def model_info(request: Request) -> ModelInfo:
     )
 
 
-def _in_service(request: Request) -> tuple[State, Snapshot]:
-    state: State = request.app.state.service
+def _in_service(state: State) -> Snapshot:
     if state.snapshot is None or not state.snapshot.is_published:
         raise ApiError(503, "not_ready", state.problem, retry_after_s=2)
-    return state, state.snapshot
+    return state.snapshot
 
 
 def _list_info(version: ListVersion) -> dict[str, Any]:

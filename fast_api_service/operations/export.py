@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
 from fast_api_service.auth.scopes import needs
 from fast_api_service.errors import ApiError, documented
 from fast_api_service.predict.schemas import ExportAnswer
 from fast_api_service.predict.service import in_service
 from fast_api_service.runtime.model_loader import capture, export
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState
 from recsys.api_key import ADMIN
 from recsys.errors import RecsysError
 
@@ -23,11 +23,10 @@ router = APIRouter(tags=["operations"])
 
 @router.post("/model/export", responses=documented(503), summary="Export the model in service", operation_id="export")
 @needs(ADMIN)
-async def export_model(request: Request) -> ExportAnswer:
+async def export_model(state: ServiceState) -> ExportAnswer:
     """Writes `deepfm_export/<version>` under ARTIFACT_ROOT, with the weights as they are now: `network.onnx` with its
     weights beside it, `network.keras`, the feature spec, vocabularies and state with the keys that got rows since the
     night, and a manifest with checksums. What has not changed is exported once."""
-    state: State = request.app.state.service
     _, model = in_service(state)
     try:
         manifest, path, created = await asyncio.to_thread(export, capture(model), state.models.store)

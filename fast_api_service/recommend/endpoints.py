@@ -17,7 +17,7 @@ from fast_api_service.postgres.away import DatabaseAwayError
 from fast_api_service.predict.service import Feats, rescoring
 from fast_api_service.recommend import service
 from fast_api_service.recommend.repository import UserRow
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from fast_api_service.schemas import RecommendAnswer, RecommendRequest, SimilarAnswer, TopK
 from fast_api_service.traffic import SIMILAR
 from recsys.action import interest_of
@@ -138,12 +138,12 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
 @needs(RECOMMEND)
 async def similar(
     request: Request,
+    state: ServiceState,
     item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)],
     top_k: Annotated[TopK, UrlQuery()] = 10,
 ) -> Response:
     """What is seen or bought together with the item, filled up by what is like it; only real neighbours, so the
     list may be shorter than `top_k`."""
-    state: State = request.app.state.service
     now = service.in_service(state)
     snapshot = now.snapshot
     own_id, item_key = _known_item(snapshot, item_id)

@@ -6,6 +6,9 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
+from typing import Annotated
+
+from fastapi import Depends, Request
 
 from fast_api_service.auth.keys import Keyring
 from fast_api_service.config import repository
@@ -113,7 +116,7 @@ class State:
         return merged([self.metrics.text_of_all(), self.own_metrics(self.siblings.number), *others])
 
     def wake(self) -> None:
-        """Poll everything now, after a notification."""
+        """Poll everything now, after a notification or a change of one's own."""
         for follower in self._followers:
             follower.wake()
 
@@ -215,6 +218,15 @@ class State:
                 published.publication.publication_id, published.publication.dataset,
                 len(catalogue.items), len(published.lists.get("default", ())),
             )  # fmt: skip
+
+
+async def state_of(request: Request) -> State:
+    """The state of the application that a request came to."""
+    state: State = request.app.state.service
+    return state
+
+
+ServiceState = Annotated[State, Depends(state_of)]  # as a parameter of an endpoint; tests override `state_of`
 
 
 def _snapshot(catalogue: Catalogue, published: Published, factors: Factors | None) -> Snapshot:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Body, Query
 
 from fast_api_service.auth.scopes import needs
 from fast_api_service.errors import ApiError, documented
-from fast_api_service.runtime.state import State
+from fast_api_service.runtime.state import ServiceState, State
 from fast_api_service.training.schemas import (
     LogLine,
     LogStream,
@@ -36,18 +36,18 @@ _POLICY_EXAMPLES: dict[str, Any] = {
 
 @router.post("/training/start", responses=documented(503), summary="Start the updater", operation_id="start_training")
 @needs(ADMIN)
-async def start(request: Request) -> TrainingStatus:
+async def start(state: ServiceState) -> TrainingStatus:
     """Some `recsys updater` begins within seconds, if one runs anywhere; its count of restarts begins anew."""
-    await _written(request).start()
-    return await status(request)
+    await _written(state).start()
+    return await status(state)
 
 
 @router.post("/training/stop", responses=documented(503), summary="Stop the updater", operation_id="stop_training")
 @needs(ADMIN)
-async def stop(request: Request) -> TrainingStatus:
+async def stop(state: ServiceState) -> TrainingStatus:
     """It commits what it has read and ends. The model in service stays as it is, and events stay in the log."""
-    await _written(request).stop()
-    return await status(request)
+    await _written(state).stop()
+    return await status(state)
 
 
 @router.get(
@@ -57,9 +57,9 @@ async def stop(request: Request) -> TrainingStatus:
     operation_id="training_status",
 )
 @needs(METRICS)
-async def status(request: Request) -> TrainingStatus:
+async def status(state: ServiceState) -> TrainingStatus:
     """State, offset, lag, heartbeat, restarts, and how well it predicts beside the frozen nightly model."""
-    store = _looked_up(request)
+    store = _looked_up(state)
     now, last = await store.state(), await store.newest()
     own = {name: value for name, value in now._asdict().items() if name in TrainingStatus.model_fields}
     window = dict(last.metrics.get("window") or {}) if last else {}
@@ -72,7 +72,7 @@ async def status(request: Request) -> TrainingStatus:
         last_update_age_s=(now.at - last.created_at).total_seconds() if last and last.created_at else None,
         log=last.log if last else None,
         offset=last.after if last else None,
-        lag=await _lag(request.app.state.service, last),
+        lag=await _lag(state, last),
         progressive=window,
         rollbacks=now.n_rollbacks,
         last_rollback=Rollback(at=now.rolled_back_at, reason=now.rollback_reason or "") if now.rolled_back_at else None,
@@ -84,10 +84,10 @@ async def status(request: Request) -> TrainingStatus:
 )
 @needs(METRICS)
 async def logs(
-    request: Request, stream: LogStream | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    state: ServiceState, stream: LogStream | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> TrainingLogs:
     """The tail of the log of the updater, of its supervisor, or of both; the newest 10,000 lines are kept."""
-    lines = await _looked_up(request).log_lines(stream, limit)
+    lines = await _looked_up(state).log_lines(stream, limit)
     return TrainingLogs(lines=[LogLine(**row._replace(line=row.line[:_MAX_LINE])._asdict()) for row in reversed(lines)])
 
 
@@ -99,10 +99,10 @@ async def logs(
 )
 @needs(ADMIN)
 async def restart_policy(
-    request: Request, body: Annotated[NewRestartPolicy, Body(openapi_examples=_POLICY_EXAMPLES)]
+    state: ServiceState, body: Annotated[NewRestartPolicy, Body(openapi_examples=_POLICY_EXAMPLES)]
 ) -> RestartPolicy:
     """Holds at once. What is not given, or null, stays as it is."""
-    now = await _written(request).set_policy(body.max_restarts, body.backoff_s, body.watchdog_s)
+    now = await _written(state).set_policy(body.max_restarts, body.backoff_s, body.watchdog_s)
     return RestartPolicy.model_validate(now, from_attributes=True)
 
 
@@ -111,12 +111,12 @@ async def restart_policy(
 )
 @needs(METRICS)
 async def updates(
-    request: Request,
+    state: ServiceState,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
     before: Annotated[int | None, Query(ge=1, le=2**53, description="only those with a lower number")] = None,
 ) -> UpdatesList:
     """What the updater has committed, the newest first; artifacts of old ones are deleted, their rows stay longer."""
-    return UpdatesList(updates=[_info(row) for row in await _looked_up(request).latest_updates(limit, before)])
+    return UpdatesList(updates=[_info(row) for row in await _looked_up(state).latest_updates(limit, before)])
 
 
 def _info(row: UpdateRow) -> UpdateInfo:
@@ -125,12 +125,12 @@ def _info(row: UpdateRow) -> UpdateInfo:
     return UpdateInfo(offset=values.pop("after"), **values)
 
 
-def _looked_up(request: Request) -> TrainingStore:
-    return TrainingStore(request.app.state.service.lookups)
+def _looked_up(state: State) -> TrainingStore:
+    return TrainingStore(state.lookups)
 
 
-def _written(request: Request) -> TrainingStore:
-    return TrainingStore(request.app.state.service.writes)
+def _written(state: State) -> TrainingStore:
+    return TrainingStore(state.writes)
 
 
 async def _lag(state: State, last: UpdateRow | None) -> int | None:

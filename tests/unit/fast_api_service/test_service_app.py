@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
 import traceback
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from fast_api_service.app import create_app
 from fast_api_service.metrics import Metrics
 from fast_api_service.middleware.concurrency import MAX_BODY_BYTES
+from fast_api_service.runtime.state import state_of
 from fast_api_service.schemas import RecommendAnswer
 from fast_api_service.settings import ApiSettings
 from recsys import __version__
@@ -98,6 +100,18 @@ def test_ids_come_back_in_the_type_of_the_catalogue(client: Client, json_type: J
     assert (body["provenance"]["tier"], body["provenance"]["user"]) == ("popular", "anonymous")
     assert body["provenance"]["list_age_s"] > 0
     assert body["provenance"]["degraded"] == []
+
+
+def test_the_state_of_ordinary_routes_can_be_overridden(client: Client) -> None:
+    other = create_app("postgresql://nobody@127.0.0.1:1/nothing", ApiSettings()).state.service
+    other.snapshot = dataclasses.replace(snapshot("integer"), categories=CategoryTree("integer", {}, {}))
+    client.app.dependency_overrides[state_of] = lambda: other
+    client.app.state.service = None
+    assert client.get("/model/info").json()["catalogue"]["n_categories"] == 0
+    for path in ("/ready", "/metrics", "/similar/101", "/online/streaming/config"):
+        assert client.get(path).status_code == 200
+    for path in ("/items", "/users/1", "/config", "/dashboard/data", "/online/events/1", "/online/training/status"):
+        refused(client.get(path), 503, "database_away")
 
 
 def test_a_category_bounds_the_answer(client: Client) -> None:
