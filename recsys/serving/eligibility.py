@@ -116,6 +116,9 @@ def newest(
 def _in_ranges(items: ItemDictionary, ranges: Iterable[NumberRange]) -> Allowed:
     """Of known keys. NaN is in no range, and nothing is where the property is not held."""
     bound = [(items.numbers.column(name), low, high) for name, low, high in ranges]
+    if len(bound) == 1 and (only := bound[0][0]) is not None:
+        _, least, greatest = bound[0]
+        return lambda key: least <= only[key] <= greatest
     return lambda key: all(column is not None and low <= column[key] <= high for column, low, high in bound)
 
 

@@ -49,14 +49,6 @@ class NeighbourIndex:
         themselves are not among them, whether they have neighbours or not. For one thread at a time."""
         return core.Called(self._row_by_key, self._keys, self._scores, self._sums, seed_weights, n)
 
-    def because(self, seed_weights: Mapping[int, float], item_key: int) -> int:
-        """The seed whose call is the greatest part of an item's sum; the item must be called."""
-        seeds = np.fromiter(seed_weights, np.int64, len(seed_weights))
-        at = self._row_by_key.take(seeds, mode="clip")
-        parts = self._scores.take(at, 0) * np.fromiter(seed_weights.values(), np.float32, len(seeds))[:, None]
-        is_called = self._keys.take(at, 0) == item_key
-        return int(seeds[np.where(is_called, parts, -1.0).max(axis=1).argmax()])
-
 
 def best_of(lists: Lists) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Keys and scores (n, N_NEIGHBOURS) of the best of each list, as NeighbourIndex takes them.

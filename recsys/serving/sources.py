@@ -72,19 +72,14 @@ class Called:
     """Items that seeds call."""
 
     def __init__(self, snapshot: Snapshot, kind: str, index: NeighbourIndex, seed_weights: dict[int, float]) -> None:
-        self._index, self._seed_weights = index, seed_weights
         self.best = index.called(seed_weights, N_CALLED)
         version = snapshot.publication.lists.get(kind)
         self.attribution = attribution(kind, version.sources[0] if version and len(version.sources) == 1 else None)
 
-    def because(self, item_key: int) -> int:
-        """The seed whose call is the greatest part of an item's sum."""
-        return self._index.because(self._seed_weights, item_key)
-
     def first(self, n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None) -> list[Pick]:
         places, keys = core.first(self.best.keys, n, unwanted, available, fits)
         return [
-            Pick(key, self.best.score(place), self.attribution, self.because)
+            Pick(key, self.best.score(place), self.attribution, self.best.because)
             for place, key in zip(places, keys, strict=True)
         ]
 

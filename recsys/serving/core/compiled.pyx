@@ -26,6 +26,7 @@ cdef extern from "<charconv>" namespace "std" nogil:
 
 cdef double FUSION = pure.FUSION, DAY_MS = pure.DAY_MS
 ctypedef pair[double, int32_t] Placed  # minus the points, and a place: the least is the best
+ctypedef pair[int64_t, float] Seed  # an item, and what it is worth
 ctypedef pair[int32_t, int32_t] Keyed  # an item, and its place
 
 
@@ -104,32 +105,40 @@ cdef bint may(item_key, set unwanted, bytearray available, fits) except -1:
 cdef class Called:
     cdef vector[uint64_t] best  # the bits of the sum, turned over, then the key: the least is the best
     cdef Py_ssize_t n
+    cdef const int32_t[::1] rows
+    cdef const int32_t[:, ::1] near
+    cdef const float[:, ::1] scores
+    cdef vector[Seed] seeds
 
     def __init__(
         self, const int32_t[::1] rows, const int32_t[:, ::1] keys, const float[:, ::1] scores, float[::1] sums,
         dict seed_weights, Py_ssize_t n,
     ):
         cdef vector[int32_t] met
-        cdef Py_ssize_t n_items = sums.shape[0] - 1, n_owners = min(keys.shape[0], scores.shape[0]) - 1, row, place
-        cdef Py_ssize_t length = min(keys.shape[1], scores.shape[1])
-        cdef int64_t seed
+        cdef Py_ssize_t n_items = sums.shape[0] - 1, length = keys.shape[1], row, place
+        cdef Seed seed
         cdef int32_t key
         cdef uint32_t bits
-        cdef float weight, total
-        met.reserve(len(seed_weights) * length)
-        for seed, weight in seed_weights.items():
-            row = rows[seed] if 0 <= seed < rows.shape[0] else n_owners
-            if not 0 <= row < n_owners:
+        cdef float total
+        if not (keys.shape[0] == scores.shape[0] and length == scores.shape[1]):
+            raise ValueError("keys and scores of unequal shape")
+        self.rows, self.near, self.scores = rows, keys, scores
+        for item_key, weight in seed_weights.items():
+            self.seeds.push_back(Seed(item_key, weight))
+        met.reserve(self.seeds.size() * length)
+        for seed in self.seeds:
+            row = self.row_of(seed.first)
+            if row < 0:
                 continue
             for place in range(length):
                 key = keys[row, place]
                 if 0 <= key < n_items:
-                    total = weight * scores[row, place]  # rounded to 32 bits before it is added
+                    total = seed.second * scores[row, place]  # rounded to 32 bits before it is added
                     sums[key] = sums[key] + total
                     met.push_back(key)
-        for seed in seed_weights:
-            if 0 <= seed < n_items:
-                sums[seed] = 0
+        for seed in self.seeds:
+            if 0 <= seed.first < n_items:
+                sums[seed.first] = 0
         self.best.reserve(met.size())
         for key in met:
             total = sums[key]
@@ -139,6 +148,11 @@ cdef class Called:
                 self.best.push_back(<uint64_t>(~bits) << 32 | <uint32_t>key)
         self.n = min(n, <Py_ssize_t>self.best.size())
         partial_sort(self.best.begin(), self.best.begin() + self.n, self.best.end())
+
+    cdef Py_ssize_t row_of(self, int64_t item_key) noexcept:
+        """The row of an item's neighbours; -1 where it has none."""
+        cdef Py_ssize_t row = self.rows[item_key] if 0 <= item_key < self.rows.shape[0] else -1
+        return row if 0 <= row < self.near.shape[0] - 1 else -1
 
     cdef int32_t key(self, Py_ssize_t place) noexcept:
         return <int32_t>(self.best[place] & 0xFFFFFFFF)
@@ -154,6 +168,19 @@ cdef class Called:
         cdef float total
         memcpy(&total, &bits, 4)
         return total
+
+    def because(self, int32_t item_key):
+        cdef Py_ssize_t row, place
+        cdef Seed seed
+        cdef int64_t found = self.seeds[0].first if self.seeds.size() else -1
+        cdef float part, greatest = -1
+        for seed in self.seeds:
+            row = self.row_of(seed.first)
+            for place in range(self.near.shape[1] if row >= 0 else 0):
+                part = seed.second * self.scores[row, place]
+                if self.near[row, place] == item_key and part > greatest:
+                    greatest, found = part, seed.first
+        return found
 
 
 cdef Py_ssize_t position(vector[Keyed]& in_order, int32_t item_key) noexcept:
@@ -177,7 +204,7 @@ cdef class Fused:
 
     def __init__(
         self, const int32_t[::1] item_keys, const float[::1] scores, const int16_t[::1] sources, attributions,
-        Called called, of_called, because, double weight,
+        Called called, of_called, double weight,
     ):
         cdef vector[Keyed] places
         cdef Py_ssize_t place, other, at
@@ -185,7 +212,7 @@ cdef class Fused:
         if not len(item_keys) == len(scores) == len(sources) or not attributions:
             raise ValueError("columns of unequal length, or nothing to attribute them to")
         self.scores, self.sources, self.attributions = scores, sources, tuple(attributions)
-        self.called, self.of_called, self.because, self.weight = called, of_called, because, weight
+        self.called, self.of_called, self.because, self.weight = called, of_called, called.because, weight
         if len(item_keys):
             self.listed.assign(&item_keys[0], &item_keys[0] + len(item_keys))
         self.is_twice.resize(called.n)

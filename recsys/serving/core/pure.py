@@ -145,7 +145,7 @@ class Called:
     Sums are added up as float32 in the order of the seeds. The seeds themselves are not among the items.
     """
 
-    __slots__ = ("_scores", "keys")
+    __slots__ = ("_index", "_scores", "_seed_weights", "keys")
 
     def __init__(
         self,
@@ -158,6 +158,7 @@ class Called:
     ) -> None:
         """`rows`, `keys`, `scores`: as of a NeighbourIndex. `sums`: a zero for each item and two more, and so again at
         the end."""
+        self._index, self._seed_weights = (rows, keys, scores), seed_weights
         n_seeds = len(seed_weights)
         of_seeds = np.fromiter(seed_weights, np.int64, n_seeds)
         at = rows.take(of_seeds, mode="clip")
@@ -185,6 +186,14 @@ class Called:
         """The sum of the item at a place of `keys`."""
         return float(self._scores[place])
 
+    def because(self, item_key: int) -> int:
+        """The seed whose call is the greatest part of the sum of an item, which must be called; of equals the first."""
+        rows, keys, scores = self._index
+        seeds = np.fromiter(self._seed_weights, np.int64, len(self._seed_weights))
+        at = rows.take(seeds, mode="clip")
+        parts = scores.take(at, 0) * np.fromiter(self._seed_weights.values(), np.float32, len(seeds))[:, None]
+        return int(seeds[np.where(keys.take(at, 0) == item_key, parts, -1.0).max(axis=1).argmax()])
+
 
 class Fused:
     """A list of distinct items and what is called, as one: by the sum of their points, 1 / (60 + place) in the list,
@@ -199,14 +208,13 @@ class Fused:
         attributions: Sequence[Attribution],
         called: Called,
         of_called: Attribution,
-        because: Because,
         weight: float,
     ) -> None:
         """`item_keys`, `scores`, `sources`: the list, (n,) each; a source is a position in `attributions`, of which the
-        last stands for all others. `because`: of what is called."""
+        last stands for all others."""
         self._listed: list[int] = item_keys.tolist()
         self._scores, self._sources, self._attributions = scores, sources, attributions
-        self._called, self._of_called, self._because = called, of_called, because
+        self._called, self._of_called, self._because = called, of_called, called.because
         self._weight = weight
         self._in_both: Set[int] = set(called.keys).intersection(self._listed)
         self._order = self._merged()

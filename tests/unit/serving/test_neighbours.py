@@ -21,7 +21,7 @@ def test_what_two_seeds_call_comes_first() -> None:
     keys, scores = best(index, seeds, 10)
     assert keys == [6, 5, 7]
     assert scores == pytest.approx([1.5, 1.0, 1.0])
-    assert [index.because(seeds, key) for key in keys] == [2, 1, 2]
+    assert [index.called(seeds, 10).because(key) for key in keys] == [2, 1, 2]
     assert best(index, seeds, 1)[0] == [6]
 
 
@@ -61,4 +61,4 @@ def test_sums_are_those_that_a_hand_would_add(lists: dict[int, list[int]], seeds
     assert list(found) == sorted(found, key=lambda key: (-found[key], key))
     assert dict(zip(*best(index, weights, 1000), strict=True)) == found  # nothing is left of the first time
     for key in found:
-        assert key in lists[index.because(weights, key)]
+        assert key in lists[index.called(weights, 1000).because(key)]
