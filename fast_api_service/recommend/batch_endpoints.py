@@ -1,4 +1,4 @@
-"""POST /recommend/batch: the same for many users, with one query."""
+"""POST /recommend/batch: recommendations for many users."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from recsys.serving.snapshot import Query, Snapshot
 router = APIRouter(tags=["recommend"], route_class=DirectRoute)
 
 _ROUTE = "/recommend/batch"
-_AT_ONCE = 2  # users, before other requests have their turn; of all batches one goes on in a turn of the loop
+_AT_ONCE = 2  # users, before yielding to other requests; one batch runs per iteration of the event loop
 _EXAMPLES: dict[str, Any] = {
     "some users": {"summary": "For a newsletter", "value": {"user_ids": [1, 2], "top_k": 5}},
 }
@@ -45,8 +45,8 @@ _EXAMPLES: dict[str, Any] = {
 async def recommend_batch(
     request: Request, body: Annotated[BatchRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:
-    """What /recommend would answer each of up to 1,000 users, in their order. What cannot be read in time is left out
-    of all answers, and `provenance.degraded` says so."""
+    """The response of /recommend for each of up to 1,000 users, in their order. What cannot be read in time is left
+    out of all results, and listed in `provenance.degraded`."""
     state: State = request.app.state.service
     now = service.in_service(state)
     snapshot = now.snapshot
@@ -69,7 +69,7 @@ async def recommend_batch(
     rows, degraded = await _rows(state, snapshot, user_ids, timeout_s)
     results: list[orjson.Fragment] = []
     rescored_by: str | None = None
-    lacking = dict.fromkeys(degraded)  # by any of the answers, in order
+    missing = dict.fromkeys(degraded)  # in any of the results, in order
     for place, (user_id, row) in enumerate(zip(user_ids, rows, strict=True), 1):  # each is encoded at once
         feats, user = Feats({}, [], list(degraded), []), service.user_state(snapshot, row)
         if service.lacks_factors(now, user, body.surface):
@@ -77,7 +77,7 @@ async def recommend_batch(
         status = service.user_status(user_id, None, row, user)
         user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
         picks = cascade.recommend(snapshot, user, query, now.config)
-        lacking.update(dict.fromkeys(feats.degraded))
+        missing.update(dict.fromkeys(feats.degraded))
         tier, sources = cascade.tier(picks), [pick.attribution.source for pick in picks]
         state.metrics.traffic.count_answer(_ROUTE, body.surface, tier, sources, body.top_k, feats.degraded)
         if status != "known":
@@ -91,9 +91,9 @@ async def recommend_batch(
         results.append(orjson.Fragment(orjson.dumps(result)))
         if place % _AT_ONCE == 0:
             await state.appends.turn()
-    provenance = service.origin(request.scope, now, cascade.NOTHING, list(lacking))
-    for of_one_list in ("tier", "list_version", "list_age_s"):
-        del provenance[of_one_list]
+    provenance = service.origin(request.scope, now, cascade.NOTHING, list(missing))
+    for field_of_one_result in ("tier", "list_version", "list_age_s"):
+        del provenance[field_of_one_result]
     provenance |= {"surface": body.surface, "config_id": now.config_id}
     if rescored_by:
         provenance["rescored_by"] = rescored_by
@@ -106,10 +106,10 @@ async def recommend_batch(
 async def _rows(
     state: State, snapshot: Snapshot, user_ids: list[ExternalId], timeout_s: float
 ) -> tuple[Sequence[UserRow | None], list[str]]:
-    """Key and events of each user, and the parts that could not be read."""
+    """Key and recent events of each user, and the parts that could not be read."""
     try:
-        asked = [(str(user_id), None) for user_id in user_ids]
-        return await state.database.reads.users(asked, timeout_s), service.degraded(snapshot)
+        keys = [(str(user_id), None) for user_id in user_ids]
+        return await state.database.reads.users(keys, timeout_s), service.degraded(snapshot)
     except DatabaseAwayError:
         missing = service.degraded(snapshot, service.PERSONAL_LISTS, service.RECENT_EVENTS)
         return [None] * len(user_ids), missing

@@ -1,4 +1,4 @@
-"""Request and answer of POST /recommend/batch."""
+"""Request and response of POST /recommend/batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recsys.serving.config import Surface
 from recsys.serving.filters import Filters
 
 MAX_USERS: Final = 1000
-MAX_ITEMS_IN_BATCH: Final = 100_000  # of all users together
+MAX_ITEMS_IN_BATCH: Final = 100_000  # over all users
 
 
 class BatchRequest(BaseModel):
@@ -21,16 +21,16 @@ class BatchRequest(BaseModel):
     top_k: TopK = 10
     category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
     filters: Filters | None = Field(
-        None, description="only items like this; category_id and the filters of the surface hold as well"
+        None, description="only items that match; category_id and the filters of the surface apply as well"
     )
-    exclude: tuple[ItemId, ...] = Field((), max_length=MAX_ITEMS, description="items not to show to any of them")
-    surface: Surface = Field("homepage", description="where the answers are shown")
+    exclude: tuple[ItemId, ...] = Field((), max_length=MAX_ITEMS, description="items to recommend to nobody")
+    surface: Surface = Field("homepage", description="where the recommendations are shown")
     explain: StrictBool = Field(False, description="name the item that led to each item")
     deadline_ms: float = Field(
         60_000,
         gt=0,
         le=60_000,
-        description="have the lists read within so many milliseconds, at most the service's limit",
+        description="time limit for reading the users, in milliseconds; at most the service's limit",
     )
 
 
@@ -44,20 +44,18 @@ class UserResult(BaseModel):
 
 
 class BatchProvenance(BaseModel):
-    """Where all answers of the batch come from."""
+    """Provenance of all results of the batch."""
 
     model_config = ConfigDict(extra="forbid")
 
     publication_id: int
     dataset: str
     models: dict[str, Any]
-    degraded: list[str] = Field(description="parts that could not be read, so that the answers are poorer")
+    degraded: list[str] = Field(description="parts that could not be read, so that the results are poorer")
     time_ms: float
     surface: Surface
     config_id: int
-    rescored_by: str | None = Field(
-        None, description="artifact of the model that put the lists in order, where one did"
-    )
+    rescored_by: str | None = Field(None, description="artifact of the model that reordered the lists, if one did")
 
 
 class BatchAnswer(BaseModel):
@@ -66,4 +64,4 @@ class BatchAnswer(BaseModel):
     success: Literal[True] = True
     results: list[UserResult] = Field(description="one for each of user_ids, in their order")
     provenance: BatchProvenance
-    warnings: list[str] = Field([], description="what of the request could not be used")
+    warnings: list[str] = Field([], description="parts of the request that could not be used")

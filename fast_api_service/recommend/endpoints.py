@@ -1,4 +1,4 @@
-"""POST /recommend and GET /similar/{item_id}: direct routes, which answer with ready bytes."""
+"""POST /recommend, a direct route, and GET /similar/{item_id}; both respond with encoded JSON."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from recsys.serving.snapshot import Query, Snapshot
 router = APIRouter(tags=["recommend"])
 direct = APIRouter(tags=["recommend"], route_class=DirectRoute)
 
-_READING_SHARE = 0.8  # of the time that is left; the rest is for putting the answer together
+_READING_SHARE = 0.8  # of the time until the deadline; the rest is for building the response
 
 _EXAMPLES: dict[str, Any] = {
     "a user": {"summary": "For one user", "value": {"user_id": 1, "top_k": 10}},
-    "nobody": {"summary": "For nobody in particular: what is popular", "value": {"top_k": 5}},
+    "nobody": {"summary": "Anonymously: popular items", "value": {"top_k": 5}},
     "a category": {
         "summary": "Within a category",
         "value": {"user_id": 1, "category_id": 1, "surface": "category_list", "top_k": 5},
     },
     "a product page": {
-        "summary": "Beside a product, with what led to each item",
+        "summary": "Beside a product, with the reason for each item",
         "value": {"user_id": 1, "surface": "product_detail", "item_ids": [1], "explain": True, "top_k": 5},
     },
     "a guest": {
-        "summary": "For a guest who looked at some items",
+        "summary": "For a guest who viewed some items",
         "value": {"session_id": "example-session", "seq": [1, 2], "top_k": 5},
     },
     "candidates": {
@@ -75,13 +75,13 @@ _EXAMPLES: dict[str, Any] = {
 )
 @needs(RECOMMEND)
 async def recommend(request: Request, body: Annotated[RecommendRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
-    """Neighbours of what is in context, then the user's list blended with neighbours of the latest events, then what
-    is popular; each fills what the former left open. Somebody without a list gets one that is made of the latest
-    events as soon as they are on three items (`fold_in`).
+    """Neighbours of the items in context, then the user's list blended with neighbours of recent events, then popular
+    items; each source fills the places that the previous ones left open. Users without a list get one computed from
+    their recent events, once these are on three items (`fold_in`).
 
-    Unavailable, excluded and bought items are never shown. Somebody of whom nothing is known gets what is popular. What
-    cannot be read in time (Postgres is away or slow) is left out: the answer is made from memory, and
-    `provenance.degraded` says so.
+    Unavailable, excluded and bought items are never recommended. Without any data on the user, popular items are. What
+    cannot be read in time (Postgres is away or slow) is left out: the response is built from memory, and
+    `provenance.degraded` lists the missing parts.
     """
     state: State = request.app.state.service
     now = service.in_service(state)
@@ -95,7 +95,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     stored = user = service.user_state(snapshot, row)
     if body.seq is not None:
         seen = service.item_keys(snapshot, body.seq, "seq", warnings)
-        type_ = _type_of_a_look(state, snapshot, now.config, warnings)
+        type_ = _event_type_of_seq(state, snapshot, now.config, warnings)
         user = user._replace(seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
     feats = Feats(body.user_feats, warnings, degraded, [])
     if service.lacks_factors(now, user, body.surface):
@@ -112,8 +112,8 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
     provenance["config_id"] = now.config_id
     if feats.rescored_by:
         provenance["rescored_by"] = feats.rescored_by[0]
-    n_asked = body.top_k if query.candidate_keys is None else min(body.top_k, len(set(query.candidate_keys)))
-    state.metrics.traffic.count_answer("/recommend", body.surface, tier, sources, n_asked, degraded)
+    n_requested = body.top_k if query.candidate_keys is None else min(body.top_k, len(set(query.candidate_keys)))
+    state.metrics.traffic.count_answer("/recommend", body.surface, tier, sources, n_requested, degraded)
     if status != "known":
         state.metrics.cold_starts.labels(status).inc()
     state.exposures.note(request.scope, picks, sources, provenance, body.surface, user_id, body.session_id)
@@ -163,7 +163,7 @@ async def similar(
 
 
 def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> Query:
-    """What is asked, in keys; what is not known is said in `warnings`. ApiError 404, InputError."""
+    """The request, with ids resolved to keys; unknown ids are reported in `warnings`. ApiError 404, InputError."""
     return Query(
         top_k=body.top_k,
         category_key=service.category_key(snapshot, body.category_id),
@@ -178,8 +178,8 @@ def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, 
     )
 
 
-def _type_of_a_look(state: State, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> str:
-    """The event type that `seq` stands for; a warning where that counts nothing."""
+def _event_type_of_seq(state: State, snapshot: Snapshot, config: ServingConfig, warnings: list[str]) -> str:
+    """The event type of the items in `seq`; with a warning where it has no weight."""
     type_ = names_of(snapshot.meaning, config, state.event_synonyms).seen
     if interest_of(type_, snapshot.meaning.under(config).weights) <= 0:
         warnings.append("seq: no event type that it could stand for has a positive weight here, so it counts nothing")
@@ -189,12 +189,12 @@ def _type_of_a_look(state: State, snapshot: Snapshot, config: ServingConfig, war
 async def _user_row(
     state: State, snapshot: Snapshot, user_id: ExternalId | None, session_id: str | None, timeout_s: float
 ) -> tuple[UserRow | None, list[str]]:
-    """Who asks and their events, and the parts that could not be read; nobody in particular has nothing to read."""
+    """The user's row, and the parts that could not be read; nothing is read for anonymous requests."""
     if user_id is None and session_id is None:
         return None, service.degraded(snapshot)
     try:
-        asked = None if user_id is None else str(user_id)
-        return await state.database.reads.user(asked, session_id, timeout_s), service.degraded(snapshot)
+        text_id = None if user_id is None else str(user_id)
+        return await state.database.reads.user(text_id, session_id, timeout_s), service.degraded(snapshot)
     except DatabaseAwayError:
         missing = (service.PERSONAL_LISTS, service.RECENT_EVENTS) if user_id is not None else (service.RECENT_EVENTS,)
         return None, service.degraded(snapshot, *missing)

@@ -1,4 +1,4 @@
-"""The exposure log: what was shown is noted in memory and written to Postgres in batches, off the request path."""
+"""The exposure log: responses are queued in memory and written to Postgres in batches, off the request path."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from recsys.storage import locks
 
 log = logging.getLogger(__name__)
 
-CAPACITY: Final = 10_000  # answers that wait for Postgres; beyond, the oldest are dropped
-BATCH: Final = 200  # answers in one transaction; putting them on the wire holds up the requests for some 2 ms
+CAPACITY: Final = 10_000  # queued responses; beyond, the oldest are dropped
+BATCH: Final = 200  # responses per transaction; sending them blocks the event loop for some 2 ms
 _EVERY_S: Final = 0.5
-_PATIENCE_S: Final = 5.0  # with one batch, and at the end with all that is left
+_TIMEOUT_S: Final = 5.0  # for a batch, and at shutdown for all that is left
 _SESSION = {"application_name": "recsys-api-exposures", "jit": "off", **ENDS_WITH_CLIENT}
-_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)  # the rows are wrong, and will be
+_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)  # the rows are invalid: no retry
 
 
 class Shown(TypedDict):
-    """One answer; a row of the table `predictions`."""
+    """One response; a row of the table `predictions`."""
 
     shown_at: dt.datetime
     request_id: str
@@ -53,8 +53,8 @@ class Shown(TypedDict):
 
 
 _COLUMNS = ", ".join(Shown.__annotations__)
-# As one parameter: asyncpg looks at each element of each array, which takes as long as reading for the same answers.
-# Answers to users, and in sessions of guests, who were erased meanwhile are left out.
+# As one parameter, since asyncpg encodes arrays element by element, which takes as long as the reads of the same
+# requests. Responses to users and guests' sessions that were erased meanwhile are left out.
 _WRITE_SQL = f"""
 insert into predictions ({_COLUMNS})
 select {_COLUMNS} from json_populate_recordset(null::predictions, $1::json) shown
@@ -65,21 +65,21 @@ where not exists (select from erased_users where digest = sha256(convert_to(show
 
 
 class Exposures:
-    """A bounded queue of answers and the task that writes it.
+    """A bounded queue of responses and the task that writes it.
 
-    An answer is written once, whatever becomes of the connection. While Postgres is away the newest `capacity`
-    answers wait, and one batch that is being tried; others are dropped and counted.
+    A response is written exactly once, even if the connection breaks. While Postgres is away, the newest `capacity`
+    responses are queued, beside the batch that is retried; older ones are dropped and counted.
     """
 
     def __init__(self, dsn: str, metrics: Metrics, capacity: int = CAPACITY) -> None:
         self._dsn = dsn
         self._metrics = metrics
         self._queue: deque[Shown] = deque(maxlen=capacity)
-        self._batch: list[Shown] = []  # taken from the queue, not known to be written
-        self._doubt: str | None = None  # the transaction that tried to write it, when its end is not known
+        self._batch: list[Shown] = []  # taken from the queue, not known to be committed
+        self._in_doubt: str | None = None  # id of the transaction that wrote it, while its outcome is unknown
         self._full = asyncio.Event()
         self._connection: asyncpg.Connection | None = None
-        self._told = False
+        self._is_logged = False
         metrics.exposures_waiting.set_function(lambda: len(self._queue) + len(self._batch))
 
     def note(
@@ -92,7 +92,7 @@ class Exposures:
         user_id: ExternalId | None = None,
         session_id: str | None = None,
     ) -> None:
-        """Remember an answer to the request of `scope`; a microsecond or two, and nothing that can fail."""
+        """Queue the response to the request of `scope`; takes a microsecond or two, and cannot fail."""
         self.append(
             {
                 "shown_at": dt.datetime.now(dt.UTC),
@@ -114,19 +114,19 @@ class Exposures:
         )
 
     def append(self, shown: Shown) -> None:
-        """Put an answer into the queue."""
+        """Queue a response."""
         queue = self._queue
         if len(queue) == queue.maxlen:
-            self._metrics.exposures.labels("dropped").inc()  # the oldest one falls out
+            self._metrics.exposures.labels("dropped").inc()  # the oldest one
         queue.append(shown)
         if len(queue) == BATCH:
             self._full.set()
 
     async def write_on(self) -> None:
-        """Write what is in the queue, twice a second or as soon as a batch is full, until cancelled.
+        """Write the queue, twice a second or as soon as a batch is full, until cancelled.
 
-        What comes while a batch is written waits for the next one: transactions of a few answers would cost the
-        requests a fifth of their time.
+        Responses that arrive while a batch is written wait for the next one: many small transactions would slow
+        requests down by a fifth.
         """
         while True:
             with contextlib.suppress(TimeoutError):
@@ -136,29 +136,29 @@ class Exposures:
                 await asyncio.sleep(_EVERY_S)
 
     async def close(self) -> None:
-        """Write what is left, for some seconds at most; what cannot be written is counted, and lost."""
+        """Write what is left, for a few seconds at most; the rest is counted as dropped."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 while self._queue or self._batch:
                     if not await self._write_all():
                         await asyncio.sleep(0.1)
         n_lost = len(self._queue) + len(self._batch)
         if n_lost:
             self._metrics.exposures.labels("dropped").inc(n_lost)
-            log.error("%d answers could not be written to the exposure log before the end", n_lost)
+            log.error("%d responses could not be written to the exposure log before shutdown", n_lost)
         self._drop_connection()
 
     async def _write_all(self) -> bool:
-        """Write what is there by now; False while Postgres is away."""
+        """Write what is queued by now; False while Postgres is away."""
         for _ in range(math.ceil((len(self._queue) + len(self._batch)) / BATCH)):
-            while self._queue and len(self._batch) < BATCH and self._doubt is None:
+            while self._queue and len(self._batch) < BATCH and self._in_doubt is None:
                 self._batch.append(self._queue.popleft())
             try:
                 await self._write_batch()
             except asyncio.CancelledError:
                 self._drop_connection()
                 raise
-            except Exception as error:  # whatever it is, what is shown later is still to be written
+            except Exception as error:  # any error: later responses are still to be written
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():  # asyncpg's rollback failed, in place of the cancellation
                     self._drop_connection()
@@ -167,30 +167,30 @@ class Exposures:
                     self._give_up_connection(error)
                     return False
                 self._drop_connection()
-                log.error("%d answers cannot be written to the exposure log: %r", len(self._batch), type(error))
+                log.error("%d responses cannot be written to the exposure log: %r", len(self._batch), type(error))
                 self._settle("dropped")
         return True
 
     async def _write_batch(self) -> None:
         connection = await self._connected()
-        with ended_after(connection, _PATIENCE_S):
+        with ended_after(connection, _TIMEOUT_S):
             await self._write_on(connection)
 
     async def _write_on(self, connection: asyncpg.Connection) -> None:
-        if self._doubt is not None and await self._was_committed(connection):
+        if self._in_doubt is not None and await self._was_committed(connection):
             self._settle("written")
             return
-        self._doubt = None
+        self._in_doubt = None
         async with connection.transaction():
-            # an erasure that is under way ends first, then its user is known here
+            # wait for a running erasure, so that its user is in erased_users
             await connection.execute("select pg_advisory_xact_lock_shared($1)", locks.EXPOSURES)
             await connection.execute(_WRITE_SQL, orjson.dumps(self._batch).decode())
-            self._doubt = await connection.fetchval("select pg_current_xact_id()::text")
+            self._in_doubt = await connection.fetchval("select pg_current_xact_id()::text")
         self._settle("written")
 
     async def _was_committed(self, connection: asyncpg.Connection) -> bool:
-        """What became of the transaction in doubt; TimeoutError while it still runs."""
-        status = await connection.fetchval("select pg_xact_status($1::text::xid8)", self._doubt)
+        """Whether the transaction in doubt was committed; TimeoutError while it still runs."""
+        status = await connection.fetchval("select pg_xact_status($1::text::xid8)", self._in_doubt)
         if status == "in progress":
             raise TimeoutError
         return bool(status == "committed")
@@ -198,22 +198,22 @@ class Exposures:
     def _settle(self, outcome: str) -> None:
         self._metrics.exposures.labels(outcome).inc(len(self._batch))
         self._batch.clear()
-        self._doubt = None
-        self._told = False
+        self._in_doubt = None
+        self._is_logged = False
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(self._dsn, timeout=_PATIENCE_S, server_settings=_SESSION)
+            self._connection = await asyncpg.connect(self._dsn, timeout=_TIMEOUT_S, server_settings=_SESSION)
         return self._connection
 
     def _give_up_connection(self, error: Exception) -> None:
-        if not self._told:
-            log.warning("what is shown cannot be written now, it waits in memory: %s", type(error).__name__)
-        self._told = True
+        if not self._is_logged:
+            log.warning("the exposure log cannot be written now, responses stay queued: %s", type(error).__name__)
+        self._is_logged = True
         self._drop_connection()
 
     def _drop_connection(self) -> None:
-        """One on which anything went wrong is not used again: it may be within a transaction that never ends."""
+        """A connection is not reused after an error: it may be within a transaction that never ends."""
         if self._connection is not None:
             self._connection.terminate()
         self._connection = None

@@ -1,4 +1,4 @@
-"""What recommendation answers are made of: who asks, where the answer comes from, and its bytes."""
+"""The parts of recommendation responses: the user's state, the provenance, and the items as JSON."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.recent import History
 from recsys.serving.snapshot import NOBODY, Snapshot, UserState
 
-# parts that may be missing; FOLD_IN: the item factors behind the lists, so that nobody new is folded in, and diversity
-# goes by categories alone
+# Parts that may be missing. FOLD_IN: the item factors, without which new users are not folded in and diversity uses
+# categories only.
 PERSONAL_LISTS, RECENT_EVENTS = "personal_lists", "recent_events"
 PUBLICATION, FOLD_IN = "publication", "fold_in"
 
@@ -39,21 +39,21 @@ _KIND_BY_TIER: Final = {
 
 
 def in_service(state: State) -> InService:
-    """What is served from now; ApiError 503 where there is nothing yet."""
+    """The current state; ApiError 503 if there is none yet."""
     if state.now is None:
         raise ApiError(503, "not_ready", state.problem, retry_after_s=2)
     return state.now
 
 
 def degraded(snapshot: Snapshot, *missing: str) -> list[str]:
-    """The parts that an answer goes out without."""
+    """The parts that are missing from a response."""
     return [*(() if snapshot.is_published else (PUBLICATION,)), *missing]
 
 
 def item_keys(
     snapshot: Snapshot, item_ids: Sequence[ExternalId], field: str = "", warnings: list[str] | None = None
 ) -> list[int]:
-    """Keys of the known items; with `warnings`, how many are not known is said there. InputError for what is no id."""
+    """Keys of the known items; `warnings` gets the number of unknown ones. InputError for an invalid id."""
     if not item_ids:
         return []
     keys = [snapshot.items.key(to_external(item_id, snapshot.items.json_type, "item")) for item_id in item_ids]
@@ -74,34 +74,34 @@ def category_key(snapshot: Snapshot, category_id: ExternalId | None) -> int | No
 
 
 def user_state(snapshot: Snapshot, row: UserRow | None) -> UserState:
-    """Of who asks, what the cascade works with; None: nothing could be read."""
+    """The input of the cascade for a user; `row` is None where nothing was read."""
     if row is None:
         return NOBODY
     if row.user_key is None:
         return UserState(recent=row.recent)
     lists = (snapshot.lists.get(kind) for kind in ("ranked", "personal", "history"))
-    ranked, personal, done = (None if of is None else of.get(row.user_key) for of in lists)
-    history = None if done is None else History(*done, snapshot.publication.lists["history"].sources)
+    ranked, personal, past = (None if list_ is None else list_.get(row.user_key) for list_ in lists)
+    history = None if past is None else History(*past, snapshot.publication.lists["history"].sources)
     return UserState(ranked, personal, row.recent, history=history)
 
 
 def lacks_factors(now: InService, user: UserState, surface: Surface) -> bool:
-    """Whether an answer to this user would differ with the item factors of the publication's ALS, which are away."""
-    is_away = now.snapshot.factors is None and now.snapshot.publication.models.get(FACTORS)
-    return bool(is_away) and blend.uses_factors(user, now.config, surface)
+    """Whether a response to this user would differ with the item factors of the publication's ALS, not loaded."""
+    is_missing = now.snapshot.factors is None and now.snapshot.publication.models.get(FACTORS)
+    return bool(is_missing) and blend.uses_factors(user, now.config, surface)
 
 
 def restriction(
-    snapshot: Snapshot, asked: Filters | None, of_surface: Filters | None, warnings: list[str]
+    snapshot: Snapshot, requested: Filters | None, of_surface: Filters | None, warnings: list[str]
 ) -> Restriction | None:
-    """The request's filters in keys; what of them, or of those of the surface, nothing can match is said."""
+    """The request's filters, resolved to keys; `warnings` gets conditions, also the surface's, that match nothing."""
     if of_surface is not None:
         filters.resolve(of_surface, snapshot.items, snapshot.categories, warnings, place="the surface's filters")
-    return None if asked is None else filters.resolve(asked, snapshot.items, snapshot.categories, warnings)
+    return None if requested is None else filters.resolve(requested, snapshot.items, snapshot.categories, warnings)
 
 
 def user_status(user_id: ExternalId | None, session_id: str | None, row: UserRow | None, user: UserState) -> str:
-    """What is known of who asks."""
+    """The status of the user, as in the provenance."""
     if user_id is None and session_id is None:
         return "anonymous"
     if row is None:
@@ -120,7 +120,7 @@ def time_left_s(scope: Scope, deadline_ms: float) -> float:
 
 
 def origin(scope: Scope, now: InService, tier: str, missing: list[str]) -> dict[str, Any]:
-    """The part of the provenance that all answers have."""
+    """The part of the provenance that all responses have."""
     members, made_at = now.origins.get(tier) or _origin_of(now, tier)
     return {
         **members,
@@ -131,7 +131,7 @@ def origin(scope: Scope, now: InService, tier: str, missing: list[str]) -> dict[
 
 
 def _origin_of(now: InService, tier: str) -> tuple[dict[str, Any], float | None]:
-    """What all answers of this tier have in common, kept for the next ones; and when the list was made."""
+    """The part that is the same for all responses of this tier, cached; and when the list was created."""
     publication = now.snapshot.publication
     version = publication.lists.get(_KIND_BY_TIER.get(tier, ""))
     members = {
@@ -146,7 +146,7 @@ def _origin_of(now: InService, tier: str) -> tuple[dict[str, Any], float | None]
 
 
 def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False) -> orjson.Fragment:
-    """The items of an answer as JSON; with `explain` each with what led to it."""
+    """The items of a response as JSON; with `explain`, with the reason for each."""
     reasons = [_reason(snapshot, pick) for pick in picks] if explain else None
     return orjson.Fragment(core.entries(snapshot.items.id_by_key, picks, reasons))
 

@@ -262,7 +262,7 @@ def test_an_erasure_waits_for_what_is_being_written(clean_database_url: str, cle
 
 def test_the_end_is_not_held_up_by_a_connection_that_ends_in_the_middle_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled transaction rolls back; where the connection ends then, asyncpg raises another error instead."""
-    monkeypatch.setattr(exposures, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(exposures, "_TIMEOUT_S", 0.2)
 
     async def write(_: Exposures) -> None:
         try:

@@ -45,7 +45,7 @@ def test_looks_and_writes_that_were_given_up_leave_no_backend_while_somebody_hol
 ) -> None:
     shop.stock(clean_database)
     shop.publish(clean_database, "v1", shop.FIRST)
-    for module, name in ((database, "_LOOK_S"), (exposures, "_PATIENCE_S")):
+    for module, name in ((database, "_LOOK_S"), (exposures, "_TIMEOUT_S")):
         monkeypatch.setattr(module, name, 0.3)
     monkeypatch.setattr(queries, "_MORE_S", 0.3 - queries.STATEMENT_S)
     locked = sa.text(
