@@ -1,8 +1,8 @@
-"""Events that clients post, and the event log as they see it.
+"""Endpoints to post events, and to read the event log.
 
-`POST /online/data/add` and `GET /online/events/{user_id}` are in `endpoints.py`, with what they take in `schemas.py`
-and, for the usual ones by columns, `plain_samples.py`; `/online/streaming` is in `streaming_endpoints.py` and
-`streaming_schemas.py`. `appends.py` puts batches of the same moment into the log as one, `warnings.py` names what of an
-event cannot be used, `log_watch.py` feeds the metrics of Kafka's relay and sink. What an event means, and the logs
-themselves, are in `recsys.events`.
+`POST /online/data/add` and `GET /online/events/{user_id}` are in `endpoints.py`, with their schemas in `schemas.py`
+and a fast path for plain samples in `plain_samples.py`; `/online/streaming` is in `streaming_endpoints.py` and
+`streaming_schemas.py`. `appends.py` appends concurrent batches to the log together, `warnings.py` reports parts of
+events that cannot be used, `log_watch.py` collects the metrics of Kafka's relay and sink. The meaning of events, and
+the logs themselves, are in `recsys.events`.
 """

@@ -1,6 +1,6 @@
-"""Batches that wait at the same moment are appended as one: one transaction, one wait for the disk, for all of them.
+"""Concurrent batches are appended together (group commit): one transaction and one disk flush for all of them.
 
-With nobody else there, a batch goes out at once and alone. Each batch gets the answer that it would get alone.
+Without others, a batch is appended at once. Each batch gets the same result as if appended alone.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from fast_api_service.errors import ApiError
 from recsys.events.event import Event
 from recsys.events.log import Appended, EventLog, LogAwayError
 
-# In a transaction, unless one batch is larger. Of clients that post again when they are answered, one that takes all
-# leaves nothing to read meanwhile: worker and Postgres would wait for each other by turns.
+# Per transaction, unless one batch is larger. If one transaction took all, there would be nothing to parse meanwhile,
+# as clients post again after the response: worker and Postgres would take turns.
 MAX_EVENTS: Final = 400
-# Two transactions at a time, so that Postgres has one while the worker ends and begins the other; more beside them when
-# one takes long, as for a lock.
+# Two transactions at a time, so that Postgres runs one while the worker prepares the other; more when one is slow, such
+# as when waiting for a lock.
 USUALLY_RUNNING: Final = 2
 MAX_RUNNING: Final = 4
-# Whoever has waited for so long when Postgres or Kafka is found to be away is told so, and does not wait for the next
-# transaction to hang as well.
+# When Postgres or Kafka turns out to be away, batches that have waited this long fail as well, instead of waiting for
+# the next transaction to hang.
 PATIENCE_S: Final = 1.0
-_OF_ALL: Final = ("database_away", "not_ready")
+_COMMON_ERRORS: Final = ("database_away", "not_ready")
 
 
 class _Batch(NamedTuple):
     events: Sequence[Event]
-    names: set[str]  # ids that decide what is new
+    names: set[str]  # ids by which duplicates are found
 
 
 class AppendTogether:
@@ -43,7 +43,7 @@ class AppendTogether:
             self._append,
             MAX_EVENTS,
             size=lambda batch: len(batch.events),
-            # none may decide what is new in another one
+            # no batch may have duplicates of another's events
             may_join=lambda batches, batch: all(batch.names.isdisjoint(other.names) for other in batches),
             n_running=USUALLY_RUNNING,
             n_running_when_slow=MAX_RUNNING,
@@ -51,24 +51,24 @@ class AppendTogether:
         )
 
     async def turn(self) -> None:
-        """Wait until nobody else has gone on in this turn of the event loop: for work of a millisecond for a batch.
+        """Let one caller go on per iteration of the event loop: for work that takes a millisecond per batch.
 
-        Many at once would keep the loop from what Postgres answers meanwhile.
+        Many at once would delay the handling of Postgres' replies.
         """
         await self._turn.acquire()
         asyncio.get_running_loop().call_soon(self._turn.release)
 
     async def append(self, events: Sequence[Event]) -> Appended:
-        """See EventLog; `position` is the one that the log had reached then. What the log raises passes through."""
+        """See EventLog; `position` is the log's position after the common append. Errors of the log propagate."""
         return await self._together.get(_Batch(events, _names(events))) if events else Appended()
 
     async def _append(self, batches: Sequence[_Batch]) -> list[Appended | Exception]:
         try:
             return [*await self._appended(batches)]
         except Exception as error:
-            if len(batches) == 1 or _is_of_all(error):
+            if len(batches) == 1 or _is_common(error):
                 raise
-        # one of them has not what it takes: the others must not suffer from it
+        # one of the batches is at fault: the others must not fail with it
         return await asyncio.gather(*map(self._alone, batches))
 
     async def _appended(self, batches: Sequence[_Batch]) -> list[Appended]:
@@ -93,13 +93,13 @@ def _names(events: Sequence[Event]) -> set[str]:
     return names
 
 
-def _is_of_all(error: Exception) -> bool:
+def _is_common(error: Exception) -> bool:
     """Whether every batch would get this error."""
-    return isinstance(error, LogAwayError) or (isinstance(error, ApiError) and error.status in _OF_ALL)
+    return isinstance(error, LogAwayError) or (isinstance(error, ApiError) and error.status in _COMMON_ERRORS)
 
 
 def _divided(together: Appended, sizes: Sequence[int]) -> list[Appended]:
-    """What became of each of the batches that were appended one after the other."""
+    """Split the result of a common append into those of its batches."""
     if len(sizes) == 1:
         return [together]
     of_place = [batch for batch, size in enumerate(sizes) for _ in range(size)]

@@ -1,4 +1,4 @@
-"""POST /online/data/add and GET /online/events/{user_id}: events in, and the newest ones of a user."""
+"""POST /online/data/add and GET /online/events/{user_id}: adds events, and returns a user's newest."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ router = APIRouter(tags=["online"])
 
 class _SamplesRoute(DirectRoute):
     def reading(self, validate: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        """orjson reads a body of samples in a third of pydantic's time."""
+        """orjson parses a body of samples in a third of pydantic's time."""
         return lambda body: samples_of(body) or validate(body)
 
 
-_hot = APIRouter(route_class=_SamplesRoute)
+_add_router = APIRouter(route_class=_SamplesRoute)
 
 _EXAMPLES: dict[str, Any] = {
     "one event": {"summary": "A user liked an item", "value": {"user_id": 1, "item_id": 1, "label": 1}},
     "some events": {
-        "summary": "Some events, with ids of their own",
+        "summary": "Some events, with their ids",
         "value": {
             "samples": [
                 {"event_id": "example-1", "user_id": 1, "item_id": 1, "event_type": "view"},
@@ -63,13 +63,13 @@ _KEY_PARAMETER: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "of one action, the same in each retry of it, such as a UUID: makes events without `event_id` and"
-    " `timestamp` free to send again",
+    "description": "identifies one action, such as a UUID; the same in each retry, so that events without `event_id`"
+    " and `timestamp` can be retried safely",
     "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"},
 }
 
 
-@_hot.post(
+@_add_router.post(
     "/online/data/add",
     response_model=AddAnswer,
     responses=documented(409, 413, 422, 503) | {207: {"model": AddAnswer, "description": "Some were rejected"}},
@@ -79,17 +79,17 @@ _KEY_PARAMETER: dict[str, Any] = {
 )
 @needs(EVENTS)
 async def add(request: Request, body: Annotated[AddRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
-    """The answer comes when the events are durable, and the next recommendation of any worker knows them.
+    """The response comes when the events are durable; the next recommendation of any worker takes them into account.
 
     Of `parameters`, quantity, price, stars or rating, completion and duration give the event weight and label. Others,
-    and `features`, are what was known before the user acted (device, page, campaign …): inputs of the model, as
-    `user_feats` of a request are.
+    and `features`, are what was known before the user acted (device, page, campaign …): inputs of the model, like
+    `user_feats` of a request.
 
-    200: all are in the log; 207: some were rejected, each with its reason; 422: none could be taken. `warnings` says
-    what was taken and cannot be used: types without weight, items that are not known, parameters that say nothing.
-    Usual names of an action (purchase, order, click …) are stored under the name that the shop's data have for it.
+    200: all are in the log; 207: some were rejected, each with its reason; 422: all were rejected. `warnings` lists
+    what was stored but cannot be used: types without weight, unknown items, parameters without effect. Common names of
+    an action (purchase, order, click …) are stored under the name in the shop's data.
 
-    Without `event_id`, a retry is known by the `timestamp`, or by the header `Idempotency-Key`; with none of them,
+    Without `event_id`, a retry is recognized by the `timestamp`, or by the header `Idempotency-Key`; with none of them,
     equal views within ten minutes count once, and each purchase counts.
     """
     state: State = request.app.state.service
@@ -119,8 +119,8 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     if warnings := event_warnings.warnings_of(pairs, n_apart, names, snapshot, owners_of_fields(state)):
         answer["warnings"] = warnings
     counts = {"accepted": appended.accepted, "duplicate": appended.duplicates, "rejected": rejected}
-    for outcome, those in counts.items():
-        state.metrics.events.labels(outcome).inc(len(those))
+    for outcome, places in counts.items():
+        state.metrics.events.labels(outcome).inc(len(places))
     if len(rejected) < len(samples):
         return JsonBytes(orjson.dumps(answer), 207 if rejected else 200)
     (code, reason), n_more = rejected[min(rejected)], len(rejected) - 1
@@ -128,7 +128,7 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     raise ApiError(422 if n_more else code, status, reason + (f"; and {n_more} more were rejected" if n_more else ""))
 
 
-router.include_router(_hot)
+router.include_router(_add_router)
 
 
 @router.get(
@@ -144,13 +144,13 @@ async def latest(
     user_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)],
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
-    """The newest events that were posted of the user; a user who is not known has none."""
+    """The newest posted events of the user; unknown users have none."""
     types = types_of(state)
     try:
-        asked = to_external(_storable(user_id), types["user"], "user")
+        own_id = to_external(_storable(user_id), types["user"], "user")
     except InputError as error:
         raise ApiError(404, "unknown_user", str(error)) from None
-    rows = await state.lookups.transaction(lambda connection: postgres_log.latest(connection, str(asked), limit))
+    rows = await state.lookups.transaction(lambda connection: postgres_log.latest(connection, str(own_id), limit))
     events = [
         {
             "event_id": row["event_id"],
@@ -163,22 +163,22 @@ async def latest(
         }
         for row in rows
     ]
-    body = {"success": True, "user_id": asked, "events": events}
+    body = {"success": True, "user_id": own_id, "events": events}
     return Response(orjson.dumps(body), media_type="application/json")
 
 
 def _readable(
     samples: Sequence[Any], state: State
 ) -> tuple[list[tuple[int, dict[str, Any]]], dict[int, tuple[int, str]]]:
-    """Samples that have the right fields, as (index, fields with ids as text), and why the others have not."""
+    """Valid samples, as (index, fields with ids as text), and why the others were rejected."""
     types = types_of(state)
     user_type, item_type, validate = types["user"], types["item"], Sample.model_validate
     readable: list[tuple[int, dict[str, Any]]] = []
     rejected: dict[int, tuple[int, str]] = {}
-    taken = plain(samples, types)
+    checked = plain(samples, types)
     for index, raw in enumerate(samples):
-        if index in taken:
-            readable.append((index, taken[index]))
+        if index in checked:
+            readable.append((index, checked[index]))
             continue
         try:
             fields = validate(raw).__dict__
@@ -196,7 +196,7 @@ def _readable(
 
 
 def names_of(state: State) -> EventNames:
-    """What event types are called here; before anything is published, as where the data declare nothing."""
+    """The names of event types; without a publication, those of data that declare none."""
     meaning = state.snapshot.meaning if state.snapshot else EventMeaning()
     return names_in_force(meaning, state.config, state.event_synonyms)
 
@@ -208,7 +208,7 @@ def owners_of_fields(state: State) -> Sequence[str]:
 
 
 def _idempotency_key(request: Request) -> str:
-    """The key of the request, empty without one; ApiError 422 for one that is no word of 1 to 200 characters."""
+    """The key of the request, empty without one; ApiError 422 for an invalid one."""
     for name, value in request.scope["headers"]:
         if name == b"idempotency-key":
             if not _KEY.match(value):
@@ -219,7 +219,7 @@ def _idempotency_key(request: Request) -> str:
 
 
 def types_of(state: State) -> dict[str, JsonType]:
-    """The JSON types of ids; before anything is published, text takes them all."""
+    """The JSON types of ids; without a publication strings, which can be any id."""
     snapshot = state.snapshot
     if snapshot is None:
         return {"user": "string", "item": "string"}
@@ -227,7 +227,7 @@ def types_of(state: State) -> dict[str, JsonType]:
 
 
 def in_type(id_: str, json_type: JsonType, entity: str) -> ExternalId:
-    """An id in the JSON type of the catalogue, as it is where it was posted before the catalogue was there."""
+    """An id in the JSON type of the catalogue; unchanged if it does not fit, as it may be older than the catalogue."""
     try:
         return to_external(id_, json_type, entity)
     except InputError:

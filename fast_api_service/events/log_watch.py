@@ -1,6 +1,6 @@
-"""What stands between Kafka and the tables, for the metrics: outbox, sink, dead letters, and who is at work on them.
+"""Metrics of the pipeline between Kafka and the tables: outbox, sink, dead letters, and whether relay and sink run.
 
-Relay and sink are processes of their own without an address; all of it can be seen from here, whether they run or not.
+Relay and sink are separate processes without a port; the service observes them, also while they are down.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _EVERY_S: Final = 10.0
 _LOCK_BY_WORKER: Final = {"relay": locks.RELAY, "sink": locks.SINK}
-_HELD_SQL: Final = """
+_LOCKS_SQL: Final = """
 select classid::bigint << 32 | objid::bigint from pg_locks where locktype = 'advisory' and objsubid = 1 and granted
        and database = (select oid from pg_database where datname = current_database())
 """
 
 
 async def watch_log(dsn: str, event_log: EventLog, metrics: Metrics) -> None:
-    """Look every ten seconds until cancelled; all stays 0 where Postgres is the log."""
+    """Update the metrics every ten seconds until cancelled; all stay 0 where Postgres is the log."""
     for worker in _LOCK_BY_WORKER:
         metrics.log_worker_up.labels(worker)
     if isinstance(event_log, postgres_log.PostgresLog):
@@ -41,20 +41,20 @@ async def watch_log(dsn: str, event_log: EventLog, metrics: Metrics) -> None:
     connections = Connections(dsn, "recsys-api-log-watch")
     try:
         while True:
-            await _look(connections, kafka_log, metrics)
+            await _update(connections, kafka_log, metrics)
             await asyncio.sleep(_EVERY_S)
     finally:
         await connections.close()
 
 
-async def _look(connections: Connections, event_log: KafkaLog, metrics: Metrics) -> None:
+async def _update(connections: Connections, event_log: KafkaLog, metrics: Metrics) -> None:
     unknown = float("nan")
     try:
-        held, (n_waiting, age_s), after = await connections.transaction(
+        granted, (n_waiting, age_s), after = await connections.transaction(
             lambda connection: _in_tables(connection, outbox=event_log.outbox)
         )
         for worker, lock in _LOCK_BY_WORKER.items():
-            metrics.log_worker_up.labels(worker).set(lock in held)
+            metrics.log_worker_up.labels(worker).set(lock in granted)
     except (RecsysError, asyncpg.PostgresError):
         n_waiting, age_s, after = unknown, unknown, None
     metrics.outbox_events.set(n_waiting)
@@ -62,13 +62,13 @@ async def _look(connections: Connections, event_log: KafkaLog, metrics: Metrics)
     try:
         metrics.dead_letters.set(await event_log.n_dead_letters())
         metrics.sink_lag.set(unknown if after is None else await event_log.lag(after))
-    except (RecsysError, ValueError):  # ValueError: kept while another log was the event log
+    except (RecsysError, ValueError):  # ValueError: the offset is of another event log
         metrics.dead_letters.set(unknown)
         metrics.sink_lag.set(unknown)
 
 
 async def _in_tables(connection: asyncpg.Connection, *, outbox: bool) -> tuple[set[int], tuple[float, float], str]:
-    """Locks that are held, length and age of the outbox, and how far the sink is."""
-    held = {row[0] for row in await connection.fetch(_HELD_SQL)}
+    """Locks that are granted, length and age of the outbox, and the sink's offset."""
+    granted = {row[0] for row in await connection.fetch(_LOCKS_SQL)}
     waiting = await postgres_log.undelivered(connection, await offset_of(connection, "relay")) if outbox else (0, 0.0)
-    return held, waiting, await offset_of(connection, "sink")
+    return granted, waiting, await offset_of(connection, "sink")

@@ -1,7 +1,7 @@
-"""The usual samples of a body, checked a column at a time, which takes a quarter of pydantic's time for each.
+"""A fast path for plain samples: validated by column, which takes a quarter of pydantic's time per sample.
 
-Samples with the same fields in the same order are looked at together. Where one column of theirs is not plain, all of
-them are left to `events.schemas.Sample`, whose verdict and words count; what is taken here comes out as it does there.
+Samples with the same fields in the same order are validated together. If one of their columns is not plain, all of
+them are left to `events.schemas.Sample`, which decides and has the messages; plain samples have the same result there.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from recsys.ids import MAX_ID_LENGTH, MAX_INTEGER
 from recsys.serving.ids import JsonType
 
 _Column = Sequence[Any]
-_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")  # an integer that may not go into 64 bits, or text like it
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")  # an integer that may exceed 64 bits, or text like it
 
 
 def samples_of(body: bytes) -> Samples | None:
-    """The samples of a body, None where pydantic may read it otherwise: integers beyond 64 bits, what is no JSON."""
+    """The samples of a body; None where pydantic might differ: for integers beyond 64 bits, and invalid JSON."""
     if _LONG_NUMBER.search(body):
         return None
     try:
@@ -33,29 +33,29 @@ def samples_of(body: bytes) -> Samples | None:
     if type(read) is not dict or read.keys() != {"samples"}:
         return None
     samples = read["samples"]
-    is_fit = type(samples) is list and 0 < len(samples) <= MAX_SAMPLES
-    return Samples.model_construct(samples=samples) if is_fit else None
+    is_valid = type(samples) is list and 0 < len(samples) <= MAX_SAMPLES
+    return Samples.model_construct(samples=samples) if is_valid else None
 
 
 def plain(samples: Sequence[Any], types: Mapping[str, JsonType]) -> dict[int, dict[str, Any]]:
-    """By index, the plain samples with their ids as text. `types`: of the ids, by entity."""
-    alike: dict[tuple[str, ...], list[int]] = {}
+    """Index → sample with its ids as text, for the plain samples. `types`: JSON types of ids by entity."""
+    indices_by_names: dict[tuple[str, ...], list[int]] = {}
     for index, raw in enumerate(samples):
         if type(raw) is dict:
-            alike.setdefault(tuple(raw), []).append(index)
-    taken: dict[int, dict[str, Any]] = {}
-    for names, indices in alike.items():
+            indices_by_names.setdefault(tuple(raw), []).append(index)
+    checked: dict[int, dict[str, Any]] = {}
+    for names, indices in indices_by_names.items():
         columns = _columns(names, [samples[index] for index in indices], types)
         if columns is not None:
             for index, row in zip(indices, zip(*columns.values(), strict=True), strict=True):
-                taken[index] = dict(zip(columns, row, strict=True))
-    return taken
+                checked[index] = dict(zip(columns, row, strict=True))
+    return checked
 
 
 def _columns(
     names: Sequence[str], rows: Sequence[dict[str, Any]], types: Mapping[str, JsonType]
 ) -> dict[str, _Column] | None:
-    """Checked values by field; None where one is not plain."""
+    """Validated columns by field; None if one is not plain."""
     if "item_id" not in names or not _CHECKS.keys() >= set(names):
         return None
     columns: dict[str, _Column] = {}
@@ -79,8 +79,8 @@ def _ids(values: _Column, json_type: JsonType | None) -> _Column | None:
 def _texts(values: _Column, _: Any) -> _Column | None:
     if set(map(type, values)) != {str}:
         return None
-    lengths, together = set(map(len, values)), "".join(values)
-    is_plain = 0 not in lengths and max(lengths) <= MAX_ID_LENGTH and together.isascii() and "\0" not in together
+    lengths, joined = set(map(len, values)), "".join(values)
+    is_plain = 0 not in lengths and max(lengths) <= MAX_ID_LENGTH and joined.isascii() and "\0" not in joined
     if not is_plain or any(map(str.isspace, {end for text in values for end in (text[0], text[-1])})):
         return None
     return values
@@ -91,7 +91,7 @@ def _event_types(values: _Column, _: Any) -> _Column | None:
 
 
 def _instants(values: _Column, _: Any) -> _Column | None:
-    """Of numbers from 0 on."""
+    """For numbers ≥ 0 only."""
     if not set(map(type, values)) <= {int, float} or not min(values) >= 0:
         return None
     at, utc = dt.datetime.fromtimestamp, dt.UTC

@@ -1,4 +1,4 @@
-"""What clients post of events, and what they are told."""
+"""Requests and responses of the event endpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_SAMPLES = 1000
 
 
 def _instant(value: Any) -> dt.datetime:
-    """ISO 8601 (UTC where it names no zone), or seconds or milliseconds since the epoch."""
+    """ISO 8601 (UTC if without a zone), or seconds or milliseconds since the epoch."""
     if isinstance(value, dt.datetime):
         return value if value.tzinfo else value.replace(tzinfo=dt.UTC)
     try:
@@ -56,7 +56,7 @@ _OWNED: list[JsonValue] = [
 
 
 class Sample(BaseModel):
-    """One event. `{"user_id": 123, "item_id": 6, "label": 1}` is enough; a guest's has a session_id instead."""
+    """One event. `{"user_id": 123, "item_id": 6, "label": 1}` is enough; guests have a session_id instead."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"anyOf": _OWNED})
 
@@ -65,29 +65,29 @@ class Sample(BaseModel):
     session_id: TextId | None = Field(None, description="a later request with user_id and session_id joins the two")
     event_id: TextId | None = Field(
         None,
-        description="makes a retry free; without it one is derived from the content and timestamp, else from the header"
+        description="makes retries safe; without it one is derived from the content and timestamp, else from the header"
         " Idempotency-Key, else from ten minutes. A purchase with none of them counts each time it is sent",
     )
     event_type: EventType | None = Field(
         None,
-        description="where neither it nor action_type is given: view, or the shop's lightest that is not bought",
+        description="default, also without action_type: view, or the shop's type of lowest weight that is no purchase",
     )
-    action_type: EventType | None = Field(None, description="another name for event_type, which goes before it")
-    timestamp: Timestamp | None = Field(None, description="when it happened; now where it is missing")
+    action_type: EventType | None = Field(None, description="alias of event_type, which takes precedence")
+    timestamp: Timestamp | None = Field(None, description="when it happened; default: now")
     label: Annotated[float, Strict()] | None = Field(None, ge=-1e9, le=1e9, description="how much it was liked")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
-        description="of the action: stars, quantity, price, duration, and what was known before it: device, campaign …",
+        description="of the action: stars, quantity, price, duration; and context known before it: device, campaign …",
     )
     features: dict[str, Any] = Field(
         default_factory=dict,
-        description="of the user or the moment, as the client knows them; used as user_feats of /predict are",
+        description="of the user or the context, as known to the client; used like user_feats of /predict",
     )
-    version: TextId | None = Field(None, description="the client's own word for what made it send this")
+    version: TextId | None = Field(None, description="version of the client, in its own notation")
 
 
 class Samples(BaseModel):
-    """Up to 1,000 samples; each is judged for itself, so that a bad one does not keep the others out."""
+    """Up to 1,000 samples; each is validated by itself, so that an invalid one does not affect the others."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,7 +104,7 @@ AddRequest = Annotated[Annotated[Samples, Tag("many")] | Annotated[Sample, Tag("
 
 class RejectedEvent(BaseModel):
     index: int = Field(description="position in samples")
-    code: Literal[409, 422] = Field(description="409: the event_id is taken by another event; 422: not an event")
+    code: Literal[409, 422] = Field(description="409: the event_id is taken by another event; 422: invalid")
     reason: str
 
 
@@ -115,15 +115,17 @@ class AddAnswer(BaseModel):
 
     success: bool
     accepted: int = Field(description="new in the log, and durable")
-    duplicates: int = Field(description="in the log since before; they count once")
+    duplicates: int = Field(description="already in the log; they count once")
     rejected: list[RejectedEvent]
-    position: int | None = Field(description="that the log had reached when it took them")
+    position: int | None = Field(description="the log's position after these events")
     stored_as: dict[str, str] = Field(
         {},
-        description="event types that are another word for one of this shop's data, and that one; under '' the type of"
-        " those that name none, where that is not view",
+        description="posted event types that are synonyms of one in the shop's data → that type; under '' the type of"
+        " events without one, unless view",
     )
-    warnings: list[str] = Field([], description="what of the events could not be used, and what is counted each time")
+    warnings: list[str] = Field(
+        [], description="parts of the events that cannot be used, and events that count in each retry"
+    )
 
 
 class StoredEvent(BaseModel):
@@ -137,7 +139,7 @@ class StoredEvent(BaseModel):
 
 
 class EventsAnswer(BaseModel):
-    """The newest first."""
+    """Newest first."""
 
     model_config = ConfigDict(extra="forbid")
 

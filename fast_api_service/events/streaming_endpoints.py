@@ -1,4 +1,4 @@
-"""/online/streaming: the event log as a monitor sees it. Nothing here moves the offset of a reader."""
+"""/online/streaming: monitoring of the event log. Nothing here moves a reader's offset."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from recsys.updater.store import TrainingStore
 router = APIRouter(tags=["online"])
 
 _READERS_SQL = """select reader, "after", updated_at from log_offsets order by reader"""
-_RELAY, _SINK = "relay", "sink"  # beside Kafka; the relay reads the tables
-_HARMLESS = frozenset({
+_RELAY, _SINK = "relay", "sink"  # with Kafka; the relay reads the tables
+_SHOWN_OPTIONS = frozenset({
     "batch.size", "client.id", "compression.type", "linger.ms", "message.timeout.ms", "queue.buffering.max.messages",
     "sasl.mechanism", "sasl.mechanisms", "security.protocol",
 })  # fmt: skip
@@ -40,17 +40,17 @@ _HARMLESS = frozenset({
 )
 @needs(METRICS)
 async def status(state: ServiceState) -> Response:
-    """Asks the log itself, so it is 503 where that is away."""
+    """Queries the log itself, so it is 503 while that is away."""
     tables = PostgresLog(state.lookups)
-    log = _looked_up_in(state, tables)
+    log = _log_for_lookups(state, tables)
     end = await log.end()
     rows = await state.lookups.transaction(lambda connection: connection.fetch(_READERS_SQL))
     learned = await TrainingStore(state.lookups).newest()
-    kept = {name: (after, updated_at) for name, after, updated_at in rows}
+    offsets = {name: (after, updated_at) for name, after, updated_at in rows}
     settings = load()
     if settings.kafka_bootstrap_servers:
         for name in (_RELAY, _SINK) if settings.event_outbox else (_SINK,):
-            kept.setdefault(name, (START, None))
+            offsets.setdefault(name, (START, None))
     tables = PostgresLog(state.lookups)
     updated_at = learned.created_at if learned else None
     of_updater = state.log.name if learned is None else learned.log
@@ -58,7 +58,7 @@ async def status(state: ServiceState) -> Response:
         await _reader("updater", log, of_updater, learned.after if learned else START, updated_at),
         {"name": "monitor", "log": log.name, "offset": end, "lag": 0, "updated_at": None},
     ]
-    for name, (after, updated_at) in kept.items():
+    for name, (after, updated_at) in offsets.items():
         of_reader = tables if name == _RELAY else log
         readers.append(await _reader(name, of_reader, of_reader.name, after, updated_at))
     return _answer({"success": True, "log": log.name, "end": end, "readers": readers})
@@ -72,7 +72,7 @@ async def status(state: ServiceState) -> Response:
 )
 @needs(METRICS)
 async def config(state: ServiceState) -> Response:
-    """From the environment of this worker; secrets are not told."""
+    """From the environment of this worker, without secrets."""
     settings = load()
     kafka = bool(settings.kafka_bootstrap_servers)
     return _answer(
@@ -83,8 +83,8 @@ async def config(state: ServiceState) -> Response:
             "servers": settings.kafka_bootstrap_servers if kafka else None,
             "topic": settings.kafka_topic if kafka else None,
             "dead_letters": f"{settings.kafka_topic}.dlq" if kafka else None,
-            "options": {name: value for name, value in settings.kafka_options.items() if name in _HARMLESS},
-            "hidden_options": sorted(settings.kafka_options.keys() - _HARMLESS),
+            "options": {name: value for name, value in settings.kafka_options.items() if name in _SHOWN_OPTIONS},
+            "hidden_options": sorted(settings.kafka_options.keys() - _SHOWN_OPTIONS),
         }
     )
 
@@ -101,7 +101,7 @@ async def consume(
     state: ServiceState,
     body: Annotated[ConsumeRequest, Body(openapi_examples={"five": {"summary": "Five events", "value": {"limit": 5}}})],
 ) -> Response:
-    """A sample by a monitor of its own: no reader's offset moves, and the next call may show the same."""
+    """A sample of events: no reader's offset moves, and the next call may return the same."""
     types = types_of(state)
     events = [
         {
@@ -114,23 +114,23 @@ async def consume(
             "label": event.label,
             "parameters": orjson.Fragment(event.parameters),
         }
-        for event in await _looked_up_in(state, PostgresLog(state.lookups)).sample(body.limit)
+        for event in await _log_for_lookups(state, PostgresLog(state.lookups)).sample(body.limit)
     ]
     return _answer({"success": True, "events": events})
 
 
-def _looked_up_in(state: State, tables: PostgresLog) -> EventLog:
-    """The event log; where that is the tables, over the connections for look-ups, as writes may wait for long."""
+def _log_for_lookups(state: State, tables: PostgresLog) -> EventLog:
+    """The event log; where that is Postgres, over the connections for look-ups, since writes may wait for long."""
     return tables if state.log.name == tables.name else state.log
 
 
 async def _reader(
     name: str, log: EventLog, name_of_log: str, after: str, updated_at: dt.datetime | None
 ) -> dict[str, Any]:
-    """How far a reader is; `name_of_log`: of the log that its offset is of."""
+    """A reader's offset and lag; `name_of_log`: of the log that the offset is of."""
     lag = None
     if name_of_log == log.name:
-        with contextlib.suppress(ValueError):  # kept while another log was the event log
+        with contextlib.suppress(ValueError):  # the offset is of another event log
             lag = await log.lag(after)
     return {"name": name, "log": name_of_log, "offset": after, "lag": lag, "updated_at": updated_at}
 

@@ -1,4 +1,4 @@
-"""What the event log's state and a sample of it look like."""
+"""Requests and responses of /online/streaming."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ MAX_SAMPLE = 100
 
 
 class Reader(BaseModel):
-    name: str = Field(description="updater, monitor, relay, sink, or archive: and its folder's name")
-    log: str = Field(description="which log it reads: postgres, or kafka: and the topic")
-    offset: str = Field(description="in that log, how far it is; empty: at the beginning")
+    name: str = Field(description="updater, monitor, relay, sink, or archive: with its folder's name")
+    log: str = Field(description="the log that it reads: postgres, or kafka: with the topic")
+    offset: str = Field(description="its offset in that log; empty: at the beginning")
     lag: int | None = Field(
         description="events after its offset, at most 1,000,001; null: its offset is of another log than the one in use"
     )
-    updated_at: dt.datetime | None = Field(description="when the offset was last kept; null: never, or not needed")
+    updated_at: dt.datetime | None = Field(description="when the offset was last stored; null: never, or not needed")
 
 
 class StreamingStatus(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     success: Literal[True] = True
-    log: str = Field(description="postgres, or kafka: and the topic")
-    end: str = Field(description="the offset after all that can be read now")
+    log: str = Field(description="postgres, or kafka: with the topic")
+    end: str = Field(description="the offset after the last readable event")
     readers: list[Reader] = Field(
-        description="all of them; the monitor, who answers /online/streaming/consume, always reads from the end"
+        description="all of them; the monitor, which serves /online/streaming/consume, always reads from the end"
     )
 
 
 class StreamingConfig(BaseModel):
-    """Settings come from the environment alone; of those that may be secret, the names are told."""
+    """The settings come from the environment; of options that may be secret, only the names are returned."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,7 +45,7 @@ class StreamingConfig(BaseModel):
     servers: str | None
     topic: str | None
     dead_letters: str | None
-    options: dict[str, str | int | float | bool] = Field(description="harmless ones with their values")
+    options: dict[str, str | int | float | bool] = Field(description="those that cannot be secret, with their values")
     hidden_options: list[str]
 
 
@@ -61,7 +61,7 @@ class SampledEvent(StoredEvent):
 
 
 class ConsumeAnswer(BaseModel):
-    """Some of the latest events, the newest last."""
+    """Some of the latest events, newest last."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What of posted events cannot be used here: the answer to them says so, because they are taken all the same."""
+"""Warnings about parts of posted events that cannot be used; the events are stored anyway."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _NOT_PLAIN = "should be text, a number, true or false, to be an input of the mod
 
 
 def stored_as(samples: Iterable[Mapping[str, Any]], names: EventNames) -> dict[str, str]:
-    """The event types of samples that are stored under another name, and that name; "" stands for none, where that is
-    not view."""
+    """Posted event type → the name under which it is stored, if that differs; "" is the type of events without one,
+    unless view."""
     posted: set[str] = {sample.get("event_type") or sample.get("action_type") or "" for sample in samples}
     found = {name: names.stored(name) for name in sorted(posted - {""}) if names.stored(name) != name}
     return {"": names.default} | found if "" in posted and names.default != DEFAULT_TYPE else found
@@ -38,17 +38,17 @@ def warnings_of(
     snapshot: Snapshot | None,
     owners: Sequence[str],
 ) -> list[str]:
-    """One line for each kind of thing that was not used, with counts and some of the names.
+    """One line per kind of problem, with counts and some of the names.
 
-    `pairs`: samples with their events, whose item ids are of the snapshot's type; `n_apart`: purchases that nothing
-    tells from a retry; `owners`: parameters that own a field of the model (`recsys.features.context`).
+    `pairs`: samples with their events, whose item ids are of the snapshot's type; `n_apart`: purchases that cannot be
+    told from retries; `owners`: parameters that own a field of the model (`recsys.features.context`).
     """
     events, warnings = [event for _, event in pairs], []
     types = Counter([event.event_type for event in events])
-    if strange := {name: n for name, n in types.items() if not names.has_meaning(name)}:
+    if unweighted := {name: n for name, n in types.items() if not names.has_meaning(name)}:
         known = ", ".join(names.declared[:20])
-        text = f"have no weight here, so they count nothing: {_named(strange)}; this shop's are {known}"
-        warnings.append(f"event_type: {sum(strange.values())} of {len(events)} {text}")
+        text = f"have no weight here, so they count nothing: {_named(unweighted)}; this shop's are {known}"
+        warnings.append(f"event_type: {sum(unweighted.values())} of {len(events)} {text}")
     if snapshot is not None and (unknown := _unknown(events, snapshot.items)):
         text = "are of items that the catalogue does not have; they count once it has them"
         warnings.append(f"item_id: {sum(unknown.values())} of {len(events)} {text}: {_named(unknown)}")
@@ -64,14 +64,14 @@ def warnings_of(
 
 
 def _unknown(events: Sequence[Event], items: ItemDictionary) -> Counter[str]:
-    """Ids that are in no catalogue, and how many events each has."""
+    """Ids that are not in the catalogue → number of events."""
     ids = {event.item_id for event in events}
-    strange = {id_ for id_ in ids if items.key(to_external(id_, items.json_type, "item")) is None}
-    return Counter(event.item_id for event in events if event.item_id in strange) if strange else Counter()
+    unknown = {id_ for id_ in ids if items.key(to_external(id_, items.json_type, "item")) is None}
+    return Counter(event.item_id for event in events if event.item_id in unknown) if unknown else Counter()
 
 
 def _unused(given: Sequence[Mapping[str, Any]], owners: Sequence[str]) -> dict[str, Counter[str]]:
-    """Why → the names whose values are not used, and how often each."""
+    """Reason → the names whose values are not used, with their counts."""
     unused: dict[str, Counter[str]] = {}
     counts: Counter[str] = Counter()
     for parameters in given:
@@ -91,7 +91,7 @@ def _unused(given: Sequence[Mapping[str, Any]], owners: Sequence[str]) -> dict[s
 
 @lru_cache(maxsize=1000)
 def _has_no_field(name: str, owners: tuple[str, ...]) -> str:
-    """Why a parameter can be no input of the model whatever its value; empty where it can, or says how it went."""
+    """Why a parameter can never be an input of the model; empty where it can, or for outcomes of the action."""
     if name.strip().casefold() in OUTCOMES:
         return ""
     _, unused = context_of({name: "a value"}, owners)
@@ -99,7 +99,7 @@ def _has_no_field(name: str, owners: tuple[str, ...]) -> str:
 
 
 def _named(counts: Mapping[str, int]) -> str:
-    """`'name' (n), …`, the most frequent ones."""
+    """`'name' (n), …`, most frequent first."""
     most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = ", ".join(f"{name[:_MAX_SHOWN]!r} ({n})" for name, n in most[:_MAX_NAMED])
     return shown + (f" and {len(most) - _MAX_NAMED} more" if len(most) > _MAX_NAMED else "")
