@@ -1,6 +1,6 @@
-"""Probabilities of pairs of user and item, and positions of products in a listing, by the DeepFM in service.
+"""Probabilities of user-item pairs, and positions of products in a listing, by the DeepFM in service.
 
-Endpoints in `endpoints.py`, requests and answers in `schemas.py`. `service.py` brings together who asks, with which
-events and features, and for which items; it also rescores recommendations. The network's scorer is
-`recsys.serving.scorer`, and `fast_api_service.runtime` loads it.
+`endpoints.py` has the endpoints, `schemas.py` requests and responses. `service.py` builds the model's input from users,
+their events, features and items; it also rescores recommendations. The scorer is `recsys.serving.scorer`, loaded by
+`fast_api_service.runtime`.
 """

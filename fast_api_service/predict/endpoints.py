@@ -1,4 +1,4 @@
-"""POST /predict and POST /predict/product_positions: what the model thinks of pairs, and of a listing."""
+"""POST /predict and POST /predict/product_positions: the model's probabilities of pairs, and order of a listing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fast_api_service.predict.schemas import (
 )
 from fast_api_service.predict.service import (
     MODEL_PART,
-    Asked,
+    Pairs,
     Scored,
     askers,
     ids_of,
@@ -54,7 +54,7 @@ _PAIR_EXAMPLES: dict[str, Any] = {
 }
 _POSITION_EXAMPLES: dict[str, Any] = {
     "a listing": {
-        "summary": "Where products stand in a category",
+        "summary": "Positions of products in a category",
         "value": {
             "user_id": 1,
             "category_id": 1,
@@ -73,12 +73,12 @@ _POSITION_EXAMPLES: dict[str, Any] = {
 )
 @needs(RECOMMEND)
 async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi_examples=_PAIR_EXAMPLES)]) -> Response:
-    """By the model of the publication in service, with what the users did a moment ago. Users and items without a row
-    of their own in the model are scored by what is known of them, and named: users with a few events are known by
-    these, and only those without any are unknown.
+    """By the model of the publication in service, including the users' latest events. Users and items without a row of
+    their own in the model are scored by their other features, and listed in the response: users with events in
+    `users_known_by_events`, those without any in `unknown_users`.
 
-    503 `model_unavailable` while no model is loaded. With Postgres away, users are strangers and
-    `provenance.degraded` says so.
+    503 `model_unavailable` while no model is loaded. While Postgres is away, all users are scored as unknown, and
+    `provenance.degraded` lists the missing parts.
     """
     state: State = request.app.state.service
     now, model = in_service(state)
@@ -91,7 +91,7 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
         of_pair[:] = list(map(place.__getitem__, users))
     read, degraded = await read_users(request.scope, state, now.snapshot, list(place), body.deadline_ms)
     features, warnings = model.scorer.read_features(body.user_feats)
-    found = await score(now, model, Asked(askers(now.config, read, features), of_pair, now.snapshot.items.keys(items)))
+    found = await score(now, model, Pairs(askers(now.config, read, features), of_pair, now.snapshot.items.keys(items)))
     answer = {
         "success": True,
         "predictions": [
@@ -119,36 +119,36 @@ async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi
 async def product_positions(
     request: Request, body: Annotated[PositionsRequest, Body(openapi_examples=_POSITION_EXAMPLES)]
 ) -> Response:
-    """The available items of the category and those below it, ranked for the user by the model; each product gets the
-    position of its best item. Of more than 5,000 items, those asked for and the newest are ranked, and a warning says
-    so."""
+    """The available items of the category and its subcategories, ranked for the user by the model; each product gets
+    the position of its best item. Of more than 5,000 items, those of the request and the newest are ranked, with a
+    warning."""
     state: State = request.app.state.service
     now, model = in_service(state)
     snapshot = now.snapshot
     user_id = to_external(body.user_id, snapshot.user_id_type, "user")
     category_id = to_external(body.category_id, snapshot.categories.json_type, "category")
     category_key = service.category_key(snapshot, category_id)
-    assert category_key is not None  # noqa: S101 - it is only for None
+    assert category_key is not None  # noqa: S101 - None is only for None
     product_ids = [product.product_id for product in body.products]
     # with their ids, because an item may be deleted while the user is read
-    asked = [
+    items_of_products = [
         {snapshot.items.key(item): item for item in ids_of(product.item_ids, snapshot.items.json_type, "item")}
         for product in body.products
     ]
     available = snapshot.items.available_in(snapshot.categories.subtree(category_key))
-    listed = _cut(available, {key for ids in asked for key in ids if key is not None})
+    listed = _cut(available, {key for ids in items_of_products for key in ids if key is not None})
     (user, *_), degraded = await read_users(request.scope, state, snapshot, [user_id], body.deadline_ms)
     features, warnings = model.scorer.read_features(body.user_feats)
     if len(listed) < len(available):
         warnings.append(
-            f"category_id: it has {len(available)} available items; ranked are those asked for and the newest, "
-            f"{len(listed)} together"
+            f"category_id: it has {len(available)} available items; those of the request and the newest are ranked, "
+            f"{len(listed)} in total"
         )
-    who = askers(now.config, [user], features)
-    asked_of = Asked(who, np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64))
-    nothing = np.array([], dtype=bool)
-    found = await score(now, model, asked_of) if listed else Scored([], *without_row(model.scorer, who), nothing)
-    positions = _positions(product_ids, asked, listed, found, warnings)
+    users = askers(now.config, [user], features)
+    pairs = Pairs(users, np.zeros(len(listed), dtype=np.int32), np.array(listed, dtype=np.int64))
+    empty = np.array([], dtype=bool)
+    found = await score(now, model, pairs) if listed else Scored([], *without_row(model.scorer, users), empty)
+    positions = _positions(product_ids, items_of_products, listed, found, warnings)
     answer = {
         "success": True,
         "user_id": user_id,
@@ -172,40 +172,40 @@ def _pairs(body: Any) -> tuple[list[ExternalId], list[ExternalId]]:
     return [body.user_id], [body.item_id]
 
 
-def _distinct(ids: Sequence[ExternalId], chosen: NDArray[np.bool_]) -> list[ExternalId]:
-    return list(dict.fromkeys(ids[at] for at in np.flatnonzero(chosen).tolist())) if chosen.any() else []
+def _distinct(ids: Sequence[ExternalId], mask: NDArray[np.bool_]) -> list[ExternalId]:
+    return list(dict.fromkeys(ids[at] for at in np.flatnonzero(mask).tolist())) if mask.any() else []
 
 
-def _cut(available: list[int], asked: set[int]) -> list[int]:
-    """At most MAX_LISTED of the keys: those asked for, then the newest (the greatest)."""
+def _cut(available: list[int], requested: set[int]) -> list[int]:
+    """At most MAX_LISTED of the keys: the requested ones, then the newest (the greatest)."""
     if len(available) <= MAX_LISTED:
         return list(available)
-    others = [key for key in reversed(available) if key not in asked]
-    wanted = [key for key in available if key in asked][:MAX_LISTED]
-    return [*wanted, *others[: MAX_LISTED - len(wanted)]]
+    others = [key for key in reversed(available) if key not in requested]
+    first = [key for key in available if key in requested][:MAX_LISTED]
+    return [*first, *others[: MAX_LISTED - len(first)]]
 
 
 def _positions(
     product_ids: Sequence[ExternalId],
-    asked: Sequence[Mapping[int | None, ExternalId]],
+    items_of_products: Sequence[Mapping[int | None, ExternalId]],
     listed: Sequence[int],
     found: Scored,
     warnings: list[str],
 ) -> list[dict[str, Any]]:
-    """Of each product the best item's position; a product that is not listed is named in the warnings."""
+    """The position of each product's best item; products that are not listed are reported in the warnings."""
     order = np.argsort(-np.array(found.probabilities), kind="stable").tolist()
     place = {listed[at]: (position, found.probabilities[at]) for position, at in enumerate(order, 1)}
-    result, absent = [], []
-    for product_id, id_by_key in zip(product_ids, asked, strict=True):
-        there = [(*place[key], key) for key in id_by_key if key is not None and key in place]
-        position, probability, key = min(there, default=(None, None, None))
+    result, unlisted = [], []
+    for product_id, id_by_key in zip(product_ids, items_of_products, strict=True):
+        found_items = [(*place[key], key) for key in id_by_key if key is not None and key in place]
+        position, probability, key = min(found_items, default=(None, None, None))
         item_id = None if key is None else id_by_key[key]
         result.append({"product_id": product_id, "position": position, "item_id": item_id, "probability": probability})
         if key is None:
-            absent.append(product_id)
-    if absent:
-        some = ", ".join(str(product_id)[:40] for product_id in absent[:5]) + (" …" if len(absent) > 5 else "")
-        warnings.append(f"products: {len(absent)} of {len(product_ids)} have no item that is listed: {some}")
+            unlisted.append(product_id)
+    if unlisted:
+        some = ", ".join(str(product_id)[:40] for product_id in unlisted[:5]) + (" …" if len(unlisted) > 5 else "")
+        warnings.append(f"products: {len(unlisted)} of {len(product_ids)} have no item that is listed: {some}")
     return result
 
 

@@ -1,4 +1,4 @@
-"""What is asked of the model, and what it answers."""
+"""Requests and responses of the prediction endpoints."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ UserFeatures = Annotated[
     dict[str, JsonValue],
     Field(
         max_length=MAX_FEATURES,
-        description="of the moment and the user, in place of what is known: day_of_week (1: Monday), hour or"
-        " part_of_day (1 to 8, three hours each), n_events; /model/info names those that the model takes. Others"
-        " (device, campaign …) are context, as parameters of events are",
+        description="of the request's time and the user, replacing stored values: day_of_week (1: Monday), hour or"
+        " part_of_day (1 to 8, three hours each), n_events; /model/info lists those that the model uses. Others"
+        " (device, campaign …) are context, like parameters of events",
     ),
 ]
 
 
-_FAR = 2**53  # JSON's numbers are exact up to there
+_MAX_NUMBER = 2**53  # JSON numbers are exact up to here
 
 
 def _product_id(value: Any) -> int | str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON does not tell 1.0 from 1
     if isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) > _FAR:
-            raise ValueError(f"a number is at most {_FAR}; send a longer one as text")
+        if abs(value) > _MAX_NUMBER:
+            raise ValueError(f"a number is at most {_MAX_NUMBER}; send a longer one as text")
         return value
     return text_id(value)
 
@@ -49,15 +49,15 @@ def _product_id(value: Any) -> int | str:
 ProductId = Annotated[
     int | str,
     PlainValidator(_product_id),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": -_FAR, "maximum": _FAR}, TEXT_ID_SCHEMA]}),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": -_MAX_NUMBER, "maximum": _MAX_NUMBER}, TEXT_ID_SCHEMA]}),
 ]
 
 
 def _external_ids(values: Any) -> list[int | str]:
-    """A list of ids; in one call, because one for each costs more than all the rest of the reading."""
+    """A list of ids; one validator for all, because one call per id takes longer than all other parsing."""
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_PAIRS:
         raise ValueError(f"a list of 1 to {MAX_PAIRS} ids is expected")
-    if set(map(type, values)) == {int} and min(values) >= -_FAR and max(values) <= _FAR:
+    if set(map(type, values)) == {int} and min(values) >= -_MAX_NUMBER and max(values) <= _MAX_NUMBER:
         return values
     for place, value in enumerate(values):
         try:
@@ -73,12 +73,12 @@ def _ids_of(entity: str) -> Any:
     return Annotated[list[int | str], PlainValidator(_external_ids), WithJsonSchema(schema | bounds)]
 
 
-class _Asked(BaseModel):
+class _RequestBase(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     user_feats: UserFeatures = Field({})
     deadline_ms: float | None = Field(
-        None, gt=0, le=60_000, description="read users within so many milliseconds, at most the service's own limit"
+        None, gt=0, le=60_000, description="time limit for reading users, in milliseconds; at most the service's limit"
     )
 
 
@@ -91,14 +91,14 @@ class Pair(BaseModel):
     item_id: ItemId
 
 
-class PredictPair(_Asked):
+class PredictPair(_RequestBase):
     """One pair."""
 
     user_id: UserId
     item_id: ItemId
 
 
-class PredictLists(_Asked):
+class PredictLists(_RequestBase):
     """Pairs as two lists of equal length."""
 
     user_ids: _ids_of("user")  # type: ignore[valid-type]
@@ -111,8 +111,8 @@ class PredictLists(_Asked):
         return self
 
 
-class PredictPairs(_Asked):
-    """Pairs one by one."""
+class PredictPairs(_RequestBase):
+    """A list of pairs."""
 
     pairs: list[Pair] = Field(min_length=1, max_length=MAX_PAIRS)
 
@@ -130,28 +130,28 @@ PredictRequest = Annotated[
 
 
 class Product(BaseModel):
-    """A product of the client's, which is sold as one or more items."""
+    """A client's product, sold as one or more items."""
 
     model_config = ConfigDict(extra="forbid")
 
-    product_id: ProductId = Field(description="the client's own; it comes back in the answer")
+    product_id: ProductId = Field(description="the client's own id, returned in the response")
     item_ids: list[ItemId] = Field(min_length=1, max_length=100)
 
 
-class PositionsRequest(_Asked):
-    """Where products stand when a category is listed for a user."""
+class PositionsRequest(_RequestBase):
+    """Positions of products in the listing of a category for a user."""
 
     user_id: UserId
-    category_id: CategoryId = Field(description="the listing: available items of it and of the categories below")
+    category_id: CategoryId = Field(description="the listing: available items of it and its subcategories")
     products: list[Product] = Field(min_length=1, max_length=MAX_PRODUCTS)
 
 
 class ModelProvenance(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(description="artifact of the model that answered")
+    model: str = Field(description="artifact of the model that scored")
     publication_id: int
-    degraded: list[str] = Field(description="parts that could not be read, so that the answer is poorer")
+    degraded: list[str] = Field(description="parts that could not be read, so that the result is poorer")
     time_ms: float = Field(description="time spent in the service")
 
 
@@ -163,8 +163,8 @@ class Prediction(BaseModel):
     probability: float = Field(
         ge=0,
         le=1,
-        description="that this pair is one that happens, where beforehand it and the user with any item are equally"
-        " likely; 0.5: suits as well as an item drawn blindly",
+        description="that the user interacts with this item rather than with a random one, both equally likely a"
+        " priori; 0.5: no better than a random item",
     )
 
 
@@ -176,15 +176,15 @@ class PredictAnswer(BaseModel):
     success: Literal[True] = True
     predictions: list[Prediction]
     unknown_users: list[UserId] = Field(
-        description="users of whom the model knows nothing: neither a row of their own nor any event"
+        description="users unknown to the model: without a row of their own, and without events"
     )
     users_known_by_events: list[UserId] = Field(
-        description="users with too few events for a row of their own in the model: known by the items of these"
+        description="users with too few events for a row of their own in the model: scored by the items of these"
     )
     unknown_items: list[ItemId] = Field(
-        description="items without a row of their own in the model: known by their category alone, or not at all"
+        description="items without a row of their own in the model: scored by their category, if that is known"
     )
-    warnings: list[str] = Field([], description="what of the request could not be used")
+    warnings: list[str] = Field([], description="parts of the request that could not be used")
     provenance: ModelProvenance
 
 
@@ -192,7 +192,7 @@ class Position(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     product_id: ProductId
-    position: int | None = Field(ge=1, description="of its best item, 1 is first; null: none of them is listed")
+    position: int | None = Field(ge=1, description="of its best item, 1 is first; null: none of its items is listed")
     item_id: ItemId | None = Field(description="that item")
     probability: float | None = Field(ge=0, le=1, description="of that item")
 
@@ -208,15 +208,15 @@ class PositionsAnswer(BaseModel):
     positions: list[Position]
     n_listed: int = Field(description="items that were ranked")
     n_available: int = Field(description="available items of the category; more than n_listed where the list was cut")
-    unknown_user: bool = Field(description="the model knows nothing of the user: neither a row nor any event")
-    warnings: list[str] = Field([], description="what of the request could not be used")
+    unknown_user: bool = Field(description="unknown to the model: neither a row nor any event")
+    warnings: list[str] = Field([], description="parts of the request that could not be used")
     provenance: ModelProvenance
 
 
 class ExportAnswer(BaseModel):
     success: Literal[True] = True
     artifact: str
-    path: str = Field(description="the folder, seen from the service, or its address in S3")
+    path: str = Field(description="the folder, as seen by the service, or its URL in S3")
     created: bool = Field(description="false: the same weights were exported before")
     model: str
     files: dict[str, dict[str, Any]] = Field(description="by path: sha256 and bytes")

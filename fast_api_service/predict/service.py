@@ -1,4 +1,4 @@
-"""Between requests and the model in service: who asks, with which events and features, for which items."""
+"""Builds the input of the model in service from requests: users with their events and features, and items."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Score, Snapshot, UserState
 
 log = logging.getLogger(__name__)
-MODEL_PART, USERS_PART = "model", "users"  # that an answer may lack
-_READING_SHARE = 0.6  # of the time that is left; the rest is for scoring
+MODEL_PART, USERS_PART = "model", "users"  # parts that may be missing
+_READING_SHARE = 0.6  # of the time until the deadline; the rest is for scoring
 _INLINE_USERS = 50
 
 
-class Asked(NamedTuple):
+class Pairs(NamedTuple):
     """Pairs of one request."""
 
     askers: list[Asker]
     asker_of_pair: NDArray[np.int32]  # positions in `askers`, (n_pairs,)
-    item_keys: NDArray[np.int64]  # -1 for an item that nobody knows, (n_pairs,)
+    item_keys: NDArray[np.int64]  # -1 for unknown items, (n_pairs,)
 
 
 class Scored(NamedTuple):
-    """Probabilities of pairs, and of whom and what the model knows little."""
+    """Probabilities of pairs, and which users and items have no row in the model."""
 
     probabilities: list[float]
     is_unknown_user: NDArray[np.bool_]  # by asker: no row of their own in the model, and no events
@@ -52,7 +52,7 @@ class Scored(NamedTuple):
 
 
 def in_service(state: State) -> tuple[InService, LoadedModel]:
-    """What is in service and its model; ApiError 503 `model_unavailable` where one is missing."""
+    """The current state and its model; ApiError 503 `model_unavailable` if one is missing."""
     now = state.now
     if now is None or now.model is None:
         problem = state.problem if now is None else state.models.problem
@@ -61,7 +61,7 @@ def in_service(state: State) -> tuple[InService, LoadedModel]:
 
 
 def ids_of(values: Sequence[ExternalId], json_type: JsonType, entity: str) -> list[ExternalId]:
-    """Ids in the catalogue's own type; InputError for one that cannot be."""
+    """Ids in the catalogue's JSON type; InputError for one that does not fit."""
     own = int if json_type == "integer" else str
     if set(map(type, values)) == {own}:
         return list(values)
@@ -71,7 +71,7 @@ def ids_of(values: Sequence[ExternalId], json_type: JsonType, entity: str) -> li
 async def read_users(
     scope: Scope, state: State, snapshot: Snapshot, user_ids: Sequence[ExternalId], deadline_ms: float | None
 ) -> tuple[Sequence[UserRow], list[str]]:
-    """Keys and latest events of users, and the parts that could not be read in time."""
+    """Keys and recent events of users, and the parts that could not be read in time."""
     settings = state.settings
     limit_ms = settings.deadline_ms if len(user_ids) <= _INLINE_USERS else settings.batch_deadline_ms
     timeout_s = service.time_left_s(scope, min(deadline_ms or limit_ms, limit_ms)) * _READING_SHARE
@@ -84,51 +84,51 @@ async def read_users(
 
 
 def askers(config: ServingConfig, users: Sequence[UserRow], features: Mapping[str, int]) -> list[Asker]:
-    """Users as the model takes them."""
-    follows = config.use_latest_events
-    return [Asker(user.user_key, user.recent if follows else (), features) for user in users]
+    """Users as input of the model."""
+    use_latest = config.use_latest_events
+    return [Asker(user.user_key, user.recent if use_latest else (), features) for user in users]
 
 
-async def score(now: InService, model: LoadedModel, asked: Asked) -> Scored:
-    """Probabilities of pairs, together with those of other requests of the same moment; many of them in a thread, so
-    that other requests are answered meanwhile."""
+async def score(now: InService, model: LoadedModel, pairs: Pairs) -> Scored:
+    """Probabilities of pairs, batched with those of concurrent requests; many pairs are scored in a thread, so that
+    other requests are not blocked."""
 
-    if len(asked.item_keys) <= INLINE and len(asked.askers) <= _INLINE_USERS:
+    if len(pairs.item_keys) <= INLINE and len(pairs.askers) <= _INLINE_USERS:
         model.batcher = model.batcher or _batcher()
-        together: Scored = await model.batcher.get(_Job(now, model, asked))
-        return together
-    [found] = await asyncio.to_thread(_scored, now, model.scorer, [asked])
+        batched: Scored = await model.batcher.get(_Job(now, model, pairs))
+        return batched
+    [found] = await asyncio.to_thread(_scored, now, model.scorer, [pairs])
     return found
 
 
 class _Job(NamedTuple):
     now: InService
     model: LoadedModel
-    asked: Asked
+    pairs: Pairs
 
 
-async def _of_jobs(jobs: Sequence[_Job]) -> list[Scored]:
-    found = _scored(jobs[0].now, jobs[0].model.scorer, [job.asked for job in jobs])
-    await asyncio.sleep(0)  # others have their turn before the next ones are scored
+async def _score_jobs(jobs: Sequence[_Job]) -> list[Scored]:
+    found = _scored(jobs[0].now, jobs[0].model.scorer, [job.pairs for job in jobs])
+    await asyncio.sleep(0)  # let other tasks run before the next batch
     return found
 
 
 def _batcher() -> MicroBatcher[_Job, Scored]:
-    def is_of_same_moment(jobs: Sequence[_Job], job: _Job) -> bool:
+    def has_same_state(jobs: Sequence[_Job], job: _Job) -> bool:
         return jobs[0].now is job.now
 
-    return MicroBatcher(_of_jobs, INLINE, size=lambda job: len(job.asked.item_keys), may_join=is_of_same_moment)
+    return MicroBatcher(_score_jobs, INLINE, size=lambda job: len(job.pairs.item_keys), may_join=has_same_state)
 
 
-def _scored(now: InService, scorer: Scorer, together: Sequence[Asked]) -> list[Scored]:
-    """One call of the network: with a hundred pairs, each operation costs more than the numbers in it."""
-    askers = [asker for one in together for asker in one.askers]
+def _scored(now: InService, scorer: Scorer, batch: Sequence[Pairs]) -> list[Scored]:
+    """One call of the network: with a hundred pairs, the overhead of each operation exceeds its computation."""
+    askers = [asker for one in batch for asker in one.askers]
     users, pairs = (
         list(accumulate(map(len, each), initial=0))
-        for each in ([one.askers for one in together], [one.item_keys for one in together])
+        for each in ([one.askers for one in batch], [one.item_keys for one in batch])
     )
-    of_pair = np.concatenate([one.asker_of_pair + first for one, first in zip(together, users, strict=False)])
-    rows = scorer.state.item_rows(np.concatenate([one.item_keys for one in together]), category_of(now.snapshot))
+    of_pair = np.concatenate([one.asker_of_pair + first for one, first in zip(batch, users, strict=False)])
+    rows = scorer.state.item_rows(np.concatenate([one.item_keys for one in batch]), category_of(now.snapshot))
     found = shown(scorer.probabilities(askers, of_pair.astype(np.int32, copy=False), rows, moment(now)))
     is_unknown_user, is_known_by_events = without_row(scorer, askers)
     is_unknown_item = rows[:, 0] == 0
@@ -144,7 +144,7 @@ def _scored(now: InService, scorer: Scorer, together: Sequence[Asked]) -> list[S
 
 
 def without_row(scorer: Scorer, askers: Sequence[Asker]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which askers have no row of their own in the model: those without any event, and those with some."""
+    """Which users have no row of their own in the model: masks of those without events, and of those with events."""
     keys = [asker.user_key for asker in askers]
     has_none = scorer.state.user_rows(keys) == 0
     has_events = scorer.state.has_history(keys) | np.array([len(asker.recent) > 0 for asker in askers], dtype=bool)
@@ -152,35 +152,35 @@ def without_row(scorer: Scorer, askers: Sequence[Asker]) -> tuple[NDArray[np.boo
 
 
 def shown(probabilities: Floats) -> list[float]:
-    """Six digits after the point; float32 holds no more."""
+    """Rounded to six decimals, the precision of float32."""
     rounded: list[float] = probabilities.astype(np.float64).round(6).tolist()
     return rounded
 
 
 def moment(now: InService) -> Moment:
-    """The time, and what events are worth."""
+    """The current time, and the weights of events."""
     return Moment(time.time() * 1000, now.snapshot.meaning.under(now.config).weights)
 
 
 class Feats(NamedTuple):
-    """What a request tells of its user and its moment, and where the answer says what it lacks."""
+    """The features of a request, and what is reported in its response."""
 
     given: Mapping[str, Any]
     warnings: list[str]
     degraded: list[str]
-    rescored_by: list[str]  # the model's artifact, where it was asked
+    rescored_by: list[str]  # the model's artifact, if it scored
 
     def lack_model(self) -> None:
-        """Note once that the answer goes out without the model."""
+        """Report that the response is made without the model, once."""
         if MODEL_PART not in self.degraded:
             self.degraded.append(MODEL_PART)
 
 
 def rescoring(now: InService, user: UserState, user_key: int | None, surface: Surface, feats: Feats) -> UserState:
-    """The user with a way to score items by the model, where the surface is configured to `rescore`.
+    """The user with a function that scores items by the model, where the surface is configured to `rescore`.
 
-    What cannot be used of the features is added to the warnings. `model` is added to the degraded parts where there is
-    no model, or it fails, and the cascade fuses; and where a former publication's scores, until this one's is there.
+    Features that cannot be used are added to the warnings. `model` is added to the degraded parts if there is no model,
+    or it fails, and the cascade fuses instead; and while the previous publication's model scores.
     """
     config, loaded = now.config.by_surface[surface], now.model
     if config.blend != "rescore" or "lists" not in config.sources:
@@ -198,7 +198,7 @@ def rescoring(now: InService, user: UserState, user_key: int | None, surface: Su
     feats.warnings.extend(more)
     at = moment(now)
     seen = user.recent
-    if user.seq is not None:  # looked at just now, in this order
+    if user.seq is not None:  # viewed just now, in this order
         seen = [event._replace(occurred_ms=int(at.now_ms) - place) for place, event in enumerate(user.seq)]
     asker = Asker(user_key, seen if now.config.use_latest_events else (), features)
     return user._replace(score=_score_of(loaded, now.snapshot, asker, at, feats))
@@ -210,7 +210,7 @@ def _score_of(loaded: LoadedModel, snapshot: Snapshot, asker: Asker, now: Moment
             rows = loaded.scorer.state.item_rows(item_keys, category_of(snapshot))
             of_pair = np.zeros(len(item_keys), dtype=np.int32)
             found = shown(loaded.scorer.probabilities([asker], of_pair, rows, now))
-        except Exception:  # whatever it is, the lists are there
+        except Exception:  # any error: the lists can do without
             log.exception("the model %s could not score", loaded.served_as)
             feats.lack_model()
             return None
