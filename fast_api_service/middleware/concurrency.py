@@ -1,7 +1,7 @@
-"""A bound on the requests under way, kind by kind: more are turned away, with Retry-After, and at little cost.
+"""Concurrency limits by kind of request: excess requests are refused cheaply, with Retry-After.
 
-A request takes its place when all of it is here, and leaves it when its answer is made: who sends or reads slowly takes
-nobody's place.
+A request occupies a slot from when it is received completely until its response is built, so that slow clients occupy
+none.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from starlette.types import Message, Receive, Scope
 from fast_api_service.errors import error_response
 from fast_api_service.metrics import Metrics
 
-ALWAYS_LET_IN: Final = ("/health", "/ready", "/metrics")  # those who watch must see an overloaded service
+ALWAYS_ADMITTED: Final = ("/health", "/ready", "/metrics")  # monitoring must work under overload
 MAX_BODY_BYTES: Final = 1 << 20
 MAX_UNFINISHED_BYTES: Final = 64 << 20  # of all bodies that are being received
-REFUSALS_PER_S: Final = 500.0  # more would take the time of those who are served
-MAX_WAIT_S: Final = 0.5  # of a refusal for its turn; beyond, it goes out at once
+REFUSALS_PER_S: Final = 500.0  # more would slow admitted requests down
+MAX_WAIT_S: Final = 0.5  # by which a refusal is delayed; beyond, it is sent at once
 
 RECOMMEND, BATCH, EVENTS, CATALOGUE, OPERATIONS = "recommend", "batch", "events", "catalogue", "operations"
-# Share of the limit that each kind has for itself. A batch is worked on like hundreds of requests.
+# Share of the limit for each kind. A batch takes as much work as hundreds of requests.
 _SHARE: Final = {RECOMMEND: 1.0, BATCH: 1 / 16, EVENTS: 1.0, CATALOGUE: 1 / 4, OPERATIONS: 1 / 4}
-_BY_FIRST_WORD: Final = {
+_BY_FIRST_SEGMENT: Final = {
     "recommend": RECOMMEND, "similar": RECOMMEND, "predict": RECOMMEND,
     "items": CATALOGUE, "users": CATALOGUE, "categories": CATALOGUE,
     "store_object": CATALOGUE, "store_objects": CATALOGUE,
 }  # fmt: skip
 
 
-class Places:
-    """The places of one kind of request."""
+class Slots:
+    """The slots for one kind of request."""
 
     __slots__ = ("kind", "limit", "n_taken")
 
@@ -44,24 +44,24 @@ class Places:
 
 
 class Admission:
-    """Of each kind so many requests are under way; what comes above is answered 503 `overloaded`.
+    """Limits concurrent requests by kind; excess ones are refused with 503 `overloaded`.
 
-    Refusals go out one after the other at a bounded rate. Clients that try again at once thus wait a little, instead
-    of keeping the process busy with refusing them. A body beyond MAX_BODY_BYTES, declared or real, is refused with 413.
+    Refusals are sent at a limited rate, so that clients that retry at once wait a little, instead of keeping the
+    process busy. A body beyond MAX_BODY_BYTES, declared or actual, is refused with 413.
     """
 
     def __init__(self, metrics: Metrics, limit: int) -> None:
         self._metrics = metrics
-        self.places = {kind: Places(kind, int(limit * share) or min(limit, 1)) for kind, share in _SHARE.items()}
+        self.slots = {kind: Slots(kind, int(limit * share) or min(limit, 1)) for kind, share in _SHARE.items()}
         self._n_unfinished = 0  # bytes
         self._next_refusal = 0.0
 
-    def places_of(self, path: str) -> Places:
-        """The places of a request's kind."""
-        return self.places[kind_of(path)]
+    def slots_of(self, path: str) -> Slots:
+        """The slots for a request's kind."""
+        return self.slots[kind_of(path)]
 
     async def whole_body(self, message: Message, scope: Scope, receive: Receive) -> Message | Response:
-        """The whole body in one message, of which `message` is the beginning, or why it is not taken."""
+        """The whole body in one message, of which `message` is the first part, or a refusal."""
         if _declared(scope) > MAX_BODY_BYTES:
             return _too_large()
         body = bytearray(message.get("body", b""))
@@ -87,8 +87,8 @@ class Admission:
         finally:
             self._n_unfinished -= n_counted
 
-    async def refusal(self, places: Places) -> Response:
-        """That there is no place, when it is this refusal's turn."""
+    async def refusal(self, slots: Slots) -> Response:
+        """The refusal of a request without a free slot, delayed to limit their rate."""
         self._metrics.shed.labels("queue").inc()
         now = time.monotonic()
         turn = max(now, self._next_refusal)
@@ -96,24 +96,24 @@ class Admission:
             self._next_refusal = turn + 1 / REFUSALS_PER_S
             await asyncio.sleep(turn - now)
         text = (
-            f"{places.limit} requests of this kind ({places.kind}) are under way already; wait for Retry-After seconds,"
+            f"{slots.limit} requests of this kind ({slots.kind}) are in flight already; wait for Retry-After seconds,"
             " or start more workers"
         )
         return error_response(503, "overloaded", text, {"Retry-After": "1"})
 
 
 def kind_of(path: str) -> str:
-    """Whose places a request takes."""
+    """The kind of a request, by its path."""
     if path == "/recommend/batch":
         return BATCH
     if path.startswith("/online/"):
         return EVENTS if path == "/online/data/add" else CATALOGUE if path.startswith("/online/events/") else OPERATIONS
-    return _BY_FIRST_WORD.get(path[1:].partition("/")[0], OPERATIONS)
+    return _BY_FIRST_SEGMENT.get(path[1:].partition("/")[0], OPERATIONS)
 
 
 def _declared(scope: Scope) -> int:
-    said = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-    return int(said) if said.isdigit() else 0
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return int(length) if length.isdigit() else 0
 
 
 def _too_large() -> Response:

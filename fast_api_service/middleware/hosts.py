@@ -1,7 +1,7 @@
-"""While no key is needed, everything is open to this machine; that does not mean to the web pages open in its browser.
+"""While no key is needed, everything is open to this machine, but not to web pages of other sites in its browser.
 
-A page of another site can have a browser send requests here: by a form or a fetch without an answer to read (CSRF), or
-as a site of its own whose name it lets point to 127.0.0.1 (DNS rebinding), which also reads the answers.
+Such a page can make the browser send requests here: by a form or a fetch, without access to the response (CSRF), or
+under a domain that it resolves to 127.0.0.1 (DNS rebinding), with access to the responses.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Final
 
-# Requests that change something and need no body, so that a form could make them.
+# Requests that change state and need no body, so that a form could send them.
 WITHOUT_BODY: Final = ("/online/training/start", "/online/training/stop", "/config/revert", "/model/export")
-_LOOKED_AT: Final = frozenset(
+_HEADERS: Final = frozenset(
     {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"content-type", b"x-requested-with"}
 )
 
@@ -21,11 +21,11 @@ _LOOKED_AT: Final = frozenset(
 def problem(
     method: str, path: str, headers: Sequence[tuple[bytes, bytes]], hosts: Collection[str], origins: Collection[str]
 ) -> str:
-    """Why a request may come from a page of another site, empty where it does not.
+    """Why a request may come from a page of another site; empty where it does not.
 
-    `hosts`: names of this service beside those of this machine; `origins`: pages that may call it.
+    `hosts`: further host names of this service; `origins`: origins that may call it.
     """
-    raw = {name: value for name, value in headers if name in _LOOKED_AT}
+    raw = {name: value for name, value in headers if name in _HEADERS}
     host = _text(raw.get(b"host", b"localhost"))
     if not _is_here(host) and _name_of(host) not in hosts:
         return f"the Host header says {host[:100]!r}, which is not this machine: name it in API_HOSTS"
@@ -53,13 +53,13 @@ def _text(value: bytes) -> str:
 
 
 def _name_of(host: str) -> str:
-    """Without the port, and without the brackets of an IPv6 address."""
+    """The host without the port, and without the brackets of an IPv6 address."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] or host if host.count(":") == 1 else host
 
 
-@lru_cache(maxsize=256)  # asked for each request, and mostly of the same one
+@lru_cache(maxsize=256)  # called per request, mostly with the same host
 def _is_here(host: str) -> bool:
     name = _name_of(host)
     try:

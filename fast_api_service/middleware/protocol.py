@@ -1,10 +1,10 @@
-"""uvicorn's HTTP protocol with one write an answer, and with bounds on what a client may make the worker wait for.
+"""uvicorn's HTTP protocol with one write per response, and with timeouts and size limits against slow clients.
 
-uvicorn hands head and body of an answer to the socket one after the other, and each is a system call that wakes the
-client. That was a quarter of the service's processor time.
+uvicorn writes head and body of a response separately, each in a system call that wakes the client. That took a quarter
+of the service's CPU time.
 
-It also waits for clients without end: for the rest of a request, for bytes of a header, for an answer to be read. All
-of that is bounded here, below the application, whatever route and key it may be.
+It also waits for clients without limit: for the rest of a request, for bytes of a header, for a response to be read.
+All of this is limited here, below the application, for all routes and keys.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, Final
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-WHOLE_ANSWER: Final = "recsys.whole_answer"  # of the ASGI scope's extensions: takes status, headers and body at once
+WHOLE_ANSWER: Final = "recsys.whole_answer"  # an extension of the ASGI scope: sends status, headers and body at once
 MAX_HEAD_BYTES: Final = 64 << 10
-MAX_MESSAGE_BYTES: Final = 8 << 20  # head and body as they are on the wire: chunks of one byte take six, and trailers
-# The offer of another protocol, as of HTTP/2 by many clients' libraries. It may be ignored, and there is no other; but
-# httptools would take the body of such a request for the other protocol, and then for a request.
+MAX_MESSAGE_BYTES: Final = 8 << 20  # head and body on the wire, with trailers; a chunk of one byte takes six
+# An offer to switch protocols, such as to HTTP/2, sent by many client libraries. Servers may ignore it, and ours has no
+# other; but httptools would take the body of such a request for the other protocol, and then for a request.
 _UPGRADE: Final = re.compile(rb"\nupgrade:", re.IGNORECASE)
 
 
-class Joined:
-    """A transport that writes, at the end of the loop's turn, what was given to it in that turn."""
+class BufferedTransport:
+    """A transport that collects the writes of one iteration of the event loop, and sends them at its end."""
 
     __slots__ = ("_loop", "_parts", "_patience_s", "_transport")
 
@@ -42,21 +42,21 @@ class Joined:
         self._parts.append(data)
 
     def close(self) -> None:
-        """Once what was written has left, or the client has not read it for so long."""
+        """Close after the buffer is sent, or after `patience_s` if the client does not read it."""
         self._flush()
         if self._transport.get_write_buffer_size():
             self._loop.call_later(self._patience_s, self._transport.abort)
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Asked for each request; `__getattr__` takes ten times as long."""
+        """Called per request; `__getattr__` takes ten times as long."""
         return self._transport.is_closing()
 
     def _flush(self) -> None:
         if self._parts:
             data = b"".join(self._parts)
             self._parts.clear()
-            if not self._transport.is_closing():  # uvloop's raises where the connection ended in the same turn
+            if not self._transport.is_closing():  # uvloop's raises if the connection ended in the same iteration
                 self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
@@ -64,8 +64,8 @@ class Joined:
 
 
 async def _answer_whole(cycle: RequestResponseCycle, status: int, headers: bytes, body: bytes) -> None:
-    """What uvicorn's `send` does with the two messages of an answer; looking at each header takes it longer than the
-    rest. `headers`: as on the wire, each with its line end, `content-length` among them."""
+    """As uvicorn's `send` with the two messages of a response, which spends most of its time on parsing headers.
+    `headers`: as on the wire, each with its line end, including `content-length`."""
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
     if cycle.disconnected:
@@ -82,25 +82,25 @@ async def _answer_whole(cycle: RequestResponseCycle, status: int, headers: bytes
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """For `uvicorn.run(http=…)`, where a `functools.partial` of it may give `patience_s`.
+    """For `uvicorn.run(http=…)`; `functools.partial` may set `patience_s`.
 
-    A request is there, head and body, `patience_s` after the connection or its first byte, or is answered 408 and the
-    connection closed. A head beyond MAX_HEAD_BYTES is answered 431. Of an answer, something is read in every
-    `patience_s`, or the connection ends.
+    A request has to be complete `patience_s` after the connection or its first byte, else it gets 408 and the
+    connection is closed. A head beyond MAX_HEAD_BYTES gets 431. A connection is aborted if the client reads nothing of
+    a response for `patience_s`.
     """
 
-    _waiting: asyncio.TimerHandle | None = None  # for the rest of a request
-    _draining: asyncio.TimerHandle | None = None  # for an answer to be read
+    _waiting: asyncio.TimerHandle | None = None  # until the rest of a request arrives
+    _draining: asyncio.TimerHandle | None = None  # until a response is read
     _in_head = True
-    _has_begun = False  # a request, which is not whole yet
-    _n_bytes = 0  # of it so far
+    _has_begun = False  # receiving a request
+    _n_bytes = 0  # of it, so far
 
     def __init__(self, *arguments: Any, patience_s: float = 10.0, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.patience_s = patience_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(Joined(transport, self.loop, self.patience_s))  # type: ignore[arg-type]
+        super().connection_made(BufferedTransport(transport, self.loop, self.patience_s))  # type: ignore[arg-type]
         self._waiting = self.loop.call_later(self.patience_s, self._end_waiting)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -130,7 +130,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         return (MAX_HEAD_BYTES if self._in_head else MAX_MESSAGE_BYTES) - self._n_bytes
 
     def _receive_in_pieces(self, data: bytes) -> None:
-        """httptools copies an unfinished header again with each piece of it, so it gets no more than is taken."""
+        """httptools copies an unfinished header with each piece of it, so it gets no more than the size limit."""
         while data and self.parser is not None and not self.transport.is_closing():
             room = self._room()
             if room <= 0:
@@ -178,7 +178,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete and self._in_head:
-            # a pipelined head, which is not read while the answer before it is made
+            # a pipelined head, which is not read while the previous response is built
             self._waiting = self.loop.call_later(self.patience_s, self._end_waiting)
         elif self._has_begun:
             self._refuse(408, "request_timeout", f"the whole request has to be here within {self.patience_s:g} s")
@@ -186,8 +186,8 @@ class OneWriteProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is refused in the form of all errors."""
-        self._refuse(400, "bad_request", f"this is no request of HTTP/1.1, so nothing was done: {msg}")
+        """Refuse invalid HTTP, in the form of all errors."""
+        self._refuse(400, "bad_request", f"this is not a valid HTTP/1.1 request, so nothing was done: {msg}")
 
     def _refuse_too_large(self) -> None:
         if self._in_head:
@@ -196,7 +196,7 @@ class OneWriteProtocol(HttpToolsProtocol):
             self._refuse(413, "body_too_large", f"the request is larger than {MAX_MESSAGE_BYTES} bytes; send less")
 
     def _refuse(self, code: int, status: str, error: str) -> None:
-        """Answer unless the application has, and close; the application hears that the client has left."""
+        """Respond unless the application has, and close; the application is notified of the disconnect."""
         is_answered = not self._in_head and self.cycle is not None and self.cycle.response_started
         if not is_answered and not self.pipeline:
             body = orjson.dumps({"success": False, "status": status, "error": error})

@@ -1,6 +1,6 @@
 """Beyond the bound requests are turned away, those who watch are let in, and what was let in is served.
 
-Kinds of requests do not take each other's places, and neither do those who send or read slowly."""
+Kinds of requests do not take each other's slots, and neither do those who send or read slowly."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def test_what_comes_above_the_bound_is_turned_away() -> None:
         app, admission = bounded(slow, metrics, limit=3)
         admitted = [asyncio.create_task(answer_of(app, "/recommend")) for _ in range(3)]
         await asyncio.sleep(0)
-        for path in concurrency.ALWAYS_LET_IN:
+        for path in concurrency.ALWAYS_ADMITTED:
             assert (await answer_of(app, path))[0] == 200
         status, headers = await answer_of(app, "/recommend")
         assert (status, headers[b"retry-after"]) == (503, b"1")
         slow.may_answer.set()
         assert [(await one)[0] for one in admitted] == [200] * 3
         assert (await answer_of(app, "/recommend"))[0] == 200
-        assert {places.n_taken for places in admission.places.values()} == {0}
+        assert {slots.n_taken for slots in admission.slots.values()} == {0}
 
     asyncio.run(run())
     assert b'recsys_shed_total{reason="queue"} 1.0' in metrics.text()
@@ -112,7 +112,7 @@ def test_kinds_of_requests_do_not_take_each_others_places() -> None:
                 await send({"type": "http.response.start", "status": 200, "headers": []})
 
             bound, admission = bounded(app, Metrics(), limit=64)
-            limit = admission.places[kind].limit
+            limit = admission.slots[kind].limit
             waiting = [asyncio.create_task(answer_of(bound, path)) for _ in range(limit)]
             await asyncio.sleep(0)
             assert (await answer_of(bound, path))[0] == 503
@@ -122,7 +122,7 @@ def test_kinds_of_requests_do_not_take_each_others_places() -> None:
             assert {(await one)[0] for one in waiting} == {200}
 
     asyncio.run(run())
-    assert {kind: Admission(Metrics(), 64).places[kind].limit for kind in set(of.values())} == {
+    assert {kind: Admission(Metrics(), 64).slots[kind].limit for kind in set(of.values())} == {
         "recommend": 64, "events": 64, "catalogue": 16, "operations": 16, "batch": 4,
     }  # fmt: skip
 
@@ -138,28 +138,28 @@ def test_a_request_takes_its_place_when_it_is_whole_and_leaves_it_when_its_answe
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
         bound, admission = bounded(app, Metrics(), limit=1)
-        places = admission.places["recommend"]
+        slots = admission.slots["recommend"]
         pieces: asyncio.Queue[Message] = asyncio.Queue()
         reads = asyncio.Event()
         n_taken_at_the_end = []
 
         async def send(message: Message) -> None:
-            n_taken_at_the_end.append(places.n_taken)
+            n_taken_at_the_end.append(slots.n_taken)
             await reads.wait()
 
         scope = {"type": "http", "path": "/recommend", "method": "POST", "headers": HEADERS}
         slow = asyncio.create_task(bound(scope, pieces.get, send))
         await pieces.put({"type": "http.request", "body": b"{", "more_body": True})
         await asyncio.sleep(0.01)
-        assert places.n_taken == 0
+        assert slots.n_taken == 0
         assert (await answer_of(bound, "/recommend"))[0] == 200  # beside it
         await pieces.put({"type": "http.request", "body": b"}", "more_body": False})
         await asyncio.sleep(0.01)
-        assert (bodies, n_taken_at_the_end, places.n_taken) == ([b"", b"{}"], [0], 0)  # its client does not read
+        assert (bodies, n_taken_at_the_end, slots.n_taken) == ([b"", b"{}"], [0], 0)  # its client does not read
         assert (await answer_of(bound, "/recommend"))[0] == 200
         reads.set()
         await slow
-        assert places.n_taken == 0
+        assert slots.n_taken == 0
 
     asyncio.run(run())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fast_api_service.middleware.protocol import Joined
+from fast_api_service.middleware.protocol import BufferedTransport
 
 
 class Transport:
@@ -35,16 +35,16 @@ def test_writes_of_one_turn_leave_together() -> None:
     transport = Transport()
 
     async def run() -> None:
-        joined = Joined(transport, asyncio.get_running_loop(), 0.05)  # type: ignore[arg-type]
-        joined.write(b"head ")
-        joined.write(b"body")
+        buffered = BufferedTransport(transport, asyncio.get_running_loop(), 0.05)  # type: ignore[arg-type]
+        buffered.write(b"head ")
+        buffered.write(b"body")
         assert transport.did == []
         await asyncio.sleep(0)
         assert transport.did == [b"head body"]
-        joined.write(b"last")
-        joined.close()
+        buffered.write(b"last")
+        buffered.close()
         await asyncio.sleep(0)
-        assert joined.get_extra_info("peername") == "extra peername"
+        assert buffered.get_extra_info("peername") == "extra peername"
 
     asyncio.run(run())
     assert transport.did == [b"head body", b"last", "closed"]
@@ -55,7 +55,7 @@ def test_a_connection_whose_client_does_not_read_the_last_answer_ends_all_the_sa
     transport.n_unread = 1
 
     async def run() -> None:
-        Joined(transport, asyncio.get_running_loop(), 0.05).close()  # type: ignore[arg-type]
+        BufferedTransport(transport, asyncio.get_running_loop(), 0.05).close()  # type: ignore[arg-type]
         assert transport.did == ["closed"]
         await asyncio.sleep(0.2)
 
@@ -67,8 +67,8 @@ def test_what_was_written_when_the_connection_ended_is_let_go() -> None:
     transport = Transport()
 
     async def run() -> None:
-        joined = Joined(transport, asyncio.get_running_loop(), 0.05)  # type: ignore[arg-type]
-        joined.write(b"answer")
+        buffered = BufferedTransport(transport, asyncio.get_running_loop(), 0.05)  # type: ignore[arg-type]
+        buffered.write(b"answer")
         transport.close()  # as where the client has not read for long
         await asyncio.sleep(0)
 
