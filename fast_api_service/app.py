@@ -1,4 +1,4 @@
-"""The application, put together in one place."""
+"""Builds the application from its parts."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from recsys.updater.store import UPDATES
 
 _DESCRIPTION = """Serves the lists that the nightly pipeline publishes.
 
-Every answer says where it comes from in `provenance`. Ids come back in the JSON type in which the catalogue was
-loaded; `123` and `"123"` are both understood. Errors have one form:
-`{"success": false, "status": "<machine word>", "error": "<what and how to fix it>"}`.
+Each response has its sources in `provenance`. Ids are returned in the JSON type in which the catalogue was loaded;
+`123` and `"123"` are both accepted. All errors have the form
+`{"success": false, "status": "<error code>", "error": "<what is wrong and how to fix it>"}`.
 """
 
 
@@ -52,10 +52,10 @@ def create_app(
     database_url: str, settings: ApiSettings | None = None, artifact_root: str | None = None,
     siblings: Siblings | None = None,
 ) -> Service:  # fmt: skip
-    """The service on the Postgres of `database_url`, which may be away when it starts, and the models under
-    `artifact_root` (ARTIFACT_ROOT when None). `siblings`: where it is one of several workers on a port.
+    """The service for the Postgres of `database_url`, which may be away at startup, with the models under
+    `artifact_root` (ARTIFACT_ROOT when None). `siblings`: for one of several workers on a port.
 
-    Raises InputError when the URL is not one of Postgres.
+    Raises InputError for a URL that is not a Postgres one.
     """
     settings = settings or ApiSettings()
     metrics = Metrics()
@@ -65,24 +65,24 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as at_the_end:  # in reverse; no step keeps another from being taken
-            at_the_end.push_async_callback(state.database.close)
-            at_the_end.push_async_callback(state.lookups.close)
-            at_the_end.push_async_callback(state.writes.close)
-            at_the_end.push_async_callback(state.log.close)
-            at_the_end.push_async_callback(state.exposures.close)
+        async with contextlib.AsyncExitStack() as on_shutdown:  # in reverse order, each even if others fail
+            on_shutdown.push_async_callback(state.database.close)
+            on_shutdown.push_async_callback(state.lookups.close)
+            on_shutdown.push_async_callback(state.writes.close)
+            on_shutdown.push_async_callback(state.log.close)
+            on_shutdown.push_async_callback(state.exposures.close)
             if siblings is not None:
-                at_the_end.push_async_callback(siblings.close)
+                on_shutdown.push_async_callback(siblings.close)
                 await siblings.open(lambda: state.own_metrics(siblings.number))
             await state.database.open()
             await state.writes.open()
             await state.lookups.open()
-            with contextlib.suppress(DatabaseAwayError):  # the follower tries again, and tells
-                await state.read_keys()  # so that the first request is not refused for want of them
+            with contextlib.suppress(DatabaseAwayError):  # the follower retries, and logs it
+                await state.read_keys()  # so that the first requests are not refused without keys
             await state.database.reads.warm()
-            at_the_end.callback(state.models.close)
+            on_shutdown.callback(state.models.close)
             tasks = Tasks(metrics)
-            at_the_end.push_async_callback(tasks.end)
+            on_shutdown.push_async_callback(tasks.end)
             wakes = {listener.CHANNEL: state.wake, UPDATES: state.updates.wake}
             tasks.start("follower", state.keep_fresh)
             tasks.start("updates", state.updates.follow)
@@ -100,11 +100,11 @@ def create_app(
         docs_url=None,
         openapi_url=None,  # see openapi
         redoc_url=None,
-        redirect_slashes=False,  # the framework would name whatever host the client names
+        redirect_slashes=False,  # redirects would go to the client's Host header
     )
     app.state.service = state
     app.enter = Gate(app.enter, app, state.keys, metrics, Admission(metrics, settings.max_in_flight))
-    if settings.cors_origins:  # around the gate, so that its refusals can be read by allowed pages
+    if settings.cors_origins:  # around the gate, so that allowed pages can read its refusals
         app.enter = CORSMiddleware(
             app.enter,
             allow_origins=settings.cors_origins,

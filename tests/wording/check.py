@@ -14,8 +14,6 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "CONTRIBUTING.md"
 
-# Folders that are not swept yet, and files that use their names; to be emptied.
-EXCLUDED = (*(f"fast_api_service/{name}" for name in ("app.py",)),)
 # The table itself, and what others have written.
 _NOT_OURS = re.compile(r"CONTRIBUTING\.md|tests/wording/.*|requirements.*\.txt|.*\.(png|svg|min\.js|min\.css)")
 
@@ -40,11 +38,7 @@ def paths() -> list[Path]:
     """The files that are checked: all of ours that git knows of, or would."""
     command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [
-        ROOT / name
-        for name in sorted(set(listed))
-        if not name.startswith(EXCLUDED) and not _NOT_OURS.fullmatch(name) and (ROOT / name).is_file()
-    ]
+    return [ROOT / name for name in sorted(set(listed)) if not _NOT_OURS.fullmatch(name) and (ROOT / name).is_file()]
 
 
 def findings(path: Path) -> Iterator[str]:
