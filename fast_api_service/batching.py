@@ -1,4 +1,4 @@
-"""Requests of the same moment are worked on in one call: one query, one transaction, one run of a network."""
+"""Micro-batching: concurrent requests are processed in one call, such as one query, transaction or network run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fast_api_service.postgres.read_pool import STALL_S
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 _GRACE_S: Final = 0.02
-_LONG_S: Final = 0.2  # after which a call counts as one that waits for something
+_SLOW_S: Final = 0.2  # after which a call counts as slow
 
 
 class _Waiting(NamedTuple, Generic[Request, Answer]):
     request: Request
     answer: asyncio.Future[Answer]
-    came_at: float  # by the loop's clock
+    came_at: float  # in the loop's time
 
 
 class MicroBatcher(Generic[Request, Answer]):
-    """Calls `work(requests)` with all that waits, as much as goes together; it gives one answer, or error, for each.
+    """Calls `work(requests)` with the waiting requests that fit into one batch; it returns an answer or error for each.
 
-    With nobody else there, a request is worked on at once and alone. What `work` raises, all of its requests get, and
-    those who have waited for `patience_s` as well. Who cannot wait any longer leaves, and the work goes on.
+    Without others, a request is processed at once. If `work` raises, all requests of its batch fail, and also those
+    that have waited for `patience_s`. A caller that times out or is cancelled does not stop the work.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class MicroBatcher(Generic[Request, Answer]):
         n_running_when_slow: int = 0,
         patience_s: float = math.inf,
     ) -> None:
-        """`max_size`: of a call, in units of `size`, unless one request is larger. `may_join`: whether a request may
-        stand behind those in one call. `n_running` calls at a time, more while one takes long."""
+        """`max_size`: of a batch, in units of `size`, unless one request is larger. `may_join`: whether a request may
+        be added to a batch. `n_running` calls at a time; up to `n_running_when_slow` while one is slow."""
         self._work, self._max_size, self._size, self._may_join = work, max_size, size, may_join
         self._n_running, self._n_running_when_slow = n_running, n_running_when_slow
         self._patience_s = patience_s
         self._waiting: deque[_Waiting[Request, Answer]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself does not hold on to them
-        self._n_calling = 0  # of them, those that will look at what waits again
-        self._began = 0.0  # when the last call did, by the loop's clock
+        self._tasks: set[asyncio.Task[None]] = set()  # strong references, which the loop does not keep
+        self._n_calling = 0  # tasks that will take further waiting requests
+        self._began = 0.0  # when the last call began, in the loop's time
 
     @property
     def is_idle(self) -> bool:
@@ -61,7 +61,7 @@ class MicroBatcher(Generic[Request, Answer]):
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append(_Waiting(request, answer, now))
         n = self._n_calling
-        if n < self._n_running or (n < self._n_running_when_slow and now - self._began > _LONG_S):
+        if n < self._n_running or (n < self._n_running_when_slow and now - self._began > _SLOW_S):
             self._began = now
             self._n_calling += 1
             task = loop.create_task(self._run())
@@ -69,7 +69,7 @@ class MicroBatcher(Generic[Request, Answer]):
             task.add_done_callback(self._tasks.discard)
         if timeout_s is None:
             return await answer
-        timer = loop.call_later(timeout_s, _give_up, answer, now + timeout_s)  # a third of asyncio.timeout
+        timer = loop.call_later(timeout_s, _give_up, answer, now + timeout_s)  # takes a third of asyncio.timeout's time
         try:
             return await answer
         finally:
@@ -77,28 +77,28 @@ class MicroBatcher(Generic[Request, Answer]):
 
     async def _run(self) -> None:
         try:
-            await self._call_while_some_wait()
+            await self._process_waiting()
         finally:
-            self._n_calling -= 1  # at once: who comes from now on begins another call
+            self._n_calling -= 1  # at once: the next request begins another call
 
-    async def _call_while_some_wait(self) -> None:
+    async def _process_waiting(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            together = [one for one in self._next() if not one.answer.done()]
-            if not together:
+            batch = [one for one in self._next() if not one.answer.done()]
+            if not batch:
                 continue
             self._began = loop.time()
             try:
-                answers = await self._work([one.request for one in together])
+                answers = await self._work([one.request for one in batch])
             except Exception as error:
-                for one in [*together, *self._who_waited_long()]:
+                for one in [*batch, *self._take_long_waiting()]:
                     _settle(one.answer, error)
             else:
-                for one, answer in zip(together, answers, strict=True):
+                for one, answer in zip(batch, answers, strict=True):
                     _settle(one.answer, answer)
 
     def _next(self) -> list[_Waiting[Request, Answer]]:
-        """The first of those that wait, as many as go together."""
+        """Take the next batch from the queue."""
         found = [self._waiting.popleft()]
         requests, size = [found[0].request], self._size(found[0].request)
         while self._waiting:
@@ -110,8 +110,8 @@ class MicroBatcher(Generic[Request, Answer]):
             requests.append(one)
         return found
 
-    def _who_waited_long(self) -> list[_Waiting[Request, Answer]]:
-        """Takes those out of the queue; the first are the oldest."""
+    def _take_long_waiting(self) -> list[_Waiting[Request, Answer]]:
+        """Take those that have waited for `patience_s` from the queue, oldest first."""
         since = asyncio.get_running_loop().time() - self._patience_s
         found = []
         while self._waiting and self._waiting[0].came_at < since:
@@ -132,7 +132,7 @@ def _give_up(answer: asyncio.Future[Answer], due: float) -> None:
     if answer.done():
         return
     loop = asyncio.get_running_loop()
-    if loop.time() - due > STALL_S:  # the loop stood still, and the answer may have come: it is read first
+    if loop.time() - due > STALL_S:  # the loop was blocked, and the answer may have arrived: let it be read first
         loop.call_later(_GRACE_S, _give_up, answer, math.inf)
     else:
         answer.set_exception(TimeoutError())

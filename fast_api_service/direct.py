@@ -1,7 +1,7 @@
-"""Routes that answer below the framework: FastAPI's handling of one request costs as much as two recommendations.
+"""Routes that bypass the framework: FastAPI's handling of a request takes as long as two recommendations.
 
-A direct route's body is read and validated once, straight from its bytes, and the gate hands the request to it before
-the framework's own layers and routing. The document, the paths and the errors are FastAPI's as for any other route.
+A direct route validates the body straight from its bytes, and the gate calls it before the framework's middleware and
+routing. OpenAPI document, paths and errors are the same as for other routes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fast_api_service import errors
 
 
 class Answer(Protocol):
-    """Ready to be sent: what a Response of Starlette's is, too."""
+    """A complete response, such as a Response of Starlette."""
 
     status_code: int
     body: bytes | memoryview[int]
@@ -28,7 +28,7 @@ class Answer(Protocol):
 
 
 class JsonBytes(Response):
-    """Ready bytes of JSON; a Response that skips what only others need."""
+    """A response of encoded JSON, without the overhead of Response's constructor."""
 
     def __init__(self, body: bytes, status_code: int = 200) -> None:
         self.status_code = status_code
@@ -38,15 +38,15 @@ class JsonBytes(Response):
 
 
 class DirectRoute(APIRoute):
-    """For endpoints `(request, body)` that give a Response; other parameters are not looked at.
+    """For endpoints `(request, body)` that return a Response; other parameters are ignored.
 
-    That means dependencies too: the state of the service is `request.app.state.service`, elsewhere `ServiceState`.
+    This includes dependencies: the state of the service is `request.app.state.service`, elsewhere `ServiceState`.
     """
 
     _validate: Callable[[bytes], Any]
 
     def reading(self, validate: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        """What makes a body of its bytes: pydantic's way, unless a route knows a shorter one that ends in it."""
+        """The parser of bodies: pydantic's, which subclasses may put a fast path before."""
         return validate
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -59,7 +59,7 @@ class DirectRoute(APIRoute):
         return handle
 
     async def respond(self, request: Request, body: bytes) -> Response:
-        """The answer to a request with this body, that to an error of a known kind as well."""
+        """The response to a request with this body, also for errors of a known kind."""
         try:
             if not _is_json(request):
                 raise RequestValidationError([{"type": "model_type", "loc": ("body",), "msg": "not JSON"}])
@@ -84,7 +84,7 @@ def _is_json(request: Request) -> bool:
 
 
 def _at_body(problem: Any) -> dict[str, Any]:
-    """A problem of pydantic's as FastAPI reports it: under `body`, and for bad JSON where it is."""
+    """A pydantic error as FastAPI reports it: under `body`, and for invalid JSON with its position."""
     if problem["type"] == "json_invalid":
         text, _, where = str(problem["ctx"]["error"]).partition(" at ")
         return {**problem, "loc": ("body", where or "its end"), "ctx": {"error": text}}

@@ -1,4 +1,4 @@
-"""Errors as clients see them: one form, a fitting code, never a stack trace."""
+"""Error responses: one form, a suitable status code, never a stack trace."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _FORMS = ("one", "many", "lists")  # pydantic's names for the forms of a body
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every answer that is not 2xx."""
+    """The body of every response that is not 2xx."""
 
     success: bool = Field(False, json_schema_extra={"const": False})
-    status: str = Field(description="a machine word, stable between versions")
-    error: str = Field(description="what was wrong and how to fix it")
+    status: str = Field(description="an error code for programs, stable between versions")
+    error: str = Field(description="what is wrong and how to fix it")
 
 
 class ApiError(Exception):
-    """Anything that a route refuses: code, machine word, message, and seconds after which to try again."""
+    """An error of a route: HTTP code, error code, message, and the seconds for Retry-After."""
 
     def __init__(self, code: int, status: str, error: str, retry_after_s: int | None = None) -> None:
         super().__init__(error)
@@ -40,35 +40,35 @@ class ApiError(Exception):
 
 
 def error_response(code: int, status: str, error: str, headers: dict[str, str] | None = None) -> Response:
-    """The one form of an error, as JSON; text that UTF-8 cannot hold (lone surrogates) is replaced."""
+    """An error as JSON; text that cannot be encoded as UTF-8 (lone surrogates) is replaced."""
     text = error.encode("utf-8", "replace").decode()
     body = orjson.dumps({"success": False, "status": status, "error": text})
     return Response(body, code, headers, "application/json")
 
 
 def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` entry of a route that may answer with these codes."""
+    """The `responses` of a route that may respond with these codes."""
     descriptions = {
         401: "No API key, or one that is not valid",
         403: "The key lacks the scope",
-        404: "Not known here",
-        409: "Something stands in the way; the text says what",
+        404: "Not found",
+        409: "In conflict with the current state; the text has the details",
         413: "The body is larger than 1 MiB",
-        422: "Something in the request cannot be used",
-        429: "Too many requests with this key; try again after Retry-After seconds",
-        503: "Nothing to serve from at the moment; try again after Retry-After seconds",
+        422: "The request is invalid",
+        429: "Too many requests with this key; retry after Retry-After seconds",
+        503: "Not available at the moment; retry after Retry-After seconds",
     }
     return {code: {"model": ErrorAnswer, "description": descriptions[code]} for code in codes}
 
 
 def install(app: FastAPI) -> None:
-    """Give every known kind of error its handler; unknown ones end in the middleware, as 500."""
+    """Register a handler for every known kind of error; the middleware turns others into 500."""
     for kind, handler in HANDLERS.items():
         app.exception_handler(kind)(handler)
 
 
 async def answer(request: Request, error: Exception) -> Response:
-    """The answer to an error of a known kind."""
+    """The response to an error of a known kind."""
     handler = next(handler for kind, handler in HANDLERS.items() if isinstance(error, kind))
     return await handler(request, error)
 
@@ -95,7 +95,7 @@ async def _validation_error(_: Request, error: RequestValidationError) -> Respon
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    if error.status_code == 400:  # FastAPI's word for bytes that are no UTF-8, numbers without end and the like
+    if error.status_code == 400:  # FastAPI's code for invalid UTF-8, too long numbers and the like
         return error_response(422, "invalid_request", "the body cannot be read as JSON in UTF-8")
     headers = dict(error.headers) if error.headers else {}
     if error.status_code == 405:
@@ -109,7 +109,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of all routes of the path; the framework names those of the first route alone."""
+    """The methods of all routes of the path; the framework has those of the first route only."""
     routes = (route for route in request.app.routes if isinstance(route, Route))
     methods = (route.methods or set() for route in routes if route.matches(request.scope)[0] != Match.NONE)
     return ", ".join(sorted(set().union(*methods)))
@@ -126,18 +126,18 @@ KNOWN: Final = tuple(HANDLERS)
 
 
 def in_words(problem: dict[str, Any]) -> str:
-    """One problem of pydantic's as `field: what`; "json_invalid" and a body of the wrong kind get their own words."""
+    """A pydantic error as `field: problem`; "json_invalid" and a body of the wrong kind have their own messages."""
     where = ".".join(str(part)[:60] for part in problem["loc"][1:] if part not in _FORMS)
     if problem["type"] == "json_invalid":
         where = f"character {where}" if where.isdigit() else where
         return f"the body is not JSON ({problem['ctx']['error']} at {where})"
     is_of_forms = problem["type"] == "model_attributes_type" and len(problem["loc"]) == 2  # a body of several forms
-    if problem["type"].startswith("union_tag_"):  # what says of which kind an object is
+    if problem["type"].startswith("union_tag_"):  # the discriminator of a union
         field, kinds = problem["ctx"]["discriminator"].strip("'"), problem["ctx"].get("expected_tags")
         where = f"{where}.{field}" if where else field
         return f"{where}: should be one of {kinds}" if kinds else f"{where}: Field required"
     message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    if not where and problem["type"] == "value_error":  # of the body as a whole, in our own words
+    if not where and problem["type"] == "value_error":  # of the whole body, with a message of ours
         return message
     if is_of_forms or (not where and problem["loc"][0] == "body"):
         return "the body should be a JSON object, sent with the header Content-Type: application/json"

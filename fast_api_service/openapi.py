@@ -28,31 +28,31 @@ from recsys.serving.snapshot import Snapshot
 
 _TAGS: list[dict[str, Any]] = [
     {"name": "recommend", "description": "For the pages of a shop"},
-    {"name": "online", "description": "What users do, as it happens"},
-    {"name": "catalogue", "description": "What the shop tells of its items, users and categories"},
-    {"name": "operations", "description": "For those who run the service"},
+    {"name": "online", "description": "Events of users, in real time"},
+    {"name": "catalogue", "description": "The shop's items, users and categories"},
+    {"name": "operations", "description": "For operators of the service"},
 ]
 _STATIC = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI, so that the page needs no internet
 
 
 def install(app: FastAPI, state: State) -> None:
-    """Serve /docs and /openapi.json; the document follows the types of ids in service."""
+    """Serve /docs and /openapi.json; the document has the id types of the catalogue in service."""
     documents = _Documents(app, state)
     app.openapi = documents.whole  # type: ignore[method-assign]
     app.mount("/static", needs_no_key(StaticFiles(directory=_STATIC)), name="static")
 
-    made = get_swagger_ui_html(
+    html = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=f"{app.title}: documentation",
         swagger_js_url="/static/swagger-ui-bundle.js",
         swagger_css_url="/static/swagger-ui.css",
         swagger_favicon_url="/static/favicon.png",
-        # without a validator, which is a site of others that would be told where the document is
+        # no validator, which is a third-party site that would get the document's URL
         swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0, "validatorUrl": None},
     )
     # a header that no form can send, so that operations without a body work where no key is needed
-    asking = "SwaggerUIBundle({requestInterceptor: r => { r.headers['X-Requested-With'] = 'docs'; return r },"
-    page = bytes(made.body).decode().replace("SwaggerUIBundle({", asking, 1)
+    with_header = "SwaggerUIBundle({requestInterceptor: r => { r.headers['X-Requested-With'] = 'docs'; return r },"
+    page = bytes(html.body).decode().replace("SwaggerUIBundle({", with_header, 1)
     headers = page_headers(page)
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -67,16 +67,16 @@ def install(app: FastAPI, state: State) -> None:
 
 
 class _Documents:
-    """Makes the document once for the types of the catalogue's ids and whether a key is needed, and keeps the last."""
+    """Caches the document, which depends on the catalogue's id types and on whether a key is needed."""
 
     def __init__(self, app: FastAPI, state: State) -> None:
         self._app, self._state = app, state
-        self._made_for: tuple[Any, ...] = ()
-        self._made: tuple[dict[str, Any], bytes] | None = None
+        self._cached_for: tuple[Any, ...] = ()
+        self._cached: tuple[dict[str, Any], bytes] | None = None
         self._lock = asyncio.Lock()
 
     async def text(self) -> bytes:
-        """As JSON. Making it takes as long as many requests, so it is done beside the event loop."""
+        """As JSON. Building it takes as long as many requests, so it is done in a thread."""
         async with self._lock:
             return (await asyncio.to_thread(self._current))[1]
 
@@ -87,10 +87,10 @@ class _Documents:
     def _current(self) -> tuple[dict[str, Any], bytes]:
         types, needs_keys = _types(self._state.snapshot), self._state.keys.needed
         wanted = (*types.values(), needs_keys)
-        if self._made is None or self._made_for != wanted:
+        if self._cached is None or self._cached_for != wanted:
             document = self._make(types, needs_keys=needs_keys)
-            self._made, self._made_for = (document, orjson.dumps(document)), wanted
-        return self._made
+            self._cached, self._cached_for = (document, orjson.dumps(document)), wanted
+        return self._cached
 
     def _make(self, types: dict[str, JsonType | None], *, needs_keys: bool) -> dict[str, Any]:
         document = get_openapi(
@@ -102,7 +102,7 @@ class _Documents:
             separate_input_output_schemas=False,
         )
         _name_id_types(document, types)
-        _tell_of_keys(document, self._app.routes, needs_keys=needs_keys)
+        _document_scopes(document, self._app.routes, needs_keys=needs_keys)
         openapi_examples.fill(document, types)
         for operations in document["paths"].values():
             for operation in operations.values():
@@ -110,8 +110,8 @@ class _Documents:
         return document
 
 
-def _tell_of_keys(document: dict[str, Any], routes: Iterable[BaseRoute], *, needs_keys: bool) -> None:
-    """Say of each operation which scope it needs, and how it refuses; it asks for a key where this service does."""
+def _document_scopes(document: dict[str, Any], routes: Iterable[BaseRoute], *, needs_keys: bool) -> None:
+    """Add to each operation its scopes and refusals, and the key, where this service needs one."""
     schemes = document["components"].setdefault("securitySchemes", {})
     schemes["key"] = {"type": "http", "scheme": "bearer", "description": "A key made by `recsys keys create`"}
     needed = by_operation(routes)
@@ -132,7 +132,7 @@ def _tell_of_keys(document: dict[str, Any], routes: Iterable[BaseRoute], *, need
 
 
 def _refusals() -> dict[str, Any]:
-    """What every operation with a scope may answer."""
+    """The refusals of every operation with a scope."""
     schema = {"$ref": "#/components/schemas/ErrorAnswer"}
     return {
         str(code): {"description": response["description"], "content": {"application/json": {"schema": schema}}}
@@ -152,7 +152,7 @@ def _types(snapshot: Snapshot | None) -> dict[str, JsonType | None]:
 
 
 def _name_id_types(node: Any, types: dict[str, JsonType | None]) -> None:
-    """Replace each schema marked `x-id-of` by what the loaded catalogue takes, and `x-schema` by a reference."""
+    """Replace schemas marked `x-id-of` by the id schema of the loaded catalogue, and `x-schema` by a reference."""
     if isinstance(node, list):
         for child in node:
             _name_id_types(child, types)
@@ -178,5 +178,5 @@ def _id_schema(json_type: JsonType | None, entity: str) -> dict[str, Any]:
         text = {"type": "string", "pattern": INTEGER_ID_PATTERN}
     return {
         "anyOf": [integer, text] if json_type == "integer" else [text, integer],
-        "description": f"{entity} ids of this catalogue are {json_type}s; the other form is understood, not given",
+        "description": f"{entity} ids of this catalogue are {json_type}s; the other form is accepted, but not returned",
     }

@@ -1,4 +1,4 @@
-"""Requests and answers, as OpenAPI shows them."""
+"""Request and response schemas that several routes share, or that are of no folder."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ UserStatus = Literal["known", "light", "unknown", "guest", "anonymous", "unread"
 
 
 def text_id(value: Any) -> str:
-    """A string of 1 to MAX_ID_LENGTH characters that Postgres can hold as text."""
+    """A string of 1 to MAX_ID_LENGTH characters that Postgres can store as text."""
     if not isinstance(value, str):
         raise ValueError("a string is expected")
     return str(external_id(value))
 
 
 def _id_of(entity: str) -> Any:
-    """`x-id-of` lets the document name the JSON type of the loaded catalogue; see fast_api_service.openapi."""
+    """`x-id-of` becomes the JSON type of the loaded catalogue's ids; see fast_api_service.openapi."""
     return WithJsonSchema({"type": ["integer", "string"], "x-id-of": entity})
 
 
@@ -48,52 +48,52 @@ TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many items")]
 
 
 class RecommendRequest(BaseModel):
-    """All fields are optional: `{}` asks for what is popular."""
+    """All fields are optional: `{}` requests popular items."""
 
     model_config = ConfigDict(extra="forbid")
 
-    user_id: UserId | None = Field(None, description="nobody in particular when not given; unknown ids are welcome")
+    user_id: UserId | None = Field(None, description="anonymous when not given; unknown ids are accepted")
     top_k: TopK = 10
     category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
     filters: Filters | None = Field(
-        None, description="only items like this; category_id and the filters of the surface hold as well"
+        None, description="only items that match; category_id and the filters of the surface apply as well"
     )
     exclude: tuple[ItemId, ...] = Field(
-        (), max_length=MAX_ITEMS, description="items not to show; unknown ones are fine"
+        (), max_length=MAX_ITEMS, description="items not to recommend; unknown ones are ignored"
     )
-    surface: Surface = Field("homepage", description="where the answer is shown; /config says how each answers")
+    surface: Surface = Field(
+        "homepage", description="where the recommendations are shown; /config has the settings of each"
+    )
     session_id: TextId | None = Field(
-        None, description="a guest without user_id is known by the events of the session; with user_id both count"
+        None, description="identifies a guest, by the events of the session; with user_id, events of both count"
     )
     item_ids: tuple[ItemId, ...] = Field(
-        (), max_length=100, description="the product or the cart in context: its neighbours come first, itself never"
+        (), max_length=100, description="the product or the cart in context: neighbours come first, these items never"
     )
     candidate_items: list[ItemId] | None = Field(
-        None, min_length=1, max_length=MAX_ITEMS, description="rank these and no others; unknown ones are left out"
+        None, min_length=1, max_length=MAX_ITEMS, description="rank only these; unknown ones are left out"
     )
     seq: list[ItemId] | None = Field(
         None,
         max_length=MAX_ITEMS,
-        description="what the user looked at, oldest first, in place of the stored events; each counts as a view, or as"
-        " the shop's lightest type of event",
+        description="items that the user viewed, oldest first, replacing stored events; each counts as a view, or as"
+        " the shop's event type of lowest weight",
     )
     deadline_ms: float | None = Field(
-        None, gt=0, le=60_000, description="answer within so many milliseconds, at most the service's own limit"
+        None, gt=0, le=60_000, description="time limit for the response, in milliseconds; at most the service's limit"
     )
     user_feats: dict[str, JsonValue] = Field(
-        default_factory=dict,  # pydantic copies a default of its own for each request
+        default_factory=dict,  # pydantic would copy a default value for each request
         max_length=50,
-        description="on a surface that the model rescores: features of the moment and the user, as for /predict",
+        description="on a surface that the model rescores: features of the context and the user, as for /predict",
     )
-    explain: StrictBool = Field(
-        False, description="name the item, of the user's own or in context, that led to each item"
-    )
+    explain: StrictBool = Field(False, description="return the reason for each item: an item of the user or in context")
 
 
 class Reason(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    item_id: ItemId = Field(description="the user's own item, or one in context, whose neighbour this is")
+    item_id: ItemId = Field(description="the item of the user, or in context, whose neighbour this is")
 
 
 class Item(BaseModel):
@@ -101,31 +101,30 @@ class Item(BaseModel):
 
     item_id: ItemId
     score: float | None = Field(
-        description="descending within one source, unless the surface asks for diversity; scores of two sources do not"
-        " compare"
+        description="descending within one source, unless the surface has diversity; not comparable between sources"
     )
     rank: int = Field(ge=1, description="1 is best")
     source: ItemSource = Field(
-        description="the list the item comes from; fold_in: made of the latest events of somebody who has none"
+        description="the list the item comes from; fold_in: computed from recent events of users without a list"
     )
     generator: str | None = Field(description="the model or rule that put the item into that list")
-    reason: Reason | None = Field(None, description="with explain: what led to the item, where one of these did")
+    reason: Reason | None = Field(None, description="with explain: why the item is recommended, if known")
 
 
 class _Origin(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    publication_id: int = Field(description="the publication that the whole answer comes from; 0: none is there yet")
-    dataset: str = Field(description="artifact of the data that the publication was made from")
+    publication_id: int = Field(description="the publication behind the whole response; 0: none yet")
+    dataset: str = Field(description="artifact of the data set of the publication")
     models: dict[str, Any] = Field(description="the artifacts of the models behind the lists")
-    list_version: str | None = Field(description="version of the list that answered; null: no list did")
-    list_age_s: float | None = Field(description="seconds since that list was made")
-    degraded: list[str] = Field(description="parts that could not be read, so that the answer is poorer")
+    list_version: str | None = Field(description="version of the first item's list; null: it is of no list")
+    list_age_s: float | None = Field(description="seconds since that list was created")
+    degraded: list[str] = Field(description="parts that could not be read, so that the result is poorer")
     time_ms: float = Field(description="time spent in the service")
 
 
 class Provenance(_Origin):
-    """Where an answer comes from."""
+    """The sources of a response."""
 
     tier: Tier = Field(description="the source of the first item")
     user: UserStatus = Field(
@@ -133,11 +132,9 @@ class Provenance(_Origin):
         " unread: Postgres was away"
     )
     config_id: int = Field(description="the serving configuration; 0: the defaults")
-    n_recent: int = Field(description="latest events that the answer takes into account, beside what was bought")
+    n_recent: int = Field(description="recent events that are taken into account, besides hiding purchases")
     surface: Surface
-    rescored_by: str | None = Field(
-        None, description="artifact of the model that put the lists in order, where one did"
-    )
+    rescored_by: str | None = Field(None, description="artifact of the model that reordered the lists, if one did")
 
 
 class RecommendAnswer(BaseModel):
@@ -147,11 +144,11 @@ class RecommendAnswer(BaseModel):
     user_id: UserId | None
     recommendations: list[Item]
     provenance: Provenance
-    warnings: list[str] = Field([], description="what of the request could not be used")
+    warnings: list[str] = Field([], description="parts of the request that could not be used")
 
 
 class SimilarProvenance(_Origin):
-    """Where the neighbours come from."""
+    """The sources of the neighbours."""
 
     tier: Literal["i2i", "similar", "nothing"]
 
@@ -176,7 +173,7 @@ class Ready(BaseModel):
     status: Literal["ready"] = "ready"
     publication_id: int
     n_items: int
-    database: Literal["up", "away"] = Field(description="away: answers come from memory and are degraded")
+    database: Literal["up", "away"] = Field(description="away: responses come from memory and are degraded")
 
 
 class ListInfo(BaseModel):
@@ -184,7 +181,7 @@ class ListInfo(BaseModel):
     version: str
     dataset: str
     data_until: dt.datetime | None = Field(
-        description="the last event of that data set; a kind that a night could not make anew stays as it was"
+        description="the last event of that data set; a kind that a nightly run could not build keeps its old version"
     )
     made_by: str
     created_at: dt.datetime
@@ -208,36 +205,36 @@ class CatalogueInfo(BaseModel):
     n_available: int
     n_categories: int
     id_types: dict[str, Literal["integer", "string"]]
-    numeric_properties: list[str] = Field(description="what `filters` may ask for, the most frequent ones")
+    numeric_properties: list[str] = Field(description="properties that `filters` may use, most frequent first")
 
 
 class ScorerInfo(BaseModel):
     """The model that scores."""
 
-    wanted: str | None = Field(description="the model that the publication names")
-    loaded: str | None = Field(description="the model that answers; null: /predict is 503, and nothing is rescored")
-    served_as: str | None = Field(description="the artifact that was loaded for it")
+    wanted: str | None = Field(description="the model of the publication")
+    loaded: str | None = Field(description="the model that scores; null: /predict is 503, and nothing is rescored")
+    served_as: str | None = Field(description="its serving artifact")
     since: dt.datetime | None = Field(description="when it was taken into service")
     problem: str | None = Field(description="why the wanted model is not loaded")
     factors: FactorsInfo
     n_users: int | None
     n_items: int | None
-    is_calibrated: bool | None = Field(description="false: probabilities keep the order, no more")
-    features: dict[str, list[int]] = Field(description="what user_feats may hold: least and greatest value")
-    context: list[str] = Field(description="and what else, that has a field of its own in the model; any value")
+    is_calibrated: bool | None = Field(description="false: probabilities are right in their order only")
+    features: dict[str, list[int]] = Field(description="user_feats with least and greatest value")
+    context: list[str] = Field(description="further user_feats with a field of the model, of any value")
     online: OnlineInfo
 
 
 class FactorsInfo(BaseModel):
-    """The item factors behind the lists, by which new users are folded in."""
+    """The item factors of the publication's ALS, by which new users are folded in."""
 
-    wanted: str | None = Field(description="the ALS model that the publication names")
+    wanted: str | None = Field(description="the ALS model of the publication")
     is_loaded: bool
-    problem: str | None = Field(description="why it is not loaded; it is tried again")
+    problem: str | None = Field(description="why it is not loaded; it is retried")
 
 
 class ConfigInfo(BaseModel):
-    """The configuration by which this worker answers."""
+    """The configuration in use by this worker."""
 
     config_id: int = Field(description="0: the defaults")
     passed_over: list[int] = Field(description="newer versions that this release cannot read")
@@ -245,15 +242,15 @@ class ConfigInfo(BaseModel):
 
 
 class OnlineInfo(BaseModel):
-    """What the updater has changed of it since the night."""
+    """The updater's changes of the model since the nightly training."""
 
-    update: int = Field(description="number of the update in service; 0: the model is as the night left it")
-    chain: str | None = Field(description="the update's checksum, over all before it")
+    update: int = Field(description="number of the update in service; 0: the nightly model")
+    chain: str | None = Field(description="checksum over the update and all before it")
     committed_at: dt.datetime | None
-    n_applied: int = Field(description="updates that this worker took over")
-    n_later_users: int = Field(description="users who got a row of their own since the night")
+    n_applied: int = Field(description="updates that this worker applied")
+    n_later_users: int = Field(description="users who got a row of their own since the nightly training")
     n_later_items: int
-    problem: str | None = Field(description="why newer updates are not taken over")
+    problem: str | None = Field(description="why newer updates are not applied")
 
 
 class ModelInfo(BaseModel):

@@ -1,7 +1,7 @@
-"""What is counted of every request: by plain additions, read at the scrape.
+"""Metrics that are counted for every request, by plain additions.
 
-prometheus_client takes a lock for each increment, which costs a request as much as its validation. These are for the
-event loop alone.
+prometheus_client takes a lock for each increment, which takes as long as validating a request. These counters may be
+incremented on the event loop only.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from prometheus_client.registry import Collector
 from fast_api_service.schemas import ItemSource, Tier
 from recsys.serving.config import Surface
 
-SIMILAR, PREDICT = "similar", "predict"  # what these routes count answers under, where /recommend has the surface
+SIMILAR, PREDICT = "similar", "predict"  # label `surface` of these routes
 LISTING_ROUTES = ("/recommend", "/recommend/batch", "/similar/{item_id}")
 DEGRADED_PARTS = ("personal_lists", "recent_events", "publication", "users", "model", "fold_in")
-MODEL_TIER = "model"  # of an answer of /predict, which comes from no list
+MODEL_TIER = "model"  # label `tier` of /predict
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Traffic:
-    """Requests and answers of one application."""
+    """Requests and responses of one application."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         tally, distribution = partial(Tally, registry=registry), partial(Distribution, registry=registry)
         self._requests = tally("recsys_requests", "Requests answered", ["route", "method", "status"])
         self._duration = distribution("recsys_request_duration_seconds", "Time to answer", "route", buckets=_SECONDS)
-        self._answers = tally("recsys_answers", "Answers by the source that came first", ["surface", "tier"])
+        self._answers = tally("recsys_answers", "Answers by the source of their first item", ["surface", "tier"])
         self._items = tally("recsys_items_served", "Items in answers by their source", ["source"])
-        self._short = tally("recsys_short_answers", "Answers with fewer items than asked for", ["route"])
-        self._degraded = tally("recsys_degraded_answers", "Answers that went out without a part", ["part"])
+        self._short = tally("recsys_short_answers", "Answers with fewer items than requested", ["route"])
+        self._degraded = tally("recsys_degraded_answers", "Answers that lacked a part", ["part"])
         self._list_length = distribution("recsys_list_length", "Items in an answer", "route", buckets=_ITEMS)
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """Make the series whose absence would leave ratios empty, or hide the first increment from rate()."""
-        for surface, of in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
-            self._answers.counts[surface, of] = 0
+        """Create the series whose absence would leave ratios empty, or hide the first increment from rate()."""
+        for surface, tier in product((*get_args(Surface), SIMILAR), {*get_args(Tier), *get_args(ItemSource)}):
+            self._answers.counts[surface, tier] = 0
         self._answers.counts[PREDICT, MODEL_TIER] = 0
         for route in LISTING_ROUTES:
             self._list_length.begin(route)
@@ -56,25 +56,25 @@ class Traffic:
             self._degraded.counts[part,] = 0
 
     def count_request(self, route: str, method: str, status: int, duration_s: float) -> None:
-        """One request answered."""
+        """Count a request."""
         self._requests.counts[route, method, status] += 1
         self._duration.observe(route, duration_s)
 
     def count_prediction(self, degraded: list[str]) -> None:
-        """One answer of /predict or /predict/product_positions, and what was missing."""
+        """Count a response of /predict or /predict/product_positions, with its missing parts."""
         self._answers.counts[PREDICT, MODEL_TIER] += 1
         for part in degraded:
             self._degraded.counts[part,] += 1
 
     def count_answer(
-        self, route: str, surface: str, tier: str, sources: Sequence[str], n_wanted: int, degraded: list[str]
+        self, route: str, surface: str, tier: str, sources: Sequence[str], n_requested: int, degraded: list[str]
     ) -> None:
-        """One answer with items: where they came from, how many they are of those asked for, what was missing."""
+        """Count a response with items: their sources, whether they are fewer than requested, and missing parts."""
         self._answers.counts[surface, tier] += 1
         for source in set(sources):
             self._items.counts[source,] += sources.count(source)
         self._list_length.observe(route, len(sources))
-        if len(sources) < n_wanted:
+        if len(sources) < n_requested:
             self._short.counts[route,] += 1
         for part in degraded:
             self._degraded.counts[part,] += 1
@@ -109,7 +109,7 @@ class Distribution(Collector):
         registry.register(self)
 
     def begin(self, label: str) -> None:
-        """Make the series."""
+        """Create the series of a label."""
         self._counts.setdefault(label, [0] * (len(self._bounds) + 1))
         self._sums.setdefault(label, 0.0)
 
