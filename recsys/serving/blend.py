@@ -1,4 +1,4 @@
-"""The user's list and the neighbours of the latest events, blended by the surface's policy, or ordered by a model."""
+"""The user's list and the neighbours of recent events, blended by the surface's policy, or reordered by a model."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from recsys.serving.sources import (
 )
 
 _ALL: Final = 1 << 30
-N_RESCORED: Final = 200  # of what `fuse` puts first; the others keep their order
+N_RESCORED: Final = 200  # the first items of `fuse`; the others keep their order
 
 
 def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Column]:
-    """The user's list and the neighbours of the latest events, by the surface's policy."""
+    """The user's list and the neighbours of recent events, by the surface's policy."""
     kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
     listed = Listed(snapshot, kind, stored)
     fold_in = snapshot.fold_in
     if stored is None and fold_in is not None and _may_fold_in(config, surface):
         listed = FoldedIn(snapshot, fold_in, user, config)
-    called = _called_by_events(snapshot, user, config)
+    called = _neighbours_of_events(snapshot, user, config)
     if called is None or (surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0):
         yield listed
     elif surface.blend in ("fuse", "rescore"):
         weight = surface.recent_weight / listed.weight
         yield core.Fused(*listed.stored, listed.attributions, called.best, called.attribution, weight)
     elif surface.blend == "interleave":
-        yield _ByTurns(listed, called)
+        yield _Interleaved(listed, called)
     else:
         yield from (called, listed) if surface.blend == "recent_first" else (listed, called)
     if kind == RANKED:
@@ -50,7 +50,7 @@ def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface:
 
 
 def uses_factors(user: UserState, config: ServingConfig, surface: Surface) -> bool:
-    """Whether item factors may change what this user is shown: they are folded in, or the surface is to be diverse."""
+    """Whether item factors may change this user's recommendations: by folding in, or for the surface's diversity."""
     configured = config.by_surface[surface]
     if configured.diversity:
         return True
@@ -61,12 +61,12 @@ def uses_factors(user: UserState, config: ServingConfig, surface: Surface) -> bo
 
 
 def _may_fold_in(config: ServingConfig, surface: SurfaceConfig) -> bool:
-    """Whether the latest events may become a list; never where the surface or the configuration ignores them."""
+    """Whether users may be folded in by recent events; not where surface or configuration ignore these."""
     ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
     return config.fold_in and config.use_latest_events and not ignored
 
 
-def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> Called | None:
+def _neighbours_of_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> Called | None:
     index = snapshot.neighbours.get(I2I)
     followed = recent.followed(user.recent, user.seq)
     if index is None or not followed or not config.use_latest_events:
@@ -76,43 +76,43 @@ def _called_by_events(snapshot: Snapshot, user: UserState, config: ServingConfig
 
 
 def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig) -> int:
-    """How many of the latest events an answer takes into account: by neighbours, by a list made of them, or by the
-    model. What was bought is hidden in any case."""
+    """The number of recent events that recommendations take into account: by neighbours, by folding in, or by the
+    model. Purchases are hidden in any case."""
     surface = config.by_surface[query.surface]
     if not config.use_latest_events or "lists" not in surface.sources:
         return 0
     has_list = user.ranked is not None or user.personal is not None
     is_folded_in = not has_list and snapshot.fold_in is not None and _may_fold_in(config, surface)
     is_ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
-    calls = not is_ignored and snapshot.neighbours.get(I2I) is not None
-    n = N_FOLLOWED if user.score is not None or is_folded_in else recent.N_SEEDS if calls else 0
+    has_seeds = not is_ignored and snapshot.neighbours.get(I2I) is not None
+    n = N_FOLLOWED if user.score is not None or is_folded_in else recent.N_SEEDS if has_seeds else 0
     return recent.n_counted(recent.followed(user.recent, user.seq), snapshot.meaning.under(config), n)
 
 
-class _ByTurns:
-    """One of each by turns, until both are at their end; what came before is no turn."""
+class _Interleaved:
+    """Alternates between both until both are exhausted; duplicates are skipped."""
 
     def __init__(self, listed: Listed, called: Called) -> None:
-        waiting = [iter(column.first(_ALL, set(), None, None)) for column in (listed, called)]
+        remaining = [iter(column.first(_ALL, set(), None, None)) for column in (listed, called)]
         found: dict[int, Pick] = {}
-        while waiting:
-            for one in list(waiting):
+        while remaining:
+            for one in list(remaining):
                 pick = next((pick for pick in one if pick.item_key not in found), None)
                 if pick is None:
-                    waiting.remove(one)
+                    remaining.remove(one)
                 else:
                     found[pick.item_key] = pick
         self.first = Picked(list(found.values())).first
 
 
 def rescored(columns: Iterable[Column], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Column]:
-    """The first items by the model, which is asked once; or all candidates, whether they are in a column or not."""
+    """The first items reordered by the model, in one call; or all candidates, also those in no column."""
     fits = None if candidate_keys is None else frozenset(candidate_keys).__contains__
     limit = N_RESCORED if candidate_keys is None else _ALL
-    waiting, seen = iter(columns), set[int]()
+    remaining, seen = iter(columns), set[int]()
     pool: list[Pick] = []
-    others: list[Column] = []  # of which not all is in the pool
-    for column in waiting:
+    others: list[Column] = []  # those not completely in the pool
+    for column in remaining:
         pool += column.first(limit - len(pool), seen, None, fits)
         if len(pool) == limit:
             others.append(column)
@@ -122,10 +122,10 @@ def rescored(columns: Iterable[Column], score: Score, candidate_keys: Sequence[i
     found = score(keys) if keys else None
     if found is None:
         yield Picked(pool)
-        yield from (Picked(column.first(_ALL, seen, None, None)) for column in chain(others, waiting))
+        yield from (Picked(column.first(_ALL, seen, None, None)) for column in chain(others, remaining))
         return
     best_first = sorted(zip(keys, found, strict=True), key=lambda one: -one[1])
     candidate = attribution(CANDIDATE)
     yield Picked([by_key.get(key, Pick(key, None, candidate))._replace(score=at) for key, at in best_first])
-    for column in chain(others, waiting):
+    for column in chain(others, remaining):
         yield Picked([pick._replace(score=None) for pick in column.first(_ALL, seen, None, None)])

@@ -1,8 +1,8 @@
-"""The cascade: sources in order, each filling what the former left open; the rules hold for all of them.
+"""The cascade: sources in order, each filling the places that the previous ones left open; the rules apply to all.
 
-What is in context (a product, a cart) calls its neighbours first; then the user's stored list, or one that is made of
-their latest events where none is stored, blended with the neighbours of what they did a moment ago; then popular in the
-category and its parents, popular, any available.
+First the neighbours of the items in context (a product, a cart); then the user's stored list, or without one a list
+computed from their recent events, blended with neighbours of recent events; then popular items of the category and its
+parents, popular items, any available ones.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from recsys.serving.sources import (
     popular_in_category,
 )
 
-_FILLING: Final = {AVAILABLE, CANDIDATE}  # nobody recommends these
-NOTHING = "nothing"  # the tier of an answer that no source could give an item to
+_FILLING: Final = {AVAILABLE, CANDIDATE}  # fillers, of no list
+NOTHING = "nothing"  # the tier of a response without items
 
 
 def recommend(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig = DEFAULT) -> list[Pick]:
-    """`min(top_k, possible)` distinct items, none of which is unavailable, excluded, bought, in the context, outside
-    of the category or of the candidates, filtered out, or beyond the quota of its category; possible is what these
-    leave. Fewer only where the surface is configured without `available`."""
+    """`top_k` distinct items, none of which is unavailable, excluded, bought, in the context, outside of the category
+    or of the candidates, filtered out, or beyond the quota of its category. Fewer if not as many satisfy these rules,
+    or where the surface is configured without `available`."""
     surface = config.by_surface[query.surface]
     restriction = _restriction(snapshot, query, surface)
     unwanted = {
@@ -63,7 +63,7 @@ def recommend(snapshot: Snapshot, user: UserState, query: Query, config: Serving
 
 
 def neighbours(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
-    """At most `top_k` available neighbours of an item, never itself: what goes with it, then what is like it."""
+    """At most `top_k` available neighbours of an item, never itself: co-occurring items, then similar ones."""
 
     columns = (Listed(snapshot, kind, snapshot.list_of(kind, item_key)) for kind in (I2I, SIMILAR))
     return fill(columns, snapshot.items, {item_key}, top_k)
@@ -72,8 +72,8 @@ def neighbours(snapshot: Snapshot, item_key: int, *, top_k: int) -> list[Pick]:
 def fill(
     columns: Iterable[Column], items: ItemDictionary, unwanted: set[int], top_k: int, fits: Fits | None = None
 ) -> list[Pick]:
-    """The first `top_k` distinct available ones that are not unwanted and fit; fewer only when there are no more. What
-    is taken is unwanted from then on."""
+    """The first `top_k` distinct available items that are not unwanted and fit; fewer only if there are no more. Picked
+    items are added to `unwanted`."""
     picks: list[Pick] = []
     for column in columns if top_k > 0 else ():
         picks += column.first(top_k - len(picks), unwanted, items.availability, fits)
@@ -83,12 +83,12 @@ def fill(
 
 
 def tier(picks: Sequence[Pick]) -> str:
-    """The source that answered: that of the first item."""
+    """The source of the first item."""
     return picks[0].attribution.source if picks else NOTHING
 
 
 def _restriction(snapshot: Snapshot, query: Query, surface: SurfaceConfig) -> Restriction:
-    """What request and surface ask of every item."""
+    """The restriction of request and surface together."""
     found = query.restriction or ANYTHING
     if query.category_key is not None:
         found &= Restriction(snapshot.categories.subtree(query.category_key))
@@ -100,14 +100,14 @@ def _restriction(snapshot: Snapshot, query: Query, surface: SurfaceConfig) -> Re
 def _newest(
     items: ItemDictionary, unwanted: Set[int], restriction: Restriction, quota: int | None
 ) -> Callable[[], Iterable[int]]:
-    """Gives the items that fill up, when all else is at its end."""
+    """A function: the items that fill up, after all other sources."""
     if restriction is ANYTHING and quota is None:
         return items.newest_available
     return lambda: eligibility.newest(items, unwanted, restriction, quota)
 
 
 def _diverse(snapshot: Snapshot, picks: list[Pick], weight: float, top_k: int) -> list[Pick]:
-    """The best reordered; those that only fill up stay behind them, in their order."""
+    """The best items reordered for diversity; fillers stay behind them, in their order."""
     n = next((n for n, pick in enumerate(picks[: diversity.POOL]) if pick.source in _FILLING), diversity.POOL)
     best = np.array([pick.item_key for pick in picks[:n]], dtype=np.int64)
     alike = diversity.similarity(best, snapshot.items.categories_of(best), snapshot.factors)
@@ -118,7 +118,7 @@ def _diverse(snapshot: Snapshot, picks: list[Pick], weight: float, top_k: int) -
 def _columns(
     snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig, newest: Callable[[], Iterable[int]]
 ) -> Iterator[Column]:
-    """All sources of the surface, one after the other; each is computed only when the former did not suffice."""
+    """The sources of the surface, in order; each is computed only if the previous ones did not suffice."""
     surface = config.by_surface[query.surface]
     for name in surface.sources:
         if name == "context":
@@ -136,6 +136,6 @@ def _columns(
             yield popular(snapshot)
         else:
             yield Unscored(AVAILABLE, newest())
-    if query.candidate_keys is not None:  # in the order of the default list, then the others as the client gave them
+    if query.candidate_keys is not None:  # in the order of the default list, then the rest in the client's order
         yield popular(snapshot)
         yield Unscored(CANDIDATE, query.candidate_keys)

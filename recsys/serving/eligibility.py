@@ -1,4 +1,4 @@
-"""What may be shown: the rules that hold on every path, item by item, and for the whole catalogue at once."""
+"""Eligibility: the rules for all recommended items, for single items and for the whole catalogue at once."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class NumberRange(NamedTuple):
 
 @dataclass(frozen=True)
 class Restriction:
-    """What is asked of every item beside its being available, in keys."""
+    """The conditions on every item, besides being available, in keys."""
 
-    categories: Set[int] | None = None  # its own is one of these
+    categories: Set[int] | None = None  # the item's category is one of these
     without: Set[int] = frozenset()  # and none of these
     ranges: tuple[NumberRange, ...] = ()
 
     def __and__(self, other: Restriction) -> Restriction:
-        """Both."""
+        """The intersection of both."""
         categories = self.categories
         if categories is None or other.categories is None:
             categories = other.categories if categories is None else categories
@@ -45,7 +45,7 @@ ANYTHING = Restriction()
 
 
 def allowed(items: ItemDictionary, unwanted: Set[int], restriction: Restriction = ANYTHING) -> Allowed:
-    """Whether an item may be shown: available, not unwanted, and as the restriction asks."""
+    """Whether an item is eligible: available, not unwanted, and allowed by the restriction."""
     is_available, fits = items.is_available, fitting(items, restriction)
     if fits is None:
         return lambda key: is_available(key) and key not in unwanted
@@ -53,7 +53,7 @@ def allowed(items: ItemDictionary, unwanted: Set[int], restriction: Restriction 
 
 
 def fitting(items: ItemDictionary, restriction: Restriction) -> Allowed | None:
-    """Whether a known item is as the restriction asks; None where it asks for nothing."""
+    """Whether the restriction allows a known item; None if it allows all."""
     category, categories, without = items.category, restriction.categories, restriction.without
     if restriction.ranges:
         in_ranges = _in_ranges(items, restriction.ranges)
@@ -66,19 +66,19 @@ def fitting(items: ItemDictionary, restriction: Restriction) -> Allowed | None:
 
 
 def among(keys: Iterable[int], may: Allowed | None) -> Allowed:
-    """The same for these keys and no others."""
+    """`may`, limited to these keys."""
     some = frozenset(keys)
     return some.__contains__ if may is None else lambda key: key in some and may(key)
 
 
 def n_possible(keys: Iterable[int], may: Allowed, items: ItemDictionary, max_per_category: int | None) -> int:
-    """How many of the keys can be shown together."""
+    """How many of the keys can be recommended together."""
     may = may if max_per_category is None else within_quota(may, items, max_per_category)
     return sum(map(may, frozenset(keys)))
 
 
 def within_quota(may: Allowed | None, items: ItemDictionary, max_per_category: int) -> Allowed:
-    """The same for at most so many items of one category; whatever it allows counts as shown, so ask once an item.
+    """`may`, limited to `max_per_category` items of one category. Stateful: allowed items count, so call it once each.
 
     Items without a category have no quota.
     """
@@ -102,8 +102,8 @@ def newest(
 ) -> list[int]:
     """Available items that the restriction allows, the last imported first.
 
-    With a quota, of each category as many as it lets through: for each of them that is shown already, it lets one
-    less through. Looking at each of a large catalogue in Python would take as long as many requests.
+    With a quota, at most that many per category: enough even if none is recommended yet. Vectorized, since a loop over
+    a large catalogue in Python would take as long as many requests.
     """
     keys = np.flatnonzero(_mask(items, restriction))[::-1]
     if max_per_category is not None:
@@ -114,7 +114,7 @@ def newest(
 
 
 def _in_ranges(items: ItemDictionary, ranges: Iterable[NumberRange]) -> Allowed:
-    """Of known keys. NaN is in no range, and nothing is where the property is not held."""
+    """For known keys. NaN is in no range; no item is in a range of an unknown property."""
     bound = [(items.numbers.column(name), low, high) for name, low, high in ranges]
     if len(bound) == 1 and (only := bound[0][0]) is not None:
         _, least, greatest = bound[0]
@@ -123,7 +123,7 @@ def _in_ranges(items: ItemDictionary, ranges: Iterable[NumberRange]) -> Allowed:
 
 
 def _mask(items: ItemDictionary, restriction: Restriction) -> NDArray[np.bool_]:
-    """Which keys are available and as the restriction asks, by key. No view of the growing arrays is left behind."""
+    """By key: whether it is available and the restriction allows it. Keeps no view of the growing arrays."""
     mask, categories = items.available_by_key(), restriction.categories
     if categories is not None or restriction.without:
         own = items.categories_of(slice(None))
@@ -142,7 +142,7 @@ def _mask(items: ItemDictionary, restriction: Restriction) -> NDArray[np.bool_]:
 
 
 def _is_one_of(own: NDArray[np.int32], categories: Set[int]) -> NDArray[np.bool_]:
-    """Which are in the set. By a table: ten times as fast as np.isin."""
+    """Which are in the set, by a lookup table: ten times as fast as np.isin."""
     table = np.zeros(max(own.max(initial=0), max(categories, default=0)) + 2, dtype=bool)  # the last: NO_CATEGORY
     table[list(categories)] = True
     found: NDArray[np.bool_] = table[own]
@@ -150,9 +150,9 @@ def _is_one_of(own: NDArray[np.int32], categories: Set[int]) -> NDArray[np.bool_
 
 
 def _first_of_each(groups: NDArray[np.int32], n: int) -> NDArray[np.bool_]:
-    """Which places are among the first `n` of their group; NO_CATEGORY is no group, all of it stay."""
+    """Which places are among the first `n` of their group; all of NO_CATEGORY, which is no group."""
     few = groups.max(initial=0) < np.iinfo(np.int16).max
-    order = (groups.astype(np.int16) if few else groups).argsort(kind="stable")  # 16 bits are sorted by radix
+    order = (groups.astype(np.int16) if few else groups).argsort(kind="stable")  # numpy uses radix sort for 16 bits
     ordered = groups[order]
     is_start = np.ones(len(groups), dtype=bool)
     is_start[1:] = ordered[1:] != ordered[:-1]

@@ -1,8 +1,8 @@
-"""All lists of one version as arrays in a folder: written once, then mapped, read only, by every process that serves.
+"""All lists of one version as arrays in a folder: written once, then memory-mapped read-only by every worker.
 
-`rows.npy` (greatest owner + 2,) int32: the row of each owner, `n_lists` where there is none, and so at its end;
+`rows.npy` (greatest owner + 2,) int32: the row of each owner, `n_lists` for owners without one, and at the end;
 `starts.npy` (n_lists + 1,) int64: where each row begins in `item_keys.npy` int32, `scores.npy` float32 and
-`sources.npy` int16; of neighbours also `best_keys.npy` and `best_scores.npy`, see `NeighbourIndex`.
+`sources.npy` int16; for neighbours also `best_keys.npy` and `best_scores.npy`, see `NeighbourIndex`.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from recsys.errors import ArtifactError
-from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex, best_of, nobody
+from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex, best_of, empty_row
 from recsys.serving.snapshot import StoredList
 from recsys.types import Lists
 
-LISTS: Final = "lists"  # kind of the artifacts that hold such a folder
-NEIGHBOUR_KINDS: Final = ("i2i", "similar")  # whose best entries the blend calls
-_COLUMNS: Final = {"item_keys": "<i4", "scores": "<f4", "sources": "<i2"}  # of all lists, one behind the other
+LISTS: Final = "lists"  # kind of the artifacts with such a folder
+NEIGHBOUR_KINDS: Final = ("i2i", "similar")  # whose best entries are used for blending
+_COLUMNS: Final = {"item_keys": "<i4", "scores": "<f4", "sources": "<i2"}  # of all lists, concatenated
 _BEST: Final = {"best_keys": "<i4", "best_scores": "<f4"}
 _TYPES: Final = {"rows": "<i4", "starts": "<i8", **_COLUMNS, **_BEST}
 
 
 class ListFile:
-    """Lists by owner key, as they stand in a folder; its pages are shared by all processes that map them."""
+    """Lists by owner key, mapped from a folder; all processes that map it share the memory."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ArtifactError where the folder does not hold what a writer leaves."""
+        """Raises ArtifactError where the folder is incomplete or invalid."""
         try:
             self._rows, self._starts = _mapped(folder, "rows"), _mapped(folder, "starts")
             self._keys, self._scores, self._sources = (_mapped(folder, name) for name in _COLUMNS)
-            self._is_whole(folder)
+            self._check_complete(folder)
             self.neighbours = self._neighbours(folder)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"no lists can be read from {folder}: {error}") from error
 
-    def _is_whole(self, folder: Path) -> None:
+    def _check_complete(self, folder: Path) -> None:
         ends = {int(self._starts[-1]), len(self._keys), len(self._scores), len(self._sources)}
         if len(ends) > 1 or int(self._rows[-1]) != len(self):
             raise ArtifactError(f"no lists can be read from {folder}: its arrays are not of one writing")
@@ -59,12 +59,12 @@ class ListFile:
         row = self._rows.item(owner_key) if 0 <= owner_key < len(self._rows) else len(self)
         if row == len(self):
             return None
-        of = slice(self._starts.item(row), self._starts.item(row + 1))
-        return StoredList(self._keys[of], self._scores[of], self._sources[of])
+        at = slice(self._starts.item(row), self._starts.item(row + 1))
+        return StoredList(self._keys[at], self._scores[at], self._sources[at])
 
 
 class ListFileWriter:
-    """`with ListFileWriter(folder, kind) as writer`: takes lists block by block; the folder is whole at the end.
+    """`with ListFileWriter(folder, kind) as writer`: writes lists block by block; the folder is complete at the end.
 
     Lists may come in any order, each owner once; padding must be at the end of each row.
     """
@@ -73,14 +73,14 @@ class ListFileWriter:
         self._folder = folder
         self._owners: list[NDArray[np.int32]] = []
         self._lengths: list[NDArray[np.int64]] = []
-        self._at_the_end = ExitStack()
+        self._files = ExitStack()
         self._columns = [
-            self._at_the_end.enter_context(_Column(folder / f"{name}.npy", dtype)) for name, dtype in _COLUMNS.items()
+            self._files.enter_context(_Column(folder / f"{name}.npy", dtype)) for name, dtype in _COLUMNS.items()
         ]
         self._best: list[_Column] = []
         if kind in NEIGHBOUR_KINDS:
             self._best = [
-                self._at_the_end.enter_context(_Column(folder / f"{name}.npy", dtype, (N_NEIGHBOURS,)))
+                self._files.enter_context(_Column(folder / f"{name}.npy", dtype, (N_NEIGHBOURS,)))
                 for name, dtype in _BEST.items()
             ]
 
@@ -90,9 +90,9 @@ class ListFileWriter:
     def take(self, lists: Lists) -> None:
         """Write some lists."""
         lengths = lists.lengths
-        is_there = np.arange(lists.item_key.shape[1]) < lengths[:, None]
+        is_item = np.arange(lists.item_key.shape[1]) < lengths[:, None]
         for column, name in zip(self._columns, ("item_key", "score", "source"), strict=True):
-            column.append(getattr(lists, name)[is_there])
+            column.append(getattr(lists, name)[is_item])
         if self._best:
             self._append_best(best_of(lists))
         self._owners.append(lists.owner_key)
@@ -105,11 +105,11 @@ class ListFileWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._at_the_end:
+        with self._files:
             if error is not None:
                 return
             if self._best:
-                self._append_best(nobody())
+                self._append_best(empty_row())
             owners = np.concatenate([np.zeros(0, np.int32), *self._owners])
             rows = np.full(int(owners.max(initial=-1)) + 2, len(owners), dtype=np.int32)
             rows[owners] = np.arange(len(owners))
@@ -119,19 +119,19 @@ class ListFileWriter:
 
 
 class _Column:
-    """A .npy file that grows; its header says how long it is once it is closed."""
+    """A growing .npy file; the length in its header is written on closing."""
 
-    def __init__(self, path: Path, dtype: str, of_each: tuple[int, ...] = ()) -> None:
+    def __init__(self, path: Path, dtype: str, item_shape: tuple[int, ...] = ()) -> None:
         self._file = path.open("wb")
-        self._dtype, self._of_each = np.dtype(dtype), of_each
+        self._dtype, self._item_shape = np.dtype(dtype), item_shape
         self._n = 0
         self._write_header()
         self._begin = self._file.tell()
 
     def _write_header(self) -> None:
-        shape = (self._n, *self._of_each)
+        shape = (self._n, *self._item_shape)
         head: dict[str, Any] = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(self._file, head)  # leaves room for the first number to grow
+        npy.write_array_header_1_0(self._file, head)  # leaves room for a longer first dimension
 
     def append(self, values: NDArray[Any]) -> None:
         self._n += len(values)
@@ -149,7 +149,7 @@ class _Column:
 
 
 def _mapped(folder: Path, name: str) -> NDArray[Any]:
-    """As a plain array: numpy's memmap is slow to look a value up in. ValueError where it is of another type."""
+    """As a plain array, since lookups in numpy's memmap are slow. ValueError for another type."""
     array = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
     if array.dtype != _TYPES[name]:
         raise ValueError(f"{name}.npy holds {array.dtype}, not {_TYPES[name]}")

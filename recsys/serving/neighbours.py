@@ -1,4 +1,4 @@
-"""The best neighbours of every item, in memory: 8 bytes a neighbour, so that a blend needs no second round trip."""
+"""The best neighbours of every item, in memory with 8 bytes each, so that blending needs no second round trip."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from recsys.serving import core
 from recsys.serving.core import NO_ITEM
 from recsys.types import Lists
 
-N_NEIGHBOURS: Final = 20  # kept in memory for each item, the best of the longer lists in Postgres
+N_NEIGHBOURS: Final = 20  # kept in memory for each item; the lists in Postgres are longer
 
 
 class NeighbourIndex:
     """The best neighbours by item key, in arrays that may be mapped from a file and are only read."""
 
     def __init__(self, rows: NDArray[np.int32], keys: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        """`rows` (greatest owner + 2,): by item key the row in the other two, `n_owners` where it has none, and so at
-        the end. `keys` and `scores` (n_owners + 1, N_NEIGHBOURS): best first, NO_ITEM and 0 where there are fewer, and
-        so in the last row; scores are relative to the best of the list."""
+        """`rows` (greatest owner + 2,): item key → row of the other two; `n_owners` for items without one, and at the
+        end. `keys` and `scores` (n_owners + 1, N_NEIGHBOURS): best first, padded with NO_ITEM and 0, as is all of the
+        last row; scores are relative to the best of the list."""
         self._row_by_key, self._keys, self._scores = rows, keys, scores
 
     @classmethod
     def of_lists(cls, lists: Mapping[int, tuple[Sequence[int], Sequence[float]]]) -> Self:
-        """Of item keys and scores by owner, best first."""
+        """From item keys and scores by owner, best first."""
         owners = [owner for owner, (keys, _) in lists.items() if len(keys)]
         rows = np.full(max(owners, default=-1) + 2, len(owners), dtype=np.int32)
         rows[owners] = np.arange(len(owners))
-        best = [best_of(_one_list(*lists[owner])) for owner in owners] + [nobody()]
+        best = [best_of(_one_list(*lists[owner])) for owner in owners] + [empty_row()]
         keys, scores = (np.concatenate(column) for column in zip(*best, strict=True))
         return cls(rows, keys, scores)
 
@@ -40,20 +40,20 @@ class NeighbourIndex:
 
     @cached_property
     def _sums(self) -> NDArray[np.float32]:
-        """By item key, and at the end for NO_ITEM: zeros, between two uses."""
+        """By item key, at the end for NO_ITEM: a buffer of zeros, reset after each use."""
         greatest = max(int(self._keys.max(initial=0)), len(self._row_by_key))
         return np.zeros(greatest + 2, dtype=np.float32)
 
     def called(self, seed_weights: dict[int, float], n: int) -> core.Called:
-        """The best items that the seeds call: each its neighbours, with seed weight · neighbour score. The seeds
-        themselves are not among them, whether they have neighbours or not. For one thread at a time."""
+        """The best neighbours of the seeds, by the sum of seed weight · neighbour score, without the seeds themselves.
+        Not thread-safe."""
         return core.Called(self._row_by_key, self._keys, self._scores, self._sums, seed_weights, n)
 
 
 def best_of(lists: Lists) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Keys and scores (n, N_NEIGHBOURS) of the best of each list, as NeighbourIndex takes them.
+    """Keys and scores (n, N_NEIGHBOURS) of the best of each list, as in NeighbourIndex.
 
-    A list with scores that are not positive says its order only: they become 1, 1/2, 1/3 …
+    Of lists with scores that are not positive, only the order is used: the scores become 1, 1/2, 1/3 …
     """
     n, k = len(lists.item_key), min(lists.item_key.shape[1], N_NEIGHBOURS)
     keys = np.full((n, N_NEIGHBOURS), NO_ITEM, dtype=np.int32)
@@ -68,8 +68,8 @@ def best_of(lists: Lists) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     return keys, scores
 
 
-def nobody() -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The empty row that stands for owners without neighbours, at the end."""
+def empty_row() -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The last row, for owners without neighbours."""
     return np.full((1, N_NEIGHBOURS), NO_ITEM, np.int32), np.zeros((1, N_NEIGHBOURS), np.float32)
 
 

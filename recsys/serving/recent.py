@@ -1,4 +1,4 @@
-"""Recent events of a user: what they are worth, and what was bought by them and so is not shown again."""
+"""Recent events of a user: their weights, and the bought items, which are not recommended again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from recsys.serving import core
 from recsys.serving.config import DEFAULT, ServingConfig
 from recsys.serving.core.pure import DAY_MS
 
-N_SEEDS = 20  # of the latest events, those that may call their neighbours
-N_FOLLOWED = 50  # of the stored events, those that count as the latest; older ones only tell what was bought
+N_SEEDS = 20  # items of recent events whose neighbours are recommended
+N_FOLLOWED = 50  # stored events that count as recent; older ones only hide bought items
 HOUR_MS = 3600e3
 DEFAULT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "addtocart": 3.0, "transaction": 5.0}
 DEFAULT_BOUGHT = ("transaction",)
@@ -25,7 +25,7 @@ Columns = tuple[Sequence[int], Sequence[str], Sequence[int]]
 
 
 class Recent(NamedTuple):
-    """One of the latest events."""
+    """A recent event."""
 
     item_key: int
     event_type: str
@@ -33,7 +33,7 @@ class Recent(NamedTuple):
 
 
 class Events(Sequence[Recent]):
-    """Events as Postgres gives them, in three columns of equal length: a `Recent` is made where one is asked for."""
+    """Events as read from Postgres, in three columns of equal length; a `Recent` is created on access."""
 
     __slots__ = ("_keys", "_ms", "_types")
 
@@ -57,21 +57,21 @@ class Events(Sequence[Recent]):
 
     @property
     def columns(self) -> Columns:
-        """Item keys, types and times: making a `Recent` of each would take as long as what is done with it."""
+        """Item keys, types and times; creating a `Recent` of each would take as long as its processing."""
         return self._keys, self._types, self._ms
 
 
 class History(NamedTuple):
-    """What a user did before the nightly data set ended: the latest event by item and type. Three equal lengths."""
+    """A user's events in the nightly data set: the latest one by item and type. The arrays have equal length."""
 
     item_keys: NDArray[np.int32]
-    days: NDArray[np.float32]  # since the epoch, to some two minutes
+    days: NDArray[np.float32]  # since the epoch, precise to about two minutes
     types: NDArray[np.int16]  # positions in `event_types`
     event_types: Sequence[str]
 
 
 class Interests(dict[str, float]):
-    """Event type → what an event of it tells of interest; a dictionary, as it is asked for each event of a request."""
+    """Event type → interest (see recsys.action); a dictionary, for it is looked up for each event of a request."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__({type_: interest_of(type_, weights) for type_ in weights})
@@ -83,31 +83,31 @@ class Interests(dict[str, float]):
 
 @dataclass(frozen=True)
 class EventMeaning:
-    """What types of events are worth, as the pipeline's settings and the data's source declare it."""
+    """Weights of event types, as declared by the pipeline's settings and the data's source."""
 
     weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
     bought: Sequence[str] = DEFAULT_BOUGHT
-    hides_bought: bool = True  # False: the task is to find what people buy again, too
+    hides_bought: bool = True  # False: bought items may be recommended again
 
     @cached_property
     def interests(self) -> Interests:
-        """By the weights."""
+        """The interests by the weights."""
         return Interests(self.weights)
 
     @cached_property
     def ever_bought(self) -> dict[str, float]:
-        """Type that counts as bought → from when on, as of `core.bought`: ever."""
+        """Event type that counts as bought → since when, see `core.bought`: always."""
         return dict.fromkeys(self.bought, -_NEVER)
 
     def under(self, config: ServingConfig) -> EventMeaning:
-        """The same with what the configuration puts in its place."""
+        """The meaning with the weights of the configuration, if it has any."""
         if config.event_weights is None:
             return self
         return replace(self, weights=config.event_weights)
 
 
 def followed(events: Sequence[Recent], seq: Sequence[Recent] | None) -> Sequence[Recent]:
-    """The events that call their neighbours: the latest ones, or `seq` in their place."""
+    """The events whose items are seeds: recent ones, or `seq` if given."""
     if seq is not None:
         return seq
     return events if len(events) <= N_FOLLOWED else events[:N_FOLLOWED]
@@ -127,7 +127,7 @@ def bought(
     now_ms: float = 0,
     history: History | None = None,
 ) -> set[int]:
-    """Items that are not shown again, by posted events and by what the nightly data set knew.
+    """Items that are not recommended again, by posted events and by the nightly data set.
 
     `now_ms`: milliseconds since the epoch, for rules that end after some days.
     """
@@ -137,7 +137,7 @@ def bought(
 
 
 def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> dict[str, float]:
-    """Type of event → from when on an event of it keeps its item from being shown."""
+    """Event type → the time since when its events hide their items."""
     if config.bought is None:
         if not meaning.hides_bought:
             return {}
@@ -148,16 +148,16 @@ def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> di
 def seeds(
     events: Sequence[Recent], meaning: EventMeaning, half_life_hours: float = 24.0, n: int = N_SEEDS
 ) -> dict[int, float]:
-    """Item → what it is worth as a starting point: the sum over its events of weight · 2^(-age / half-life).
-    At most `n` items, those of the newest events.
+    """Item → its weight as a seed: the sum over its events of weight · 2^(-age / half-life). At most `n` items, those
+    of the newest events.
 
-    `events`: newest first; ages count from the newest, so somebody who comes back after a week is no stranger.
+    `events`: newest first; ages count from the newest, so that users who return after a week keep their seeds.
     """
     return core.seeds(*_columns(events), meaning.interests, -1 / (half_life_hours * HOUR_MS), n)
 
 
 def n_counted(events: Sequence[Recent], meaning: EventMeaning, n: int) -> int:
-    """How many events `seeds` would count for `n` items."""
+    """The number of events that `seeds` counts for `n` items."""
     item_keys, event_types, _ = _columns(events)
     return core.n_counted(item_keys, event_types, meaning.interests, n)
 

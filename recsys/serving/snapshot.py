@@ -1,5 +1,5 @@
-"""What one publication is to a service process, swapped as a whole and never changed; what is requested of it, in keys,
-and what it knows of who asks."""
+"""The immutable snapshot of a publication that a worker serves from, swapped atomically; and the input of the cascade:
+the request in keys, and the user's state."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StoredList(NamedTuple):
 
     @classmethod
     def of(cls, item_keys: Sequence[int], scores: Sequence[float], sources: Sequence[int]) -> Self:
-        """Of numbers."""
+        """From sequences of numbers."""
         return cls(np.array(item_keys, np.int32), np.array(scores, np.float32), np.array(sources, np.int16))
 
 
@@ -40,12 +40,12 @@ class ListsByOwner(Protocol):
     """The lists of one kind: a `ListFile`, or a dictionary."""
 
     def get(self, owner_key: int, /) -> StoredList | None:
-        """The list of an owner, None where they have none."""
+        """The list of an owner; None without one."""
 
 
 @dataclass(frozen=True)
 class ListVersion:
-    """All lists of one kind that one run of a step wrote."""
+    """All lists of one kind, written by one run of a step."""
 
     list_version_id: int
     kind: str
@@ -56,12 +56,12 @@ class ListVersion:
     n_rows: int | None
     n_items: int | None
     sources: tuple[str, ...]  # names of the generators that put items into the lists
-    file: str | None = None  # artifact that holds them as arrays, see `list_file`; None: they are in Postgres alone
+    file: str | None = None  # artifact with the lists as arrays, see `list_file`; None: they are in Postgres only
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What the pointer points to: one version of each kind of list, and the models behind them."""
+    """A publication: one version of each kind of list, and their models."""
 
     publication_id: int
     fence: int
@@ -73,18 +73,18 @@ class Publication:
     lists: Mapping[str, ListVersion]  # by kind
 
     def version_id(self, kind: str) -> int | None:
-        """Id of the list version of a kind, None where this publication has none."""
+        """Id of the list version of a kind; None without one."""
         version = self.lists.get(kind)
         return version.list_version_id if version else None
 
 
-# What is served from while nothing is published: the catalogue alone.
+# In service while nothing is published: the catalogue only.
 NOT_PUBLISHED = Publication(0, 0, dt.datetime.fromtimestamp(0, dt.UTC), "none", "none", models={}, checks={}, lists={})
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A publication with the parts that every answer needs; one answer uses one snapshot from start to end."""
+    """A publication with the data that every request needs; a request uses one snapshot from start to end."""
 
     publication: Publication
     items: ItemDictionary
@@ -93,16 +93,16 @@ class Snapshot:
     user_id_type: JsonType
     neighbours: Mapping[str, NeighbourIndex] = field(default_factory=dict)  # by kind: i2i, similar
     meaning: EventMeaning = field(default_factory=EventMeaning)
-    factors: ItemFactors | None = None  # of the ALS model behind the lists, for diversity
+    factors: ItemFactors | None = None  # of the publication's ALS model, for diversity
     fold_in: FoldIn | None = None  # of the same model, for users without a list
 
     @property
     def is_published(self) -> bool:
-        """False where there is a catalogue and nothing else yet."""
+        """False while there is only a catalogue."""
         return self.publication is not NOT_PUBLISHED
 
     def list_of(self, kind: str, owner_key: int) -> StoredList | None:
-        """The list of a kind for an owner, None where there is none."""
+        """The list of a kind for an owner; None without one."""
         lists = self.lists.get(kind)
         return None if lists is None else lists.get(owner_key)
 
@@ -111,27 +111,27 @@ Score = Callable[[Sequence[int]], Sequence[float] | None]  # item keys → proba
 
 
 class Query(NamedTuple):
-    """What is asked, in keys."""
+    """A request for recommendations, in keys."""
 
     top_k: int
     category_key: int | None = None
     excluded: Set[int] = frozenset()
     context_keys: Sequence[int] = ()  # the product or the cart
-    candidate_keys: Sequence[int] | None = None  # rank these and no others
+    candidate_keys: Sequence[int] | None = None  # rank only these
     surface: Surface = "homepage"
     now_ms: float = 0  # milliseconds since the epoch
-    restriction: Restriction | None = None  # the request's filters; those of the surface are added to them
+    restriction: Restriction | None = None  # the request's filters, to which those of the surface are added
 
 
 class UserState(NamedTuple):
-    """What is known of who asks."""
+    """The lists and events of a user or guest."""
 
     ranked: StoredList | None = None
     personal: StoredList | None = None
-    recent: Sequence[Recent] = ()  # the latest events and older ones that tell what was bought, newest first
-    seq: Sequence[Recent] | None = None  # what is followed in their place; what was bought is still told by `recent`
-    history: History | None = None  # what was done before the lists were made; it is not followed
-    score: Score | None = None  # of items for this user, by the model; None where there is none
+    recent: Sequence[Recent] = ()  # recent events, and older purchases, newest first
+    seq: Sequence[Recent] | None = None  # used instead of recent events, except for hiding bought items
+    history: History | None = None  # events before the lists were built, to hide bought items
+    score: Score | None = None  # scores items for this user by the model; None without one
 
 
 NOBODY: Final = UserState()

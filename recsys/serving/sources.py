@@ -1,5 +1,5 @@
-"""Where the items of an answer come from: stored lists, a list that is made of the latest events, neighbours that seeds
-call, and the default lists. Each is a column of items, best first; only what is shown becomes a pick."""
+"""The sources of recommendations: stored lists, lists computed from recent events (fold-in), neighbours of seeds, and
+default lists. Each is a column of items, best first; only recommended ones become picks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList, UserState
 RANKED, PERSONAL = "ranked", "personal"
 POPULAR_IN_CATEGORY, POPULAR, AVAILABLE = "popular_in_category", "popular", "available"
 I2I, SIMILAR = "i2i", "similar"
-FOLD_IN = "fold_in"  # a list that is made of the latest events, for somebody who has none
-CANDIDATE = "candidate"  # one of `candidate_keys` that no source speaks for
+FOLD_IN = "fold_in"  # a list computed from recent events, for users without one
+CANDIDATE = "candidate"  # one of `candidate_keys` that is in no list
 
-N_CALLED: Final = 100  # items that seeds call, the best of them
+N_CALLED: Final = 100  # the best neighbours of all seeds
 _EMPTY: Final = StoredList.of((), (), ())
 
 
@@ -29,7 +29,7 @@ class Column(Protocol):
     """Items of one source, best first."""
 
     def first(self, n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None) -> list[Pick]:
-        """The first `n` items that may be shown, if there are so many, as of `core.first`; another call goes on."""
+        """The first `n` allowed items, or fewer, as `core.first`; another call continues."""
 
 
 class Listed:
@@ -56,9 +56,9 @@ class Listed:
 
 
 class FoldedIn(Listed):
-    """The list of a user whom the model does not know; empty with too few events."""
+    """The list of a user without a stored one, computed from recent events; empty with too few events."""
 
-    weight = 0.5  # as the neighbours it knows the latest events alone: research/benchmarks/fold_in.py
+    weight = 0.5  # like neighbours, it is based on recent events only: research/benchmarks/fold_in.py
 
     def __init__(self, snapshot: Snapshot, fold_in: FoldIn, user: UserState, config: ServingConfig) -> None:
         meaning = snapshot.meaning.under(config)
@@ -69,7 +69,7 @@ class FoldedIn(Listed):
 
 
 class Called:
-    """Items that seeds call."""
+    """Neighbours of the seeds, best first."""
 
     def __init__(self, snapshot: Snapshot, kind: str, index: NeighbourIndex, seed_weights: dict[int, float]) -> None:
         self.best = index.called(seed_weights, N_CALLED)
@@ -85,7 +85,7 @@ class Called:
 
 
 class Unscored:
-    """Items that nobody recommends, by which an answer is filled up."""
+    """Items without scores, to fill up."""
 
     def __init__(self, source: str, keys: Iterable[int]) -> None:
         self._attribution, self._keys = attribution(source), keys
@@ -95,7 +95,7 @@ class Unscored:
 
 
 class Picked:
-    """Items of which all is known already."""
+    """Ready picks."""
 
     def __init__(self, picks: Sequence[Pick]) -> None:
         self._picks = picks
@@ -107,12 +107,12 @@ class Picked:
 
 @lru_cache(maxsize=1000)
 def _attributions(source: str, generators: tuple[str, ...]) -> tuple[Attribution, ...]:
-    """Of a list's entries by their sources; the last one is that of an entry whose source is none of these."""
+    """The attributions of a list's entries by source; the last one is for any other source."""
     return (*(attribution(source, generator) for generator in generators), attribution(source))
 
 
 def of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Column]:
-    """Neighbours of the product or the cart: what goes with it, then what is like it."""
+    """Neighbours of the product or the cart: co-occurring items, then similar ones."""
     if not context_keys:
         return
     for kind in (I2I, SIMILAR):
@@ -122,7 +122,7 @@ def of_context(snapshot: Snapshot, context_keys: Sequence[int]) -> Iterator[Colu
 
 
 def popular_in_category(snapshot: Snapshot, category_key: int | None) -> Iterator[Column]:
-    """Default lists of the category, then of those above it."""
+    """Default lists of the category, then of its ancestors."""
     for owner in snapshot.categories.lineage(category_key) if category_key is not None else ():
         yield _default(snapshot, owner, POPULAR_IN_CATEGORY)
 

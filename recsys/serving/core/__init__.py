@@ -1,7 +1,7 @@
-"""The innermost loops of an answer: `compiled` (Cython) where it was built, `pure` (Python and numpy) elsewhere.
+"""The innermost loops of a recommendation: `compiled` (Cython) where it was built, `pure` (Python and numpy) elsewhere.
 
-Both give the same for the same, to the last bit (tests/contracts/test_serving_core.py). RECSYS_COMPILED=0 in the
-environment uses `pure` although the other one is there.
+Both return bitwise equal results (tests/contracts/test_serving_core.py). RECSYS_COMPILED=0 in the environment selects
+`pure` even if the other one was built.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     try:
         if os.environ.get("RECSYS_COMPILED", "1") == "0":
-            raise ImportError("it is not wanted")
+            raise ImportError("disabled by RECSYS_COMPILED=0")
         from recsys.serving.core.compiled import Called, Fused, bought, bought_before, entries, first, n_counted, seeds
     except ImportError:
         from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, n_counted, seeds

@@ -1,8 +1,8 @@
 # distutils: language = c++
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The functions and classes of `pure`, where what they promise is written, in C++.
+"""The functions and classes of `pure`, where their contract is documented, compiled to C++.
 
-Whatever a file holds, nothing is read or written beyond its arrays.
+All accesses are checked against the bounds of the arrays, also for invalid files.
 """
 
 from libc.math cimport NAN, isfinite, pow
@@ -25,7 +25,7 @@ cdef extern from "<charconv>" namespace "std" nogil:
     to_chars_result integer_to_chars "std::to_chars"(char*, char*, long long)
 
 cdef double FUSION = pure.FUSION, DAY_MS = pure.DAY_MS
-ctypedef pair[double, int32_t] Placed  # minus the points, and a place: the least is the best
+ctypedef pair[double, int32_t] Placed  # minus the points, and a place, so that the least is the best
 ctypedef pair[int64_t, float] Seed  # an item, and what it is worth
 ctypedef pair[int32_t, int32_t] Keyed  # an item, and its place
 
@@ -103,7 +103,7 @@ cdef bint may(item_key, set unwanted, bytearray available, fits) except -1:
 
 
 cdef class Called:
-    cdef vector[uint64_t] best  # the bits of the sum, turned over, then the key: the least is the best
+    cdef vector[uint64_t] best  # the inverted bits of the sum, then the key, so that the least is the best
     cdef Py_ssize_t n
     cdef const int32_t[::1] rows
     cdef const int32_t[:, ::1] near
@@ -133,7 +133,7 @@ cdef class Called:
             for place in range(length):
                 key = keys[row, place]
                 if 0 <= key < n_items:
-                    total = seed.second * scores[row, place]  # rounded to 32 bits before it is added
+                    total = seed.second * scores[row, place]  # rounded to 32 bits before the addition
                     sums[key] = sums[key] + total
                     met.push_back(key)
         for seed in self.seeds:
@@ -184,7 +184,7 @@ cdef class Called:
 
 
 cdef Py_ssize_t position(vector[Keyed]& in_order, int32_t item_key) noexcept:
-    """Where the item is among those in the order of their keys; -1 where it is not."""
+    """The item's index among those sorted by key; -1 if missing."""
     cdef Py_ssize_t at = lower_bound(in_order.begin(), in_order.end(), Keyed(item_key, 0)) - in_order.begin()
     return at if at < <Py_ssize_t>in_order.size() and in_order[at].first == item_key else -1
 
@@ -193,9 +193,9 @@ cdef class Fused:
     cdef vector[int32_t] listed
     cdef const float[::1] scores
     cdef const int16_t[::1] sources
-    cdef vector[Keyed] both  # items in both, and their places in what is called, in the order of their keys
+    cdef vector[Keyed] both  # items in both, with their places among the neighbours, sorted by key
     cdef vector[Placed] twice
-    cdef vector[char] is_twice  # by place in what is called
+    cdef vector[char] is_twice  # by place among the neighbours
     cdef tuple attributions
     cdef Called called
     cdef object of_called, because
@@ -258,7 +258,7 @@ cdef class Fused:
         return tuple.__new__(Pick, parts)
 
     cdef int32_t following(self) noexcept:
-        """The place that comes next, of what is called behind the list's end; -1 at the end."""
+        """The next place, with those of neighbours counted on from the list's end; -1 at the end."""
         cdef size_t n = self.listed.size()
         cdef Placed best = Placed(1.0, -1), other
         cdef int which = 0
@@ -283,7 +283,7 @@ cdef void append_chars(string& text, const char* start, const char* end):
 
 
 cdef void append_score(string& text, score):
-    """As the shortest text that reads as the same float32, null where it is no number."""
+    """As the shortest text that parses to the same float32; null if not finite."""
     cdef char digits[32]
     cdef float value = score if score is not None else NAN
     if not isfinite(value):

@@ -1,4 +1,4 @@
-"""What `compiled` does, in Python and numpy; what each function and class promises is written here."""
+"""The functions and classes of `compiled`, in Python and numpy; the contract of both is documented here."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DAY_MS: Final = 86400e3
 FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
 _POINTS: Final = [1 / (FUSION + place) for place in range(1000)]  # lists have 1,000 items at most
 _KEY_BITS, _KEY_MASK = 32, 0xFFFFFFFF
-_END: Final = (1.0, -1)  # behind all places
+_END: Final = (1.0, -1)  # after all places
 
-Fits = Callable[[int], bool]  # whether an item that is available and wanted may be shown
-Because = Callable[[int], int]  # gives the item, of the user's own or in context, that called an item
+Fits = Callable[[int], bool]  # whether an item that is available and not unwanted may be recommended
+Because = Callable[[int], int]  # item → the seed, of the user or in context, that contributed most to it
 
 
 class Attribution(NamedTuple):
-    """Where an item of an answer comes from, in words and as members of a JSON object."""
+    """Source and generator of a recommended item, and both as members of a JSON object."""
 
     source: str
     generator: str | None
@@ -30,7 +30,7 @@ class Attribution(NamedTuple):
 
 
 class Pick(NamedTuple):
-    """One item of an answer; its rank is its position + 1. Scores compare within one source only."""
+    """A recommended item; its rank is its position + 1. Scores are comparable within one source only."""
 
     item_key: int
     score: float | None
@@ -47,13 +47,13 @@ class Pick(NamedTuple):
 
     @property
     def because_key(self) -> int | None:
-        """The item that called this one, None where the pick comes from a list alone."""
+        """The seed that contributed most to this item; None if it comes only from a list."""
         return self.because(self.item_key) if self.because else None
 
 
 @lru_cache(maxsize=1000)
 def attribution(source: str, generator: str | None = None) -> Attribution:
-    """Of items that a generator put into a source."""
+    """The attribution of items that a generator put into a source."""
     return Attribution(source, generator, orjson.dumps({"source": source, "generator": generator})[1:-1])
 
 
@@ -67,8 +67,8 @@ def seeds(
 ) -> dict[int, float]:
     """Item → the sum over its events of interest · 2^(age · `per_ms`), at most `n` items, those of the first events.
 
-    Three columns of equal length, newest first; ages in ms, counted from the first. What is not positive counts
-    nothing.
+    Three columns of equal length, newest first; ages in ms, counted from the first. Events of interest ≤ 0 are
+    ignored.
     """
     found: dict[int, float] = {}
     newest_ms = occurred_ms[0] if occurred_ms else 0
@@ -84,7 +84,7 @@ def seeds(
 def bought(
     item_keys: Sequence[int], event_types: Sequence[str], occurred_ms: Sequence[int], since_ms: dict[str, float]
 ) -> set[int]:
-    """Items with an event whose type is in `since_ms`, at its time there or later. Three columns of equal length."""
+    """Items with an event whose type is in `since_ms`, at that time or later. Three columns of equal length."""
     rows = zip(item_keys, event_types, occurred_ms, strict=True)
     return {key for key, type_, at_ms in rows if type_ in since_ms and at_ms >= since_ms[type_]}
 
@@ -96,14 +96,14 @@ def bought_before(
     event_types: Sequence[str],
     since_ms: dict[str, float],
 ) -> set[int]:
-    """The same of a stored history, (n,) each: `days` since the epoch, `types` as positions in `event_types`."""
+    """The same for a stored history, (n,) each: `days` since the epoch, `types` as positions in `event_types`."""
     since_day = {at: since_ms[name] / DAY_MS for at, name in enumerate(event_types) if name in since_ms}
     rows = zip(item_keys.tolist(), days.tolist(), types.tolist(), strict=True)
     return {key for key, day, type_ in rows if type_ in since_day and day >= since_day[type_]}
 
 
 def n_counted(item_keys: Sequence[int], event_types: Sequence[str], interests: Mapping[str, float], n: int) -> int:
-    """How many of the events, newest first, `seeds` counts for `n` items: those whose interest is positive."""
+    """The number of events, newest first, that `seeds` counts for `n` items: those of positive interest."""
     found: set[int] = set()
     count = 0
     for key, event_type in zip(item_keys, event_types, strict=True):
@@ -116,10 +116,10 @@ def n_counted(item_keys: Sequence[int], event_types: Sequence[str], interests: M
 def first(
     item_keys: Iterable[int], n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None
 ) -> tuple[list[int], list[int]]:
-    """The first `n` items that are available, not unwanted and fit, if there are so many: their places and their keys.
+    """Places and keys of the first `n` items, or fewer, that are available, not unwanted and fit.
 
-    They are unwanted from then on. `available`: 1 by key, None for all; `fits` is asked of items that are all the rest,
-    once each.
+    They are added to `unwanted`. `available`: by key, 1 if available; None for all. `fits` is called once for each item
+    that satisfies the other conditions.
     """
     places: list[int] = []
     keys: list[int] = []
@@ -140,9 +140,9 @@ def _may(key: int, unwanted: set[int], available: bytearray | None, fits: Fits |
 
 
 class Called:
-    """The `n` items with the greatest sum of seed weight · score, best first, of equals the lesser key.
+    """The `n` neighbours with the greatest sum of seed weight · score, best first; ties by the smaller key.
 
-    Sums are added up as float32 in the order of the seeds. The seeds themselves are not among the items.
+    Sums are accumulated as float32 in the order of the seeds. The seeds themselves are left out.
     """
 
     __slots__ = ("_index", "_scores", "_seed_weights", "keys")
@@ -156,8 +156,8 @@ class Called:
         seed_weights: dict[int, float],
         n: int,
     ) -> None:
-        """`rows`, `keys`, `scores`: as of a NeighbourIndex. `sums`: a zero for each item and two more, and so again at
-        the end."""
+        """`rows`, `keys`, `scores`: as in NeighbourIndex. `sums`: a buffer of a zero for each item and two more, zeros
+        again afterwards."""
         self._index, self._seed_weights = (rows, keys, scores), seed_weights
         n_seeds = len(seed_weights)
         of_seeds = np.fromiter(seed_weights, np.int64, n_seeds)
@@ -166,12 +166,12 @@ class Called:
         parts = scores.take(at, 0)
         parts *= np.fromiter(seed_weights.values(), np.float32, n_seeds)[:, None]
         np.add.at(sums, each, parts.ravel())
-        sums.put(of_seeds, 0, mode="clip")  # beyond the last item is the place of NO_ITEM
+        sums.put(of_seeds, 0, mode="clip")  # keys beyond the last item are clipped to NO_ITEM's place
         sums[NO_ITEM] = 0
         found = sums.take(each)
         sums[each] = 0
-        # One sort orders by both: the bits of a float that is not negative, as an integer, are in the order of its
-        # value. An item that many seeds call stands there as often, side by side. Where nothing is called, it is ≥ -1.
+        # One sort by sum and key: the bits of non-negative floats, read as integers, have the order of the values. A
+        # neighbour of several seeds occurs several times, side by side. Padding and sums of 0 are ≥ NO_ITEM.
         both = each - (found.view(np.int32).astype(np.int64) << _KEY_BITS)
         both.sort()
         both = both[: both.searchsorted(NO_ITEM)]
@@ -183,11 +183,11 @@ class Called:
         self._scores = ((of_best - best) >> _KEY_BITS).astype(np.int32).view(np.float32)
 
     def score(self, place: int) -> float:
-        """The sum of the item at a place of `keys`."""
+        """The sum of the item at this place of `keys`."""
         return float(self._scores[place])
 
     def because(self, item_key: int) -> int:
-        """The seed whose call is the greatest part of the sum of an item, which must be called; of equals the first."""
+        """The seed that contributes most to an item's sum, the first of equals; the item must be a neighbour of one."""
         rows, keys, scores = self._index
         seeds = np.fromiter(self._seed_weights, np.int64, len(self._seed_weights))
         at = rows.take(seeds, mode="clip")
@@ -196,9 +196,9 @@ class Called:
 
 
 class Fused:
-    """A list of distinct items and what is called, as one: by the sum of their points, 1 / (60 + place) in the list,
-    and `weight` times that in what is called; of equals the list's first, then by their place. Goes through the items
-    once, best first; one in both stands where the list has it."""
+    """Reciprocal rank fusion of a list of distinct items and the neighbours of seeds: by the sum of 1 / (60 + place) in
+    the list and `weight` times that among the neighbours; ties: the list's items first, then by place. Iterates over
+    the items once, best first; items in both are picks of the list."""
 
     def __init__(
         self,
@@ -210,8 +210,8 @@ class Fused:
         of_called: Attribution,
         weight: float,
     ) -> None:
-        """`item_keys`, `scores`, `sources`: the list, (n,) each; a source is a position in `attributions`, of which the
-        last stands for all others."""
+        """`item_keys`, `scores`, `sources`: the list, (n,) each; a source is a position in `attributions`, whose last
+        one is for all others."""
         self._listed: list[int] = item_keys.tolist()
         self._scores, self._sources, self._attributions = scores, sources, attributions
         self._called, self._of_called, self._because = called, of_called, called.because
@@ -220,7 +220,7 @@ class Fused:
         self._order = self._merged()
 
     def first(self, n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None) -> list[Pick]:
-        """The next `n` items as of the function `first`."""
+        """The next `n` items, as the function `first`."""
         picks: list[Pick] = []
         for at in self._order if n > 0 else ():
             place = at - len(self._listed)
@@ -241,7 +241,7 @@ class Fused:
         return Pick(key, self._called.score(place), self._of_called, self._because)
 
     def _merged(self) -> Iterator[int]:
-        """Places in the list; of what is called, behind the list's end."""
+        """Places in the list; those of neighbours are counted on from its end."""
         twice, once, more = self._twice(), self._once(), self._more()
         a, b, c = next(twice, _END), next(once, _END), next(more, _END)
         while True:
@@ -256,7 +256,7 @@ class Fused:
             yield first[1]
 
     def _twice(self) -> Iterator[tuple[float, int]]:
-        """Of items in both, minus the points and the place: the least is the best."""
+        """For items in both: minus the points, and the place, so that the least is the best."""
         in_both, points = self._in_both, _POINTS
         if not in_both:
             return iter(())
@@ -275,15 +275,15 @@ class Fused:
 
 
 def entries(ids: Sequence[int | str | None], picks: Sequence[Pick], reasons: Sequence[bytes] | None) -> bytes:
-    """Picks as a JSON array. A score has the digits that a float32 holds.
+    """Picks as a JSON array, with scores as float32.
 
-    `ids`: by item key, KeyError for one that is None. `reasons`: of each the value of `reason`, or None.
+    `ids`: by item key; KeyError for None. `reasons`: the value of `reason` of each pick, or None.
 
-    Made by hand, because a dictionary for each item takes twice as long.
+    Formatted by hand, because a dictionary for each item takes twice as long.
     """
     if not picks:
         return b"[]"
-    scores = np.array([pick[1] for pick in picks], dtype=np.float32)  # NaN, and so null, where there is none
+    scores = np.array([pick[1] for pick in picks], dtype=np.float32)  # NaN, and so null, without a score
     digits = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
     ends = [b""] * len(picks) if reasons is None else [b',"reason":' + reason for reason in reasons]
     shown: list[bytes] = []
