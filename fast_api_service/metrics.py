@@ -34,9 +34,7 @@ class Metrics:
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         self.traffic = Traffic(registry)
-        self.cold_starts = counter(
-            "recsys_cold_starts", "Recommendations for users without a list of their own", ["user"]
-        )
+        self.cold_starts = counter("recsys_cold_starts", "Answers for users without a list of their own", ["user"])
         self.events = counter("recsys_events", "Events posted to the log", ["outcome"])
         self.exposures = counter("recsys_exposures", "Responses for the exposure log by outcome", ["outcome"])
         self.exposures_waiting = gauge("recsys_exposures_waiting", "Responses that are not in the exposure log yet")
@@ -57,9 +55,7 @@ class Metrics:
         self.breaker_open = gauge("recsys_breaker_open", "1 while requests do not read from Postgres, after failures")
         self.pool = gauge("recsys_pool_connections", "Connections to Postgres", ["state"])
         self.publication_id = gauge("recsys_publication_id", "Publication in service, 0: none")
-        self.publication_age = gauge(
-            "recsys_publication_age_seconds", "Time since the publication in service was created"
-        )
+        self.publication_age = gauge("recsys_publication_age_seconds", "Age of the publication in service")
         self.data_age = gauge("recsys_data_age_seconds", "Time since the last event of the publication's data set")
         self.list_data_age = gauge(
             "recsys_list_data_age_seconds", "Time since the last event of the data set of a kind's lists", ["kind"]
@@ -105,7 +101,7 @@ class Metrics:
         self.log_worker_up = gauge("recsys_log_worker_up", "1 while such a process runs, on any machine", ["worker"])
         self.predictions = counter("recsys_predictions", "Pairs scored for clients")
         self.unreadable_rows = gauge(
-            "recsys_unreadable_rows", "Rows of the catalogue that are left out for invalid ids", ["entity"]
+            "recsys_unreadable_rows", "Rows of the catalogue left out for invalid ids", ["entity"]
         )
         self._unreadable_users: set[int] = set()  # keys of those read so far; users are not in memory
         self.catalogue_items = gauge("recsys_catalogue_items", "Items in the catalogue", ["state"])

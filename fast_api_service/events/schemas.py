@@ -83,7 +83,7 @@ class Sample(BaseModel):
         default_factory=dict,
         description="of the user or the context, as known to the client; used like user_feats of /predict",
     )
-    version: TextId | None = Field(None, description="version of the client, in its own notation")
+    version: TextId | None = Field(None, description="the client's own label for what sent this")
 
 
 class Samples(BaseModel):
@@ -123,9 +123,7 @@ class AddAnswer(BaseModel):
         description="posted event types that are synonyms of one in the shop's data → that type; under '' the type of"
         " events without one, unless view",
     )
-    warnings: list[str] = Field(
-        [], description="parts of the events that cannot be used, and events that count in each retry"
-    )
+    warnings: list[str] = Field([], description="unused parts of events, and purchases that count in each retry")
 
 
 class StoredEvent(BaseModel):
