@@ -25,6 +25,7 @@ Weights = dict[str, Floats]
 Probability = NDArray[np.float64]
 _VALIDATION_ROWS = 10_000
 _CURVE_ROWS = 2_000  # of the training, for its AUC
+_STEPS_PER_CALL = 16  # steps of `fit` in one call of TensorFlow
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,12 @@ def compile_network(network: Any, schedule: Schedule) -> None:
     from recsys.networks.lazy_adam import LazyAdam
     from recsys.networks.sampled_softmax import SampledSoftmax
 
-    network.compile(optimizer=LazyAdam(schedule.learning_rate), loss=SampledSoftmax(), jit_compile=False)
+    network.compile(
+        optimizer=LazyAdam(schedule.learning_rate),
+        loss=SampledSoftmax(),
+        jit_compile=False,
+        steps_per_execution=_STEPS_PER_CALL,
+    )
 
 
 def run_epoch(

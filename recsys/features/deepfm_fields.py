@@ -60,8 +60,9 @@ class Histories:
     """The latest events of each user, for any event and for the cut."""
 
     def __init__(self, events: Interactions, item_rows: Rows, length: int, half_life_days: float) -> None:
-        """`item_rows` (n,): the row of each event's item in the history's embedding."""
-        self.length, self.half_life_days, self.cut_at = length, half_life_days, events.cut_at
+        """`item_rows` (n,): the row of each event's item in the history's embedding; `length`: the most that counts
+        of a user, less where nobody has so many events."""
+        self.half_life_days, self.cut_at = half_life_days, events.cut_at
         order = np.lexsort((events.occurred_at, events.user_key))
         user, at = events.user_key[order], events.occurred_at[order]
         self.users, first = np.unique(user, return_index=True)
@@ -69,6 +70,7 @@ class Histories:
         self.mean_weight = max(float(events.weight.mean()), 1e-12)
         self._weight = events.weight[order] / self.mean_weight
         self._starts = np.append(first, len(user))
+        self.length = min(length, int(np.diff(self._starts).max(initial=1)))
         new_instant = np.ones(len(user), dtype=bool)
         new_instant[1:] = (user[1:] != user[:-1]) | (at[1:] != at[:-1])
         instant_start = np.flatnonzero(new_instant)[np.cumsum(new_instant) - 1]
@@ -88,12 +90,14 @@ class Histories:
         return *self._window(start, end, at)[:2], (end - start).astype(np.int32)
 
     def _window(self, start: Positions, end: Positions, at: NDArray[np.int64]) -> tuple[Rows, Floats, Rows]:
-        place = end[:, None] - 1 - np.arange(self.length)
-        inside = place >= start[:, None]
-        place = np.maximum(place, 0)
-        age = (at[:, None] - self._at[place]) / MICROSECONDS_PER_DAY
-        weight = bag_weights(np.where(inside, self._weight[place] * decay(age, self.half_life_days), 0.0))
-        return np.where(inside, self._rows[place], 0), weight.astype(np.float32), activity_rows(end - start)
+        n_inside = np.minimum(end - start, self.length)
+        inside = np.arange(self.length) < n_inside[:, None]  # most histories are short: nothing is computed outside
+        place = (end[:, None] - 1 - np.arange(self.length))[inside]
+        age = (np.repeat(at, n_inside) - self._at[place]) / MICROSECONDS_PER_DAY
+        rows, weight = np.zeros(inside.shape, dtype=np.int32), np.zeros(inside.shape)
+        rows[inside] = self._rows[place]
+        weight[inside] = self._weight[place] * decay(age, self.half_life_days)
+        return rows, bag_weights(weight).astype(np.float32), activity_rows(end - start)
 
 
 def bag_weights(weight: NDArray[np.float64]) -> NDArray[np.float64]:

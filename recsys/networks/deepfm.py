@@ -76,10 +76,12 @@ class DeepFmNetwork(keras.Model):
         user = self.user_fields(inputs["user"])  # (batch, n_user, dim + 1)
         item = self.item_fields(inputs["item"])  # (batch, n_candidates, n_item, dim + 1)
         bag = self.history_bag(inputs["history"], inputs["history_weight"])  # (batch, dim)
-        first_order = ops.sum(user[..., dim], axis=1)[:, None] + ops.sum(item[..., dim], axis=2)
+        # not slices, whose gradient takes TensorFlow more than all the rest of a training step
+        user, user_first = ops.split(user, [dim], axis=-1)
+        item, item_first = ops.split(item, [dim], axis=-1)  # (batch, n_candidates, n_item, dim), (…, 1)
+        first_order = ops.sum(user_first, axis=(1, 2))[:, None] + ops.sum(item_first, axis=(2, 3))
 
-        user = ops.concatenate([user[..., :dim], ops.expand_dims(bag, 1)], axis=1)  # (batch, n_user + 1, dim)
-        item = item[..., :dim]  # (batch, n_candidates, n_item, dim)
+        user = ops.concatenate([user, ops.expand_dims(bag, 1)], axis=1)  # (batch, n_user + 1, dim)
         second_order = self.factorization([ops.expand_dims(user, 1), item])  # (batch, n_candidates)
 
         n_candidates = ops.shape(item)[1]
