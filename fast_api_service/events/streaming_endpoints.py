@@ -51,7 +51,6 @@ async def status(state: ServiceState) -> Response:
     if settings.kafka_bootstrap_servers:
         for name in (_RELAY, _SINK) if settings.event_outbox else (_SINK,):
             offsets.setdefault(name, (START, None))
-    tables = PostgresLog(state.lookups)
     updated_at = learned.created_at if learned else None
     of_updater = state.log.name if learned is None else learned.log
     readers = [

@@ -254,7 +254,8 @@ cdef class Fused:
         else:
             source = self.sources[at]
             because = self.because if position(self.both, self.listed[at]) >= 0 else None
-            parts = (item_key, <double>self.scores[at], self.attributions[source if 0 <= source < last else last], because)
+            attribution = self.attributions[source if 0 <= source < last else last]
+            parts = (item_key, <double>self.scores[at], attribution, because)
         return tuple.__new__(Pick, parts)
 
     cdef int32_t following(self) noexcept:
