@@ -11,9 +11,9 @@ from typing import Any
 
 import uvicorn
 
-from fast_api_service import workers
 from fast_api_service.app import create_app
 from fast_api_service.middleware.protocol import OneWriteProtocol
+from fast_api_service.runtime import workers
 from fast_api_service.settings import ApiSettings
 from recsys import log, settings
 from recsys.errors import InputError, RecsysError

@@ -30,10 +30,10 @@ from fast_api_service.recommend import endpoints as recommend
 from fast_api_service.runtime.database import Database
 from fast_api_service.runtime.list_loader import ListLoader
 from fast_api_service.runtime.model_loader import Models
+from fast_api_service.runtime.siblings import Siblings
 from fast_api_service.runtime.state import State
 from fast_api_service.runtime.tasks import Tasks
 from fast_api_service.settings import ApiSettings
-from fast_api_service.siblings import Siblings
 from fast_api_service.training import endpoints as training
 from recsys import __version__
 from recsys import settings as recsys_settings

@@ -5,4 +5,5 @@ swapped atomically. `publication_loader.py`, `catalogue_loader.py` and `item_row
 connections of `database.py`, `list_loader.py` maps the files of lists, `follower.py` polls, `model_loader.py` (with
 `model_slot.py`) loads and warms up models, `model_updates.py` applies the updater's updates. `tasks.py` restarts
 background tasks that fail, `watched.py` reads metrics of other processes, `unreadable_rows.py` logs invalid rows.
+`workers.py` runs several workers on one port, which share what `siblings.py` has.
 """

@@ -24,8 +24,8 @@ from fast_api_service.runtime.list_loader import ListLoader
 from fast_api_service.runtime.model_loader import Factors, Models
 from fast_api_service.runtime.model_updates import Updates
 from fast_api_service.runtime.publication_loader import Published
+from fast_api_service.runtime.siblings import Siblings, merged
 from fast_api_service.settings import ApiSettings
-from fast_api_service.siblings import Siblings, merged
 from recsys.events.log import EventLog
 from recsys.events.opening import open_log
 from recsys.serving.config import ServingConfig

@@ -28,8 +28,8 @@ from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
 
 from fast_api_service.app import create_app
+from fast_api_service.runtime.siblings import Siblings
 from fast_api_service.settings import ApiSettings
-from fast_api_service.siblings import Siblings
 from recsys import log, settings
 
 _log = logging.getLogger(__name__)
