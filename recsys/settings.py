@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 Days = Annotated[float, Field(le=36_500)]  # a hundred years: an instant so long ago can still be told
 LOCAL = ROOT / ".local"
 _SQLITE = "sqlite:///"
-_NO_SETTINGS = ("RECSYS_TEST_", "RECSYS_DATA_DIR", "RECSYS_SERVICE")  # of tests, and the mark of the demo's processes
+# Read elsewhere: of tests, the mark of the demo's processes, the choice of recsys.serving.core.
+_NO_SETTINGS = ("RECSYS_TEST_", "RECSYS_DATA_DIR", "RECSYS_SERVICE", "RECSYS_COMPILED")
 _EXPECTED = "expected are lists and mappings in JSON, as in .env.example"
 
 Loaded = TypeVar("Loaded", bound=BaseSettings)

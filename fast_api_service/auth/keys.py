@@ -158,7 +158,6 @@ class Keyring:
 class _Key:
     """A valid key with its token bucket, which starts full.
 
-
     The bucket is one number, the time at which it will be full again, so that processes can share it without a lock:
     two that take a token in the same microsecond may take one for both.
     """

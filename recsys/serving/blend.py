@@ -42,7 +42,7 @@ def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface:
         weight = surface.recent_weight / listed.weight
         yield core.Fused(*listed.stored, listed.attributions, called.best, called.attribution, weight)
     elif surface.blend == "interleave":
-        yield _Interleaved(listed, called)
+        yield _interleaved(listed, called)
     else:
         yield from (called, listed) if surface.blend == "recent_first" else (listed, called)
     if kind == RANKED:
@@ -89,20 +89,18 @@ def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingC
     return recent.n_counted(recent.followed(user.recent, user.seq), snapshot.meaning.under(config), n)
 
 
-class _Interleaved:
+def _interleaved(listed: Listed, called: Called) -> Column:
     """Alternates between both until both are exhausted; duplicates are skipped."""
-
-    def __init__(self, listed: Listed, called: Called) -> None:
-        remaining = [iter(column.first(_ALL, set(), None, None)) for column in (listed, called)]
-        found: dict[int, Pick] = {}
-        while remaining:
-            for one in list(remaining):
-                pick = next((pick for pick in one if pick.item_key not in found), None)
-                if pick is None:
-                    remaining.remove(one)
-                else:
-                    found[pick.item_key] = pick
-        self.first = Picked(list(found.values())).first
+    remaining = [iter(column.first(_ALL, set(), None, None)) for column in (listed, called)]
+    found: dict[int, Pick] = {}
+    while remaining:
+        for one in list(remaining):
+            pick = next((pick for pick in one if pick.item_key not in found), None)
+            if pick is None:
+                remaining.remove(one)
+            else:
+                found[pick.item_key] = pick
+    return Picked(list(found.values()))
 
 
 def rescored(columns: Iterable[Column], score: Score, candidate_keys: Sequence[int] | None) -> Iterator[Column]:

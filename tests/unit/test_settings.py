@@ -154,6 +154,7 @@ def test_variables_that_are_no_settings_are_named(
     monkeypatch.setenv("RECSYS_GENERATOR", "[]")
     monkeypatch.setenv("RECSYS_XYZ", "1")
     monkeypatch.setenv("RECSYS_TEST_KILLS", "8")
+    monkeypatch.setenv("RECSYS_COMPILED", "1")
     settings.load()
     assert [record.getMessage() for record in caplog.records] == [
         "RECSYS_GENERATOR is no setting, and is ignored; is RECSYS_GENERATORS meant?",
