@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except RecsysError as error:
         sys.exit(f"the service cannot start: {error}")
-    logging.getLogger(__name__).info("serving core: %s", "compiled" if core.IS_COMPILED else "Python, no compiled one")
+    logging.getLogger(__name__).info("serving core: %s", "compiled" if core.IS_COMPILED else "Python")
     options: dict[str, Any] = {
         "host": api.host, "port": api.port, "access_log": False, "log_config": None, "server_header": False,
         "proxy_headers": False, "http": partial(OneWriteProtocol, patience_s=api.request_timeout_s),
