@@ -81,7 +81,7 @@ def user_state(snapshot: Snapshot, row: UserRow | None) -> UserState:
         return UserState(recent=row.recent)
     lists = (snapshot.lists.get(kind) for kind in ("ranked", "personal", "history"))
     ranked, personal, past = (None if list_ is None else list_.get(row.user_key) for list_ in lists)
-    history = None if past is None else History(*past, snapshot.publication.lists["history"].sources)
+    history = None if past is None else History(past, snapshot.publication.lists["history"].sources)
     return UserState(ranked, personal, row.recent, history=history)
 
 
@@ -110,7 +110,7 @@ def user_status(user_id: ExternalId | None, session_id: str | None, row: UserRow
         return "guest"
     if row.user_key is None:
         return "unknown"
-    return "known" if user.ranked or user.personal else "light"
+    return "light" if user.ranked is None and user.personal is None else "known"
 
 
 def time_left_s(scope: Scope, deadline_ms: float) -> float:

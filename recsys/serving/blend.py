@@ -40,7 +40,7 @@ def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface:
         yield listed
     elif surface.blend in ("fuse", "rescore"):
         weight = surface.recent_weight / listed.weight
-        yield core.Fused(*listed.stored, listed.attributions, called.best, called.attribution, weight)
+        yield core.Fused(listed.stored, listed.attributions, called.best, called.attribution, weight)
     elif surface.blend == "interleave":
         yield _interleaved(listed, called)
     else:

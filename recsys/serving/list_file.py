@@ -17,8 +17,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from recsys.errors import ArtifactError
+from recsys.serving import core
+from recsys.serving.core import StoredList
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex, best_of, empty_row
-from recsys.serving.snapshot import StoredList
 from recsys.types import Lists
 
 LISTS: Final = "lists"  # kind of the artifacts with such a folder
@@ -34,33 +35,29 @@ class ListFile:
     def __init__(self, folder: Path) -> None:
         """Raises ArtifactError where the folder is incomplete or invalid."""
         try:
-            self._rows, self._starts = _mapped(folder, "rows"), _mapped(folder, "starts")
-            self._keys, self._scores, self._sources = (_mapped(folder, name) for name in _COLUMNS)
-            self._check_complete(folder)
-            self.neighbours = self._neighbours(folder)
+            rows, starts = _mapped(folder, "rows"), _mapped(folder, "starts")
+            columns = [_mapped(folder, name) for name in _COLUMNS]
+            self._n_lists = len(starts) - 1
+            if {*map(len, columns)} != {int(starts[-1])} or int(rows[-1]) != self._n_lists:
+                raise ArtifactError(f"no lists can be read from {folder}: its arrays are not of one writing")
+            self._table = core.ListTable(rows, starts, *columns)
+            self.neighbours = _neighbours(folder, rows)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"no lists can be read from {folder}: {error}") from error
 
-    def _check_complete(self, folder: Path) -> None:
-        ends = {int(self._starts[-1]), len(self._keys), len(self._scores), len(self._sources)}
-        if len(ends) > 1 or int(self._rows[-1]) != len(self):
-            raise ArtifactError(f"no lists can be read from {folder}: its arrays are not of one writing")
-
-    def _neighbours(self, folder: Path) -> NeighbourIndex | None:
-        if not (folder / "best_keys.npy").exists():
-            return None
-        return NeighbourIndex(self._rows, _mapped(folder, "best_keys"), _mapped(folder, "best_scores"))
-
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return self._n_lists
 
     def get(self, owner_key: int) -> StoredList | None:
         """The list of an owner; None where they have none."""
-        row = self._rows.item(owner_key) if 0 <= owner_key < len(self._rows) else len(self)
-        if row == len(self):
-            return None
-        at = slice(self._starts.item(row), self._starts.item(row + 1))
-        return StoredList(self._keys[at], self._scores[at], self._sources[at])
+        return self._table.get(owner_key)
+
+
+def _neighbours(folder: Path, rows: NDArray[np.int32]) -> NeighbourIndex | None:
+    """The best entries of each list, where these are lists of neighbours."""
+    if not (folder / "best_keys.npy").exists():
+        return None
+    return NeighbourIndex(rows, _mapped(folder, "best_keys"), _mapped(folder, "best_scores"))
 
 
 class ListFileWriter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Final, Self
 
 import numpy as np
@@ -23,7 +22,8 @@ class NeighbourIndex:
         """`rows` (greatest owner + 2,): item key → row of the other two; `n_owners` for items without one, and at the
         end. `keys` and `scores` (n_owners + 1, N_NEIGHBOURS): best first, padded with NO_ITEM and 0, as is all of the
         last row; scores are relative to the best of the list."""
-        self._row_by_key, self._keys, self._scores = rows, keys, scores
+        self._n_owners = len(keys) - 1
+        self._best = core.Neighbours(rows, keys, scores)
 
     @classmethod
     def of_lists(cls, lists: Mapping[int, tuple[Sequence[int], Sequence[float]]]) -> Self:
@@ -36,18 +36,12 @@ class NeighbourIndex:
         return cls(rows, keys, scores)
 
     def __len__(self) -> int:
-        return len(self._keys) - 1
-
-    @cached_property
-    def _sums(self) -> NDArray[np.float32]:
-        """By item key, at the end for NO_ITEM: a buffer of zeros, reset after each use."""
-        greatest = max(int(self._keys.max(initial=0)), len(self._row_by_key))
-        return np.zeros(greatest + 2, dtype=np.float32)
+        return self._n_owners
 
     def called(self, seed_weights: dict[int, float], n: int) -> core.Called:
         """The best neighbours of the seeds, by the sum of seed weight · neighbour score, without the seeds themselves.
         Not thread-safe."""
-        return core.Called(self._row_by_key, self._keys, self._scores, self._sums, seed_weights, n)
+        return self._best.called(seed_weights, n)
 
 
 def best_of(lists: Lists) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

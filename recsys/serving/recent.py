@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from recsys.action import interest_of
 from recsys.serving import core
 from recsys.serving.config import DEFAULT, ServingConfig
+from recsys.serving.core import StoredList
 from recsys.serving.core.pure import DAY_MS
 
 N_SEEDS = 20  # items of recent events whose neighbours are recommended
@@ -62,11 +60,10 @@ class Events(Sequence[Recent]):
 
 
 class History(NamedTuple):
-    """A user's events in the nightly data set: the latest one by item and type. The arrays have equal length."""
+    """A user's events in the nightly data set: the latest one by item and type, with the day, precise to about two
+    minutes."""
 
-    item_keys: NDArray[np.int32]
-    days: NDArray[np.float32]  # since the epoch, precise to about two minutes
-    types: NDArray[np.int16]  # positions in `event_types`
+    events: StoredList
     event_types: Sequence[str]
 
 
@@ -133,7 +130,7 @@ def bought(
     """
     since_ms = _since_ms(meaning, config, now_ms)
     found = core.bought(*_columns(events), since_ms)
-    return found if history is None else found | core.bought_before(*history, since_ms)
+    return found if history is None else found | history.events.bought_since(history.event_types, since_ms)
 
 
 def _since_ms(meaning: EventMeaning, config: ServingConfig, now_ms: float) -> dict[str, float]:

@@ -6,13 +6,11 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Final, NamedTuple, Protocol
 
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.config import Surface
+from recsys.serving.core import StoredList
 from recsys.serving.eligibility import Restriction
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.ids import JsonType
@@ -21,19 +19,6 @@ from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import EventMeaning, History, Recent
 
 ALL_ITEMS = 0  # owner of the default list over all categories
-
-
-class StoredList(NamedTuple):
-    """One list as stored, best first; the three sequences have equal length."""
-
-    item_keys: NDArray[np.int32]
-    scores: NDArray[np.float32]
-    sources: NDArray[np.int16]  # positions in the list version's `sources`
-
-    @classmethod
-    def of(cls, item_keys: Sequence[int], scores: Sequence[float], sources: Sequence[int]) -> Self:
-        """From sequences of numbers."""
-        return cls(np.array(item_keys, np.int32), np.array(scores, np.float32), np.array(sources, np.int16))
 
 
 class ListsByOwner(Protocol):

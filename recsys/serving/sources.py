@@ -9,11 +9,11 @@ from typing import Final, Protocol
 
 from recsys.serving import core, recent
 from recsys.serving.config import ServingConfig
-from recsys.serving.core import Attribution, Fits, Pick, attribution
+from recsys.serving.core import Attribution, Fits, Pick, StoredList, attribution
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import N_FOLLOWED
-from recsys.serving.snapshot import ALL_ITEMS, Snapshot, StoredList, UserState
+from recsys.serving.snapshot import ALL_ITEMS, Snapshot, UserState
 
 RANKED, PERSONAL = "ranked", "personal"
 POPULAR_IN_CATEGORY, POPULAR, AVAILABLE = "popular_in_category", "popular", "available"
@@ -43,16 +43,7 @@ class Listed:
         self.attributions = _attributions(source or kind, version.sources if version else ())
 
     def first(self, n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None) -> list[Pick]:
-        keys, scores, sources = self.stored
-        places, found = core.first(keys.tolist(), n, unwanted, available, fits)
-        return [
-            Pick(key, scores.item(place), self._attribution(sources.item(place)))
-            for place, key in zip(places, found, strict=True)
-        ]
-
-    def _attribution(self, source: int) -> Attribution:
-        last = len(self.attributions) - 1
-        return self.attributions[source if 0 <= source < last else last]
+        return self.stored.first(n, unwanted, available, fits, self.attributions)
 
 
 class FoldedIn(Listed):

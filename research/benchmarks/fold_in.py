@@ -32,11 +32,12 @@ from recsys.candidates.popular import Popular
 from recsys.serving import cascade, fold_in
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.config import ServingConfig, SurfaceConfig
+from recsys.serving.core import StoredList
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import Recent
-from recsys.serving.snapshot import ALL_ITEMS, NOBODY, ListVersion, Publication, Query, Snapshot, StoredList, UserState
+from recsys.serving.snapshot import ALL_ITEMS, NOBODY, ListVersion, Publication, Query, Snapshot, UserState
 from recsys.types import Catalogue, Interactions
 
 LEAST_ITEMS = 3  # that a new user has

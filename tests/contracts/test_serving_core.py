@@ -56,17 +56,20 @@ def indices(draw: st.DrawFn) -> tuple[Any, Any, Any]:
 
 
 def called(of: ModuleType, index: tuple[Any, Any, Any], seed_weights: dict[int, float], n: int = 20) -> Any:
-    sums = np.zeros(N_ITEMS + 2, np.float32)
-    found = of.Called(*index, sums, seed_weights, n)
-    assert not sums.any()  # as it was
-    return found
+    neighbours = of.Neighbours(*index)
+    neighbours.called(dict.fromkeys(range(N_ITEMS), 1.0), n)  # leaves nothing behind
+    return neighbours.called(seed_weights, n)
+
+
+NAMES = tuple(attribution("ranked", name) for name in ("als", "ease", None))
+
+
+def stored(of: ModuleType, listed: list[int]) -> Any:
+    return of.StoredList.of(listed, np.linspace(1, 0, len(listed)), range(len(listed)))
 
 
 def fused(of: ModuleType, listed: list[int], found: Any, weight: float) -> Any:
-    n = len(listed)
-    stored = np.array(listed, np.int32), np.linspace(1, 0, n, dtype=np.float32), np.arange(n).astype(np.int16)
-    names = tuple(attribution("ranked", name) for name in ("als", "ease", None))
-    return of.Fused(*stored, names, found, attribution("i2i"), weight)
+    return of.Fused(stored(of, listed), NAMES, found, attribution("i2i"), weight)
 
 
 def gone_through(of: Any, step: int = 7) -> list[Pick]:
@@ -93,12 +96,26 @@ def test_bought_is_what_was_bought_since_then(of: ModuleType) -> None:
     since = {"transaction": 5 * core.pure.DAY_MS, "gift": -math.inf}
     at = [int(day * core.pure.DAY_MS) for day in (5, 4.9, 9, 1)]
     assert of.bought([1, 2, 3, 4], ["transaction", "transaction", "view", "gift"], at, since) == {1, 4}
-    days, types = np.array([5, 4.9, 9, 1], np.float32), np.array([1, 1, 0, 2], np.int16)
     names = ("view", "transaction", "gift", "never seen")
-    assert of.bought_before(np.array([1, 2, 3, 4], np.int32), days, types, names, since) == {1, 4}
-    assert of.bought_before(*[np.zeros(0, dtype) for dtype in ("i4", "f4", "i2")], names, since) == set()
-    with pytest.raises(ValueError, match=r"length|longer|shorter"):
-        of.bought_before(np.array([1], np.int32), days, types, names, since)
+    assert of.StoredList.of([1, 2, 3, 4], [5, 4.9, 9, 1], [1, 1, 0, 2]).bought_since(names, since) == {1, 4}
+    assert of.StoredList.of([], [], []).bought_since(names, since) == set()
+    with pytest.raises(ValueError, match="unequal length"):
+        of.StoredList.of([1], [5, 4.9], [1, 1])
+
+
+@both
+def test_a_table_has_the_list_of_an_owner(of: ModuleType) -> None:
+    starts, scores = np.array([0, 2, 2, 5]), np.linspace(1, 0, 5, dtype=np.float32)
+    columns_of_all = np.arange(5, dtype=np.int32) + 10, scores, np.array([0, 1, 0, 1, 7], np.int16)
+    table = of.ListTable(np.array([3, 0, 2, 1, 3], np.int32), starts, *columns_of_all)
+    lists = {owner: table.get(owner) for owner in range(-1, 6)}
+    found = {owner: one.item_keys.tolist() for owner, one in lists.items() if one is not None}
+    assert found == {1: [10, 11], 2: [12, 13, 14], 3: []}
+    unwanted, available = {13}, bytearray([1] * 20)
+    picks = lists[2].first(9, unwanted, available, None, NAMES)
+    assert [(*pick[:2], pick.generator) for pick in picks] == [(12, 0.5, "als"), (14, 0.0, None)]
+    assert unwanted == {12, 13, 14}
+    assert [pick.item_key for pick in lists[2].first(1, set(), available, lambda key: key > 12, NAMES)] == [13]
 
 
 @both
@@ -161,8 +178,13 @@ def test_keys_and_rows_that_a_damaged_file_may_hold_are_passed_over() -> None:
     rows = np.array([0, 7, -9, 1], np.int32)
     near = np.array([[10**6, -(10**6), 2], [-1, -1, -1]], np.int32)
     found = called(of, (rows, near, np.ones((2, 3), np.float32)), {0: 1.0, 1: 1.0, 2: 1.0, 10**9: 1.0})
-    assert found.keys == []  # item 2 is a seed
-    assert called(of, (rows, near, np.ones((2, 3), np.float32)), {0: 1.0}).keys == [2]
+    assert found.keys == [10**6]  # item 2 is a seed
+    assert called(of, (rows, near, np.ones((2, 3), np.float32)), {0: 1.0}).keys == [2, 10**6]
+    one = np.ones(1, np.int32), np.ones(1, np.float32), np.ones(1, np.int16)
+    for starts in ([0, 9], [-5, 1], [1, 0]):
+        with pytest.raises(ValueError, match="not within"):
+            of.ListTable(np.zeros(1, np.int32), np.array(starts), *one).get(0)
+    assert of.ListTable(np.array([-4, 7], np.int32), np.array([0, 1]), *one).get(0) is None
 
 
 @pytest.mark.skipif(compiled is None, reason="no C++ compiler")

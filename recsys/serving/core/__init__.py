@@ -13,18 +13,51 @@ from recsys.serving.core import pure
 from recsys.serving.core.pure import NO_ITEM, Attribution, Because, Fits, Pick, attribution
 
 if TYPE_CHECKING:
-    from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, n_counted, seeds
+    from recsys.serving.core.pure import (
+        Called,
+        Fused,
+        ListTable,
+        Neighbours,
+        StoredList,
+        bought,
+        entries,
+        first,
+        n_counted,
+        seeds,
+    )  # fmt: skip
 else:
     try:
         if os.environ.get("RECSYS_COMPILED", "1") == "0":
             raise ImportError("disabled by RECSYS_COMPILED=0")
-        from recsys.serving.core.compiled import Called, Fused, bought, bought_before, entries, first, n_counted, seeds
+        from recsys.serving.core.compiled import (
+            Called,
+            Fused,
+            ListTable,
+            Neighbours,
+            StoredList,
+            bought,
+            entries,
+            first,
+            n_counted,
+            seeds,
+        )  # fmt: skip
     except ImportError:
-        from recsys.serving.core.pure import Called, Fused, bought, bought_before, entries, first, n_counted, seeds
+        from recsys.serving.core.pure import (
+            Called,
+            Fused,
+            ListTable,
+            Neighbours,
+            StoredList,
+            bought,
+            entries,
+            first,
+            n_counted,
+            seeds,
+        )  # fmt: skip
 
 IS_COMPILED: Final = Called is not pure.Called
 
 __all__ = [
-    "IS_COMPILED", "NO_ITEM", "Attribution", "Because", "Called", "Fits", "Fused", "Pick", "attribution", "bought",
-    "bought_before", "entries", "first", "n_counted", "seeds",
+    "IS_COMPILED", "NO_ITEM", "Attribution", "Because", "Called", "Fits", "Fused", "ListTable", "Neighbours", "Pick",
+    "StoredList", "attribution", "bought", "entries", "first", "n_counted", "seeds",
 ]  # fmt: skip

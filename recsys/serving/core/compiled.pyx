@@ -5,18 +5,23 @@
 All accesses are checked against the bounds of the arrays, also for invalid files.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.math cimport NAN, isfinite, pow
 from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from libcpp.algorithm cimport lower_bound, partial_sort, sort
+from libcpp.algorithm cimport partial_sort, sort
 from libcpp.pair cimport pair
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+import numpy as np
 import orjson
 
 from recsys.serving.core import pure
 from recsys.serving.core.pure import Pick
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void*) noexcept nogil
 
 cdef extern from "<charconv>" namespace "std" nogil:
     cdef struct to_chars_result:
@@ -27,7 +32,7 @@ cdef extern from "<charconv>" namespace "std" nogil:
 cdef double FUSION = pure.FUSION, DAY_MS = pure.DAY_MS
 ctypedef pair[double, int32_t] Placed  # minus the points, and a place, so that the least is the best
 ctypedef pair[int64_t, float] Seed  # an item, and what it is worth
-ctypedef pair[int32_t, int32_t] Keyed  # an item, and its place
+cdef object new_pick = tuple.__new__
 
 
 def seeds(item_keys, event_types, occurred_ms, interests, double per_ms, Py_ssize_t n):
@@ -51,24 +56,6 @@ def bought(item_keys, event_types, occurred_ms, dict since_ms):
         since = since_ms.get(type_)
         if since is not None and at_ms >= since:
             found.add(key)
-    return found
-
-
-def bought_before(
-    const int32_t[::1] item_keys, const float[::1] days, const int16_t[::1] types, event_types, dict since_ms
-):
-    cdef set found = set()
-    cdef Py_ssize_t place, n = len(item_keys), type_
-    cdef double since_day
-    if not len(days) == n == len(types):
-        raise ValueError("columns of unequal length")
-    for type_, name in enumerate(event_types):
-        since = since_ms.get(name)
-        if since is not None:
-            since_day = <double>since / DAY_MS
-            for place in range(n):
-                if types[place] == type_ and days[place] >= since_day:
-                    found.add(item_keys[place])
     return found
 
 
@@ -102,43 +89,151 @@ cdef bint may(item_key, set unwanted, bytearray available, fits) except -1:
     return item_key not in unwanted and (fits is None or fits(item_key))
 
 
-cdef class Called:
-    cdef vector[uint64_t] best  # the inverted bits of the sum, then the key, so that the least is the best
-    cdef Py_ssize_t n
-    cdef const int32_t[::1] rows
-    cdef const int32_t[:, ::1] near
-    cdef const float[:, ::1] scores
-    cdef vector[Seed] seeds
+cdef class StoredList:
+    cdef const int32_t[::1] keys
+    cdef const float[::1] numbers  # the scores
+    cdef const int16_t[::1] origins  # the sources
+
+    def __init__(self, const int32_t[::1] item_keys, const float[::1] scores, const int16_t[::1] sources):
+        if not len(item_keys) == len(scores) == len(sources):
+            raise ValueError("columns of unequal length")
+        self.keys, self.numbers, self.origins = item_keys, scores, sources
+
+    @classmethod
+    def of(cls, item_keys, scores, sources):
+        return cls(np.array(item_keys, np.int32), np.array(scores, np.float32), np.array(sources, np.int16))
+
+    @property
+    def item_keys(self):
+        return np.asarray(self.keys)
+
+    @property
+    def scores(self):
+        return np.asarray(self.numbers)
+
+    @property
+    def sources(self):
+        return np.asarray(self.origins)
+
+    def first(self, Py_ssize_t n, set unwanted, bytearray available, fits, tuple attributions not None):
+        cdef list picks = []
+        cdef Py_ssize_t place
+        for place in range(len(self.keys)):
+            item_key = self.keys[place]
+            if may(item_key, unwanted, available, fits):
+                unwanted.add(item_key)
+                picks.append(self.pick(place, item_key, attributions, None))
+                if len(picks) == n:
+                    break
+        return picks
+
+    cdef pick(self, Py_ssize_t place, item_key, tuple attributions, because):
+        cdef Py_ssize_t source = self.origins[place], last = len(attributions) - 1
+        attribution = attributions[source if 0 <= source < last else last]
+        return new_pick(Pick, (item_key, <double>self.numbers[place], attribution, because))
+
+    def bought_since(self, event_types, dict since_ms):
+        cdef set found = set()
+        cdef Py_ssize_t place, type_
+        cdef double since_day
+        for type_, name in enumerate(event_types):
+            since = since_ms.get(name)
+            if since is not None:
+                since_day = <double>since / DAY_MS
+                for place in range(len(self.keys)):
+                    if self.origins[place] == type_ and self.numbers[place] >= since_day:
+                        found.add(self.keys[place])
+        return found
+
+
+cdef class ListTable:
+    cdef const int32_t[::1] rows, keys
+    cdef const int64_t[::1] starts
+    cdef const float[::1] scores
+    cdef const int16_t[::1] sources
 
     def __init__(
-        self, const int32_t[::1] rows, const int32_t[:, ::1] keys, const float[:, ::1] scores, float[::1] sums,
-        dict seed_weights, Py_ssize_t n,
+        self, const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] item_keys,
+        const float[::1] scores, const int16_t[::1] sources,
     ):
+        if not len(item_keys) == len(scores) == len(sources):
+            raise ValueError("columns of unequal length")
+        self.rows, self.starts = rows, starts
+        self.keys, self.scores, self.sources = item_keys, scores, sources
+
+    def get(self, owner):
+        cdef Py_ssize_t key = owner
+        cdef Py_ssize_t row = self.rows[key] if 0 <= key < len(self.rows) else -1
+        if not 0 <= row < len(self.starts) - 1:
+            return None
+        cdef int64_t start = self.starts[row], end = self.starts[row + 1]
+        if not 0 <= start <= end <= len(self.keys):
+            raise ValueError(f"row {row} is not within the lists")
+        cdef StoredList found = StoredList.__new__(StoredList)
+        found.keys, found.numbers = self.keys[start:end], self.scores[start:end]
+        found.origins = self.sources[start:end]
+        return found
+
+
+cdef class Neighbours:
+    cdef const int32_t[::1] rows
+    cdef const int32_t[:, ::1] keys
+    cdef const float[:, ::1] scores
+    cdef float[::1] sums  # by item: zeros between calls
+    cdef int32_t[::1] places  # likewise
+
+    def __init__(self, const int32_t[::1] rows, const int32_t[:, ::1] keys, const float[:, ::1] scores):
+        if not (keys.shape[0] == scores.shape[0] and keys.shape[1] == scores.shape[1]):
+            raise ValueError("keys and scores of unequal shape")
+        self.rows, self.keys, self.scores = rows, keys, scores
+        n_items = max(int(np.max(keys, initial=0)) + 1, len(rows))
+        self.sums, self.places = np.zeros(n_items, np.float32), np.zeros(n_items, np.int32)
+
+    def called(self, dict seed_weights, Py_ssize_t n):
+        return Called(self, seed_weights, n)
+
+    cdef Py_ssize_t row_of(self, int64_t item_key) noexcept:
+        """The row of an item's neighbours; -1 where it has none."""
+        cdef Py_ssize_t row = self.rows[item_key] if 0 <= item_key < self.rows.shape[0] else -1
+        return row if 0 <= row < self.keys.shape[0] - 1 else -1
+
+
+cdef class Called:
+    cdef Neighbours index
+    cdef vector[Seed] seeds
+    cdef vector[uint64_t] best  # the inverted bits of the sum, then the key, so that the least is the best
+    cdef Py_ssize_t n
+
+    def __init__(self, Neighbours index not None, dict seed_weights, Py_ssize_t n):
+        cdef vector[Py_ssize_t] rows
         cdef vector[int32_t] met
-        cdef Py_ssize_t n_items = sums.shape[0] - 1, length = keys.shape[1], row, place
-        cdef Seed seed
+        cdef float[::1] sums = index.sums
+        cdef Py_ssize_t n_items = sums.shape[0], length = index.keys.shape[1], row, place, at
         cdef int32_t key
         cdef uint32_t bits
-        cdef float total
-        if not (keys.shape[0] == scores.shape[0] and length == scores.shape[1]):
-            raise ValueError("keys and scores of unequal shape")
-        self.rows, self.near, self.scores = rows, keys, scores
-        for item_key, weight in seed_weights.items():
-            self.seeds.push_back(Seed(item_key, weight))
+        cdef float total, weight
+        self.index = index
+        for item_key, of_seed in seed_weights.items():
+            self.seeds.push_back(Seed(item_key, of_seed))
+            row = index.row_of(item_key)
+            rows.push_back(row)
+            if row >= 0 and length > 0:  # the rows of all seeds are on their way before the first is read
+                prefetch(&index.keys[row, 0])
+                prefetch(&index.keys[row, length - 1])
+                prefetch(&index.scores[row, 0])
+                prefetch(&index.scores[row, length - 1])
         met.reserve(self.seeds.size() * length)
-        for seed in self.seeds:
-            row = self.row_of(seed.first)
-            if row < 0:
-                continue
-            for place in range(length):
-                key = keys[row, place]
+        for at in range(<Py_ssize_t>rows.size()):
+            row, weight = rows[at], self.seeds[at].second
+            for place in range(length if row >= 0 else 0):
+                key = index.keys[row, place]
                 if 0 <= key < n_items:
-                    total = seed.second * scores[row, place]  # rounded to 32 bits before the addition
+                    total = weight * index.scores[row, place]  # rounded to 32 bits before the addition
                     sums[key] = sums[key] + total
                     met.push_back(key)
-        for seed in self.seeds:
-            if 0 <= seed.first < n_items:
-                sums[seed.first] = 0
+        for at in range(<Py_ssize_t>rows.size()):
+            if 0 <= self.seeds[at].first < n_items:
+                sums[self.seeds[at].first] = 0
         self.best.reserve(met.size())
         for key in met:
             total = sums[key]
@@ -148,11 +243,6 @@ cdef class Called:
                 self.best.push_back(<uint64_t>(~bits) << 32 | <uint32_t>key)
         self.n = min(n, <Py_ssize_t>self.best.size())
         partial_sort(self.best.begin(), self.best.begin() + self.n, self.best.end())
-
-    cdef Py_ssize_t row_of(self, int64_t item_key) noexcept:
-        """The row of an item's neighbours; -1 where it has none."""
-        cdef Py_ssize_t row = self.rows[item_key] if 0 <= item_key < self.rows.shape[0] else -1
-        return row if 0 <= row < self.near.shape[0] - 1 else -1
 
     cdef int32_t key(self, Py_ssize_t place) noexcept:
         return <int32_t>(self.best[place] & 0xFFFFFFFF)
@@ -170,102 +260,84 @@ cdef class Called:
         return total
 
     def because(self, int32_t item_key):
+        cdef Neighbours index = self.index
         cdef Py_ssize_t row, place
         cdef Seed seed
         cdef int64_t found = self.seeds[0].first if self.seeds.size() else -1
         cdef float part, greatest = -1
         for seed in self.seeds:
-            row = self.row_of(seed.first)
-            for place in range(self.near.shape[1] if row >= 0 else 0):
-                part = seed.second * self.scores[row, place]
-                if self.near[row, place] == item_key and part > greatest:
+            row = index.row_of(seed.first)
+            for place in range(index.keys.shape[1] if row >= 0 else 0):
+                part = seed.second * index.scores[row, place]
+                if index.keys[row, place] == item_key and part > greatest:
                     greatest, found = part, seed.first
         return found
 
 
-cdef Py_ssize_t position(vector[Keyed]& in_order, int32_t item_key) noexcept:
-    """The item's index among those sorted by key; -1 if missing."""
-    cdef Py_ssize_t at = lower_bound(in_order.begin(), in_order.end(), Keyed(item_key, 0)) - in_order.begin()
-    return at if at < <Py_ssize_t>in_order.size() and in_order[at].first == item_key else -1
-
-
 cdef class Fused:
-    cdef vector[int32_t] listed
-    cdef const float[::1] scores
-    cdef const int16_t[::1] sources
-    cdef vector[Keyed] both  # items in both, with their places among the neighbours, sorted by key
-    cdef vector[Placed] twice
-    cdef vector[char] is_twice  # by place among the neighbours
+    cdef StoredList stored
     cdef tuple attributions
     cdef Called called
     cdef object of_called, because
     cdef double weight
+    cdef vector[Placed] twice  # the items in both, with their places in the list
+    cdef vector[char] is_called, is_listed  # by place in the list, and among the neighbours: whether it is in both
     cdef size_t a, b, c
 
     def __init__(
-        self, const int32_t[::1] item_keys, const float[::1] scores, const int16_t[::1] sources, attributions,
-        Called called, of_called, double weight,
+        self, StoredList stored not None, tuple attributions not None, Called called not None, of_called, double weight
     ):
-        cdef vector[Keyed] places
-        cdef Py_ssize_t place, other, at
-        cdef double points
-        if not len(item_keys) == len(scores) == len(sources) or not attributions:
-            raise ValueError("columns of unequal length, or nothing to attribute them to")
-        self.scores, self.sources, self.attributions = scores, sources, tuple(attributions)
-        self.called, self.of_called, self.because, self.weight = called, of_called, called.because, weight
-        if len(item_keys):
-            self.listed.assign(&item_keys[0], &item_keys[0] + len(item_keys))
-        self.is_twice.resize(called.n)
-        places.reserve(called.n)
+        cdef int32_t[::1] places = called.index.places  # by item: its place among the neighbours + 1, else 0
+        cdef Py_ssize_t place, other, n = len(stored.keys)
+        cdef int32_t key
+        if not attributions:
+            raise ValueError("nothing to attribute the list to")
+        self.stored, self.attributions, self.weight = stored, attributions, weight
+        self.called, self.of_called, self.because = called, of_called, called.because
+        self.is_called.resize(n)
+        self.is_listed.resize(called.n)
         for place in range(called.n):
-            places.push_back(Keyed(called.key(place), place))
-        sort(places.begin(), places.end())
-        for place in range(<Py_ssize_t>self.listed.size()):
-            at = position(places, self.listed[place])
-            if at >= 0:
-                other = places[at].second
-                points = 1 / (FUSION + place) + weight * (1 / (FUSION + other))
-                self.twice.push_back(Placed(-points, place))
-                self.both.push_back(places[at])
-                self.is_twice[other] = 1
+            places[called.key(place)] = place + 1
+        for place in range(n):
+            key = stored.keys[place]
+            other = places[key] - 1 if 0 <= key < places.shape[0] else -1
+            if other >= 0:
+                self.is_called[place] = self.is_listed[other] = 1
+                self.twice.push_back(Placed(-(1 / (FUSION + place) + weight * (1 / (FUSION + other))), place))
+        for place in range(called.n):
+            places[called.key(place)] = 0
         sort(self.twice.begin(), self.twice.end())
-        sort(self.both.begin(), self.both.end())
 
     def first(self, Py_ssize_t n, set unwanted, bytearray available, fits):
         cdef list picks = []
-        cdef int32_t at, n_listed = self.listed.size()
+        cdef Py_ssize_t at, place
         if n <= 0:
             return picks
         while True:
             at = self.following()
             if at < 0:
                 return picks
-            item_key = self.listed[at] if at < n_listed else self.called.key(at - n_listed)
+            place = at - len(self.stored.keys)
+            item_key = self.stored.keys[at] if place < 0 else self.called.key(place)
             if may(item_key, unwanted, available, fits):
                 unwanted.add(item_key)
-                picks.append(self.pick(at, item_key))
+                if place < 0:
+                    because = self.because if self.is_called[at] else None
+                    picks.append(self.stored.pick(at, item_key, self.attributions, because))
+                else:
+                    parts = (item_key, self.called.score(place), self.of_called, self.because)
+                    picks.append(new_pick(Pick, parts))
                 if len(picks) == n:
                     return picks
 
-    cdef pick(self, int32_t at, item_key):
-        cdef Py_ssize_t n_listed = self.listed.size(), last = len(self.attributions) - 1, source
-        if at >= n_listed:
-            parts = (item_key, self.called.score(at - n_listed), self.of_called, self.because)
-        else:
-            source = self.sources[at]
-            because = self.because if position(self.both, self.listed[at]) >= 0 else None
-            attribution = self.attributions[source if 0 <= source < last else last]
-            parts = (item_key, <double>self.scores[at], attribution, because)
-        return tuple.__new__(Pick, parts)
-
     cdef int32_t following(self) noexcept:
         """The next place, with those of neighbours counted on from the list's end; -1 at the end."""
-        cdef size_t n = self.listed.size()
+        cdef size_t n = len(self.stored.keys)
         cdef Placed best = Placed(1.0, -1), other
         cdef int which = 0
-        while self.b < n and position(self.both, self.listed[self.b]) >= 0:
+        while self.b < n and self.is_called[self.b]:
             self.b += 1
-        while self.c < <size_t>self.called.n and self.is_twice[self.c]:
+        while self.c < <size_t>self.called.n and self.is_listed[self.c]:
             self.c += 1
         if self.c < <size_t>self.called.n:
             best, which = Placed(-(self.weight * (1 / (FUSION + self.c))), n + self.c), 3
@@ -281,6 +353,10 @@ cdef class Fused:
 
 cdef void append_chars(string& text, const char* start, const char* end):
     text.append(start, <size_t>(end - start))
+
+
+cdef void append_bytes(string& text, bytes more):
+    text.append(PyBytes_AS_STRING(more), <size_t>PyBytes_GET_SIZE(more))
 
 
 cdef void append_score(string& text, score):
@@ -310,17 +386,17 @@ def entries(list ids, picks, reasons):
         if type(external) is int:
             append_chars(text, digits, integer_to_chars(digits, digits + 32, <long long>external).ptr)
         else:
-            text.append(<string>orjson.dumps(external))
+            append_bytes(text, orjson.dumps(external))
         text.append(b',"score":')
         append_score(text, score)
         rank += 1
         text.append(b',"rank":')
         append_chars(text, digits, integer_to_chars(digits, digits + 32, <long long>rank).ptr)
         text.append(b",")
-        text.append(<string>attribution.json)
+        append_bytes(text, (<tuple>attribution)[2])
         if reasons is not None:
             text.append(b',"reason":')
-            text.append(<string>reasons[rank - 1])
+            append_bytes(text, reasons[rank - 1])
         text.append(b"}")
     text.append(b"]")
     return <bytes>text

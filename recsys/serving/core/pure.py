@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import orjson
@@ -89,19 +89,6 @@ def bought(
     return {key for key, type_, at_ms in rows if type_ in since_ms and at_ms >= since_ms[type_]}
 
 
-def bought_before(
-    item_keys: NDArray[np.int32],
-    days: NDArray[np.float32],
-    types: NDArray[np.int16],
-    event_types: Sequence[str],
-    since_ms: dict[str, float],
-) -> set[int]:
-    """The same for a stored history, (n,) each: `days` since the epoch, `types` as positions in `event_types`."""
-    since_day = {at: since_ms[name] / DAY_MS for at, name in enumerate(event_types) if name in since_ms}
-    rows = zip(item_keys.tolist(), days.tolist(), types.tolist(), strict=True)
-    return {key for key, day, type_ in rows if type_ in since_day and day >= since_day[type_]}
-
-
 def n_counted(item_keys: Sequence[int], event_types: Sequence[str], interests: Mapping[str, float], n: int) -> int:
     """The number of events, newest first, that `seeds` counts for `n` items: those of positive interest."""
     found: set[int] = set()
@@ -139,6 +126,89 @@ def _may(key: int, unwanted: set[int], available: bytearray | None, fits: Fits |
     return key not in unwanted and (fits is None or fits(key))
 
 
+class StoredList:
+    """One list as stored, best first, in three columns (n,): items, their scores, and their sources, which are
+    positions in the `sources` of its version. A history of events: items, days since the epoch, types of events."""
+
+    __slots__ = ("item_keys", "scores", "sources")
+
+    def __init__(
+        self, item_keys: NDArray[np.int32], scores: NDArray[np.float32], sources: NDArray[np.int16]
+    ) -> None:  # fmt: skip
+        if not len(item_keys) == len(scores) == len(sources):
+            raise ValueError("columns of unequal length")
+        self.item_keys, self.scores, self.sources = item_keys, scores, sources
+
+    @classmethod
+    def of(cls, item_keys: Sequence[int], scores: Sequence[float], sources: Sequence[int]) -> Self:
+        """From sequences of numbers."""
+        return cls(np.array(item_keys, np.int32), np.array(scores, np.float32), np.array(sources, np.int16))
+
+    def first(
+        self, n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None,
+        attributions: tuple[Attribution, ...],
+    ) -> list[Pick]:  # fmt: skip
+        """The first `n` items, as the function `first`. A source is a position in `attributions`, whose last one is for
+        all others."""
+        places, keys = first(self.item_keys.tolist(), n, unwanted, available, fits)
+        return [self.pick(place, key, attributions) for place, key in zip(places, keys, strict=True)]
+
+    def pick(self, place: int, key: int, attributions: tuple[Attribution, ...], because: Because | None = None) -> Pick:
+        """The item at this place, which has this key."""
+        source, last = self.sources.item(place), len(attributions) - 1
+        return Pick(key, self.scores.item(place), attributions[source if 0 <= source < last else last], because)
+
+    def bought_since(self, event_types: Sequence[str], since_ms: Mapping[str, float]) -> set[int]:
+        """Of a history, what the function `bought` finds; `event_types`: their names."""
+        since_day = {at: since_ms[name] / DAY_MS for at, name in enumerate(event_types) if name in since_ms}
+        rows = zip(self.item_keys.tolist(), self.scores.tolist(), self.sources.tolist(), strict=True)
+        return {key for key, day, type_ in rows if type_ in since_day and day >= since_day[type_]}
+
+
+class ListTable:
+    """All lists of one kind: the columns of all, concatenated, in arrays that are only read."""
+
+    __slots__ = ("_columns", "_rows", "_starts")
+
+    def __init__(
+        self,
+        rows: NDArray[np.int32],
+        starts: NDArray[np.int64],
+        item_keys: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        sources: NDArray[np.int16],
+    ) -> None:
+        """`rows`: owner → the list's number; `n_lists` for owners without one. `starts` (n_lists + 1,): where each list
+        begins in the columns, and their end."""
+        self._rows, self._starts, self._columns = rows, starts, (item_keys, scores, sources)
+
+    def get(self, owner: int) -> StoredList | None:
+        """The list of an owner; None where they have none."""
+        n_lists = len(self._starts) - 1
+        row = self._rows.item(owner) if 0 <= owner < len(self._rows) else n_lists
+        if not 0 <= row < n_lists:
+            return None
+        start, end = self._starts.item(row), self._starts.item(row + 1)
+        keys, scores, sources = self._columns
+        return StoredList(keys[start:end], scores[start:end], sources[start:end])
+
+
+class Neighbours:
+    """The best neighbours by item key, see `recsys.serving.neighbours`; not thread-safe."""
+
+    __slots__ = ("_sums", "keys", "rows", "scores")
+
+    def __init__(self, rows: NDArray[np.int32], keys: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+        """`rows`, `keys`, `scores`: as in NeighbourIndex."""
+        self.rows, self.keys, self.scores = rows, keys, scores
+        # by item, at the end for NO_ITEM: zeros between calls
+        self._sums = np.zeros(max(int(keys.max(initial=0)), len(rows)) + 2, dtype=np.float32)
+
+    def called(self, seed_weights: dict[int, float], n: int) -> Called:
+        """The best `n` neighbours of the seeds."""
+        return Called(self, self._sums, seed_weights, n)
+
+
 class Called:
     """The `n` neighbours with the greatest sum of seed weight · score, best first; ties by the smaller key.
 
@@ -148,22 +218,14 @@ class Called:
     __slots__ = ("_index", "_scores", "_seed_weights", "keys")
 
     def __init__(
-        self,
-        rows: NDArray[np.int32],
-        keys: NDArray[np.int32],
-        scores: NDArray[np.float32],
-        sums: NDArray[np.float32],
-        seed_weights: dict[int, float],
-        n: int,
-    ) -> None:
-        """`rows`, `keys`, `scores`: as in NeighbourIndex. `sums`: a buffer of a zero for each item and two more, zeros
-        again afterwards."""
-        self._index, self._seed_weights = (rows, keys, scores), seed_weights
+        self, index: Neighbours, sums: NDArray[np.float32], seed_weights: dict[int, float], n: int
+    ) -> None:  # fmt: skip
+        self._index, self._seed_weights = index, seed_weights
         n_seeds = len(seed_weights)
         of_seeds = np.fromiter(seed_weights, np.int64, n_seeds)
-        at = rows.take(of_seeds, mode="clip")
-        each = keys.take(at, 0).ravel().astype(np.int64)
-        parts = scores.take(at, 0)
+        at = index.rows.take(of_seeds, mode="clip")
+        each = index.keys.take(at, 0).ravel().astype(np.int64)
+        parts = index.scores.take(at, 0)
         parts *= np.fromiter(seed_weights.values(), np.float32, n_seeds)[:, None]
         np.add.at(sums, each, parts.ravel())
         sums.put(of_seeds, 0, mode="clip")  # keys beyond the last item are clipped to NO_ITEM's place
@@ -188,11 +250,11 @@ class Called:
 
     def because(self, item_key: int) -> int:
         """The seed that contributes most to an item's sum, the first of equals; the item must be a neighbour of one."""
-        rows, keys, scores = self._index
+        index = self._index
         seeds = np.fromiter(self._seed_weights, np.int64, len(self._seed_weights))
-        at = rows.take(seeds, mode="clip")
-        parts = scores.take(at, 0) * np.fromiter(self._seed_weights.values(), np.float32, len(seeds))[:, None]
-        return int(seeds[np.where(keys.take(at, 0) == item_key, parts, -1.0).max(axis=1).argmax()])
+        at = index.rows.take(seeds, mode="clip")
+        parts = index.scores.take(at, 0) * np.fromiter(self._seed_weights.values(), np.float32, len(seeds))[:, None]
+        return int(seeds[np.where(index.keys.take(at, 0) == item_key, parts, -1.0).max(axis=1).argmax()])
 
 
 class Fused:
@@ -202,18 +264,15 @@ class Fused:
 
     def __init__(
         self,
-        item_keys: NDArray[np.int32],
-        scores: NDArray[np.float32],
-        sources: NDArray[np.int16],
-        attributions: Sequence[Attribution],
+        stored: StoredList,
+        attributions: tuple[Attribution, ...],
         called: Called,
         of_called: Attribution,
         weight: float,
     ) -> None:
-        """`item_keys`, `scores`, `sources`: the list, (n,) each; a source is a position in `attributions`, whose last
-        one is for all others."""
-        self._listed: list[int] = item_keys.tolist()
-        self._scores, self._sources, self._attributions = scores, sources, attributions
+        """`attributions`: of the list's sources, as in `StoredList.first`; `of_called`: of its neighbours."""
+        self._stored, self._attributions = stored, attributions
+        self._listed: list[int] = stored.item_keys.tolist()
         self._called, self._of_called, self._because = called, of_called, called.because
         self._weight = weight
         self._in_both: Set[int] = set(called.keys).intersection(self._listed)
@@ -233,9 +292,7 @@ class Fused:
         return picks
 
     def _of_list(self, at: int, key: int) -> Pick:
-        source, n = self._sources.item(at), len(self._attributions) - 1
-        because = self._because if key in self._in_both else None
-        return Pick(key, self._scores.item(at), self._attributions[source if 0 <= source < n else n], because)
+        return self._stored.pick(at, key, self._attributions, self._because if key in self._in_both else None)
 
     def _of_call(self, place: int, key: int) -> Pick:
         return Pick(key, self._called.score(place), self._of_called, self._because)

@@ -23,8 +23,9 @@ from fast_api_service.settings import ApiSettings
 from recsys import __version__
 from recsys.errors import InputError
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.serving.core import StoredList
 from recsys.serving.ids import JsonType
-from recsys.serving.snapshot import ListVersion, Publication, Snapshot, StoredList
+from recsys.serving.snapshot import ListVersion, Publication, Snapshot
 from tests.unit.fast_api_service.middleware.test_concurrency import HEADERS, bounded
 
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

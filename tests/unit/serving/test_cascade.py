@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from recsys.serving import blend, cascade, sources
 from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.config import ServingConfig, SurfaceConfig
+from recsys.serving.core import StoredList
 from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import DAY_MS, N_FOLLOWED, History, Recent, merged
-from recsys.serving.snapshot import ALL_ITEMS, NOBODY, ListVersion, Publication, Query, Snapshot, StoredList, UserState
+from recsys.serving.snapshot import ALL_ITEMS, NOBODY, ListVersion, Publication, Query, Snapshot, UserState
 from recsys.storage import tables
 
 N_ITEMS = 30
@@ -75,7 +76,7 @@ def history_of(events: Sequence[Recent]) -> History:
         [event.occurred_ms / DAY_MS for event in events],
         [types.index(event.event_type) for event in events],
     )
-    return History(*StoredList.of(*columns), types)
+    return History(StoredList.of(*columns), types)
 
 
 @given(

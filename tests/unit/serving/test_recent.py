@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.serving.config import BoughtRule, ServingConfig
+from recsys.serving.core import StoredList
 from recsys.serving.recent import N_SEEDS, EventMeaning, Events, History, Recent, bought, merged, n_counted, seeds
-from recsys.serving.snapshot import StoredList
 
 MEANING = EventMeaning({"view": 1.0, "transaction": 5.0}, ("transaction",))
 DAY_MS = 86_400_000
@@ -100,13 +100,13 @@ def test_what_the_data_set_knew_is_judged_as_what_was_posted(
         [float(day) for *_, day in before],
         [names.index(type_) for _, type_, _ in before],
     )
-    history = History(*StoredList.of(*columns), names)
+    history = History(StoredList.of(*columns), names)
     known = [event for event in all_posted if event.item_key in posted]
     assert bought(known, MEANING, config, now_ms, history) == bought(all_posted, MEANING, config, now_ms)
 
 
 def test_a_history_of_types_that_nobody_knows_hides_nothing() -> None:
-    history = History(*StoredList.of([1, 2, 3], [9.0, 8.0, 7.0], [0, 1, 5]), ("stray", "transaction"))
+    history = History(StoredList.of([1, 2, 3], [9.0, 8.0, 7.0], [0, 1, 5]), ("stray", "transaction"))
     assert bought([], MEANING, history=history) == {2}
 
 
