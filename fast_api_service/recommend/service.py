@@ -147,11 +147,4 @@ def _origin_of(now: InService, tier: str) -> tuple[dict[str, Any], float | None]
 
 def entries(snapshot: Snapshot, picks: Sequence[Pick], *, explain: bool = False) -> orjson.Fragment:
     """The items of a response as JSON; with `explain`, with the reason for each."""
-    reasons = [_reason(snapshot, pick) for pick in picks] if explain else None
-    return orjson.Fragment(core.entries(snapshot.items.id_by_key, picks, reasons))
-
-
-def _reason(snapshot: Snapshot, pick: Pick) -> bytes:
-    because_key = pick.because_key
-    because = None if because_key is None else snapshot.items.id_or_none(because_key)  # it may be deleted
-    return b"null" if because is None else orjson.dumps({"item_id": because})
+    return orjson.Fragment(core.entries(snapshot.items.id_by_key, picks, explain))

@@ -60,7 +60,9 @@ def resolve(
     `place` as the path of the filters."""
     notes = [] if warnings is None else warnings
     categories = _below(filters.categories, tree, f"{place}.categories", notes) if filters.categories else None
-    without = _below(filters.excluded_categories, tree, f"{place}.excluded_categories", notes)
+    without = frozenset[int]()
+    if filters.excluded_categories:
+        without = _below(filters.excluded_categories, tree, f"{place}.excluded_categories", notes)
     for name, of in filters.properties.items():
         if items.numbers.column(name) is None:
             notes.append(f"{place}.properties: no item is known to have a number {name[:40]!r}, so none matches")

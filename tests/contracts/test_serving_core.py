@@ -156,7 +156,7 @@ def test_entries_are_json(of: ModuleType) -> None:
         Pick(2, 0.1, attribution("ranked", "a\nls")), Pick(1, None, attribution("popular")),
         Pick(1, math.nan, attribution("i2i")), Pick(1, 1e-30, attribution("i2i")), Pick(1, 3.0, attribution("i2i")),
     ]  # fmt: skip
-    text = of.entries(ids, picks, None)
+    text = of.entries(ids, picks, False)
     assert b'"score":0.1,' in text  # the digits of a float32
     assert b'"score":3.0,' in text
     found = orjson.loads(text)
@@ -164,12 +164,14 @@ def test_entries_are_json(of: ModuleType) -> None:
     assert [one["score"] for one in found] == [0.1, None, None, 1e-30, 3.0]
     assert found[0]["generator"] == "a\nls"
     assert "reason" not in found[0]
-    reasons = [b"null", b'{"item_id":3}', b"null", b"null", b"null"]
-    assert [one["reason"] for one in orjson.loads(of.entries(ids, picks, reasons))][:2] == [None, {"item_id": 3}]
-    assert of.entries(ids, [], None) == b"[]"
+    seeds_of = (None, lambda key: key - 1, lambda _: 1, lambda _: 2, lambda _: 0, lambda _: 9)
+    explained = [Pick(key % 2 + 1, 1.0, attribution("i2i"), because) for key, because in enumerate(seeds_of)]
+    reasons = [one["reason"] for one in orjson.loads(of.entries(ids, explained, True))]
+    assert reasons == [None, {"item_id": 17}, {"item_id": 17}, {"item_id": ids[2]}, None, None]
+    assert of.entries(ids, [], True) == b"[]"
     for unknown in (0, 3, -1):
         with pytest.raises(KeyError):
-            of.entries(ids, [Pick(unknown, 1.0, attribution("i2i"))], None)
+            of.entries(ids, [Pick(unknown, 1.0, attribution("i2i"))], False)
 
 
 @pytest.mark.skipif(compiled is None, reason="no C++ compiler")
@@ -223,7 +225,7 @@ class TestBothAgree:
     def test_on_entries(self, of: list[tuple[int, float | None]]) -> None:
         ids: list[Any] = [10**key if key % 2 else f"i{key}" for key in range(18)] * 3
         picks = [Pick(key, score, attribution("ranked", "als")) for key, score in of]
-        one, other = (orjson.loads(of.entries(ids, picks, None)) for of in (compiled, pure))
+        one, other = (orjson.loads(of.entries(ids, picks, False)) for of in (compiled, pure))
         for entry in one + other:  # several texts may stand for one float32
             entry["score"] = None if entry["score"] is None else np.float32(entry["score"])
         assert one == other

@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.math cimport NAN, isfinite, pow
 from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from libcpp.algorithm cimport partial_sort, sort
+from libcpp.algorithm cimport nth_element, sort
 from libcpp.pair cimport pair
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -242,7 +242,9 @@ cdef class Called:
                 memcpy(&bits, &total, 4)
                 self.best.push_back(<uint64_t>(~bits) << 32 | <uint32_t>key)
         self.n = min(n, <Py_ssize_t>self.best.size())
-        partial_sort(self.best.begin(), self.best.begin() + self.n, self.best.end())
+        if self.n < <Py_ssize_t>self.best.size():
+            nth_element(self.best.begin(), self.best.begin() + self.n, self.best.end())
+        sort(self.best.begin(), self.best.begin() + self.n)
 
     cdef int32_t key(self, Py_ssize_t place) noexcept:
         return <int32_t>(self.best[place] & 0xFFFFFFFF)
@@ -372,21 +374,26 @@ cdef void append_score(string& text, score):
         text.append(b".0")
 
 
-def entries(list ids, picks, reasons):
+cdef void append_id(string& text, external):
+    cdef char digits[32]
+    if type(external) is int:
+        append_chars(text, digits, integer_to_chars(digits, digits + 32, <long long>external).ptr)
+    else:
+        append_bytes(text, orjson.dumps(external))
+
+
+def entries(list ids, picks, bint explain):
     cdef string text = b"["
     cdef char digits[32]
     cdef Py_ssize_t rank = 0, key
     for pick in picks:
-        item_key, score, attribution, _ = <tuple>pick
+        item_key, score, attribution, because = <tuple>pick
         key = item_key
         external = ids[key] if 0 <= key < len(ids) else None
         if external is None:
             raise KeyError(item_key)
         text.append(b',{"item_id":' if rank else b'{"item_id":')
-        if type(external) is int:
-            append_chars(text, digits, integer_to_chars(digits, digits + 32, <long long>external).ptr)
-        else:
-            append_bytes(text, orjson.dumps(external))
+        append_id(text, external)
         text.append(b',"score":')
         append_score(text, score)
         rank += 1
@@ -394,9 +401,15 @@ def entries(list ids, picks, reasons):
         append_chars(text, digits, integer_to_chars(digits, digits + 32, <long long>rank).ptr)
         text.append(b",")
         append_bytes(text, (<tuple>attribution)[2])
-        if reasons is not None:
-            text.append(b',"reason":')
-            append_bytes(text, reasons[rank - 1])
+        if explain:
+            key = -1 if because is None else because(item_key)
+            external = ids[key] if 0 <= key < len(ids) else None
+            if external is None:  # also where the seed was deleted meanwhile
+                text.append(b',"reason":null')
+            else:
+                text.append(b',"reason":{"item_id":')
+                append_id(text, external)
+                text.append(b"}")
         text.append(b"}")
     text.append(b"]")
     return <bytes>text

@@ -331,10 +331,11 @@ class Fused:
         return ((-(weight * points[place]), n + place) for place, key in keys if key not in in_both)
 
 
-def entries(ids: Sequence[int | str | None], picks: Sequence[Pick], reasons: Sequence[bytes] | None) -> bytes:
+def entries(ids: Sequence[int | str | None], picks: Sequence[Pick], explain: bool) -> bytes:
     """Picks as a JSON array, with scores as float32.
 
-    `ids`: by item key; KeyError for None. `reasons`: the value of `reason` of each pick, or None.
+    `ids`: by item key; KeyError for None. `explain`: with the seed that contributed most as the `reason` of each, null
+    where there is none.
 
     Formatted by hand, because a dictionary for each item takes twice as long.
     """
@@ -342,7 +343,7 @@ def entries(ids: Sequence[int | str | None], picks: Sequence[Pick], reasons: Seq
         return b"[]"
     scores = np.array([pick[1] for pick in picks], dtype=np.float32)  # NaN, and so null, without a score
     digits = orjson.dumps(scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
-    ends = [b""] * len(picks) if reasons is None else [b',"reason":' + reason for reason in reasons]
+    ends = [b',"reason":' + _reason(ids, pick.because_key) if explain else b"" for pick in picks]
     shown: list[bytes] = []
     for rank, ((key, _, attribution, _), score, end) in enumerate(zip(picks, digits, ends, strict=True), 1):
         external = ids[key] if 0 <= key < len(ids) else None
@@ -351,3 +352,8 @@ def entries(ids: Sequence[int | str | None], picks: Sequence[Pick], reasons: Seq
         id_ = orjson.dumps(external)
         shown.append(b'{"item_id":%b,"score":%b,"rank":%d,%b%b}' % (id_, score, rank, attribution.json, end))
     return b"[%b]" % b",".join(shown)
+
+
+def _reason(ids: Sequence[int | str | None], because_key: int | None) -> bytes:
+    seed = None if because_key is None or not 0 <= because_key < len(ids) else ids[because_key]
+    return b"null" if seed is None else orjson.dumps({"item_id": seed})
