@@ -79,7 +79,10 @@ class Updater:
                     log.warning("%s; retrying", error)
                     await asyncio.sleep(_AWAY_S)
             if self._pending:
-                await self._learn()
+                try:
+                    await self._learn()
+                except LogAwayError as error:
+                    log.warning("%s; events read and not learned yet are read again at the next start", error)
         except RecsysError as error:
             await self._release("failed", str(error))
             raise
