@@ -94,9 +94,11 @@ def test_what_never_outlasts_its_trial_is_given_up_after_growing_pauses(tmp_path
     with call(KEEP, str(tmp_path / "log"), "60", "0.1") as kept:
         assert kept.wait(20) == 1
         assert kept.stderr is not None
-        said = kept.stderr.read()
-        assert [f"trying again in {pause} s" in said for pause in ("0.2", "0.4", "0.8", "1.6")] == [True] * 3 + [False]
-        assert "RecsysError: the disk is full; given up after 3 restarts" in said
+        stderr = kept.stderr.read()
+        assert [f"trying again in {pause} s" in stderr for pause in ("0.2", "0.4", "0.8", "1.6")] == [True] * 3 + [
+            False
+        ]
+        assert "RecsysError: the disk is full; given up after 3 restarts" in stderr
 
 
 def test_what_has_outlasted_its_trial_once_is_never_given_up(tmp_path: Path) -> None:
