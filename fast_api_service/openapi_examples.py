@@ -1,6 +1,6 @@
-"""The examples of the OpenAPI document: ids that stand for any, and what each refusal looks like.
+"""The examples of the OpenAPI document: placeholder ids, and an example of each error response.
 
-No id is one of the catalogue: the document is open to everybody.
+No id is taken from the catalogue: the document is public.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any, Final
 from fast_api_service.catalogue.schemas import ABSENT_ID, STORED_ID
 from recsys.serving.ids import ExternalId, JsonType
 
-# Which ids a field holds.
+# Field → entity of its ids.
 ENTITY_BY_FIELD: Final[Mapping[str, str]] = {
     **dict.fromkeys(("user_id", "user_ids"), "user"),
     **dict.fromkeys(("item_id", "item_ids", "exclude", "seq", "candidate_items"), "item"),
     **dict.fromkeys(("category_id", "categories"), "category"),
 }
-_OTHERS: Final = (STORED_ID, ABSENT_ID)  # what no shop has: writes may store and delete these
+_OTHERS: Final = (STORED_ID, ABSENT_ID)  # ids that no catalogue has: examples may store and delete these
 _KEY: Final = "key 3f9c0a1b2c3d"
 _NO_CATEGORY: Final = ("unknown_category", "there is no category 1; leave category_id out for all")
-_TEMPLATE: Final = "A template: put a category of your shop in place of `category_id`; one that there is not is 404."
+_TEMPLATE: Final = "A template: replace `category_id` by a category of your shop; an unknown one is 404."
 _NO_JSON: Final = "the body should be a JSON object, sent with the header Content-Type: application/json. See /docs"
 
-# Machine word and text by code, and by the start of the path where it is another there; the longest start counts.
+# Error code and message by HTTP status, and by prefix of the path where they differ; the longest prefix counts.
 REFUSALS: Final[Mapping[int, Mapping[str, tuple[str, str]]]] = {
     401: {"": ("unauthorized", "this needs an API key: send `Authorization: Bearer <key>`")},
     403: {"": ("forbidden", f"{_KEY} lacks the scope {{scope}}; it has {{other}}")},
@@ -75,7 +75,7 @@ _WITHOUT_BODY: Final = (
 
 
 def fill(document: dict[str, Any], types: Mapping[str, JsonType | None]) -> None:
-    """Give every body and path an example of the ids' types, and every refusal one of its own."""
+    """Give every body and path an example with ids of the catalogue's types, and every error response its example."""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
@@ -92,7 +92,7 @@ def fill(document: dict[str, Any], types: Mapping[str, JsonType | None]) -> None
 
 
 def neutral(value: Any, types: Mapping[str, JsonType | None], entity: str | None = None) -> Any:
-    """A value of an example with its small integers, where they are ids, in the form of the catalogue's."""
+    """A value of an example, with its ids as the catalogue's JSON type instead of small integers."""
     if isinstance(value, dict):
         return {name: neutral(one, types, ENTITY_BY_FIELD.get(name)) for name, one in value.items()}
     if isinstance(value, list):

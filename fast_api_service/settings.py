@@ -32,7 +32,7 @@ class ApiSettings(BaseSettings):
     )
     batch_deadline_ms: float = Field(5000.0, gt=0, le=60_000, description="the same for a batch of users")
     max_in_flight: int = Field(
-        64, ge=1, le=10_000, description="requests of a kind at a time in a worker; more are turned away with 503"
+        64, ge=1, le=10_000, description="requests of a kind at a time in a worker; more are rejected with 503"
     )
     request_timeout_s: float = Field(
         10.0, gt=0, le=600, description="for a client to send a whole request, and to read some of an answer"

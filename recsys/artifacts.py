@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from recsys.errors import ArtifactError, InputError, NotFoundError
 from recsys.instants import DATA_END
 
 MANIFEST = "manifest.json"
+DEEPFM_SERVING: Final = "deepfm_serving"  # kind of what the service needs of the `deepfm` of the same version
 FOREIGN = "mlflow"  # MLflow's own files may live beside the kinds of artifacts
 _PART = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 

@@ -150,11 +150,17 @@ def run_all(
         str | None, typer.Option(help="Use only what happened before this instant, ISO 8601, UTC.")
     ] = None,
     force: ForceOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The results of all steps as JSON.")] = False,
 ) -> None:
     """The whole nightly pipeline in order, in this process, from the raw tables to the publication."""
     from recsys.steps import run_all
 
-    show(run_all.run(as_of=as_of, force=force))
+    lines: list[str] = []
+    result = run_all.run(as_of=as_of, force=force, on_step=lambda *done: lines.append(run_all.line(*done)))
+    if as_json:
+        show(result)
+    else:
+        typer.echo("\n".join(lines))
 
 
 @app.command("housekeeping")

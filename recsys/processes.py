@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
+_TRIAL_RESTARTS: Final = 3
 _STEADY_S: Final = 60.0  # after so long without a failure, the next one is no longer one in a row
 _PATIENCE_S: Final = 3.0
 
@@ -39,23 +40,31 @@ def keep_up(look: Callable[[], None], log_files: Sequence[Path], trial_s: float 
     """Call `look`, which starts what does not run, until SIGTERM or SIGINT; meanwhile keep the logs short.
 
     Where it raises RecsysError, it is called again after growing pauses, however often: clients wait for what comes
-    back. What it raises the first time, or within `trial_s`, ends this: who started it should hear of it.
+    back. Two errors end this, as whoever started it should hear of them: that of the first call, and, until something
+    has run for `trial_s` once, that after _TRIAL_RESTARTS restarts.
     """
     signals: list[int] = []  # by which signals
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signals.append(number))
-    trial_ends, failed_at, last_s = time.monotonic() + trial_s, 0.0, _LOOK_S
+    started_at, failed_at, last_s = time.monotonic(), 0.0, _LOOK_S
+    n_failures, is_on_trial = 0, trial_s > 0
     for n in itertools.count():
         pause_s = _LOOK_S
         try:
+            if time.monotonic() >= started_at + trial_s:
+                is_on_trial = False
             look()
         except RecsysError as error:
-            if n == 0 or time.monotonic() < trial_ends:
+            if n == 0:
                 raise
+            if is_on_trial and n_failures == _TRIAL_RESTARTS:
+                raise RecsysError(f"{error}; given up after {n_failures} restarts") from error
+            n_failures += 1
             is_in_a_row = time.monotonic() - failed_at < _STEADY_S
             pause_s = last_s = min(2 * last_s, _LONGEST_PAUSE_S) if is_in_a_row else 2 * _LOOK_S
             failed_at = time.monotonic()
             log.error("%s; trying again in %.1f s", error, pause_s)
+            started_at = time.monotonic() + pause_s
         for log_file in log_files:
             rotate(log_file)
         until = time.monotonic() + pause_s

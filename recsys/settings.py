@@ -18,7 +18,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from recsys.action import SYNONYMS
@@ -28,6 +37,22 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 Days = Annotated[float, Field(le=36_500)]  # a hundred years: an instant so long ago can still be told
 LOCAL = ROOT / ".local"
+
+
+def _schedule(text: str) -> str:
+    """A schedule that Airflow and `training_due` can read; ValueError for another one, or one that is never due."""
+    try:
+        from croniter import CroniterError, croniter
+    except ImportError:  # the image of the API, which schedules nothing
+        return text
+    try:
+        croniter(text).get_next()
+    except CroniterError as error:
+        raise ValueError(f"not a schedule ({error}); write five fields of cron, e.g. 0 2 * * 0, or @weekly") from None
+    return text
+
+
+Schedule = Annotated[str, AfterValidator(_schedule)]
 _SQLITE = "sqlite:///"
 # Read elsewhere: of tests, the mark of the demo's processes, the choice of recsys.serving.core.
 _NO_SETTINGS = ("RECSYS_TEST_", "RECSYS_DATA_DIR", "RECSYS_SERVICE", "RECSYS_COMPILED")
@@ -140,15 +165,15 @@ class Settings(BaseSettings):
     )
 
     # --- nights
-    nightly_schedule: str = Field(
+    nightly_schedule: Schedule = Field(
         "0 2 * * *", description="when the DAG nightly runs: five fields of cron in UTC, or @daily, @weekly …"
     )
-    training_schedule: str | None = Field(
+    training_schedule: Schedule | None = Field(
         None,
         description="when training is due, as cron in UTC or @weekly, @monthly …: the first night after it trains, and "
         "in between the champions make the lists; every night when not set",
     )
-    housekeeping_schedule: str = Field("0 6 * * *", description="when the DAG housekeeping runs, as cron in UTC")
+    housekeeping_schedule: Schedule = Field("0 6 * * *", description="when the DAG housekeeping runs, as cron in UTC")
     tasks_at_once: int = Field(2, ge=1, description="tasks of one DAG that run side by side: each takes memory")
 
     # --- housekeeping: how long things are kept that nobody needs (`recsys housekeeping --dry-run` says what would go)

@@ -29,7 +29,7 @@ class AirflowApi:
         return self._health() is not None
 
     def component_is_healthy(self, component: str) -> bool:
-        """Whether the scheduler or the DAG processor has given a sign of life lately."""
+        """Whether the scheduler or the DAG processor has a recent heartbeat."""
         health = self._health()
         return health is not None and health.get(component, {}).get("status") == "healthy"
 

@@ -28,7 +28,7 @@ from recsys.errors import RecsysError
 
 _MARK = "RECSYS_SERVICE"  # state folder:service:fingerprint
 _SUPERVISE = "airflow_service.demo.supervise"
-TRIAL_S = 30.0  # what ends so soon is not started again
+TRIAL_S = 30.0  # what never runs for so long is given up after a few restarts
 TERMINATE_S = 15.0
 SAY_S = 15.0  # what is under way is messages so often
 _MESSAGE = re.compile(r"^\S+ [A-Z]+ recsys\S*: (.*)$", re.MULTILINE)  # a line of recsys.log

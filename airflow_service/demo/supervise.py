@@ -1,7 +1,8 @@
 """`python -m airflow_service.demo.supervise STATE NAME TRIAL_S COMMAND …`: run a service, and again when it ends.
 
-What ends within TRIAL_S of the first start ends this, too: then something is wrong with it. Later it is started again:
-Airflow's scheduler and DAG processor end when Postgres was away. Before that, what is left of its descendants is ended.
+It is started again after growing pauses, however often: Airflow's scheduler and DAG processor end when Postgres was
+away. Only what never ran for TRIAL_S is given up after a few restarts: then something is wrong with it. Before each
+start, what is left of its descendants is ended.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from airflow_service.demo.services import Services
 from recsys.errors import RecsysError
 from recsys.processes import keep_up
+
+log = logging.getLogger(__name__)
 
 
 class Supervised:
@@ -49,7 +52,8 @@ def main() -> None:
     try:
         keep_up(supervised.look, [services.log_file(name)], float(trial_s))
     except RecsysError as error:
-        sys.exit(str(error))
+        log.error("%s; its last lines above say why. Once that is fixed: make demo", error)
+        sys.exit(1)
     supervised.end()
 
 

@@ -1,6 +1,6 @@
-"""What the workers of one port share: a folder in which each has a number, says its metrics, and counts by API key.
+"""What the workers of one port share: a folder with the sockets of their metrics, and the rate limits of API keys.
 
-A scrape of /metrics meets one of them, which asks the others and answers for all.
+A scrape of /metrics reaches one worker, which collects the metrics of the others and responds for all.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-PATIENCE_S: Final = 1.0  # for a sibling to say its metrics
+PATIENCE_S: Final = 1.0  # timeout of another worker's metrics
 _DOUBLE: Final = 8  # bytes
 
 
 class Siblings:
-    """One worker's side of it: `number` among the `n` that there shall be, which find each other in `folder`."""
+    """One worker's view of the others: it is `number` of `n` workers, which share `folder`."""
 
     def __init__(self, folder: Path, number: int, n: int) -> None:
         self.number, self.n = number, n
@@ -28,33 +28,33 @@ class Siblings:
         self._server: asyncio.Server | None = None
 
     async def open(self, metrics: Callable[[], bytes]) -> None:
-        """Say `metrics` to whoever of the siblings asks. Raises OSError when the folder's path is too long for that."""
+        """Serve `metrics` to the other workers on a Unix socket. Raises OSError when the folder's path is too long."""
 
-        async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):  # who asked has left
+        async def send(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):  # the other worker has disconnected
                 writer.write(metrics())
                 await writer.drain()
             writer.close()
 
         own = self._socket(self.number)
         own.unlink(missing_ok=True)  # of a worker that was killed
-        self._server = await asyncio.start_unix_server(say, own)
+        self._server = await asyncio.start_unix_server(send, own)
 
     async def close(self) -> None:
-        """Say nothing any more."""
+        """Stop serving the metrics."""
         if self._server is not None:
             self._server.close()
             self._socket(self.number).unlink(missing_ok=True)
 
     async def metrics(self) -> list[bytes]:
-        """Those of each sibling that says them within PATIENCE_S, by number."""
+        """The metrics of every other worker that responds within PATIENCE_S, by number."""
         others = [number for number in range(self.n) if number != self.number]
         answers = await asyncio.gather(*(self._metrics_of(number) for number in others))
         return [answer for answer in answers if answer]
 
     def number_of_key(self, key_id: str) -> memoryview[float]:
-        """One float, 0 at first, that all siblings read and write for the API key with this id."""
-        name = hashlib.sha256(key_id.encode()).hexdigest()[:32]  # whatever somebody has called it
+        """A float in shared memory, initially 0, which all workers read and write for the API key with this id."""
+        name = hashlib.sha256(key_id.encode()).hexdigest()[:32]  # an id may have characters that file names cannot
         handle = os.open(self._folder / f"{name}.rate", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             os.ftruncate(handle, _DOUBLE)
@@ -66,7 +66,7 @@ class Siblings:
         return self._folder / f"{number}.socket"
 
     async def _metrics_of(self, number: int) -> bytes:
-        """Empty where it does not answer in time, or is no more."""
+        """Empty if it does not respond in time, or has exited."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 reader, writer = await asyncio.open_unix_connection(self._socket(number))
@@ -79,9 +79,9 @@ class Siblings:
 
 
 def merged(texts: Sequence[bytes]) -> bytes:
-    """Texts of Prometheus' format as one: the samples of a metric together, under its first HELP and TYPE.
+    """Merge texts in the Prometheus format: the samples of a metric together, under its first HELP and TYPE.
 
-    No sample may be in two of them, so each has a label of its own.
+    No sample may be in two of them, so each worker adds a label with its number.
     """
     parts: dict[bytes, list[bytes]] = {}
     for text in texts:

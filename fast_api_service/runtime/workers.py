@@ -1,8 +1,8 @@
-"""Several workers on one port, each a process of its own: they begin together, are replaced when they die, and end
-together, also where whoever started them is killed.
+"""Several workers on one port, each a process of its own: they are started together, replaced when they die, and
+stopped together, also when the parent process is killed.
 
-uvicorn's own supervisor asks each worker in turn for a sign of life and waits for it, so that one that dies while it
-starts goes unnoticed for as long as one may be silent. Here the kernel tells of a death.
+uvicorn's own supervisor pings each worker in turn and waits for the answer, so that it notices a worker that died at
+start-up only after the ping's timeout. Here the kernel reports the exit of a worker at once (`sentinel`).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from fast_api_service.settings import ApiSettings
 from recsys import log, settings
 
 _log = logging.getLogger(__name__)
-_LOOK_EVERY_S: Final = 0.5  # whether to end; a worker's death is heard of at once
+_LOOK_EVERY_S: Final = 0.5  # for signals; the exit of a worker is noticed at once
 _LONGEST_END_S: Final = 30.0
 
 
 def serve(database_url: str, api: ApiSettings, options: dict[str, Any]) -> int:
     """Serve until SIGTERM or SIGINT with API_WORKERS processes and these options of uvicorn; the exit status.
 
-    A worker that dies is replaced. One that could not start would not the next time either: all end, and the status is
+    A worker that dies is replaced. If one fails at start-up, it would fail again: all are stopped, and the status is
     not 0.
     """
     is_over: list[int] = []
@@ -57,10 +57,10 @@ def serve(database_url: str, api: ApiSettings, options: dict[str, Any]) -> int:
             wait([worker.sentinel for worker in workers], _LOOK_EVERY_S)
             for number, worker in enumerate(workers):
                 if worker.exitcode == STARTUP_FAILURE:
-                    _log.error("worker %d cannot start, so all end", number)
+                    _log.error("worker %d failed at start-up; all workers are stopped", number)
                     has_failed = True
                 elif worker.exitcode is not None and not is_over:
-                    _log.error("worker %d ended with status %d and is replaced", number, worker.exitcode)
+                    _log.error("worker %d exited with status %d and is replaced", number, worker.exitcode)
                     workers[number] = start(number)
         _end(workers)
     return STARTUP_FAILURE if has_failed else 0
@@ -88,13 +88,13 @@ def _end(workers: list[BaseProcess]) -> None:
 def _work(
     database_url: str, api: ApiSettings, options: dict[str, Any], folder: Path, listening: socket.socket, number: int
 ) -> None:
-    """What a worker's process does."""
+    """The main function of a worker process."""
     log.setup(settings.load().log_level, settings.load().log_format)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     app = partial(create_app, database_url, api, siblings=Siblings(folder, number, api.workers))
     server = Server(Config(app, factory=True, **options))
     try:
-        with suppress(KeyboardInterrupt):  # uvicorn ends in order, then raises it
+        with suppress(KeyboardInterrupt):  # uvicorn raises it after its shutdown
             server.run([listening])
     except Exception:
         _log.exception("worker %d failed", number)
@@ -102,7 +102,7 @@ def _work(
 
 
 def _end_with_parent(folder: Path) -> None:
-    """End as SIGTERM would have it when the parent is no more, as nobody would tell this process to."""
+    """Shut down as on SIGTERM when the parent process has died, as nothing else would stop this one."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
     shutil.rmtree(folder, ignore_errors=True)

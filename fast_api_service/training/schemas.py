@@ -14,7 +14,7 @@ LogStream = Literal["updater", "supervisor"]
 class RestartPolicy(BaseModel):
     max_restarts: int = Field(description="after so many failures in a row it stays down until somebody starts it")
     backoff_s: float = Field(description="before the first restart; doubles with each one, up to a minute")
-    watchdog_s: float = Field(description="an updater that gave no sign of life for so long is killed")
+    watchdog_s: float = Field(description="an updater without a heartbeat for so long is killed")
 
 
 def _whole(value: Any) -> Any:
@@ -55,7 +55,7 @@ class TrainingStatus(BaseModel):
     fence: int = Field(description="grows with every updater that begins to work; older ones are refused")
     heartbeat_age_s: float | None
     supervisor: str | None = Field(description="the `recsys updater` that watches; null: none was ever there")
-    supervisor_age_s: float | None = Field(description="since it gave a sign of life")
+    supervisor_age_s: float | None = Field(description="since its last heartbeat")
     restarts: int = Field(description="after failures, in a row")
     restart_policy: RestartPolicy
     model: str | None = Field(description="the nightly model that is updated")

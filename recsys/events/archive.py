@@ -90,11 +90,17 @@ def offset_of_archive(folder: Path) -> Offset:
     return after
 
 
-async def skip_gap(log: EventLog, folder: Path) -> None:
-    """Move an archive's offset to the oldest event that the log has. LogAwayError; InputError without an archive."""
+async def skip_gap(log: EventLog, connections: Transactions, folder: Path) -> Offset:
+    """Move an archive's offset to the oldest event that the log has, in its folder and in Postgres; the offset.
+
+    LogAwayError; InputError without an archive.
+    """
     with _locked(folder, must_exist=True):
         state = _state(folder, log.name)
-        _save(folder, state | {"after": log.later(state["after"], await log.oldest())})
+        after = log.later(state["after"], await log.oldest())
+        _save(folder, state | {"after": after})
+    await connections.transaction(lambda connection: keep_offset(connection, reader_of(folder), after))
+    return after
 
 
 async def replay(

@@ -71,8 +71,8 @@ def skip_gap(settings: Settings, reader: str, folder: Path | None) -> dict[str, 
         log = open_log(settings, connections, "recsys-skip-gap")
         try:
             if folder is not None:
-                await skip_gap_of_archive(log, folder)
-                return {"reader": reader, "folder": str(folder)}
+                after = await skip_gap_of_archive(log, connections, folder)
+                return {"reader": reader, "folder": str(folder), "after": after}
             oldest = await log.oldest()
             after = log.later(await connections.transaction(lambda c: offset_of(c, reader)), oldest)
             await connections.transaction(lambda c: keep_offset(c, reader, after))

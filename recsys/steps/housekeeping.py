@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,7 +19,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from recsys.artifacts import Manifest, split_ref
+from recsys.artifacts import DEEPFM_SERVING, Manifest, split_ref
 from recsys.errors import ArtifactError, HousekeepingError, NotFoundError
 from recsys.events import commands
 from recsys.serving.list_file import LISTS
@@ -31,7 +33,6 @@ logger = logging.getLogger(__name__)
 EXPORTS: Final = "deepfm_export"
 # Kinds of artifacts that no run records → the input that identifies their database.
 _MADE_OF: Final = {"deepfm_update": "model", LISTS: "dataset"}
-SERVED_AS: Final = {"deepfm": "deepfm_serving"}  # kind of a model → kind of its serving artifact, same version
 MODELS: Final = ("als", "deepfm", "ranker")
 PARTIAL_DAYS: Final = 1.0  # longer than any write
 _EXAMPLES: Final = 5
@@ -134,7 +135,7 @@ def _own(ctx: Context) -> set[str]:
 
 
 def _served(refs: set[str]) -> set[str]:
-    return {f"{SERVED_AS[kind]}/{version}" for kind, version in map(split_ref, refs) if kind in SERVED_AS}
+    return {f"{DEEPFM_SERVING}/{version}" for kind, version in map(split_ref, refs) if kind == "deepfm"}
 
 
 def _artifacts(ctx: Context, now: dt.datetime, dry_run: bool) -> Deleted:
@@ -196,13 +197,17 @@ def _lists(ctx: Context, dry_run: bool) -> Deleted:
 
 def _files(folders: list[Path], pattern: str, now: dt.datetime, days: float, dry_run: bool) -> Deleted:
     before = (now - dt.timedelta(days=days)).timestamp()
-    paths = [path for folder in folders if folder.is_dir() for path in folder.rglob(pattern) if path.is_file()]
-    old = [(str(path), path.stat().st_size) for path in paths if path.stat().st_mtime < before]
+    old = []
+    for path in (path for folder in folders if folder.is_dir() for path in folder.rglob(pattern)):
+        with suppress(FileNotFoundError):  # rotated or deleted since it was listed
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode) and found.st_mtime < before:
+                old.append((str(path), found.st_size))
     if not dry_run:
         for name, _ in old:
             Path(name).unlink(missing_ok=True)
         for folder in {Path(name).parent for name, _ in old} - set(folders):
-            if not any(folder.iterdir()):
+            with suppress(OSError):  # it holds other files
                 folder.rmdir()
     return _deleted(old)
 

@@ -24,6 +24,9 @@ from recsys.steps.context import Context
 
 logger = logging.getLogger(__name__)
 
+# What names the main result of a step, the first that it has.
+_NAMED = {"publication_id": "publication {}", "ranker": "{}", "serving": "{}", "list_version": "version {}"}
+
 # In topological order.
 STEPS: tuple[tuple[str, Callable[..., dict[str, Any]]], ...] = (
     ("default_recommendations", default_recommendations.run),
@@ -69,6 +72,22 @@ def run(
         logger.warning("left out, %s: %s", name, why)
     logger.info("published: %s", ", ".join(results["publish"].get("lists", {})) or "nothing new")
     return {**results, "left_out": left_out}
+
+
+def line(name: str, seconds: float, result: dict[str, Any]) -> str:
+    """Name, seconds and main result of a step, as columns of a table."""
+    return f"{name:<24} {seconds:>9,.1f} s  {_in_short(result)}"
+
+
+def _in_short(result: dict[str, Any]) -> str:
+    if why := _why_left_out(result):
+        return f"left out: {why}"
+    named = (text.format(result[key]) for key, text in _NAMED.items() if result.get(key) is not None)
+    counts = result.get("lists", result.get("n_rows", {}))
+    counted = ", ".join(
+        f"{n:,} {kind}" for kind, n in (counts if isinstance(counts, dict) else {"lists": counts}).items()
+    )
+    return ": ".join(filter(None, [next(named, result["dataset"]), counted]))
 
 
 def _why_left_out(result: dict[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.artifacts import split_ref
+from recsys.artifacts import DEEPFM_SERVING, split_ref
 from recsys.candidates.deepfm import DeepFm
 from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.errors import ModelError
@@ -19,7 +19,6 @@ from recsys.steps.train_generator import train_generator
 
 logger = logging.getLogger(__name__)
 
-SERVED_AS = "deepfm_serving"  # kind of the artifact; its version is that of its `deepfm`
 TOLERANCE = 1e-4  # of a logit, absolute and relative
 _N_USERS, _N_ITEMS = 50, 40  # compared
 
@@ -51,7 +50,7 @@ def export_for_serving(ctx: Context, ref: str, *, force: bool = False) -> str:
         }
 
     manifest, made = ctx.store.get_or_make(
-        SERVED_AS, split_ref(ref)[1], make, made_by="train_deepfm", inputs={"model": ref}, force=force
+        DEEPFM_SERVING, split_ref(ref)[1], make, made_by="train_deepfm", inputs={"model": ref}, force=force
     )
     logger.info("%s for the service: %s", "exported" if made else "found", manifest.ref)
     return manifest.ref

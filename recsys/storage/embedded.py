@@ -71,6 +71,7 @@ def ensure(folder: Path, port: int) -> Server:
     server = running(folder)
     if server is not None:
         return server
+    log.info("starting Postgres in %s; the first start creates the database and takes up to a minute", folder)
     call = [sys.executable, "-m", __name__, "--dir", str(folder), "--port", str(port), "--detach"]
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd="/")  # noqa: S603 - our own module
     server = running(folder)

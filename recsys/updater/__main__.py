@@ -19,7 +19,7 @@ from recsys.events.opening import open_log
 from recsys.settings import Settings
 from recsys.storage.engine import database_url
 from recsys.updater.process import Updater
-from recsys.updater.store import LeaseLostError
+from recsys.updater.store import LEASE_LOST_STATUS, LeaseLostError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def main() -> None:
         asyncio.run(run(settings_module.load(), holder))
     except LeaseLostError as error:
         log.error("%s", error)
-        raise SystemExit(3) from None
+        raise SystemExit(LEASE_LOST_STATUS) from None
     except RecsysError as error:
         log.error("%s", error)
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, ParamSpec
 
-from recsys.artifacts import ArtifactStore, split_ref
+from recsys.artifacts import DEEPFM_SERVING, ArtifactStore, split_ref
 from recsys.data.dataset import instant
 from recsys.errors import ArtifactError, ModelError, NotFoundError, RecsysError
 from recsys.events import meaning
@@ -38,7 +38,6 @@ from recsys.updater.worker import BEAT_S, Worker
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
-SERVED_AS: Final = "deepfm_serving"  # kind of the serving artifact of a nightly model
 _IDLE_S, _AWAY_S = 0.05, 1.0
 # A data set may lack events received this long before its end: clocks differ, and transactions take time.
 _BEFORE_CUT: Final = CLOCKS_AHEAD + dt.timedelta(minutes=5)
@@ -79,7 +78,10 @@ class Updater:
                     log.warning("%s; retrying", error)
                     await asyncio.sleep(_AWAY_S)
             if self._pending:
-                await self._learn()
+                try:
+                    await self._learn()
+                except LogAwayError as error:
+                    log.warning("%s; events read and not learned yet are read again at the next start", error)
         except RecsysError as error:
             await self._release("failed", str(error))
             raise
@@ -173,7 +175,7 @@ class Updater:
         self._beaten_at = float("-inf")
         await self._alive("starting", f"loading {model}")
         try:
-            folder = (await self._worker.do(self._store.open, f"{SERVED_AS}/{split_ref(model)[1]}"))[0]
+            folder = (await self._worker.do(self._store.open, f"{DEEPFM_SERVING}/{split_ref(model)[1]}"))[0]
         except NotFoundError as error:
             raise NotFoundError(f"{error}; run train_deepfm for its data, or set ARTIFACT_ROOT") from None
         weights = await self._connections.transaction(meaning.weights)

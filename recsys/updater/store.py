@@ -15,6 +15,7 @@ from recsys.events.log import Offset, Transactions
 
 UPDATES: Final = "recsys_updates"  # channel: notified of commits
 TRAINING: Final = "recsys_training"  # channel: notified when the desired state changes
+LEASE_LOST_STATUS: Final = 3  # exit status of an updater whose lease another one took
 _READER: Final = "updater"  # in log_offsets, after `recsys skip-gap`: events before that offset are not read
 _LOG_LINES_KEPT: Final = 10_000
 _UPDATES_KEPT: Final = 100_000

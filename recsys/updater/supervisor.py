@@ -21,7 +21,7 @@ from recsys.events.connections import Connections
 from recsys.events.log import LogAwayError
 from recsys.settings import Settings
 from recsys.storage.engine import database_url
-from recsys.updater.store import TrainingState, TrainingStore
+from recsys.updater.store import LEASE_LOST_STATUS, TrainingState, TrainingStore
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ _END_S: Final = 30.0  # to commit what was read and end; then it is killed
 _STEADY_S: Final = 300.0  # uptime that resets the count of consecutive failures
 _MAX_PAUSE_S: Final = 60.0
 _MAX_LINES: Final = 5_000  # of logs that wait for Postgres; the oldest are dropped
-_LOST = 3  # exit status of an updater that lost its lease
 
 
 class _Lines(logging.Handler):
@@ -138,7 +137,7 @@ class Supervisor:
         if self._reader is not None:
             await asyncio.wait({self._reader}, timeout=2)
         code, wanted_end = child.returncode, self._terminated_at is not None
-        is_failure = code not in (0, _LOST) and not wanted_end
+        is_failure = code not in (0, LEASE_LOST_STATUS) and not wanted_end
         cause = self._cause or (f"ended by signal {-code}" if code and code < 0 else f"ended with status {code}")
         reason = f"the updater {cause}" + (
             f": {self._last_line[:500]}" if is_failure and self._last_line and not self._cause else ""

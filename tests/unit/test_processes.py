@@ -19,19 +19,21 @@ with hold(Path(sys.argv[1])) as is_ours:
     time.sleep(600)
 """
 
-# Fails at its second look, and says each.
+# Fails at its second look, or at every second one, and says each.
 KEEP = """
 import itertools, sys
 from pathlib import Path
 from recsys.errors import RecsysError
-from recsys.processes import keep_up
+from recsys import processes
 n = itertools.count()
+if len(sys.argv) > 3:
+    processes._LOOK_S = float(sys.argv[3])
 def look():
     looks = next(n)
     print(looks, flush=True)
-    if looks == 1:
+    if looks == 1 or looks % 2 == 1 and len(sys.argv) > 3:
         raise RecsysError("the disk is full")
-keep_up(look, [Path(sys.argv[1])], float(sys.argv[2]))
+processes.keep_up(look, [Path(sys.argv[1])], float(sys.argv[2]))
 """
 
 
@@ -81,8 +83,26 @@ def test_what_fails_later_is_tried_again_until_it_is_asked_to_end(tmp_path: Path
         assert "the disk is full; trying again in 1.0 s" in kept.stderr.read()
 
 
-def test_what_fails_within_its_trial_ends_it(tmp_path: Path) -> None:
+def test_what_is_killed_within_its_trial_is_tried_again(tmp_path: Path) -> None:
     with call(KEEP, str(tmp_path / "log"), "60") as kept:
+        assert [line(kept) for _ in range(4)] == ["0", "1", "2", "3"]
+        kept.terminate()
+        assert kept.wait(10) == 0
+
+
+def test_what_never_outlasts_its_trial_is_given_up_after_growing_pauses(tmp_path: Path) -> None:
+    with call(KEEP, str(tmp_path / "log"), "60", "0.1") as kept:
         assert kept.wait(20) == 1
         assert kept.stderr is not None
-        assert "RecsysError: the disk is full" in kept.stderr.read()
+        stderr = kept.stderr.read()
+        assert [f"trying again in {pause} s" in stderr for pause in ("0.2", "0.4", "0.8", "1.6")] == [True] * 3 + [
+            False
+        ]
+        assert "RecsysError: the disk is full; given up after 3 restarts" in stderr
+
+
+def test_what_has_outlasted_its_trial_once_is_never_given_up(tmp_path: Path) -> None:
+    with call(KEEP, str(tmp_path / "log"), "0.05", "0.1") as kept:  # a look comes 0.1 s after the one before
+        assert [line(kept) for _ in range(14)] == [str(n) for n in range(14)]
+        kept.terminate()
+        assert kept.wait(10) == 0

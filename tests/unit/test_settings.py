@@ -55,6 +55,26 @@ def test_artifacts_and_runs_follow_the_local_folder(monkeypatch: pytest.MonkeyPa
     assert (loaded.artifact_root, loaded.mlflow_tracking_uri) == ("s3://bucket/prefix", "http://127.0.0.1:5000")
 
 
+@pytest.mark.parametrize("text", ["weekly", "0 2 * *", "61 * * * *", "@once", "0 0 31 2 *"])
+@pytest.mark.parametrize("setting", ["NIGHTLY", "TRAINING", "HOUSEKEEPING"])
+def test_what_is_no_schedule_is_refused_with_its_variable(
+    setting: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"RECSYS_{setting}_SCHEDULE", text)
+    with pytest.raises(InputError) as refused:
+        settings.read(Settings)
+    assert str(refused.value).startswith(f"RECSYS_{setting}_SCHEDULE={text}: not a schedule (")
+    assert str(refused.value).endswith("; write five fields of cron, e.g. 0 2 * * 0, or @weekly")
+
+
+@pytest.mark.parametrize("text", ["30 4 * * *", "@daily", "0 2 * * MON-FRI"])
+def test_schedules_are_read_also_where_nothing_can_check_them(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_NIGHTLY_SCHEDULE", text)
+    assert settings.read(Settings).nightly_schedule == text
+    monkeypatch.setitem(sys.modules, "croniter", None)  # as in the API's image
+    assert settings.read(Settings).nightly_schedule == text
+
+
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*NAMES, "RECSYS_EVENT_DAYS", "API_PORT"):
         monkeypatch.setenv(name, "")

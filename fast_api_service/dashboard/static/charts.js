@@ -37,7 +37,7 @@ function chart(place, days, series, data, format, look) {
       y: { range: (_, least, most) => [0, most ? uPlot.rangeNum(0, most, 0.1, true)[1] : 1] },
     },
     axes: [
-      { ...axis, grid: { show: false }, space: 56, size: 24, gap: 4, incrs: [1, 2, 7, 14, 28].map((n) => n * DAY),
+      { ...axis, grid: { show: false }, space: 56, size: 28, gap: 8, incrs: [1, 2, 7, 14, 28].map((n) => n * DAY),
         values: (_, shown) => shown.map((one) => new Date(one).toISOString().slice(5, 10)) },
       { ...axis, grid: { stroke: color("--line"), width: 1 }, size: 50, values: (_, values) => values.map(format) },
     ],

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from recsys.errors import InputError
 from recsys.events import commands
+from recsys.events.archive import offset_of_archive
 from recsys.events.connections import Connections, keep_offset, offset_of
 from recsys.events.event import parse
 from recsys.events.kafka.log import KafkaLog
@@ -73,6 +74,8 @@ def test_every_reader_goes_on_with_what_is_kept(
         commands.skip_gap(settings.model_copy(update={"kafka_bootstrap_servers": None}), "sink", None)
 
     commands.skip_gap(settings, "archive", folder)
+    in_postgres = with_log(settings, lambda _, c: c.transaction(lambda one: offset_of(one, "archive:archive")))
+    assert in_postgres == offset_of_archive(folder) == '{"0":12}', "who looks in Postgres sees it at once"
     commands.skip_gap(settings, "sink", None)
     commands.skip_gap(settings, "updater", None)
     assert commands.archive(settings, folder)["events"] == 8  # e12 to e19

@@ -254,12 +254,12 @@ def test_every_query_of_the_dashboard_gives_data(prometheus: Prometheus) -> None
     value = {panel["title"]: [prometheus.values(query) for query in queries(panel)] for panel in PANELS}
     shop.wait_until(lambda: prometheus.values(queries(PANELS[0])[0]) == [1.0], 20)  # of the two targets
     assert value["Models in service"] == [[1.0, 1.0]]  # als and deepfm
-    assert sorted(value["Predicted before it was learned"][0]) == [0.6, 0.7]  # as the update in service says
-    assert value["Events not learned yet"] == [[0.0]]
+    assert sorted(value["Progressive AUC"][0]) == [0.6, 0.7]  # as the update in service says
+    assert value["Updater lag"] == [[0.0]]
     assert value["Between Kafka and the tables"] == [[0.0], [0.0], [0.0], [0.0, 0.0]]  # Postgres is the log
     assert value["Memory"][0][0] > 1e7
     assert sum(value["Connections to Postgres"][0]) >= 1
-    assert min(seconds for per_route in value["Time of requests"] for seconds in per_route) > 0
+    assert min(seconds for per_route in value["Latency of requests"] for seconds in per_route) > 0
     ranked, personal, fold_in, i2i, similar, default, nothing = (rates[0] for rates in value["Answers by list"])
     assert min(ranked, personal, i2i, default) > 0
     assert fold_in == similar == nothing == 0

@@ -201,7 +201,7 @@ def answers(url: str) -> bool:
     [
         ({"API_WORKERS": "0"}, 2, "API_WORKERS"),
         ({"DATABASE_URL": "mysql://localhost/x"}, 2, "cannot start"),
-        ({"TMPDIR": "{long}"}, 3, "cannot start, so all end"),  # too long for the path of a socket
+        ({"TMPDIR": "{long}"}, 3, "failed at start-up; all workers are stopped"),  # too long for the path of a socket
     ],
     ids=["no workers", "no Postgres", "workers that cannot start"],
 )

@@ -66,13 +66,15 @@ def wait_until(condition: object, timeout_s: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_start_find_stop_and_start_again(folder: Path) -> None:
+def test_start_find_stop_and_start_again(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "recsys")
     assert embedded.running(folder) is None
     assert embedded.stop(folder) is False
     port = free_port()
     server = embedded.ensure(folder, port)
     assert server.port == port
     assert embedded.running(folder) == server == embedded.ensure(folder, free_port())
+    assert caplog.text.count(f"starting Postgres in {folder}") == 1, "said when it is started, not when it runs"
     assert {ask(server, "select current_database()", name) for name in DATABASES} == set(DATABASES)
     ask(server, "create table kept as select 7 as n")
     keeper, server_process = psutil.Process(server.keeper_pid), postmaster(folder)

@@ -18,7 +18,7 @@ from recsys.artifacts import ArtifactStore
 from recsys.events import meaning
 from recsys.events.connections import Connections
 from recsys.events.event import parse
-from recsys.events.log import START, LogGapError
+from recsys.events.log import START, LogAwayError, LogGapError
 from recsys.events.postgres_log import PostgresLog
 from recsys.settings import Settings
 from recsys.storage import tables
@@ -204,6 +204,35 @@ def test_events_that_were_learned_may_leave_the_log_and_others_need_a_command(
         Gappy,
     )
     assert one(clean_database, 'select "after" from model_updates order by number desc limit 1') != position
+
+
+def test_events_that_cannot_be_learned_at_the_end_are_learned_after_the_next_start(
+    clean_database_url: str, clean_database: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.updater.batch_events, settings.updater.batch_s = 100, 600
+    append(clean_database_url, 0, 5)
+
+    class Closing(PostgresLog):
+        """Says when events were read."""
+
+        has_read = False
+
+        async def read(self, after: str, limit: int, until: str | None = None) -> Any:
+            batch = await super().read(after, limit, until)
+            Closing.has_read |= bool(batch.events)
+            return batch
+
+    async def away(*_: Any) -> Any:
+        raise LogAwayError("Postgres is away: tests")
+
+    with monkeypatch.context() as without_postgres:
+        without_postgres.setattr(process, "known", away)
+        work(clean_database_url, settings, lambda: Closing.has_read, Closing)
+    assert TRAINERS[-1].learned == []
+    assert one(clean_database, "select state from training_state") == "stopped"
+    monkeypatch.setattr(Closing, "has_read", False)
+    work(clean_database_url, settings, lambda: Closing.has_read, Closing)  # learns them as it ends
+    assert one(clean_database, "select sum(n_events) from model_updates") == 5
 
 
 def test_the_bases_that_somebody_may_begin_with_stay_however_old(

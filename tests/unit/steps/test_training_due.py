@@ -6,7 +6,6 @@ import datetime as dt
 
 import pytest
 
-from recsys.errors import InputError
 from recsys.steps.training_due import next_due
 
 THURSDAY = dt.datetime(2026, 3, 5, 2, 10, tzinfo=dt.UTC)
@@ -25,9 +24,3 @@ THURSDAY = dt.datetime(2026, 3, 5, 2, 10, tzinfo=dt.UTC)
 def test_a_schedule_is_read_in_utc(schedule: str, expected: dt.datetime, hours_from_utc: int) -> None:
     zone = dt.timezone(dt.timedelta(hours=hours_from_utc))
     assert next_due(schedule, THURSDAY.astimezone(zone)) == expected
-
-
-@pytest.mark.parametrize("schedule", ["weekly", "0 2 * *", "61 * * * *", ""])
-def test_what_is_no_schedule_is_refused_with_its_setting(schedule: str) -> None:
-    with pytest.raises(InputError, match="RECSYS_TRAINING_SCHEDULE"):
-        next_due(schedule, THURSDAY)

@@ -137,8 +137,17 @@ def test_a_service_that_dies_shows_the_end_of_its_log(services: Services) -> Non
     code = "import sys; sys.exit('the disk is full')"
     service = Service("frail", (sys.executable, "-c", code), {}, lambda: False)
     assert services.start(service, os.environ).wait(20) == 1
-    with pytest.raises(RecsysError, match="the disk is full"):
+    with pytest.raises(RecsysError, match=r"the disk is full(.|\n)*given up after 3 restarts.*make demo"):
         services.wait([service], 20)
+
+
+def test_a_service_that_is_killed_soon_is_started_again(services: Services, state: Path) -> None:
+    services.start(counted(state), os.environ)
+    wait_until(lambda: born(state))
+    (first,) = born(state)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(born(state)) == 2)
+    services.check_alive(["frail"])
 
 
 COUNT = """

@@ -1,4 +1,4 @@
-"""Beyond the bound requests are turned away, those who watch are let in, and what was let in is served.
+"""Beyond the bound requests are rejected, those who watch are let in, and what was let in is served.
 
 Kinds of requests do not take each other's slots, and neither do those who send or read slowly."""
 
@@ -57,7 +57,7 @@ async def answer_of(app: Gate, path: str) -> tuple[int, dict[bytes, bytes]]:
     return messages[0]["status"], dict(messages[0]["headers"])
 
 
-def test_what_comes_above_the_bound_is_turned_away() -> None:
+def test_what_comes_above_the_bound_is_rejected() -> None:
     metrics = Metrics()
 
     async def run() -> None:
