@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fast_api_service.batching import MicroBatcher
 from fast_api_service.metrics import Metrics
 from fast_api_service.runtime.model_slot import ModelSlot
-from recsys.artifacts import MANIFEST, ArtifactStore, Manifest, split_ref
+from recsys.artifacts import DEEPFM_SERVING, MANIFEST, ArtifactStore, Manifest, split_ref
 from recsys.errors import ArtifactError, NotFoundError
 from recsys.features.deepfm_fields import Floats
 from recsys.features.deepfm_spec import LATER_ITEMS, LATER_USERS, state_file
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 MODEL = "deepfm"  # its name in `publications.models`
 FACTORS = "als"
-SERVED_AS = "deepfm_serving"  # kind of the serving artifact, of the same version
+
 EXPORTED_AS = "deepfm_export"
 INLINE = 2000  # pairs scored on the event loop, within a few milliseconds
 
@@ -130,7 +130,7 @@ class Models:
 
     def _load(self, artifact: str) -> LoadedModel:
         """Read, check, warm up; in a thread."""
-        served_as = f"{SERVED_AS}/{split_ref(artifact)[1]}"
+        served_as = f"{DEEPFM_SERVING}/{split_ref(artifact)[1]}"
         try:
             folder = self.open_artifact(served_as)
         except NotFoundError as error:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from recsys.errors import ArtifactError
 from recsys.serving import core
-from recsys.serving.core import StoredList
 from recsys.serving.neighbours import N_NEIGHBOURS, NeighbourIndex, best_of, empty_row
 from recsys.types import Lists
 
@@ -29,7 +28,7 @@ _BEST: Final = {"best_keys": "<i4", "best_scores": "<f4"}
 _TYPES: Final = {"rows": "<i4", "starts": "<i8", **_COLUMNS, **_BEST}
 
 
-class ListFile:
+class ListFile(core.ListTable):
     """Lists by owner key, mapped from a folder; all processes that map it share the memory."""
 
     def __init__(self, folder: Path) -> None:
@@ -37,20 +36,16 @@ class ListFile:
         try:
             rows, starts = _mapped(folder, "rows"), _mapped(folder, "starts")
             columns = [_mapped(folder, name) for name in _COLUMNS]
-            self._n_lists = len(starts) - 1
-            if {*map(len, columns)} != {int(starts[-1])} or int(rows[-1]) != self._n_lists:
-                raise ArtifactError(f"no lists can be read from {folder}: its arrays are not of one writing")
-            self._table = core.ListTable(rows, starts, *columns)
             self.neighbours = _neighbours(folder, rows)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"no lists can be read from {folder}: {error}") from error
+        self._n_lists = len(starts) - 1
+        if {*map(len, columns)} != {int(starts[-1])} or int(rows[-1]) != self._n_lists:
+            raise ArtifactError(f"no lists can be read from {folder}: its arrays are not of one writing")
+        super().__init__(rows, starts, *columns)
 
     def __len__(self) -> int:
         return self._n_lists
-
-    def get(self, owner_key: int) -> StoredList | None:
-        """The list of an owner; None where they have none."""
-        return self._table.get(owner_key)
 
 
 def _neighbours(folder: Path, rows: NDArray[np.int32]) -> NeighbourIndex | None:

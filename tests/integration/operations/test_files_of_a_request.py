@@ -61,7 +61,7 @@ async def files_of(app: Service, path: str, body: bytes) -> set[str]:
 @pytest.mark.parametrize(
     ("path", "body", "bound"),
     [
-        ("/recommend", b'{"user_id": 501, "top_k": 10}', 18),
+        ("/recommend", b'{"user_id": 501, "top_k": 10}', 17),
         ("/online/data/add", b'{"user_id": 501, "item_id": 1001, "event_type": "view"}', 23),
     ],
 )
