@@ -41,13 +41,6 @@ class BufferedTransport:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
 
-    def write_whole(self, data: bytes) -> None:
-        """Send at once, unless something else is to be sent before."""
-        if self._parts:
-            self._parts.append(data)
-        elif not self._transport.is_closing():  # uvloop's raises if the connection ended in the same iteration
-            self._transport.write(data)
-
     def close(self) -> None:
         """Close after the buffer is sent, or after `patience_s` if the client does not read it."""
         self._flush()
@@ -63,7 +56,7 @@ class BufferedTransport:
         if self._parts:
             data = b"".join(self._parts)
             self._parts.clear()
-            if not self._transport.is_closing():  # see write_whole
+            if not self._transport.is_closing():  # uvloop's raises if the connection ended in the same iteration
                 self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
@@ -81,7 +74,7 @@ async def _answer_whole(cycle: RequestResponseCycle, status: int, headers: bytes
     cycle.waiting_for_100_continue = False
     more = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
     end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-    cycle.transport.write_whole(b"".join((STATUS_LINE[status], more, headers, end, body)))  # type: ignore[attr-defined]
+    cycle.transport.write(b"".join((STATUS_LINE[status], more, headers, end, body)))
     cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
