@@ -79,10 +79,10 @@ def user_state(snapshot: Snapshot, row: UserRow | None) -> UserState:
         return NOBODY
     if row.user_key is None:
         return UserState(recent=row.recent)
-    lists = (snapshot.lists.get(kind) for kind in ("ranked", "personal", "history"))
-    ranked, personal, past = (None if list_ is None else list_.get(row.user_key) for list_ in lists)
+    list_of, key = snapshot.list_of, row.user_key
+    past = list_of("history", key)
     history = None if past is None else History(past, snapshot.publication.lists["history"].sources)
-    return UserState(ranked, personal, row.recent, history=history)
+    return UserState(list_of("ranked", key), list_of("personal", key), row.recent, history=history)
 
 
 def lacks_factors(now: InService, user: UserState, surface: Surface) -> bool:
