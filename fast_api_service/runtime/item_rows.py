@@ -17,7 +17,7 @@ from recsys.serving.ids import JsonType
 from recsys.serving.item_numbers import MAX_NAMES, MISSING, NUMBER, PRICE, ItemNumbers, numbers_in, numbers_of
 
 ROWS_A_TIME: Final = 250  # changes, between which requests are answered
-_BLOCK: Final = 4000  # items of a full load, likewise: some 5 ms
+_VALUES: Final = 24_000  # of items of a full load, likewise: some 5 ms
 # The properties of 20,000 items, evenly spread over the keys (of all items, where there are not more), and for how many
 # they are numbers; the price first. Looking at all properties of all items would take longer than all else.
 _SAMPLE_SQL: Final = f"""
@@ -52,7 +52,7 @@ async def load(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType
     names = [row["name"] for row in sample if row["n_numbers"]][:MAX_NAMES]
     items = ItemDictionary(json_type, ItemNumbers(names))
     others: list[str] | None = None  # properties that are no numbers, where further ones are looked for
-    if len(names) < MAX_NAMES and sample and not sample[0]["is_whole"]:
+    if len(names) < MAX_NAMES and not (sample and sample[0]["is_whole"]):
         others = [row["name"] for row in sample if not row["n_numbers"] and row["n"] >= _TEXT_OF]
     if PRICE not in names:  # rare, and not in the sample
         names = [PRICE, *names]
@@ -66,8 +66,8 @@ async def load(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType
 
 
 def _block_sql(n_names: int, are_all_known: bool) -> str:
-    """One row of the columns of the next _BLOCK items after key $1. $2 and so on: names of properties; the last
-    parameter, unless all are known: names of those that need not be looked at.
+    """One row of the columns of the next items after key $1. $2 and so on: names of properties; the last parameter,
+    unless all are known: names of those that need not be looked at.
 
     Numbers are big-endian bytes, texts are separated by NUL, which no text in Postgres has.
     """
@@ -85,7 +85,7 @@ def _block_sql(n_names: int, are_all_known: bool) -> str:
                array_agg(rest) filter (where rest <> '{{}}') as rests{numbers}
         from (
             select item_key, item_id, category_key, available, properties, {rest} as rest
-            from items where item_key > $1 and deleted_at is null order by item_key limit {_BLOCK}
+            from items where item_key > $1 and deleted_at is null order by item_key limit {_VALUES // (3 + n_names)}
         ) block
     """  # noqa: S608 - our own words
 

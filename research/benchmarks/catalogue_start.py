@@ -7,7 +7,7 @@ load is a process of its own, by turns, on the same embedded Postgres (a tempora
 and processor time are those of the load alone, and Postgres' processor time is that of its connection; peak and growth
 are of the resident memory of the process. The longest pause is by how much a millisecond's sleep on the event loop took
 longer, in time and in processor time of the thread: only the latter means something where others use the machine as
-well. Then a worker as users start it, from nothing to the first answer of `/ready`; nothing is published.
+well. Then a worker as users start it, from nothing to the first answer of `/ready`; the publication has no lists.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from fast_api_service.runtime import item_rows
 from recsys.errors import InputError
 from recsys.serving.catalogue import ItemDictionary
 from recsys.serving.item_numbers import MAX_NAMES, NUMBER, PRICE, ItemNumbers, number
-from recsys.storage import embedded
+from recsys.storage import embedded, tables
 from recsys.storage.engine import engine_of, migrate
-from research.benchmarks.serving import free_port, wait
+from research.benchmarks.serving import free_port, point_at, wait
 
 _FILL_SQL = """
 insert into items (item_key, item_id, category_key, available, properties)
@@ -138,12 +138,17 @@ def main() -> None:
 
 
 def fill(url: str, n_items: int) -> None:
-    """The generated catalogue."""
+    """The generated catalogue, and a publication without lists."""
     engine = engine_of(url)
     migrate(engine)
     with engine.begin() as connection:
         connection.execute(sa.text("insert into id_types values ('user', 'integer'), ('item', 'integer')"))
         connection.execute(sa.text(_FILL_SQL), {"n": n_items})
+    published = {"status": "published", "dataset": "dataset/1", "manifest": {}, "models": {}, "fence": 1}
+    with engine.begin() as connection:
+        insert = sa.insert(tables.publications).values(published).returning(tables.publications.c.publication_id)
+        publication_id = connection.execute(insert).scalar_one()
+    point_at(engine, publication_id)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text("vacuum analyze"))
     engine.dispose()
@@ -168,7 +173,7 @@ def compare(url: str, rounds: int) -> None:
 
 
 def ready_s(url: str) -> float:
-    """Seconds from the start of a worker until it is ready; nothing is published, and it answers from the catalogue."""
+    """Seconds from the start of a worker until it is ready."""
     port = free_port()
     started = time.perf_counter()
     service = subprocess.Popen(

@@ -85,7 +85,7 @@ def contents(items: ItemDictionary) -> dict[str, Any]:
 def test_the_catalogue_in_blocks_is_its_rows_one_by_one(
     clean_database: sa.Engine, clean_database_url: str, monkeypatch: pytest.MonkeyPatch, kind: JsonType, spacing: int
 ) -> None:
-    monkeypatch.setattr(item_rows, "_BLOCK", 700)
+    monkeypatch.setattr(item_rows, "_VALUES", 4000)
     stock(clean_database, kind, spacing)
     found, expected = asyncio.run(both(clean_database_url, kind))
     assert len(found.unreadable) == len(BAD_IDS[kind])
@@ -106,3 +106,14 @@ def test_a_property_that_is_text_nearly_everywhere_is_no_number(
         connection.execute(sa.text("""update items set properties = '{"colour": "42"}' where item_key = 7"""))
     found, _ = asyncio.run(both(clean_database_url, "integer"))
     assert "colour" not in found.numbers.names
+
+
+def test_a_property_of_few_items_is_found_where_the_sample_has_none(
+    clean_database: sa.Engine, clean_database_url: str
+) -> None:
+    with clean_database.begin() as connection:
+        sql = "insert into items (item_key, item_id, properties) values (50000, 'a', '{}'), (7, 'b', :properties)"
+        connection.execute(sa.text(sql), {"properties": '{"gift": "2"}'})
+    found, expected = asyncio.run(both(clean_database_url, "string"))
+    assert contents(found) == contents(expected)
+    assert found.numbers.names == ["gift"]
