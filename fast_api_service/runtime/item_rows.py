@@ -28,7 +28,7 @@ from (select 1 + max(item_key) / 20000 as step, max(item_key) as last from items
      jsonb_each_text(i.properties) p
 group by p.key, k.step order by p.key <> '{PRICE}', n_numbers desc, p.key
 """  # noqa: S608 - our own words
-_TEXT_OF: Final = 1000  # items of the sample for which a property is no number: it has none that matters
+_TEXT_OF: Final = 1000  # items of the sample; one that is no number for so many and a number for none is not looked for
 CHANGED_SQL = """
 select item_key, item_id, category_key, available, deleted_at is not null as deleted, properties::text as properties
 from items where {is_new}
