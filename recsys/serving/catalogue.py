@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence, Set
-from functools import lru_cache
-from itertools import repeat
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import compress, repeat
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,32 @@ from numpy.typing import NDArray
 
 from recsys.errors import InputError
 from recsys.ids import is_id
-from recsys.serving.ids import ExternalId, JsonType, read_id, to_external
+from recsys.serving.ids import ExternalId, JsonType, read_id, read_ids, to_external
 from recsys.serving.item_numbers import ItemNumbers
 
 NO_CATEGORY = -1
 _NO_NUMBERS: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True)
+class ItemRows:
+    """Rows of n items in arrays, each (n,)."""
+
+    item_keys: NDArray[np.int32]
+    item_ids: list[str]
+    category_keys: NDArray[np.int32]  # NO_CATEGORY where there is none
+    available: NDArray[np.bool_]
+    numbers: Mapping[str, NDArray[np.float64]]  # by name, NaN where there is none
+
+    def take(self, where: NDArray[np.bool_]) -> ItemRows:
+        """Some of them."""
+        return ItemRows(
+            self.item_keys[where],
+            list(compress(self.item_ids, where)),
+            self.category_keys[where],
+            self.available[where],
+            {name: values[where] for name, values in self.numbers.items()},
+        )
 
 
 class ItemDictionary:
@@ -72,6 +95,46 @@ class ItemDictionary:
         self.availability[item_key] = available
         self._category_by_key[item_key] = NO_CATEGORY if category_key is None else category_key
         self.numbers.put(item_key, numbers)
+
+    def add_all(self, rows: ItemRows) -> None:
+        """As `add` for each row in turn, leaving out those with invalid ids; about ten times as fast where the keys
+        ascend beyond all known ones and no id comes twice."""
+        keys: list[int] = rows.item_keys.tolist()
+        if not keys:
+            return
+        n_known = len(self.id_by_key)
+        is_beyond = keys[0] >= n_known and bool((np.diff(rows.item_keys) > 0).all())
+        ids = read_ids(rows.item_ids, self.json_type)
+        if ids is None and is_beyond:
+            readable = np.array([is_id(text, self.json_type) for text in rows.item_ids])
+            self.unreadable.update(rows.item_keys[~readable].tolist())
+            self.add_all(rows.take(readable))
+            return
+        key_by_id = {} if ids is None else dict(zip(ids, keys, strict=True))
+        if not is_beyond or len(key_by_id) < len(keys) or not self._key_by_id.keys().isdisjoint(key_by_id):
+            self._add_in_turn(rows)
+            return
+
+        def spread(values: Any, nothing: Any, dtype: Any) -> NDArray[Any]:  # over all keys from the first unknown one
+            column = np.full(keys[-1] + 1 - n_known, nothing, dtype)
+            column[rows.item_keys - n_known] = values
+            return column
+
+        self.unreadable.difference_update(keys)
+        self.id_by_key.extend(spread(ids, None, object).tolist())
+        self._key_by_id.update(key_by_id)
+        self.n_available += int(np.count_nonzero(rows.available))
+        self.availability.extend(spread(rows.available, 0, np.uint8).tobytes())
+        self._category_by_key.frombytes(spread(rows.category_keys, NO_CATEGORY, np.int32).tobytes())
+        self.numbers.extend(len(self.id_by_key) - n_known)
+        self.numbers.put_all(rows.item_keys, rows.numbers)
+
+    def _add_in_turn(self, rows: ItemRows) -> None:
+        columns = (rows.item_keys, rows.category_keys, rows.available, *rows.numbers.values())
+        for id_, key, category, available, *numbers in zip(rows.item_ids, *(c.tolist() for c in columns), strict=True):
+            known = {name: value for name, value in zip(rows.numbers, numbers, strict=True) if value == value}  # no NaN
+            with suppress(InputError):  # `unreadable` has it
+                self.add(key, id_, category, available, known)
 
     def remove(self, item_key: int) -> None:
         """Remove an item, known or not: lists skip its key."""
@@ -149,12 +212,13 @@ class CategoryTree:
         readable = {key: text for key, text in ids.items() if is_id(text, json_type)}
         self.unreadable = ids.keys() - readable.keys()  # invalid rows, written by hand
         self._key_by_id = {read_id(text, json_type, "category"): key for key, text in readable.items()}
-        self._children: dict[int, list[int]] = {}
+        children: dict[int, list[int]] = {}
         for key, parent in parents.items():
             if parent is not None:
-                self._children.setdefault(parent, []).append(key)
-        self.subtree = lru_cache(maxsize=4096)(self._subtree)
-        self.below = lru_cache(maxsize=256)(self._below)
+                children.setdefault(parent, []).append(key)
+        # Not of bound methods: a former tree is freed at once, without waiting for the garbage collector.
+        self.subtree = lru_cache(maxsize=4096)(partial(_subtree, children))
+        self.below = lru_cache(maxsize=256)(partial(_below, json_type, self._key_by_id, self.subtree))
 
     def __len__(self) -> int:
         return len(self._key_by_id)
@@ -175,28 +239,35 @@ class CategoryTree:
             key = self._parents.get(key)
         return line
 
-    def _subtree(self, category_key: int) -> frozenset[int]:
-        """The category and its descendants."""
-        found: set[int] = set()
-        waiting = [category_key]
-        while waiting:
-            key = waiting.pop()
-            if key not in found:
-                found.add(key)
-                waiting.extend(self._children.get(key, ()))
-        return frozenset(found)
 
-    def _below(self, category_ids: tuple[ExternalId, ...]) -> tuple[frozenset[int], tuple[ExternalId, ...]]:
-        """Keys of the categories with these ids and of their descendants, and the unknown ids."""
-        found: set[int] = set()
-        unknown = []
-        for id_ in category_ids:
-            try:
-                key = self.key(to_external(id_, self.json_type, "category"))
-            except InputError:  # an id of another type is unknown
-                key = None
-            if key is None:
-                unknown.append(id_)
-            else:
-                found |= self.subtree(key)
-        return frozenset(found), tuple(unknown)
+def _subtree(children: Mapping[int, list[int]], category_key: int) -> frozenset[int]:
+    """The category and its descendants."""
+    found: set[int] = set()
+    waiting = [category_key]
+    while waiting:
+        key = waiting.pop()
+        if key not in found:
+            found.add(key)
+            waiting.extend(children.get(key, ()))
+    return frozenset(found)
+
+
+def _below(
+    json_type: JsonType,
+    key_by_id: Mapping[ExternalId, int],
+    subtree: Callable[[int], frozenset[int]],
+    category_ids: tuple[ExternalId, ...],
+) -> tuple[frozenset[int], tuple[ExternalId, ...]]:
+    """Keys of the categories with these ids and of their descendants, and the unknown ids."""
+    found: set[int] = set()
+    unknown = []
+    for id_ in category_ids:
+        try:
+            key = key_by_id.get(to_external(id_, json_type, "category"))
+        except InputError:  # an id of another type is unknown
+            key = None
+        if key is None:
+            unknown.append(id_)
+        else:
+            found |= subtree(key)
+    return frozenset(found), tuple(unknown)

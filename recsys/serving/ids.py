@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import repeat
 from typing import Any
 
 from recsys.errors import InputError
-from recsys.ids import BLANKS, MAX_DIGITS, MAX_ID_LENGTH, MAX_INTEGER, IdType, is_id, whole_number
+from recsys.ids import BLANKS, MAX_DIGITS, MAX_ID_LENGTH, MAX_INTEGER, IdType, is_id, is_storable, whole_number
 
 JsonType = IdType
 ExternalId = int | str
@@ -61,6 +62,20 @@ def read_id(text: str, json_type: JsonType, entity: str) -> ExternalId:
         kind = "an integer" if json_type == "integer" else "a string"
         raise InputError(f"{entity} id {text[:40]!r} is not {kind} as ids of this catalogue are")
     return int(text) if json_type == "integer" else text
+
+
+def read_ids(texts: list[str], json_type: JsonType) -> list[ExternalId] | None:
+    """As `read_id` for each of at least one text; None where any of them is invalid."""
+    if json_type == "string":
+        is_bounded = min(map(len, texts)) >= 1 and max(map(len, texts)) <= MAX_ID_LENGTH
+        is_stripped = list(map(str.strip, texts, repeat(BLANKS))) == texts
+        return list(texts) if is_bounded and is_stripped and is_storable("".join(texts)) else None
+    try:
+        numbers = list(map(int, texts))
+    except ValueError:
+        return None
+    is_within = min(numbers) >= -MAX_INTEGER and max(numbers) <= MAX_INTEGER
+    return list(numbers) if is_within and list(map(str, numbers)) == texts else None
 
 
 def stored_id(text: str | None, json_type: JsonType) -> ExternalId | None:

@@ -8,12 +8,18 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 PRICE: Final = "price"
 MAX_NAMES: Final = 32  # kept in memory, besides the price; 8 bytes per item each
 # Also in text, and in RetailRocket's form (n277.200). The pattern means the same in Postgres and Python; with a bound
 # on the digits Postgres would take ten times as long.
 NUMBER: Final = r"n?-?[0-9]+(\.[0-9]+)?"
+MISSING: Final = "NaN"  # among texts of `numbers_of`
 _NUMBER = re.compile(NUMBER)
+# The same of many, each followed by NUL. Possessive, so that nothing is kept for going back.
+_NUMBERS = re.compile(rf"(?:(?:{MISSING}|n?+-?+[0-9]++(?:\.[0-9]++)?+)\0)*+")
 _GREATEST = 1e255
 _NAN = math.nan
 
@@ -38,7 +44,7 @@ class ItemNumbers:
         """Extend all columns by `n` keys."""
         self._n_rows += n
         for column in self._columns.values():
-            column.extend([_NAN] * n)
+            column.extend(array("d", [_NAN]) * n)
 
     def put(self, item_key: int, numbers: Mapping[str, float]) -> None:
         """Replace all numbers of an item.
@@ -50,6 +56,17 @@ class ItemNumbers:
                 self._columns[name] = array("d", [_NAN]) * self._n_rows
         for name, column in self._columns.items():
             column[item_key] = numbers.get(name, _NAN)
+
+    def put_all(self, item_keys: NDArray[np.int32], numbers: Mapping[str, NDArray[np.float64]]) -> None:
+        """As `put` for each of `item_keys` (n,), items without numbers so far. `numbers`: by name, (n,), NaN where an
+        item has none."""
+        for name, values in numbers.items():
+            if np.isnan(values).all():
+                continue
+            if name not in self._columns and (name == PRICE or len(self._columns) < MAX_NAMES):
+                self._columns[name] = array("d", [_NAN]) * self._n_rows
+            if name in self._columns:
+                np.asarray(self._columns[name])[item_keys] = values
 
 
 def numbers_in(properties: Mapping[str, Any]) -> dict[str, float]:
@@ -65,3 +82,12 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _GREATEST:
         return None
     return float(value)
+
+
+def numbers_of(texts: str) -> NDArray[np.float64]:
+    """Texts separated by NUL as numbers, each as by `number`; NaN for those that are none, (n,)."""
+    if not _NUMBERS.fullmatch(texts + "\0"):
+        return np.array([number(text) for text in texts.split("\0")], dtype=np.float64)
+    values = np.array(list(map(float, texts.replace("n", "").split("\0"))))
+    values[~(np.abs(values) < _GREATEST)] = _NAN
+    return values

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,3 +71,15 @@ def test_a_cycle_of_categories_is_walked_once() -> None:
     tree = CategoryTree("string", {1: "a", 2: "b"}, {1: 2, 2: 1})
     assert tree.lineage(1) == [1, 2]
     assert tree.subtree(1) == {1, 2}
+
+
+def test_a_former_tree_is_freed_without_the_garbage_collector() -> None:
+    tree = CategoryTree("string", {1: "a", 2: "b"}, {1: None, 2: 1})
+    assert tree.below(("a",)) == ({1, 2}, ())
+    former = weakref.ref(tree)
+    gc.disable()
+    try:
+        del tree
+        assert former() is None
+    finally:
+        gc.enable()
