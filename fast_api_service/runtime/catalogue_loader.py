@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+import numpy as np
 from asyncpg.pool import PoolConnectionProxy as Connection
 
 from fast_api_service.runtime import item_rows, unreadable_rows
@@ -13,6 +15,11 @@ from recsys.serving.catalogue import CategoryTree, ItemDictionary
 from recsys.serving.ids import JsonType
 
 _KEYS_A_TIME: Final = 10_000
+_KEYS_SQL: Final = f"""
+select string_agg(int4send(item_key), '' order by item_key) from (
+    select item_key from items where item_key > $1 and deleted_at is null order by item_key limit {_KEYS_A_TIME}
+) block
+"""  # noqa: S608 - our own words
 _EPOCH: Final = """
     (
         select format('%s:%s:%s:%s', system_identifier, timeline_id, oid, (
@@ -117,12 +124,18 @@ async def _apply_changes(connection: Connection, former: Catalogue) -> None:
 
 async def _forget_deleted(connection: Connection, items: ItemDictionary) -> None:
     """Remove items whose rows were deleted."""
-    existing: set[int] = set()
-    cursor = await connection.cursor("select item_key from items where deleted_at is null")
-    while portion := await cursor.fetch(_KEYS_A_TIME):
-        existing.update(row[0] for row in portion)
-    for key in (items.known_keys() | items.unreadable) - existing:
-        items.remove(key)
+    n = max(len(items.id_by_key), max(items.unreadable, default=-1) + 1)
+    exists = np.zeros(n, dtype=bool)
+    last = -1
+    while block := await connection.fetchval(_KEYS_SQL, last):
+        keys = np.frombuffer(block, ">i4")
+        last = int(keys[-1])
+        exists[keys[keys < n]] = True
+    gone = np.flatnonzero(~exists).tolist()
+    for start in range(0, len(gone), _KEYS_A_TIME):
+        for key in gone[start : start + _KEYS_A_TIME]:
+            items.remove(key)
+        await asyncio.sleep(0)  # requests are answered in between
 
 
 async def _categories(connection: Connection, json_type: JsonType) -> CategoryTree:

@@ -153,10 +153,6 @@ class ItemDictionary:
         """Key of an id of the catalogue's own type, None where there is no such item."""
         return self._key_by_id.get(item_id)
 
-    def known_keys(self) -> set[int]:
-        """Keys of all items."""
-        return set(self._key_by_id.values())
-
     def keys(self, item_ids: Sequence[ExternalId]) -> NDArray[np.int64]:
         """Keys of ids of the catalogue's own type, -1 where there is no such item, (n,)."""
         return np.fromiter(map(self._key_by_id.get, item_ids, repeat(-1)), dtype=np.int64, count=len(item_ids))

@@ -65,13 +65,14 @@ async def both(url: str, kind: JsonType) -> tuple[ItemDictionary, ItemDictionary
 
 
 def contents(items: ItemDictionary) -> dict[str, Any]:
-    last = max(items.known_keys())
+    known = [key for key, id_ in enumerate(items.id_by_key) if id_ is not None]
+    last = max(known)
     columns = {name: np.array(items.numbers.column(name))[: last + 1] for name in items.numbers.names}
     return {
         "size": (len(items), items.n_available, items.unreadable),
         "ids": items.id_by_key[: last + 1],
         "available": items.available_by_key().tolist()[: last + 1],
-        "categories": [items.category(key) for key in sorted(items.known_keys())],
+        "categories": [items.category(key) for key in known],
         "numbers": {
             name: [None if math.isnan(one) else one for one in column.tolist()]
             for name, column in columns.items()

@@ -59,7 +59,7 @@ def contents(items: ItemDictionary) -> dict[str, Any]:
     names = items.numbers.names
     columns = {name: np.array(items.numbers.column(name)).tolist() for name in names}
     return {
-        "size": (len(items), items.n_available, items.unreadable, items.known_keys()),
+        "size": (len(items), items.n_available, items.unreadable),
         "ids": [(type(id_), id_) for id_ in items.id_by_key],
         "keys": [items.key(id_) for id_ in items.id_by_key if id_ is not None],
         "available": items.available_by_key().tolist(),
