@@ -263,9 +263,9 @@ def _history(con: Any, properties: Table, items: Table, category_id_type: IdType
     """
     price = _price_name(con, properties)
     names = [CATEGORY, AVAILABLE, TITLE, *([price] if price else [])]
-    used = properties.filter(properties.property.isin(names))
+    used = _keep(con, "used_properties", properties.filter(properties.property.isin(names)))
     number = used.value.fill_null(EMPTIED).re_replace("^n", "")
-    # Branches of cases look at their own rows only: an `or` would search all texts for each of the patterns.
+    # Each case looks at its own rows only; where conditions are joined by `or`, all texts may be searched for all.
     told = ibis.cases(
         (used.value.isnull(), True),
         (used.property == AVAILABLE, used.value.strip() != ""),
