@@ -236,8 +236,7 @@ def _with_actions(con: Any, events: Table, declared: Declared) -> Table:
 
 
 def _with_sessions(events: pa.Table) -> pa.Table:
-    """Events (in order of time) with session_id: a user's session ends with a pause of 30 minutes or with another
-    transaction.
+    """Events, in order of time, with session_id: a pause of 30 minutes or another transaction ends a user's session.
 
     Events of one transaction stay together, however far apart. Sessions are numbered from 0, user by user.
     """
@@ -265,7 +264,7 @@ def _history(con: Any, properties: Table, items: Table, category_id_type: IdType
     names = [CATEGORY, AVAILABLE, TITLE, *([price] if price else [])]
     used = _keep(con, "used_properties", properties.filter(properties.property.isin(names)))
     number = used.value.fill_null(EMPTIED).re_replace("^n", "")
-    # Each case looks at its own rows only; where conditions are joined by `or`, all texts may be searched for all.
+    # Cases search only their own rows; conditions joined by `or` may each search all of them.
     told = ibis.cases(
         (used.value.isnull(), True),
         (used.property == AVAILABLE, used.value.strip() != ""),
