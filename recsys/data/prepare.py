@@ -265,14 +265,14 @@ def _history(con: Any, properties: Table, items: Table, category_id_type: IdType
     used = _keep(con, "used_properties", properties.filter(properties.property.isin(names)))
     number = used.value.fill_null(EMPTIED).re_replace("^n", "")
     # Cases search only their own rows; conditions joined by `or` may each search all of them.
-    told = ibis.cases(
+    valid = ibis.cases(
         (used.value.isnull(), True),
         (used.property == AVAILABLE, used.value.strip() != ""),
         (used.property == CATEGORY, is_id(used.value, category_id_type)),
         (used.property != TITLE, (number == EMPTIED) | number.re_search(_NUMBER)),
         else_=True,
     )
-    used = used.filter(told)
+    used = used.filter(valid)
     words = used.filter(used.property == AVAILABLE).select("property", "value").distinct()  # many rows say the same
     used = used.left_join(words.mutate(yes=_says_yes(words.value)), ["property", "value"])
     used = used.select(

@@ -344,8 +344,8 @@ ODD_TEXTS = [
 
 def test_odd_names_and_values_of_properties_stay_what_they_are(tmp_path: Path) -> None:
     """Names and values are any text, for items and for people."""
-    told = [*((name, f"value {place}") for place, name in enumerate(ODD_TEXTS)), *((f"x{t}", t) for t in ODD_TEXTS)]
-    rows = [(time, "a", name, value) for name, value in told for time, value in ((500, "former"), (500, value))]
+    values = [*((name, f"value {place}") for place, name in enumerate(ODD_TEXTS)), *((f"x{t}", t) for t in ODD_TEXTS)]
+    rows = [(time, "a", name, value) for name, value in values for time, value in ((500, "former"), (500, value))]
     rows += [(600, "a", '"gone"', "x"), (700, "a", '"gone"', None), (700, "a", "unsaid", None)]
     properties = raw_properties(*rows)
     people = properties.rename_columns(["timestamp", "visitorid", "property", "value"])
@@ -354,5 +354,5 @@ def test_odd_names_and_values_of_properties_stay_what_they_are(tmp_path: Path) -
     made = all_prepared(tmp_path, events, properties, people=people)
     for table, owner in ((made.dataset.table("items"), "a"), (made.users, "u")):
         texts = table["properties"].to_pylist()
-        assert [json.loads(text) for text in texts] == [dict(told), {}], owner
-        assert list(json.loads(texts[0])) == sorted(dict(told), key=str.encode), "in the order of names"
+        assert [json.loads(text) for text in texts] == [dict(values), {}], owner
+        assert list(json.loads(texts[0])) == sorted(dict(values), key=str.encode), "in the order of names"
