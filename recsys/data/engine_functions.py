@@ -15,9 +15,9 @@ def latest(value: str, at) -> str:
     """The value of the row with the greatest `at`, of any ordered type; null values do not count."""
 
 
-@ibis.udf.agg.builtin
-def json_group_object(name: str, value: str) -> str:
-    """A JSON object of names and values."""
+@ibis.udf.scalar.builtin
+def to_json(text: str) -> str:
+    """A text as JSON: in quotes, with escapes."""
 
 
 @ibis.udf.scalar.builtin

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ibis
+import numpy as np
 import pyarrow as pa
 from ibis import Table
 
@@ -30,7 +31,7 @@ from recsys.data.dataset import (
     items_as_of,
     write_dataset,
 )
-from recsys.data.engine_functions import json_group_object, latest, sha256
+from recsys.data.engine_functions import latest, sha256, to_json
 from recsys.data.flags import BETWEEN, NUMBER, SCHEMA_ORG, YES
 from recsys.data.keys import KnownKeys, give_keys, is_id
 from recsys.data.posted import with_posted
@@ -115,8 +116,8 @@ def prepare(
         _keep(con, "categories", _categories(con, streams["category_tree"], given, types["category"]))
         owners = items.select(item_key="key", item_id="id", first_seen_at=_instant(items.first))
         _keep(con, "items", owners)
+        event_rows = con.to_pyarrow(_events(con, streams["events"], items, users, declared))
         tables = {
-            "events": _events(con, streams["events"], items, users, declared),
             "items": _items(con, streams["item_properties"], items, as_of),
             "users": _users(con, streams["user_properties"], users),
             "categories": con.table("categories").order_by(col.CATEGORY_KEY),
@@ -137,7 +138,7 @@ def prepare(
         )
         user_rows = con.to_pyarrow(tables.pop("users"))
         arrow = {name: con.to_pyarrow(tables[name].select(SCHEMAS[name].names)) for name in tables}
-        arrow["events"] = parameters.of_several(arrow["events"])
+        arrow["events"] = parameters.of_several(_with_sessions(event_rows))
         con.disconnect()
         return Prepared(write_dataset(folder, meta, arrow | {"users": user_rows}), user_rows)
 
@@ -209,10 +210,8 @@ def _events(con: Any, events: Table, items: Table, users: Table, declared: Decla
     )
     keyed = keyed.inner_join(items.select(item_key="key", itemid="id"), "itemid")
     keyed = keyed.inner_join(users.select(user_key="key", visitorid="id"), "visitorid")
-    keyed = _keep(con, "keyed_events", keyed.drop("visitorid", "itemid"))
-    sessions = _keep(con, "event_sessions", _sessions(keyed))
-    joined = keyed.inner_join(sessions, col.EVENT_ID)
-    return joined.mutate(occurred_at=_instant(joined.timestamp)).order_by(["timestamp", col.EVENT_ID])
+    keyed = keyed.mutate(occurred_at=_instant(keyed.timestamp)).order_by(["timestamp", col.EVENT_ID])
+    return keyed.drop("visitorid", "itemid", "timestamp")
 
 
 def _with_actions(con: Any, events: Table, declared: Declared) -> Table:
@@ -236,23 +235,23 @@ def _with_actions(con: Any, events: Table, declared: Declared) -> Table:
     return keyed.inner_join(con.table("actions"), ["event", "acted", "given"])
 
 
-def _sessions(events: Table) -> Table:
-    """event_id, session_id: a user's session ends with a pause of 30 minutes or with another transaction.
+def _with_sessions(events: pa.Table) -> pa.Table:
+    """Events, in order of time, with session_id: a pause of 30 minutes or another transaction ends a user's session.
 
-    Events of one transaction stay together, however far apart. Sessions are numbered from 0.
+    Events of one transaction stay together, however far apart. Sessions are numbered from 0, user by user.
     """
-    former = {"group_by": col.USER_KEY, "order_by": ["timestamp", col.EVENT_ID]}
-    beside = events.select(
-        col.EVENT_ID,
-        col.USER_KEY,
-        "timestamp",
-        pause=events.timestamp - events.timestamp.lag().over(**former),
-        same=(events.transactionid == events.transactionid.lag().over(**former)),
-    )
-    starts = beside.pause.isnull() | ~beside.same.fill_null(beside.pause <= SESSION_GAP_MS)
-    beside = beside.mutate(starts=starts.cast("int64"))
-    in_order = ibis.cumulative_window(order_by=[col.USER_KEY, "timestamp", col.EVENT_ID])
-    return beside.select(col.EVENT_ID, session_id=beside.starts.sum().over(in_order) - 1)
+    user_key = events[col.USER_KEY].to_numpy()
+    by_user = np.argsort(user_key, kind="stable")
+    occurred_at = events[col.OCCURRED_AT].cast(pa.int64()).to_numpy()[by_user]
+    orders = events["transactionid"].combine_chunks().dictionary_encode()
+    order = orders.indices.fill_null(-1).to_numpy()[by_user]
+    in_orders = (order[1:] >= 0) & (order[:-1] >= 0)
+    goes_on = np.where(in_orders, np.diff(order) == 0, np.diff(occurred_at) <= SESSION_GAP_MS * 1000)
+    starts = np.ones(len(by_user), np.bool_)
+    starts[1:] = (np.diff(user_key[by_user]) != 0) | ~goes_on
+    session_id = np.empty(len(by_user), np.int64)
+    session_id[by_user] = np.cumsum(starts) - 1
+    return events.append_column(col.SESSION_ID, pa.array(session_id))
 
 
 def _history(con: Any, properties: Table, items: Table, category_id_type: IdType) -> Table:
@@ -263,10 +262,19 @@ def _history(con: Any, properties: Table, items: Table, category_id_type: IdType
     """
     price = _price_name(con, properties)
     names = [CATEGORY, AVAILABLE, TITLE, *([price] if price else [])]
-    used = properties.filter(properties.property.isin(names))
-    emptied = used.value.isnull()
-    used = used.filter(emptied | (used.property != AVAILABLE) | (used.value.strip() != ""))
-    used = used.filter(used.value.isnull() | (used.property != CATEGORY) | is_id(used.value, category_id_type))
+    used = _keep(con, "used_properties", properties.filter(properties.property.isin(names)))
+    number = used.value.fill_null(EMPTIED).re_replace("^n", "")
+    # Cases search only their own rows; conditions joined by `or` may each search all of them.
+    valid = ibis.cases(
+        (used.value.isnull(), True),
+        (used.property == AVAILABLE, used.value.strip() != ""),
+        (used.property == CATEGORY, is_id(used.value, category_id_type)),
+        (used.property != TITLE, (number == EMPTIED) | number.re_search(_NUMBER)),
+        else_=True,
+    )
+    used = used.filter(valid)
+    words = used.filter(used.property == AVAILABLE).select("property", "value").distinct()  # many rows say the same
+    used = used.left_join(words.mutate(yes=_says_yes(words.value)), ["property", "value"])
     used = used.select(
         ROW,
         "timestamp",
@@ -274,12 +282,11 @@ def _history(con: Any, properties: Table, items: Table, category_id_type: IdType
         property=used.property.cases((price, PRICE), else_=used.property) if price else used.property,
         value=ibis.cases(
             (used.value.isnull(), EMPTIED),
-            (used.property == AVAILABLE, ibis.ifelse(_says_yes(used.value), "1", "0")),
+            (used.property == AVAILABLE, ibis.ifelse(used.yes, "1", "0")),
             (used.property.isin([CATEGORY, TITLE]), used.value),
             else_=used.value.re_replace("^n", ""),
         ),
     )
-    used = used.filter((used.property != PRICE) | (used.value == EMPTIED) | used.value.re_search(_NUMBER))
     used = used.inner_join(items.select(item_key="key", itemid="id"), "itemid")
     once = used.group_by([col.ITEM_KEY, "timestamp", "property"]).agg(value=latest(used.value, used[ROW]))
     return once.select(col.ITEM_KEY, "property", "value", occurred_at=_instant(once.timestamp))
@@ -326,8 +333,7 @@ def _items(con: Any, properties: Table, items: Table, as_of: int) -> Table:
     ids = con.table("items").select(col.ITEM_KEY, col.ITEM_ID)
     joined = state.inner_join(ids, col.ITEM_KEY)
     others = properties.filter(properties.property.notin([CATEGORY, AVAILABLE, TITLE]))
-    values = _latest_values(con, "item", others, "itemid", items)
-    objects = values.group_by(item_key=values.key).agg(properties=json_group_object(values.property, values.value))
+    objects = _latest_objects(con, "item", others, "itemid", items).rename({col.ITEM_KEY: "key"})
     history = con.table("item_properties")
     history = history.filter(history.property == TITLE)
     titles = history.group_by(col.ITEM_KEY).agg(title=latest(history.value, history.occurred_at).nullif(EMPTIED))
@@ -337,8 +343,7 @@ def _items(con: Any, properties: Table, items: Table, as_of: int) -> Table:
 
 
 def _users(con: Any, properties: Table, users: Table) -> Table:
-    values = _latest_values(con, "user", properties, "visitorid", users)
-    objects = values.group_by("key").agg(properties=json_group_object(values.property, values.value))
+    objects = _latest_objects(con, "user", properties, "visitorid", users)
     joined = users.left_join(objects, "key").drop("key_right")
     return joined.select(
         user_key="key",
@@ -348,21 +353,24 @@ def _users(con: Any, properties: Table, users: Table) -> Table:
     ).order_by(col.USER_KEY)
 
 
-def _latest_values(con: Any, name: str, properties: Table, owner: str, keys: Table) -> Table:
-    """key, property, value: the value of the newest row of each, of rows at one instant the later in the source; none
-    where that row is empty.
+def _latest_objects(con: Any, name: str, properties: Table, owner: str, keys: Table) -> Table:
+    """key, properties: a JSON object of the newest value of each, of rows at one instant the later in the source; it
+    lacks those whose newest row is empty.
 
-    Millions of groups: one sort by integers keeps the rows of an owner together, which the JSON objects need next.
+    Millions of groups: one sort by integers keeps the rows of an owner together, which the objects need next. Names
+    come in after it, quoted once for all rows.
     """
     names = properties.select("property").distinct()
-    names = _keep(con, f"{name}_property_names", names.mutate(code=ibis.row_number().over(order_by="property")))
-    placed = properties.inner_join(keys.select("key", **{owner: "id"}), owner).inner_join(names, "property")
-    placed = placed.select(
-        "key", "property", "value", code=placed.code.cast("int32"), newness=_newness(con, properties, placed)
-    )
+    names = names.mutate(code=ibis.row_number().over(order_by="property").cast("int32"), name=to_json(names.property))
+    names = _keep(con, f"{name}_property_names", names)
+    placed = properties.inner_join(keys.select("key", **{owner: "id"}), owner)
+    placed = placed.inner_join(names.select("property", "code"), "property")
+    placed = placed.select("key", "code", "value", newness=_newness(con, properties, placed))
     placed = placed.mutate(next_code=placed.code.lead().over(group_by="key", order_by=["code", "newness"]))
     newest = placed.filter(placed.next_code.isnull() | (placed.next_code != placed.code))
-    return newest.filter(newest.value.notnull()).select("key", "property", "value")
+    newest = newest.filter(newest.value.notnull()).inner_join(names.select("code", "name"), "code")
+    members = (newest.name + ":" + to_json(newest.value)).group_concat(",")
+    return newest.group_by("key").agg(properties=ibis.literal("{") + members + "}")
 
 
 def _newness(con: Any, properties: Table, placed: Table) -> ibis.Value:

@@ -143,7 +143,8 @@ def _meetings(events: Table) -> Table:
 
 def _users_within(events: Table) -> Table:
     """One row: how many users had an event in each of the windows."""
-    users = events.group_by(col.USER_KEY).agg(last_days=events[AGE_DAYS].min())
+    recent = events.filter(events[AGE_DAYS] <= max(_NEW_DAYS))
+    users = recent.group_by(col.USER_KEY).agg(last_days=recent[AGE_DAYS].min())
     return users.agg(**{f"total_users_{days}d": users.count(where=users.last_days <= days) for days in _NEW_DAYS})
 
 

@@ -29,6 +29,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys import columns as col
 from recsys.data.prepare import prepare
 from recsys.data.raw import Declared, RawTables
 from recsys.features.item import item_features
@@ -41,7 +42,8 @@ N_NAMES, N_CATEGORIES, N_WEEKS = 1100, 1669, 18
 START_MS = 1_430_622_000_000
 SECONDS_TARGET, GIB_TARGET, RATIO_TARGET = 60, 4, 5
 BATCH = 2_000_000
-UNCOMPARED = ("item_rank_decayed",)  # equal sums may differ in their last bit, and ranks of ties with them
+# Equal sums may differ in their last bit, and ranks of ties with them; here every event speaks for its item.
+UNCOMPARED = ("item_rank_decayed", col.ACTION_LABEL)
 
 
 def generate(folder: Path, scale: float, seed: int = 7) -> None:
@@ -110,7 +112,8 @@ def prepare_ours(raw: Path, out: Path, at: int) -> None:
     files = {name: raw / f"{name}.parquet" for name in ("events", "item_properties", "category_tree")}
     ids = dict.fromkeys(("user", "item", "category"), "integer")
     declared = Declared("generated", WEIGHTS, ("transaction",), ("transaction",), ids)
-    dataset = prepare(out, RawTables(**files), declared, at, memory_limit="2GB").dataset
+    dataset, people = prepare(out, RawTables(**files), declared, at, memory_limit="2GB")
+    pq.write_table(people, out / "people.parquet")
     con = dataset.connect()
     con.to_parquet(item_features(con, at).order_by("item_key"), out / "item_features.parquet")
     con.to_parquet(user_features(con, at, dataset.meta.event_types).order_by("user_key"), out / "user_features.parquet")
@@ -126,7 +129,7 @@ def compare(ours: Path, theirs: Path) -> list[str]:
     keys |= {"item_properties": ["item_key", "property", "occurred_at"]}
     keys |= {"item_features": ["item_key"], "user_features": ["user_key"]}
     for name, key in keys.items():
-        left = pq.read_table(ours / f"{name}.parquet").to_pandas()
+        left = pq.read_table(ours / f"{'people' if name == 'users' else name}.parquet").to_pandas()
         right = pq.read_table(theirs / f"{name}.parquet").to_pandas()
         by = {column: left[column].astype(str) if column == "property" else left[column] for column in key}
         left = left.assign(**by).sort_values(key, ignore_index=True)

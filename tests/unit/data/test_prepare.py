@@ -324,3 +324,35 @@ def test_of_two_states_of_the_category_tree_the_later_counts(tmp_path: Path) -> 
         "b": None,
         "c": "b",
     }
+
+
+ODD_TEXTS = [
+    "",
+    " ",
+    '"',
+    "\\",
+    '\\"',
+    "a\nb\tc\r",
+    "\x01\x1f\x7f",
+    "\u2028é ü 漢 🙂",
+    "null",
+    "{}",
+    "it's",
+    "a" * 5000,
+]
+
+
+def test_odd_names_and_values_of_properties_stay_what_they_are(tmp_path: Path) -> None:
+    """Names and values are any text, for items and for people."""
+    values = [*((name, f"value {place}") for place, name in enumerate(ODD_TEXTS)), *((f"x{t}", t) for t in ODD_TEXTS)]
+    rows = [(time, "a", name, value) for name, value in values for time, value in ((500, "former"), (500, value))]
+    rows += [(600, "a", '"gone"', "x"), (700, "a", '"gone"', None), (700, "a", "unsaid", None)]
+    properties = raw_properties(*rows)
+    people = properties.rename_columns(["timestamp", "visitorid", "property", "value"])
+    people = people.set_column(1, "visitorid", pa.array(["u"] * len(people)))
+    events = raw_events((1000, "u", "view", "a", None), (1000, "v", "view", "b", None))
+    made = all_prepared(tmp_path, events, properties, people=people)
+    for table, owner in ((made.dataset.table("items"), "a"), (made.users, "u")):
+        texts = table["properties"].to_pylist()
+        assert [json.loads(text) for text in texts] == [dict(values), {}], owner
+        assert list(json.loads(texts[0])) == sorted(dict(values), key=str.encode), "in the order of names"
