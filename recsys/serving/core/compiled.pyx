@@ -35,16 +35,26 @@ ctypedef pair[int64_t, float] Seed  # an item, and what it is worth
 cdef object new_pick = tuple.__new__
 
 
+cdef Py_ssize_t length_of(item_keys, event_types, occurred_ms) except -1:
+    cdef Py_ssize_t n = len(item_keys)
+    if not len(event_types) == n == len(occurred_ms):
+        raise ValueError("columns of unequal length")
+    return n
+
+
 def seeds(item_keys, event_types, occurred_ms, interests, double per_ms, Py_ssize_t n):
     cdef dict found = {}
-    cdef int64_t newest_ms = occurred_ms[0] if len(occurred_ms) else 0
+    cdef Py_ssize_t place, n_events = length_of(item_keys, event_types, occurred_ms)
+    cdef int64_t newest_ms = occurred_ms[0] if n_events else 0
     cdef int64_t at_ms
     cdef double weight
-    for key, event_type, at_ms in zip(item_keys, event_types, occurred_ms, strict=True):
+    for place in range(n_events):
+        key = item_keys[place]
         former = found.get(key)
         if former is None and len(found) == n:
             continue
-        weight = <double>interests[event_type] * pow(2.0, <double>(newest_ms - at_ms) * per_ms)
+        at_ms = occurred_ms[place]
+        weight = <double>interests[event_types[place]] * pow(2.0, <double>(newest_ms - at_ms) * per_ms)
         if weight > 0:
             found[key] = weight if former is None else <double>former + weight
     return found
@@ -52,20 +62,23 @@ def seeds(item_keys, event_types, occurred_ms, interests, double per_ms, Py_ssiz
 
 def bought(item_keys, event_types, occurred_ms, dict since_ms):
     cdef set found = set()
-    for key, type_, at_ms in zip(item_keys, event_types, occurred_ms, strict=True):
-        since = since_ms.get(type_)
-        if since is not None and at_ms >= since:
-            found.add(key)
+    cdef Py_ssize_t place
+    for place in range(length_of(item_keys, event_types, occurred_ms)):
+        since = since_ms.get(event_types[place])
+        if since is not None and occurred_ms[place] >= since:
+            found.add(item_keys[place])
     return found
 
 
 def n_counted(item_keys, event_types, interests, Py_ssize_t n):
     cdef set found = set()
-    cdef Py_ssize_t count = 0
-    for key, event_type in zip(item_keys, event_types, strict=True):
-        if <double>interests[event_type] > 0 and (len(found) < n or key in found):
-            found.add(key)
-            count += 1
+    cdef Py_ssize_t place, count = 0
+    for place in range(length_of(item_keys, event_types, item_keys)):
+        if <double>interests[event_types[place]] > 0:
+            key = item_keys[place]
+            if len(found) < n or key in found:
+                found.add(key)
+                count += 1
     return count
 
 
@@ -247,7 +260,7 @@ cdef class Called:
         sort(self.best.begin(), self.best.begin() + self.n)
 
     cdef int32_t key(self, Py_ssize_t place) noexcept:
-        return <int32_t>(self.best[place] & 0xFFFFFFFF)
+        return <int32_t>self.best[place]  # the low half
 
     @property
     def keys(self):
@@ -256,6 +269,9 @@ cdef class Called:
     def score(self, Py_ssize_t place):
         if not 0 <= place < self.n:
             raise IndexError(place)
+        return self.total(place)
+
+    cdef float total(self, Py_ssize_t place) noexcept:
         cdef uint32_t bits = ~<uint32_t>(self.best[place] >> 32)
         cdef float total
         memcpy(&total, &bits, 4)
@@ -327,7 +343,7 @@ cdef class Fused:
                     because = self.because if self.is_called[at] else None
                     picks.append(self.stored.pick(at, item_key, self.attributions, because))
                 else:
-                    parts = (item_key, self.called.score(place), self.of_called, self.because)
+                    parts = (item_key, self.called.total(place), self.of_called, self.because)
                     picks.append(new_pick(Pick, parts))
                 if len(picks) == n:
                     return picks
