@@ -32,7 +32,7 @@ _EXPECTED: Final = {
 }  # fmt: skip
 
 
-class Sample(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Sample(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
     """One event as posted; null is as good as absent, except of objects."""
 
     item_id: int | float | str

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -159,10 +160,9 @@ def test_an_invalid_sample_is_refused_alone_with_its_field_and_why(more: dict[st
     ],
 )
 def test_a_body_that_cannot_be_read_is_refused_with_why(body: bytes, reason: str) -> None:
-    with pytest.raises(ApiError, match=".") as caught:
+    with pytest.raises(ApiError, match=re.escape(reason)) as caught:
         samples_of(body)
     assert (caught.value.code, caught.value.status) == (422, "invalid_request")
-    assert reason in caught.value.error
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,22 @@ WHOLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("sample", "digest"), [
-    (USUAL, "1577758c707d597a1f4bb858713bacc6694a7cf12f09111d32a9588efb5eeb1a"),
-    (WHOLE, "01d26a361d0479467150bc1d7cf3f3b743249ed0a8246e122bf877a499f17696"),
-    ({"item_id": "x", "session_id": "ключ"}, "689cf6f2de77d5ebb6aa9a22d34f65c8d01473d028b750082af6f83232004eaf"),
-    (USUAL | {"timestamp": 1796000000123, "label": -0.0}, "a539d8dd5a3d1907c8c0aaed1f3e0ecd13659c936a741f8dcd1b9d54b957679d"),
-    (dict.fromkeys(["label", "version", "event_id"]) | {"user_id": "1", "item_id": "2"}, "f2c57db44bdf9363298eada69dffdcd5e40dff93550fc8ee0bb114890b7cf220"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sample", "digest"),
+    [
+        (USUAL, "1577758c707d597a1f4bb858713bacc6694a7cf12f09111d32a9588efb5eeb1a"),
+        (WHOLE, "01d26a361d0479467150bc1d7cf3f3b743249ed0a8246e122bf877a499f17696"),
+        ({"item_id": "x", "session_id": "ключ"}, "689cf6f2de77d5ebb6aa9a22d34f65c8d01473d028b750082af6f83232004eaf"),
+        (
+            USUAL | {"timestamp": 1796000000123, "label": -0.0},
+            "a539d8dd5a3d1907c8c0aaed1f3e0ecd13659c936a741f8dcd1b9d54b957679d",
+        ),
+        (
+            dict.fromkeys(["label", "version", "event_id"]) | {"user_id": "1", "item_id": "2"},
+            "f2c57db44bdf9363298eada69dffdcd5e40dff93550fc8ee0bb114890b7cf220",
+        ),
+    ],
+)
 def test_the_digest_of_a_sample_never_changes(sample: dict[str, Any], digest: str) -> None:
     """Else a retry that spans an upgrade would be a conflict."""
     for samples in ([sample], [sample, 7]):  # decoded together, and one by one
