@@ -63,7 +63,9 @@ def warnings_of(
 def _unused(given: Sequence[Mapping[str, Any]], owners: tuple[str, ...]) -> dict[str, Counter[str]]:
     """Reason → the names whose values are not used, with their counts."""
     unused: dict[str, Counter[str]] = {}
-    kinds = Counter([(name, type(value)) for parameters in given for name, value in parameters.items()])
+    kinds: Counter[tuple[str, Any]] = Counter(
+        [(name, type(value)) for parameters in given for name, value in parameters.items()]
+    )
     for (name, kind), n in kinds.items():
         for why in _reasons(name, kind, owners):
             unused.setdefault(why, Counter())[name] += n
