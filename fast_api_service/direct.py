@@ -46,7 +46,7 @@ class DirectRoute(APIRoute):
     _validate: Callable[[bytes], Any]
 
     def reading(self, validate: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        """The parser of bodies: pydantic's, which subclasses may put a fast path before."""
+        """The parser of bodies: pydantic's; a subclass may have another."""
         return validate
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

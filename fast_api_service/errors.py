@@ -20,7 +20,7 @@ from recsys.events.log import LogAwayError
 log = logging.getLogger(__name__)
 _STATUS_BY_CODE = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _MAX_PROBLEMS = 5
-_FORMS = ("one", "many", "lists")  # pydantic's names for the forms of a body
+_FORMS = ("one", "lists")  # pydantic's names for the forms of a body
 
 
 class ErrorAnswer(BaseModel):

@@ -5,36 +5,32 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import orjson
 from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
 
 from fast_api_service.auth.scopes import needs
 from fast_api_service.direct import DirectRoute, JsonBytes
-from fast_api_service.errors import ApiError, documented, in_words
+from fast_api_service.errors import ApiError, documented
 from fast_api_service.events import warnings as event_warnings
-from fast_api_service.events.plain_samples import plain, samples_of
-from fast_api_service.events.schemas import AddAnswer, AddRequest, EventsAnswer, Sample, Samples
+from fast_api_service.events.samples import Sample, fields_of, samples_of
+from fast_api_service.events.schemas import AddAnswer, AddRequest, EventsAnswer
 from fast_api_service.runtime.state import ServiceState, State
 from recsys.api_key import EVENTS, USERS
 from recsys.errors import InputError
 from recsys.events import event, postgres_log
-from recsys.events.names import EventNames
-from recsys.events.names import names_of as names_in_force
 from recsys.ids import MAX_ID_LENGTH
 from recsys.serving.ids import ExternalId, JsonType, external_id, to_external
-from recsys.serving.recent import EventMeaning
 
 router = APIRouter(tags=["online"])
 
 
 class _SamplesRoute(DirectRoute):
-    def reading(self, validate: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        """orjson parses a body of samples in a third of pydantic's time."""
-        return lambda body: samples_of(body) or validate(body)
+    def reading(self, _: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        """The type of `body` is for the OpenAPI document alone."""
+        return samples_of
 
 
 _add_router = APIRouter(route_class=_SamplesRoute)
@@ -92,19 +88,31 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     Without `event_id`, a retry is recognized by the `timestamp`, or by the header `Idempotency-Key`; with none of them,
     equal views within ten minutes count once, and each purchase counts.
     """
+    posted = cast("Sequence[Sample | str]", body)
     state: State = request.app.state.service
-    samples = body.samples if isinstance(body, Samples) else [body.model_dump(exclude_unset=True)]
     key = _idempotency_key(request)
     await state.appends.turn()
-    snapshot, names = state.snapshot, names_of(state)
-    readable, rejected = _readable(samples, state)
-    events, refused = event.parse([sample for _, sample in readable], dt.datetime.now(dt.UTC), names, key)
-    rejected |= {readable[place][0]: (422, reason) for place, reason in refused.items()}
-    appended = await state.appends.append([one for _, one in events])
-    rejected |= {readable[events[place][0]][0]: (422, "the user of this event was erased") for place in appended.erased}
-    for place in appended.conflicts:
-        index = readable[events[place][0]][0]
-        rejected[index] = (409, "this event_id is taken by an event with another content, which stays")
+    now = state.now
+    names = now.names if now else state.names
+    user_type, item_type = (now.snapshot.user_id_type, now.snapshot.items.json_type) if now else ("string", "string")
+    samples, reasons = fields_of(posted, user_type, item_type, names)
+    parsed, refused = event.parse([sample for _, sample in samples], dt.datetime.now(dt.UTC), names, key)
+    indices, events = [samples[place][0] for place, _ in parsed], [one for _, one in parsed]
+    appended = await state.appends.append(events)
+    rejected = {index: (422, reason) for index, reason in reasons.items()}
+    rejected |= {samples[place][0]: (422, reason) for place, reason in refused.items()}
+    rejected |= {indices[place]: (422, "the user of this event was erased") for place in appended.erased}
+    taken = "this event_id is taken by an event with another content, which stays"
+    rejected |= {indices[place]: (409, taken) for place in appended.conflicts}
+    for outcome, n in (
+        ("accepted", len(appended.accepted)), ("duplicate", len(appended.duplicates)), ("rejected", len(rejected))
+    ):  # fmt: skip
+        state.metrics.events.labels(outcome).inc(n)
+    if len(rejected) == len(posted):
+        (code, reason), n_more = rejected[min(rejected)], len(rejected) - 1
+        status = "conflict" if code == 409 else "invalid_request"
+        more = f"; and {n_more} more were rejected" if n_more else ""
+        raise ApiError(422 if n_more else code, status, reason + more)
     answer = {
         "success": not rejected,
         "accepted": len(appended.accepted),
@@ -112,20 +120,24 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
         "rejected": [{"index": i, "code": code, "reason": why} for i, (code, why) in sorted(rejected.items())],
         "position": appended.position,
     }
-    if renamed := event_warnings.stored_as((sample for _, sample in readable), names):
+    # Beyond the usual: what was stored under another name, or cannot be used.
+    types = {sample.get("event_type") or sample.get("action_type") or "" for _, sample in samples}
+    if not types <= names.usual and (renamed := event_warnings.stored_as(types, names)):
         answer["stored_as"] = renamed
-    pairs = [(readable[place][1], one) for place, one in events]
-    n_apart = sum(event.is_counted_apart(sample, one, names, key) for sample, one in pairs)
-    if warnings := event_warnings.warnings_of(pairs, n_apart, names, snapshot, owners_of_fields(state)):
-        answer["warnings"] = warnings
-    counts = {"accepted": appended.accepted, "duplicate": appended.duplicates, "rejected": rejected}
-    for outcome, places in counts.items():
-        state.metrics.events.labels(outcome).inc(len(places))
-    if len(rejected) < len(samples):
-        return JsonBytes(orjson.dumps(answer), 207 if rejected else 200)
-    (code, reason), n_more = rejected[min(rejected)], len(rejected) - 1
-    status = "conflict" if code == 409 else "invalid_request"
-    raise ApiError(422 if n_more else code, status, reason + (f"; and {n_more} more were rejected" if n_more else ""))
+    n_apart, unknown, given = 0, set[str](), []
+    own_type: Any = int if item_type == "integer" else str
+    for place, one in parsed:
+        sample = samples[place][1]
+        n_apart += "event_id" not in sample and one.event_id.startswith(event.APART)
+        if now is not None and own_type(one.item_id) not in now.snapshot.items.ids:
+            unknown.add(one.item_id)
+        if sample["parameters"] or sample["features"]:
+            given.append(sample)
+    if n_apart or unknown or given or not types <= names.usual:
+        owners = tuple(now.model.scorer.spec.context_names) if now and now.model else ()
+        if warnings := event_warnings.warnings_of(events, given, n_apart, names, unknown, owners):
+            answer["warnings"] = warnings
+    return JsonBytes(orjson.dumps(answer), 207 if rejected else 200)
 
 
 router.include_router(_add_router)
@@ -165,46 +177,6 @@ async def latest(
     ]
     body = {"success": True, "user_id": own_id, "events": events}
     return Response(orjson.dumps(body), media_type="application/json")
-
-
-def _readable(
-    samples: Sequence[Any], state: State
-) -> tuple[list[tuple[int, dict[str, Any]]], dict[int, tuple[int, str]]]:
-    """Valid samples, as (index, fields with ids as text), and why the others were rejected."""
-    types = types_of(state)
-    user_type, item_type, validate = types["user"], types["item"], Sample.model_validate
-    readable: list[tuple[int, dict[str, Any]]] = []
-    rejected: dict[int, tuple[int, str]] = {}
-    checked = plain(samples, types)
-    for index, raw in enumerate(samples):
-        if index in checked:
-            readable.append((index, checked[index]))
-            continue
-        try:
-            fields = validate(raw).__dict__
-            sample = {name: value for name, value in fields.items() if value is not None}
-            sample["item_id"] = str(to_external(sample["item_id"], item_type, "item"))
-            if "user_id" in sample:
-                sample["user_id"] = str(to_external(sample["user_id"], user_type, "user"))
-            readable.append((index, sample))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            rejected[index] = (422, in_words({**problem, "loc": ("body", *problem["loc"])}))
-        except InputError as error:
-            rejected[index] = (422, str(error))
-    return readable, rejected
-
-
-def names_of(state: State) -> EventNames:
-    """The names of event types; without a publication, those of data that declare none."""
-    meaning = state.snapshot.meaning if state.snapshot else EventMeaning()
-    return names_in_force(meaning, state.config, state.event_synonyms)
-
-
-def owners_of_fields(state: State) -> Sequence[str]:
-    """Parameters that own a field of the model in service (`recsys.features.context`)."""
-    loaded = state.models.loaded
-    return loaded.scorer.spec.context_names if loaded else ()
 
 
 def _idempotency_key(request: Request) -> str:

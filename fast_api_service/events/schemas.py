@@ -5,49 +5,17 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    JsonValue,
-    PlainValidator,
-    Strict,
-    Tag,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from fast_api_service.schemas import ItemId, TextId, UserId
 from recsys.events.names import TYPE_PATTERN
-from recsys.instants import instant_of
 
 MAX_SAMPLES = 1000
 
 
-def _instant(value: Any) -> dt.datetime:
-    """ISO 8601 (UTC if without a zone), or seconds or milliseconds since the epoch."""
-    if isinstance(value, dt.datetime):
-        return value if value.tzinfo else value.replace(tzinfo=dt.UTC)
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise TypeError
-        if isinstance(value, str):
-            return instant_of(value)
-        seconds = value / 1000 if abs(value) > MILLISECONDS_FROM else value
-        return dt.datetime.fromtimestamp(seconds, dt.UTC)
-    except (TypeError, ValueError, OverflowError, OSError):
-        raise ValueError("an instant is ISO 8601 text, or a number of seconds or milliseconds since 1970") from None
-
-
-MILLISECONDS_FROM = 10**11  # as seconds that would be the year 5138
 Timestamp = Annotated[
-    AwareDatetime,
-    PlainValidator(_instant),
-    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}),
+    dt.datetime | float, WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]})
 ]
-
-
 EventType = Annotated[str, Field(pattern=TYPE_PATTERN)]
 _OWNED: list[JsonValue] = [
     {"required": ["user_id"], "properties": {"user_id": {"type": ["integer", "string"]}}},
@@ -74,7 +42,7 @@ class Sample(BaseModel):
     )
     action_type: EventType | None = Field(None, description="alias of event_type, which takes precedence")
     timestamp: Timestamp | None = Field(None, description="when it happened; default: now")
-    label: Annotated[float, Strict()] | None = Field(None, ge=-1e9, le=1e9, description="how much it was liked")
+    label: float | None = Field(None, ge=-1e9, le=1e9, description="how much it was liked")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="of the action: stars, quantity, price, duration; and context known before it: device, campaign …",
@@ -95,11 +63,7 @@ class Samples(BaseModel):
     samples: list[Annotated[Any, WithJsonSchema({"x-schema": "Sample"})]] = Field(min_length=1, max_length=MAX_SAMPLES)
 
 
-def _form(body: Any) -> str:
-    return "many" if isinstance(body, Samples) or (isinstance(body, dict) and "samples" in body) else "one"
-
-
-AddRequest = Annotated[Annotated[Samples, Tag("many")] | Annotated[Sample, Tag("one")], Discriminator(_form)]
+AddRequest = Samples | Sample  # documentation: `events.samples` validates
 
 
 class RejectedEvent(BaseModel):

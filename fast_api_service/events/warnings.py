@@ -2,58 +2,55 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
+from types import NoneType
 from typing import Any, Final
 
 from recsys.action import BY_PARAMETER
 from recsys.events.event import Event
 from recsys.events.names import DEFAULT_TYPE, EventNames
 from recsys.features.context import OUTCOMES, context_of
-from recsys.serving.catalogue import ItemDictionary
-from recsys.serving.ids import to_external
-from recsys.serving.snapshot import Snapshot
 
 _MAX_NAMED: Final = 5
 _MAX_SHOWN: Final = 40  # characters of a name
-_PLAIN: Final = (str, int, float, bool)
+_PLAIN: Final = (str, int, float, bool, NoneType)
 _NO_NUMBER = "should be a number, so it gives the event neither weight nor label"
 _NOT_PLAIN = "should be text, a number, true or false, to be an input of the model"
 
 
-def stored_as(samples: Iterable[Mapping[str, Any]], names: EventNames) -> dict[str, str]:
+def stored_as(posted: Iterable[str], names: EventNames) -> dict[str, str]:
     """Posted event type → the name under which it is stored, if that differs; "" is the type of events without one,
     unless view."""
-    posted: set[str] = {sample.get("event_type") or sample.get("action_type") or "" for sample in samples}
-    found = {name: names.stored(name) for name in sorted(posted - {""}) if names.stored(name) != name}
+    found = {name: names.stored(name) for name in sorted(posted) if name and names.stored(name) != name}
     return {"": names.default} | found if "" in posted and names.default != DEFAULT_TYPE else found
 
 
 def warnings_of(
-    pairs: Sequence[tuple[Mapping[str, Any], Event]],
+    events: Sequence[Event],
+    samples: Sequence[Mapping[str, Any]],
     n_apart: int,
     names: EventNames,
-    snapshot: Snapshot | None,
-    owners: Sequence[str],
+    unknown_items: Set[str],
+    owners: tuple[str, ...],
 ) -> list[str]:
     """One line per kind of problem, with counts and some of the names.
 
-    `pairs`: samples with their events, whose item ids are of the snapshot's type; `n_apart`: purchases that cannot be
-    told from retries; `owners`: parameters that own a field of the model (`recsys.features.context`).
+    `samples`: those with parameters or features; `n_apart`: purchases that cannot be told from retries; `owners`:
+    parameters that own a field of the model (`recsys.features.context`).
     """
-    events, warnings = [event for _, event in pairs], []
+    warnings = []
     types = Counter([event.event_type for event in events])
     if unweighted := {name: n for name, n in types.items() if not names.has_meaning(name)}:
         known = ", ".join(names.declared[:20])
         text = f"have no weight here, so they count nothing: {_named(unweighted)}; this shop's are {known}"
         warnings.append(f"event_type: {sum(unweighted.values())} of {len(events)} {text}")
-    if snapshot is not None and (unknown := _unknown(events, snapshot.items)):
+    if unknown := Counter([event.item_id for event in events if event.item_id in unknown_items]):
         text = "are of items that the catalogue does not have; they count once it has them"
         warnings.append(f"item_id: {sum(unknown.values())} of {len(events)} {text}: {_named(unknown)}")
     for place in ("parameters", "features"):
-        for why, unused in _unused([given for sample, _ in pairs if (given := sample.get(place))], owners).items():
+        for why, unused in _unused([given for sample in samples if (given := sample.get(place))], owners).items():
             warnings.append(f"{place}: {_named(unused)}: {why}")
     if n_apart:
         text = (
@@ -63,33 +60,29 @@ def warnings_of(
     return warnings
 
 
-def _unknown(events: Sequence[Event], items: ItemDictionary) -> Counter[str]:
-    """Ids that are not in the catalogue → number of events."""
-    ids = {event.item_id for event in events}
-    unknown = {id_ for id_ in ids if items.key(to_external(id_, items.json_type, "item")) is None}
-    return Counter(event.item_id for event in events if event.item_id in unknown) if unknown else Counter()
-
-
-def _unused(given: Sequence[Mapping[str, Any]], owners: Sequence[str]) -> dict[str, Counter[str]]:
+def _unused(given: Sequence[Mapping[str, Any]], owners: tuple[str, ...]) -> dict[str, Counter[str]]:
     """Reason → the names whose values are not used, with their counts."""
     unused: dict[str, Counter[str]] = {}
-    counts: Counter[str] = Counter()
-    for parameters in given:
-        for name, value in parameters.items():
-            counts[name] += 1
-            if name in BY_PARAMETER:
-                is_number = type(value) is int or (type(value) is float and math.isfinite(value))
-                if not is_number and value is not None:
-                    unused.setdefault(_NO_NUMBER, Counter())[name] += 1
-            elif value is not None and type(value) not in _PLAIN and name.casefold() not in OUTCOMES:
-                unused.setdefault(_NOT_PLAIN, Counter())[name] += 1
-    for name, n in counts.items():
-        if why := _has_no_field(name, tuple(owners)):
+    kinds: Counter[tuple[str, Any]] = Counter(
+        [(name, type(value)) for parameters in given for name, value in parameters.items()]
+    )
+    for (name, kind), n in kinds.items():
+        for why in _reasons(name, kind, owners):
             unused.setdefault(why, Counter())[name] += n
     return unused
 
 
 @lru_cache(maxsize=1000)
+def _reasons(name: str, kind: Hashable, owners: tuple[str, ...]) -> tuple[str, ...]:
+    """Why a value of this type is not used; numbers are finite."""
+    of_kind = ""
+    if name in BY_PARAMETER:
+        of_kind = "" if kind in (int, float, NoneType) else _NO_NUMBER
+    elif kind not in _PLAIN and name.casefold() not in OUTCOMES:
+        of_kind = _NOT_PLAIN
+    return tuple(filter(None, (of_kind, _has_no_field(name, owners))))
+
+
 def _has_no_field(name: str, owners: tuple[str, ...]) -> str:
     """Why a parameter can never be an input of the model; empty where it can, or for outcomes of the action."""
     if name.strip().casefold() in OUTCOMES:

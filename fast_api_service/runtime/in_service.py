@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fast_api_service.runtime.model_loader import MODEL, LoadedModel
+from recsys.events.names import EventNames
 from recsys.serving.config import ServingConfig
 from recsys.serving.snapshot import Snapshot
 
@@ -16,6 +17,7 @@ class InService(NamedTuple):
     model: LoadedModel | None
     config: ServingConfig
     config_id: int
+    names: EventNames  # of event types
     origins: dict[str, Any]  # by tier, what provenances have in common; made when it is needed first
 
     @property

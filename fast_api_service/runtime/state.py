@@ -27,9 +27,11 @@ from fast_api_service.runtime.publication_loader import Published
 from fast_api_service.runtime.siblings import Siblings, merged
 from fast_api_service.settings import ApiSettings
 from recsys.events.log import EventLog
+from recsys.events.names import EventNames, names_of
 from recsys.events.opening import open_log
 from recsys.serving.config import ServingConfig
 from recsys.serving.list_file import ListFile
+from recsys.serving.recent import EventMeaning
 from recsys.serving.snapshot import NOT_PUBLISHED, Snapshot
 from recsys.settings import load
 
@@ -82,7 +84,16 @@ class State:
         """Put a snapshot into service with the current model and configuration."""
         self.now = None
         if snapshot is not None:
-            self.now = InService(snapshot, self.models.loaded, self.config, self.config_id, {})
+            names = self._names(snapshot.meaning)
+            self.now = InService(snapshot, self.models.loaded, self.config, self.config_id, names, {})
+
+    @property
+    def names(self) -> EventNames:
+        """The names of event types; without a snapshot, those of data that declare none."""
+        return self.now.names if self.now else self._names(EventMeaning())
+
+    def _names(self, meaning: EventMeaning) -> EventNames:
+        return names_of(meaning, self.config, self.event_synonyms)
 
     @property
     def config(self) -> ServingConfig:
@@ -151,7 +162,8 @@ class State:
             log.info("configuration %d is in force", found.config_id)
         self.metrics.config_id.set(found.config_id)
         if self.now is not None and self.now.config is not found.config:
-            self.now = self.now._replace(config=found.config, config_id=found.config_id)
+            names = self._names(self.now.snapshot.meaning)
+            self.now = self.now._replace(config=found.config, config_id=found.config_id, names=names)
 
     async def _look_at_catalogue(self) -> str:
         former = self._catalogue

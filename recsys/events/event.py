@@ -9,7 +9,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -20,6 +20,7 @@ from recsys.instants import CLOCKS_AHEAD
 MAX_AGE = dt.timedelta(days=366)
 MAX_PARAMETERS, MAX_PARAMETER_BYTES = 64, 8192
 RETRY_WINDOW_S = 600
+APART: Final = "once-"  # how ids begin of purchases that cannot be told from their retries
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # an escape, and not the end of an escaped backslash
 
 
@@ -54,7 +55,7 @@ def parse(
     sample without a timestamp also depends on the ten minutes in which it was received, so that a retry of the body is
     a duplicate while an equal visit on the next day is a new event; `retry_of` and `retried_as` are the ids of the ten
     minutes before and after. An `idempotency_key` of the request replaces the ten minutes; without one, each event of
-    a type that `names` has as bought is a separate purchase (`is_counted_apart`).
+    a type that `names` has as bought is a separate purchase, and its id begins with APART.
 
     The event's type is that of `names`, while id and digest are of the sample as posted: a retry remains a duplicate
     even if the names have changed since.
@@ -64,29 +65,36 @@ def parse(
     seen: Counter[bytes] = Counter()
     earliest, latest = now - MAX_AGE, now + CLOCKS_AHEAD
     for index, sample in enumerate(samples):
+        get = sample.get
         try:
+            user_id, session_id, at, event_id = get("user_id"), get("session_id"), get("timestamp"), get("event_id")
+            if user_id is None and session_id is None:
+                raise InputError("user_id or session_id is needed")
+            if at is not None and not earliest <= at <= latest:
+                raise InputError(_timestamp_error(at, now))
             digest = _digest(sample)
-            event = _event(sample, digest, now, names)
-            if event.occurred_at > latest or event.occurred_at < earliest:
-                raise InputError(_timestamp_error(event.occurred_at, now))
-            if is_counted_apart(sample, event, names, idempotency_key):
-                event = event._replace(event_id="once-" + secrets.token_hex(20))
-            elif not event.event_id:
-                is_dated = bool(sample.get("timestamp"))
-                key = b"" if is_dated else idempotency_key.encode()
-                event = _named(event, seen[digest], None if is_dated or key else now, key)
-                seen[digest] += 1
+            event_type = names.type_of(get("event_type") or get("action_type") or names.default)
+            before = after = None
+            if not event_id:
+                if at is None and not idempotency_key and event_type in names.bought:
+                    event_id = APART + secrets.token_hex(20)
+                else:
+                    rank, seen[digest] = seen[digest], seen[digest] + 1
+                    if at is None and not idempotency_key:
+                        period = int(now.timestamp()) // RETRY_WINDOW_S
+                        before, event_id, after = (_derived(digest, rank, period + shift) for shift in (-1, 0, 1))
+                    else:
+                        event_id = _derived(digest, rank, None, b"" if at else idempotency_key.encode())
+            # positional: keyword arguments take three times as long
+            event = Event(
+                event_id, before, after, user_id, session_id, sample["item_id"], event_type, at or now, get("label"),
+                json_object(sample, "parameters") if get("parameters") else b"{}",
+                json_object(sample, "features") if get("features") else b"{}", get("version"), digest,
+            )  # fmt: skip
             events.append((index, event))
         except InputError as error:
             rejected[index] = str(error)
     return events, rejected
-
-
-def is_counted_apart(sample: Mapping[str, Any], event: Event, names: EventNames, idempotency_key: str = "") -> bool:
-    """Whether a retry of this purchase cannot be told from a second one, so that each counts."""
-    if idempotency_key or event.event_type not in names.bought:
-        return False
-    return not sample.get("event_id") and not sample.get("timestamp")
 
 
 def _digest(sample: Mapping[str, Any]) -> bytes:
@@ -94,30 +102,6 @@ def _digest(sample: Mapping[str, Any]) -> bytes:
         return hashlib.sha256(orjson.dumps(sample, option=orjson.OPT_SORT_KEYS)).digest()
     except TypeError as error:  # a lone surrogate, an integer beyond 64 bits
         raise InputError(str(error)) from None
-
-
-def _event(sample: Mapping[str, Any], digest: bytes, now: dt.datetime, names: EventNames) -> Event:
-    """The event of a sample; its id is empty where it has none."""
-    get = sample.get
-    user_id, session_id = get("user_id"), get("session_id")
-    if user_id is None and session_id is None:
-        raise InputError("user_id or session_id is needed")
-    # positional: keyword arguments take three times as long
-    return Event(
-        get("event_id") or "", None, None, user_id, session_id, sample["item_id"], names.of(sample),
-        get("timestamp") or now, get("label"), json_object(sample, "parameters"), json_object(sample, "features"),
-        get("version"), digest,
-    )  # fmt: skip
-
-
-def _named(event: Event, n_before: int, now: dt.datetime | None, key: bytes = b"") -> Event:
-    """The event with an id derived from its content, its rank among equal samples, the key of its request and, given
-    the time, the ten minutes."""
-    if now is None:
-        return event._replace(event_id=_derived(event.digest, n_before, None, key))
-    period = int(now.timestamp()) // RETRY_WINDOW_S
-    before, own, after = (_derived(event.digest, n_before, period + shift) for shift in (-1, 0, 1))
-    return event._replace(event_id=own, retry_of=before, retried_as=after)
 
 
 def _timestamp_error(at: dt.datetime, now: dt.datetime) -> str:
@@ -140,9 +124,10 @@ def json_object(sample: Mapping[str, Any], name: str) -> bytes:
     text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     if len(value) > MAX_PARAMETERS or len(text) > MAX_PARAMETER_BYTES:
         raise InputError(f"{name} may have {MAX_PARAMETERS} entries and {MAX_PARAMETER_BYTES} bytes of JSON at most")
-    if b"\\u0000" in text and _NUL.search(text):
+    as_text = text.decode()  # `in` takes an eighth of the time that it takes on bytes
+    if "\\u0000" in as_text and _NUL.search(text):
         raise InputError(f"{name} has the character NUL, which Postgres cannot store")
-    if b"null" in text and _has_infinity(value):
+    if "null" in as_text and _has_infinity(value):
         raise InputError(f"{name} has a number too large for a double: use at most 1e308")
     return text
 

@@ -203,11 +203,11 @@ async def append(
     `places`: partition and offset of each in Kafka. `are_new`: assume that no id is in the log, which is faster;
     UniqueViolationError where one is. Concurrent transactions with the same ids may deadlock until one times out.
     """
+    columns = _columns(events)
     if not are_new:  # serialize with a concurrent retry of the same ids
-        await recent.lock(connection, events, DEFAULT_BOUGHT)
-    columns = (*_columns(events), *_places(places), len(events), DEFAULT_BOUGHT)
+        await connection.execute(recent.LOCK_SQL, columns[_USER_ID], columns[_USER_ID + 1], DEFAULT_BOUGHT)
     n, first, last, inserted, owners, bought = await connection.fetchrow(
-        _INSERT_NEW_SQL if are_new else _INSERT_SQL, *columns
+        _INSERT_NEW_SQL if are_new else _INSERT_SQL, *columns, *_places(places), len(events), DEFAULT_BOUGHT
     )
     if owners:
         await recent.add(connection, first, bought, owners)
@@ -269,6 +269,7 @@ def event_of(row: asyncpg.Record) -> Event:
 
 
 _LAST = 2**63 - 1  # the largest position
+_USER_ID = Event._fields.index("user_id")  # session_id follows
 _RETRIES_S = 1.0
 
 

@@ -95,12 +95,19 @@ def _is_incomplete(column: str) -> str:
 
 
 _MS: Final = "floor(extract(epoch from occurred_at) * 1000)::bigint"
-# Locks the rows of owners, updated or not, until the transaction ends, in sorted order to avoid deadlocks. The lock
-# that an INSERT takes on `events` comes first, see postgres_log.
-_LOCK_SQL = f"""
+# Locks the rows of the owners of events ($1: user ids, $2: session ids, in place of either perhaps nothing), updated or
+# not, until the transaction ends; new ones are inserted empty, except of erased users. In sorted order to avoid
+# deadlocks; the lock that an INSERT takes on `events` comes first, see postgres_log.
+LOCK_SQL: Final = f"""
 with entered as (delete from events where false)
 insert into user_recent (owner, item_keys, event_types, occurred_ms, bought_types)
-select owner, '{{}}', '{{}}', '{{}}', bought.types from unnest($1::text[]) owner cross join ({bought_sql("$2")}) bought
+select owner, '{{}}', '{{}}', '{{}}', bought.types
+from (
+    select distinct owner
+    from unnest($1::text[], $2::text[]) e (user_id, session_id)
+         cross join lateral (values ('user:' || user_id), ('session:' || session_id)) o (owner)
+    where owner is not null
+) owners cross join ({bought_sql("$3")}) bought
 where not exists (
     select from erased_users where owner like 'user:%' and digest = sha256(convert_to(substr(owner, 6), 'UTF8'))
 )
@@ -196,12 +203,6 @@ def user_owner(user_id: str) -> str:
 
 def session_owner(session_id: str) -> str:
     return f"session:{session_id}"
-
-
-async def lock(connection: asyncpg.Connection, events: Sequence[Event], default_bought: Sequence[str]) -> None:
-    """Lock the rows of all owners until the transaction ends; new ones are inserted empty, except of erased users."""
-    owners = sorted({owner for event in events for owner in owners_of(event)})
-    await connection.execute(_LOCK_SQL, owners, default_bought)
 
 
 async def add(connection: asyncpg.Connection, position: int, bought: Sequence[str], owners: Sequence[str]) -> None:

@@ -57,6 +57,7 @@ class ItemDictionary:
         self.unreadable: set[int] = set()  # keys of items with invalid ids, which are left out
         self.id_by_key: list[ExternalId | None] = []  # None where there is no such item
         self._key_by_id: dict[ExternalId, int] = {}
+        self.ids = self._key_by_id.keys()  # of all items, in the catalogue's own type; follows changes
         self.availability = bytearray()  # by key, 1 where the item is known and may be recommended
         self._category_by_key = array("i")
 

@@ -214,7 +214,7 @@ def test_what_is_not_there_is_said_in_the_one_form(client: Client, json_type: Js
 
 
 def test_a_fault_of_ours_shows_no_trace(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    client.app.state.service.snapshot = "not a snapshot"
+    client.app.state.service.now = "nothing of the kind"
     response = client.post("/recommend", json={}, headers={"x-request-id": "abc-1"})
     error = refused(response, 500, "internal_error")
     assert "abc-1" in error

@@ -10,7 +10,6 @@ from recsys.events.event import parse
 from recsys.events.names import names_of
 from recsys.serving.config import BoughtRule, ServingConfig
 from recsys.serving.recent import EventMeaning
-from tests.unit.serving.test_cascade import snapshot_of
 
 NOW = dt.datetime(2026, 3, 1, 12, 5, tzinfo=dt.UTC)
 NAMES = names_of(EventMeaning(), ServingConfig(), {"bought": ("purchase",)})
@@ -20,8 +19,8 @@ def warnings(*samples: dict[str, Any], owners: tuple[str, ...] = (), n_apart: in
     whole = [{"user_id": "1", "item_id": "1001"} | sample for sample in samples]
     events, rejected = parse(whole, NOW, NAMES, "key")
     assert not rejected
-    pairs = [(whole[place], event) for place, event in events]
-    return event_warnings.warnings_of(pairs, n_apart, NAMES, snapshot_of({1: (None, True)}, {}), owners)
+    unknown = {event.item_id for _, event in events} - {"1001"}
+    return event_warnings.warnings_of([one for _, one in events], whole, n_apart, NAMES, unknown, owners)
 
 
 def test_plain_events_give_no_warning() -> None:
