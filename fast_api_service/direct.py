@@ -66,7 +66,9 @@ class DirectRoute(APIRoute):
             try:
                 value = self._validate(body)
             except ValidationError as error:
-                raise RequestValidationError([_at_body(problem) for problem in error.errors()]) from None
+                raise RequestValidationError(
+                    [_at_body(problem) for problem in error.errors(include_url=False, include_input=False)]
+                ) from None
             answer: Response = await self.endpoint(request, value)
             return answer
         except errors.KNOWN as error:

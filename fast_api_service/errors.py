@@ -20,6 +20,7 @@ from recsys.events.log import LogAwayError
 log = logging.getLogger(__name__)
 _STATUS_BY_CODE = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _MAX_PROBLEMS = 5
+_MAX_LOOKED_AT: Final = 100  # a body may have tens of thousands
 _FORMS = ("one", "lists")  # pydantic's names for the forms of a body
 
 
@@ -89,8 +90,10 @@ async def _log_away(_: Request, error: LogAwayError) -> Response:
 
 
 async def _validation_error(_: Request, error: RequestValidationError) -> Response:
-    problems = list(dict.fromkeys(in_words(problem) for problem in error.errors()))
-    more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+    errors = error.errors()
+    problems = list(dict.fromkeys(in_words(problem) for problem in errors[:_MAX_LOOKED_AT]))
+    n_more = len(problems[_MAX_PROBLEMS:]) + len(errors[_MAX_LOOKED_AT:])
+    more = f"; and {n_more} more" if n_more else ""
     return error_response(422, "invalid_request", "; ".join(problems[:_MAX_PROBLEMS]) + more + ". See /docs")
 
 

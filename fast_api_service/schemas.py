@@ -44,6 +44,8 @@ TEXT_ID_SCHEMA: dict[str, Any] = {
     "pattern": ID_PATTERN,
 }
 TextId = Annotated[str, PlainValidator(text_id), WithJsonSchema(TEXT_ID_SCHEMA)]
+# Of requests, up to the first invalid one: a body may have room for hundreds of thousands.
+ItemIds = Annotated[tuple[ItemId, ...], Field(fail_fast=True)]
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many items")]
 
 
@@ -58,22 +60,20 @@ class RecommendRequest(BaseModel):
     filters: Filters | None = Field(
         None, description="only items that match; category_id and the filters of the surface apply as well"
     )
-    exclude: tuple[ItemId, ...] = Field(
-        (), max_length=MAX_ITEMS, description="items not to recommend; unknown ones are ignored"
-    )
+    exclude: ItemIds = Field((), max_length=MAX_ITEMS, description="items not to recommend; unknown ones are ignored")
     surface: Surface = Field(
         "homepage", description="where the recommendations are shown; /config has the settings of each"
     )
     session_id: TextId | None = Field(
         None, description="identifies a guest, by the events of the session; with user_id, events of both count"
     )
-    item_ids: tuple[ItemId, ...] = Field(
+    item_ids: ItemIds = Field(
         (), max_length=100, description="the product or the cart in context: neighbours come first, these items never"
     )
-    candidate_items: list[ItemId] | None = Field(
+    candidate_items: ItemIds | None = Field(
         None, min_length=1, max_length=MAX_ITEMS, description="rank only these; unknown ones are left out"
     )
-    seq: list[ItemId] | None = Field(
+    seq: ItemIds | None = Field(
         None,
         max_length=MAX_ITEMS,
         description="items that the user viewed, oldest first, replacing stored events; each counts as a view, or as"

@@ -6,11 +6,11 @@ The OpenAPI document describes the same by `events.schemas.AddRequest`; a test h
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from pydantic_core import from_json
 
 from fast_api_service.errors import ApiError
 from fast_api_service.events.schemas import MAX_SAMPLES
@@ -33,7 +33,7 @@ _EXPECTED: Final = {
 
 
 class Sample(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """One event as posted; null is as good as absent, except of objects."""
+    """One event as posted; null is as good as absent, except of `item_id`, `parameters` and `features`."""
 
     item_id: int | float | str
     user_id: int | float | str | None = None
@@ -90,11 +90,15 @@ def _json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # also reads NaN and Infinity, as Python's json writes them: only samples with one are invalid
+        # also reads half of a surrogate pair, NaN and long integers: only samples with one are invalid
         try:
-            return from_json(body)
-        except ValueError as error:
+            return json.loads(body, parse_int=_integer)
+        except (ValueError, RecursionError) as error:
             raise _invalid(f"the body is not JSON ({error})") from None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 40 else float(digits)
 
 
 def _invalid(text: str) -> ApiError:

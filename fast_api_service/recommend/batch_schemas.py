@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-from fast_api_service.schemas import MAX_ITEMS, CategoryId, Item, ItemId, Tier, TopK, UserId, UserStatus
+from fast_api_service.schemas import MAX_ITEMS, CategoryId, Item, ItemIds, Tier, TopK, UserId, UserStatus
 from recsys.serving.config import Surface
 from recsys.serving.filters import Filters
 
@@ -17,13 +17,13 @@ MAX_ITEMS_IN_BATCH: Final = 100_000  # over all users
 class BatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    user_ids: list[UserId] = Field(min_length=1, max_length=MAX_USERS)
+    user_ids: Annotated[list[UserId], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_USERS)
     top_k: TopK = 10
     category_id: CategoryId | None = Field(None, description="only items of this category and those below it")
     filters: Filters | None = Field(
         None, description="only items that match; category_id and the filters of the surface apply as well"
     )
-    exclude: tuple[ItemId, ...] = Field((), max_length=MAX_ITEMS, description="items to recommend to nobody")
+    exclude: ItemIds = Field((), max_length=MAX_ITEMS, description="items to recommend to nobody")
     surface: Surface = Field("homepage", description="where the recommendations are shown")
     explain: StrictBool = Field(False, description="name the item that led to each item")
     deadline_ms: float = Field(

@@ -113,17 +113,20 @@ def apply(change: ItemChange, items: ItemDictionary) -> None:
     if change.deleted:
         items.remove(change.item_key)
         return
-    numbers = numbers_in(_object(change.properties)) if change.properties != "{}" else {}
     try:
+        numbers = numbers_in(_object(change.properties)) if change.properties != "{}" else {}
         items.add(change.item_key, change.item_id, change.category_key, change.available, numbers)
     except InputError:
         unreadable_rows.log_once("item", [change.item_key])
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A JSON object from Postgres, whose numbers may have any number of digits."""
+    """A JSON object from Postgres, whose numbers may have any number of digits; empty where it is nested too deeply."""
     try:
         found: dict[str, Any] = orjson.loads(text)
-    except orjson.JSONDecodeError:  # a number beyond the range of a float
-        found = json.loads(text, parse_int=float)
+    except orjson.JSONDecodeError:  # a number beyond the range of a float, or many levels
+        try:
+            found = json.loads(text, parse_int=float)
+        except RecursionError:
+            return {}
     return found

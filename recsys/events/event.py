@@ -101,7 +101,7 @@ def _digest(sample: Mapping[str, Any]) -> bytes:
     try:
         return hashlib.sha256(orjson.dumps(sample, option=orjson.OPT_SORT_KEYS)).digest()
     except TypeError as error:  # a lone surrogate, an integer beyond 64 bits
-        raise InputError(str(error)) from None
+        raise InputError(f"parameters or features: {error}") from None
 
 
 def _timestamp_error(at: dt.datetime, now: dt.datetime) -> str:

@@ -17,6 +17,7 @@ MAX_RANGES = 16
 _CategoryId = Annotated[
     int | str, PlainValidator(external_id), WithJsonSchema({"type": ["integer", "string"], "x-id-of": "any"})
 ]
+_CategoryIds = Annotated[tuple[_CategoryId, ...], Field(fail_fast=True)]  # up to the first invalid one
 _PropertyName = Annotated[str, Field(min_length=1, max_length=256, pattern=NO_NUL)]
 _Bound = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
@@ -35,10 +36,10 @@ class Range(_Part):
 class Filters(_Part):
     """Conditions on items, all of which must hold."""
 
-    categories: tuple[_CategoryId, ...] = Field(
+    categories: _CategoryIds = Field(
         (), max_length=MAX_CATEGORIES, title="Categories", description="one of these or below; empty: all"
     )
-    excluded_categories: tuple[_CategoryId, ...] = Field(
+    excluded_categories: _CategoryIds = Field(
         (), max_length=MAX_CATEGORIES, title="Categories to leave out", description="and all below them"
     )
     properties: dict[_PropertyName, Range] = Field(

@@ -21,6 +21,7 @@ _NUMBER = re.compile(NUMBER)
 # The same of many, each followed by NUL. Possessive, so that nothing is kept for going back.
 _NUMBERS = re.compile(rf"(?:(?:{MISSING}|n?+-?+[0-9]++(?:\.[0-9]++)?+)\0)*+")
 _GREATEST = 1e255
+_MAX_CHARACTERS: Final = 300  # of a number as text
 _NAN = math.nan
 
 
@@ -78,7 +79,8 @@ def numbers_in(properties: Mapping[str, Any]) -> dict[str, float]:
 def number(value: Any) -> float | None:
     """A JSON value as a number: a number, or text in the form of one; None otherwise."""
     if isinstance(value, str):
-        value = float(value.lstrip("n")) if _NUMBER.fullmatch(value) else None
+        is_number = len(value) <= _MAX_CHARACTERS and _NUMBER.fullmatch(value)
+        value = float(value.lstrip("n")) if is_number else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _GREATEST:
         return None
     return float(value)
@@ -86,8 +88,9 @@ def number(value: Any) -> float | None:
 
 def numbers_of(texts: str) -> NDArray[np.float64]:
     """Texts separated by NUL as numbers, each as by `number`; NaN for those that are none, (n,)."""
-    if not _NUMBERS.fullmatch(texts + "\0"):
-        return np.array([number(text) for text in texts.split("\0")], dtype=np.float64)
+    each = texts.split("\0")
+    if max(map(len, each)) > _MAX_CHARACTERS or not _NUMBERS.fullmatch(texts + "\0"):
+        return np.array(list(map(number, each)), dtype=np.float64)
     values = np.array(list(map(float, texts.replace("n", "").split("\0"))))
     values[~(np.abs(values) < _GREATEST)] = _NAN
     return values

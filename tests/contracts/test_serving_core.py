@@ -221,14 +221,27 @@ class TestBothAgree:
             points[key] = points.get(key, 0.0) + weight / (60 + place)
         assert [points[pick.item_key] for pick in one] == sorted(points.values(), reverse=True)
 
+    @settings(max_examples=500)
     @given(st.lists(st.tuples(keys, st.none() | st.floats(width=32)), max_size=20))
     def test_on_entries(self, of: list[tuple[int, float | None]]) -> None:
         ids: list[Any] = [10**key if key % 2 else f"i{key}" for key in range(18)] * 3
         picks = [Pick(key, score, attribution("ranked", "als")) for key, score in of]
-        one, other = (orjson.loads(of.entries(ids, picks, False)) for of in (compiled, pure))
-        for entry in one + other:  # several texts may stand for one float32
-            entry["score"] = None if entry["score"] is None else np.float32(entry["score"])
-        assert one == other
+        assert compiled.entries(ids, picks, False) == pure.entries(ids, picks, False)
+
+    @pytest.mark.parametrize("exponent", range(-46, 38))
+    def test_on_scores_of_any_size(self, exponent: int) -> None:
+        values = np.float32(10.0) ** exponent * np.linspace(0.1, 9.9, 200, dtype=np.float32)
+        picks = [Pick(0, float(value), attribution("ranked")) for value in values]
+        assert compiled.entries([1], picks, False) == pure.entries([1], picks, False)
+
+    def test_what_no_caller_does_ends_no_process(self) -> None:
+        index = np.zeros(1, np.int32), np.zeros((2, 3), np.int32), np.ones((2, 3), np.float32)
+        assert compiled.Neighbours(*index).called({0: 1.0}, -5).keys == []
+        with pytest.raises(ValueError, match="nothing to attribute"):
+            compiled.StoredList.of([1], [1], [1]).first(1, set(), None, None, ())
+        for invalid in ([1, 2, None, None], (1, 2), None):
+            with pytest.raises(TypeError):
+                compiled.entries([1], [invalid], False)
 
 
 def test_the_compiled_one_is_used_where_it_is_there() -> None:

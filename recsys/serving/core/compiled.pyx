@@ -2,12 +2,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The functions and classes of `pure`, where their contract is documented, compiled to C++.
 
-All accesses are checked against the bounds of the arrays, also for invalid files.
+All that a file holds is checked against the bounds of the arrays before memory is accessed.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.math cimport NAN, isfinite, pow
 from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport atoi
 from libc.string cimport memcpy
 from libcpp.algorithm cimport nth_element, sort
 from libcpp.pair cimport pair
@@ -26,13 +27,16 @@ cdef extern from *:
 cdef extern from "<charconv>" namespace "std" nogil:
     cdef struct to_chars_result:
         char* ptr
-    to_chars_result to_chars(char*, char*, float)
+    cdef enum chars_format "std::chars_format":
+        in_scientific "std::chars_format::scientific"
+    to_chars_result to_chars(char*, char*, float, chars_format)
     to_chars_result integer_to_chars "std::to_chars"(char*, char*, long long)
 
 cdef double FUSION = pure.FUSION, DAY_MS = pure.DAY_MS
 ctypedef pair[double, int32_t] Placed  # minus the points, and a place, so that the least is the best
 ctypedef pair[int64_t, float] Seed  # an item, and what it is worth
 cdef object new_pick = tuple.__new__
+cdef char ZERO = b"0"
 
 
 cdef Py_ssize_t length_of(item_keys, event_types, occurred_ms) except -1:
@@ -142,6 +146,8 @@ cdef class StoredList:
 
     cdef pick(self, Py_ssize_t place, item_key, tuple attributions, because):
         cdef Py_ssize_t source = self.origins[place], last = len(attributions) - 1
+        if last < 0:
+            raise ValueError("nothing to attribute the list to")
         attribution = attributions[source if 0 <= source < last else last]
         return new_pick(Pick, (item_key, <double>self.numbers[place], attribution, because))
 
@@ -254,7 +260,7 @@ cdef class Called:
             if total > 0:
                 memcpy(&bits, &total, 4)
                 self.best.push_back(<uint64_t>(~bits) << 32 | <uint32_t>key)
-        self.n = min(n, <Py_ssize_t>self.best.size())
+        self.n = min(max(n, 0), <Py_ssize_t>self.best.size())
         if self.n < <Py_ssize_t>self.best.size():
             nth_element(self.best.begin(), self.best.begin() + self.n, self.best.end())
         sort(self.best.begin(), self.best.begin() + self.n)
@@ -308,8 +314,6 @@ cdef class Fused:
         cdef int32_t[::1] places = called.index.places  # by item: its place among the neighbours + 1, else 0
         cdef Py_ssize_t place, other, n = len(stored.keys)
         cdef int32_t key
-        if not attributions:
-            raise ValueError("nothing to attribute the list to")
         self.stored, self.attributions, self.weight = stored, attributions, weight
         self.called, self.of_called, self.because = called, of_called, called.because
         self.is_called.resize(n)
@@ -378,16 +382,39 @@ cdef void append_bytes(string& text, bytes more):
 
 
 cdef void append_score(string& text, score):
-    """As the shortest text that parses to the same float32; null if not finite."""
-    cdef char digits[32]
+    """The fewest digits that parse to the same float32, in the form of orjson; null if not finite."""
+    cdef char scientific[32]
     cdef float value = score if score is not None else NAN
     if not isfinite(value):
         text.append(b"null")
         return
-    cdef size_t start = text.size()
-    append_chars(text, digits, to_chars(digits, digits + 32, value).ptr)
-    if text.find_first_of(<const char*>b".e", start) >= text.size():
-        text.append(b".0")
+    cdef char* end = to_chars(scientific, scientific + 32, value, in_scientific).ptr
+    cdef char* at = scientific
+    cdef string digits
+    cdef int n, before  # digits, and how many of them are before the point
+    if at[0] == b"-":
+        text.append(b"-")
+        at += 1
+    while at[0] != b"e":
+        if at[0] != b".":
+            digits.push_back(at[0])
+        at += 1
+    end[0] = 0
+    n, before = digits.size(), atoi(at + 1) + 1
+    if value == 0:
+        text.append(b"0.0")
+    elif n <= before <= 13:
+        text.append(digits).append(<size_t>(before - n), ZERO).append(b".0")
+    elif 0 < before <= 13:
+        text.append(digits, 0, before).append(b".").append(digits, before, n)
+    elif -6 < before <= 0:
+        text.append(b"0.").append(<size_t>(-before), ZERO).append(digits)
+    else:
+        text.append(digits, 0, 1)
+        if n > 1:
+            text.append(b".").append(digits, 1, n)
+        text.append(b"e+" if before > 0 else b"e")
+        append_chars(text, scientific, integer_to_chars(scientific, scientific + 32, before - 1).ptr)
 
 
 cdef void append_id(string& text, external):
@@ -403,6 +430,8 @@ def entries(list ids, picks, bint explain):
     cdef char digits[32]
     cdef Py_ssize_t rank = 0, key
     for pick in picks:
+        if not isinstance(pick, Pick):
+            raise TypeError("a Pick is expected")
         item_key, score, attribution, because = <tuple>pick
         key = item_key
         external = ids[key] if 0 <= key < len(ids) else None
@@ -416,7 +445,7 @@ def entries(list ids, picks, bint explain):
         text.append(b',"rank":')
         append_chars(text, digits, integer_to_chars(digits, digits + 32, <long long>rank).ptr)
         text.append(b",")
-        append_bytes(text, (<tuple>attribution)[2])
+        append_bytes(text, attribution.json)
         if explain:
             key = -1 if because is None else because(item_key)
             external = ids[key] if 0 <= key < len(ids) else None

@@ -144,6 +144,20 @@ def test_bad_input_is_named(client: Client, body: Any, field: str) -> None:
     assert field in refused(client.post("/recommend", json=body), 422, "invalid_request")
 
 
+@pytest.mark.parametrize("field", ["exclude", "item_ids", "candidate_items", "seq", "user_ids"])
+def test_lists_are_read_up_to_the_first_invalid_entry(client: Client, field: str) -> None:
+    path = "/recommend/batch" if field == "user_ids" else "/recommend"
+    error = refused(client.post(path, json={field: [[]] * 100_000}), 422, "invalid_request")
+    assert error.startswith(f"{field}.0: an id is an integer or a string")
+    assert error.count("an id is") == 1
+
+
+def test_of_many_problems_some_are_named_and_all_counted(client: Client) -> None:
+    error = refused(client.post("/recommend", json={f"x{n}": 1 for n in range(20_000)}), 422, "invalid_request")
+    assert error.startswith("x0: no such field; x1: no such field")
+    assert "; and 19995 more" in error
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -136,6 +136,9 @@ def test_a_sample_has_the_same_result_among_others_and_alone(samples: Sequence[A
         ({"parameters": None}, "parameters: a JSON object is expected"),
         ({"parameters": {"a": [float("inf")]}}, "parameters has a number too large"),
         ({"features": {"a": 2**64}}, "64-bit"),
+        ({"user_id": "\ud83d"}, "user_id: an id has neither NUL nor a lone surrogate"),
+        ({"parameters": {"text": "cut \ud83d"}}, "surrogates not allowed"),
+        ({"features": {"a": 10**400}}, "features: Integer exceeds 64-bit range"),
         ({"extra": 1}, "extra: no such field"),
     ],
 )
@@ -149,8 +152,10 @@ def test_an_invalid_sample_is_refused_alone_with_its_field_and_why(more: dict[st
     ("body", "reason"),
     [
         (b"", "the body is not JSON"),
-        (b'{"samples": [{"item_id": 1,]}', "the body is not JSON (key must be a string at line 1 column 28)"),
-        (b'{"user_id": "\\ud800", "item_id": 1}', "the body is not JSON (unexpected end of hex escape"),
+        (
+            b'{"samples": [{"item_id": 1,]}',
+            "the body is not JSON (Expecting property name enclosed in double quotes",
+        ),
         (b'{"user_id": "\xff", "item_id": 1}', "the body is not JSON"),
         (b'{"item_id": ' + b"[" * 5000, "the body is not JSON"),
         (b"[]", "the body should be a JSON object"),
