@@ -53,8 +53,8 @@ stop: ## end everything that make demo has started
 # ---- tests and checks
 
 .PHONY: test
-test: test-fast ## all tests: the fast ones on two cores, then the slow ones, then a whole day
-	$(PYTEST) -m "slow and not e2e"
+test: test-fast ## all tests: the fast and the slow ones on two cores, then a whole day
+	$(PYTEST) -n 2 --dist loadfile -m "slow and not e2e"
 	$(PYTEST) -m e2e
 
 .PHONY: test-fast

@@ -29,9 +29,3 @@ SESSION_ID: Final = "session_id"  # int64: invoice, transaction or a gap of 30 m
 AVAILABLE: Final = "available"
 FIRST_SEEN_AT: Final = "first_seen_at"
 PROPERTY: Final = "property"
-
-# candidates and lists
-SCORE: Final = "score"
-RANK: Final = "rank"  # 1 is best
-SOURCE: Final = "source"
-LABEL: Final = "label"

@@ -81,12 +81,12 @@ async def add(request: Request, body: Annotated[AddRequest, Body(openapi_example
     and `features`, are what was known before the user acted (device, page, campaign …): inputs of the model, like
     `user_feats` of a request.
 
-    200: all are in the log; 207: some were rejected, each with its reason; 422: all were rejected. `warnings` lists
-    what was stored but cannot be used: types without weight, unknown items, parameters without effect. Common names of
-    an action (purchase, order, click …) are stored under the name in the shop's data.
+    200: all are in the log; 207: some were rejected, each with its reason; 422 (409 for a single conflict): all were.
+    `warnings` lists what was stored but cannot be used: types without weight, unknown items, parameters without
+    effect. Common names of an action (purchase, order, click …) are stored under the name in the shop's data.
 
     Without `event_id`, a retry is recognized by the `timestamp`, or by the header `Idempotency-Key`; with none of them,
-    equal views within ten minutes count once, and each purchase counts.
+    equal views within ten minutes count once (some within twenty), and each purchase counts.
     """
     posted = cast("Sequence[Sample | str]", body)
     state: State = request.app.state.service

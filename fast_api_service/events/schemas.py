@@ -34,7 +34,8 @@ class Sample(BaseModel):
     event_id: TextId | None = Field(
         None,
         description="makes retries safe; without it one is derived from the content and timestamp, else from the header"
-        " Idempotency-Key, else from ten minutes. A purchase with none of them counts each time it is sent",
+        " Idempotency-Key, else from the ten minutes before and after. A purchase with none of them counts each time it"
+        " is sent",
     )
     event_type: EventType | None = Field(
         None,

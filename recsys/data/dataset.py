@@ -42,7 +42,6 @@ def _schema(required: Mapping[str, pa.DataType], optional: Mapping[str, pa.DataT
 # The history of these properties is kept; every other property only as its latest value, in items.properties.
 # Values are text: the source's category id, "1" or "0", a decimal number, the title.
 CATEGORY, AVAILABLE, PRICE, TITLE = "categoryid", "available", "price", "title"
-HISTORY_PROPERTIES = (CATEGORY, AVAILABLE, PRICE, TITLE)
 
 SCHEMAS: Mapping[str, pa.Schema] = {
     # sorted by occurred_at, event_id

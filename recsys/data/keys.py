@@ -12,7 +12,6 @@ from ibis import Table
 from recsys.ids import BLANKS, INTEGER_ID_PATTERN, MAX_ID_LENGTH, IdType
 
 FIRST_KEY = 1  # 0 owns the default list of all items
-_MAX_KEY = 2**31 - 1
 
 
 def no_keys() -> pa.Table:

@@ -1,6 +1,7 @@
 """Publications: one pointer to a manifest of list versions, moved in one transaction after all checks.
 
-Readers go from the pointer to the manifest to the lists in one statement, so they see one publication whole.
+A service reads pointer and manifest in one statement and maps the files of the lists, so that it serves one
+publication whole.
 Publishing, rolling back and pruning lock the pointer's row and so come one after the other. The pointer carries a
 fence number that grows whenever it moves: a publisher reads it before it looks at anything else, and is refused when
 somebody has moved the pointer since. One that only looks shuts nobody out.

@@ -96,9 +96,6 @@ WEIGHT_BY_TYPE: Final = {word: weight for weight, words in _WEIGHTS.items() for 
 _RATINGS: Final = frozenset(["rating", "ratings", "stars", "score", "bookrating", "overall", "bewertung"])
 
 
-_CLOCK: Final = r"^[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?( ?[AaPp][Mm])?$"
-
-
 @dataclass
 class Column:
     """One column of a sample: its values as text, null where empty."""

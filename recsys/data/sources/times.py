@@ -48,7 +48,6 @@ _PARTS: Final = (
     rf"(?:\s*(?P<half>[AaPp])\.?[Mm]\.?)?(?:\s*Uhr)?(?:\s*{_ZONE})?)?\s*$"
 )
 _ZONED: Final = r":[0-9]{2}(?:[.,][0-9]+)?\s*(?:Z|z|UTC|GMT|[+-][0-9]{2}:?(?:[0-9]{2})?(?: ?(?:UTC|GMT))?)\s*$"
-_GIVEN: Final = ("a", "b", "c", "hour", "minute", "second", "part", "half", "zone")
 _NO_ZONE: Final = np.iinfo(np.int32).min
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 NO_ITEM: Final = -1
 DAY_MS: Final = 86400e3
 FUSION: Final = 60.0  # Cormack et al., "Reciprocal Rank Fusion", SIGIR 2009
-_POINTS: Final = [1 / (FUSION + place) for place in range(1000)]  # lists have 1,000 items at most
+_POINTS: Final = [1 / (FUSION + place) for place in range(1000)]  # by the settings lists have 1,000 items at most
 _KEY_BITS, _KEY_MASK = 32, 0xFFFFFFFF
 _END: Final = (1.0, -1)  # after all places
 
@@ -103,7 +103,7 @@ def n_counted(item_keys: Sequence[int], event_types: Sequence[str], interests: M
 def first(
     item_keys: Iterable[int], n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None
 ) -> tuple[list[int], list[int]]:
-    """Places and keys of the first `n` items, or fewer, that are available, not unwanted and fit.
+    """Places and keys of the first `n` ≥ 1 items, or fewer, that are available, not unwanted and fit.
 
     They are added to `unwanted`. `available`: by key, 1 if available; None for all. `fits` is called once for each item
     that satisfies the other conditions.

@@ -24,7 +24,7 @@ SMALL = ("--users", "300", "--items", "200", "--seconds", "0.2")
     [
         (("serving", *SMALL, "--rounds", "1"), "ratios: throughput"),
         (("predict", *SMALL, "--rounds", "1"), "ratios: throughput"),
-        (("ingestion", *SMALL, "--rounds", "1"), "bare INSERT on 4 connections"),
+        (("ingestion", *SMALL, "--rounds", "1"), "bare INSERT, connections 4"),
         (
             ("serving_load", "--users", "300", "--items", "200", "--seconds", "1", "--switches", "1"),
             "0 errors, 0 mixed",
