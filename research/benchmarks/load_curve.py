@@ -277,6 +277,7 @@ def plot(steps: Sequence[Step], path: Path) -> None:
     rate.plot([0, most], [0, most], color="#8b949e", linewidth=0.8, label="all of them")
     slow.set_yscale("log")
     slow.yaxis.set_major_formatter("{x:g}")
+    slow.yaxis.set_minor_formatter("{x:g}")
     slow.set_ylabel("99th percentile, ms")
     rate.set_ylabel("good answers a second")
     for axes in (slow, rate):

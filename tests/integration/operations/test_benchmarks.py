@@ -25,6 +25,7 @@ SMALL = ("--users", "300", "--items", "200", "--seconds", "0.2")
         (("serving", *SMALL, "--rounds", "1"), "ratios: throughput"),
         (("predict", *SMALL, "--rounds", "1"), "ratios: throughput"),
         (("ingestion", *SMALL, "--rounds", "1"), "bare INSERT, connections 4"),
+        (("catalogue_start", "--items", "3000", "--rounds", "1"), "blocks"),
         (
             ("serving_load", "--users", "300", "--items", "200", "--seconds", "1", "--switches", "1"),
             "0 errors, 0 mixed",
