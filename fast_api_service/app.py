@@ -51,6 +51,7 @@ Each response has its sources in `provenance`. Ids are returned in the JSON type
 # After so many new containers (dicts, tuples …) the youngest are searched for cycles. Python's 700 are reached by every
 # batch of 100 events, and cost a tenth of the worker's processor time.
 _N_NEW_CONTAINERS: Final = 10_000
+_REPLACEMENT_S: Final = 10.0
 
 
 def create_app(
@@ -96,6 +97,8 @@ def create_app(
             tasks.start("updater_watch", state.updates.watch)
             tasks.start("log_watch", lambda: watch_log(state.database.dsn, state.log, metrics))
             tasks.start("listener", lambda: listener.listen(state.database.dsn, wakes))
+            if siblings is not None and siblings.is_replacement:  # the others answer until this one can
+                await state.has_something_to_serve(_REPLACEMENT_S)
             yield
 
     app = Service(

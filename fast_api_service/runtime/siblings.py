@@ -20,10 +20,11 @@ _DOUBLE: Final = 8  # bytes
 
 
 class Siblings:
-    """One worker's view of the others: it is `number` of `n` workers, which share `folder`."""
+    """One worker's view of the others: it is `number` of `n` workers, which share `folder`. A replacement takes the
+    place of one that died while the others answer."""
 
-    def __init__(self, folder: Path, number: int, n: int) -> None:
-        self.number, self.n = number, n
+    def __init__(self, folder: Path, number: int, n: int, *, is_replacement: bool = False) -> None:
+        self.number, self.n, self.is_replacement = number, n, is_replacement
         self._folder = folder
         self._server: asyncio.Server | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -130,6 +131,13 @@ class State:
         """Poll everything now, after a notification or a change of one's own."""
         for follower in self._followers:
             follower.wake()
+
+    async def has_something_to_serve(self, timeout_s: float) -> None:
+        """Wait for a catalogue with its publication, for `timeout_s` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.now is None:
+                    await asyncio.sleep(0.02)
 
     async def keep_fresh(self) -> None:
         """Follow API keys, configuration, catalogue and publication until cancelled, independently."""

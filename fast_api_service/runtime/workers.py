@@ -51,7 +51,7 @@ def serve(database_url: str, api: ApiSettings, options: dict[str, Any]) -> int:
         Config(create_app, **options).bind_socket() as listening,
     ):
         start = partial(_started, database_url, api, options, Path(folder), listening)
-        workers = [start(number) for number in range(api.workers)]
+        workers = [start(number, is_replacement=False) for number in range(api.workers)]
         has_failed = False
         while not is_over and not has_failed:
             wait([worker.sentinel for worker in workers], _LOOK_EVERY_S)
@@ -61,15 +61,17 @@ def serve(database_url: str, api: ApiSettings, options: dict[str, Any]) -> int:
                     has_failed = True
                 elif worker.exitcode is not None and not is_over:
                     _log.error("worker %d exited with status %d and is replaced", number, worker.exitcode)
-                    workers[number] = start(number)
+                    workers[number] = start(number, is_replacement=True)
         _end(workers)
     return STARTUP_FAILURE if has_failed else 0
 
 
 def _started(
-    database_url: str, api: ApiSettings, options: dict[str, Any], folder: Path, listening: socket.socket, number: int
-) -> BaseProcess:
-    given = (database_url, api, options, folder, listening, number)
+    database_url: str, api: ApiSettings, options: dict[str, Any], folder: Path, listening: socket.socket, number: int,
+    *, is_replacement: bool,
+) -> BaseProcess:  # fmt: skip
+    siblings = Siblings(folder, number, api.workers, is_replacement=is_replacement)
+    given = (database_url, api, options, folder, listening, siblings)
     worker = multiprocessing.get_context("spawn").Process(target=_work, args=given, name=f"worker {number}")
     worker.start()
     return worker
@@ -86,18 +88,23 @@ def _end(workers: list[BaseProcess]) -> None:
 
 
 def _work(
-    database_url: str, api: ApiSettings, options: dict[str, Any], folder: Path, listening: socket.socket, number: int
+    database_url: str,
+    api: ApiSettings,
+    options: dict[str, Any],
+    folder: Path,
+    listening: socket.socket,
+    siblings: Siblings,
 ) -> None:
     """The main function of a worker process."""
     log.setup(settings.load().log_level, settings.load().log_format)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    app = partial(create_app, database_url, api, siblings=Siblings(folder, number, api.workers))
+    app = partial(create_app, database_url, api, siblings=siblings)
     server = Server(Config(app, factory=True, **options))
     try:
         with suppress(KeyboardInterrupt):  # uvicorn raises it after its shutdown
             server.run([listening])
     except Exception:
-        _log.exception("worker %d failed", number)
+        _log.exception("worker %d failed", siblings.number)
         sys.exit(1 if server.started else STARTUP_FAILURE)
 
 
