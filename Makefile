@@ -27,6 +27,7 @@ $(UV):
 
 # Also compiles recsys/serving/core/compiled.pyx, where there is a C++ compiler.
 $(VENV)/.installed: requirements.txt pyproject.toml recsys/serving/core/compiled.pyx | $(UV)
+	@echo "Installing the packages of requirements.txt into $(VENV): 3.6 GB, minutes where they are still to be downloaded."
 	$(UV) pip install --quiet --python $(BIN)/python -r requirements.txt
 	@rm -f recsys/serving/core/compiled.*.so
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .

@@ -101,7 +101,8 @@ class Item(BaseModel):
 
     item_id: ItemId
     score: float | None = Field(
-        description="descending within one source, unless the surface has diversity; not comparable between sources"
+        description="of the item in its source; rank is the order, which blending and diversity change; not comparable"
+        " between sources"
     )
     rank: int = Field(ge=1, description="1 is best")
     source: ItemSource = Field(
