@@ -98,7 +98,7 @@ def create_app(
             tasks.start("log_watch", lambda: watch_log(state.database.dsn, state.log, metrics))
             tasks.start("listener", lambda: listener.listen(state.database.dsn, wakes))
             if siblings is not None and siblings.is_replacement:  # the others answer until this one can
-                await state.has_something_to_serve(_REPLACEMENT_S)
+                await state.wait_until_serving(_REPLACEMENT_S)
             yield
 
     app = Service(

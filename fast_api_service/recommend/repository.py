@@ -65,12 +65,8 @@ class Reads:
 
     async def user(self, user_id: str | None, session_id: str | None, timeout_s: float) -> UserRow:
         """Key and latest events of a user, of a session, or of both; DatabaseAwayError."""
-        self._check_breaker()
-        try:
-            rows = await self._batcher.get(((user_id, session_id),), timeout_s)
-        except TimeoutError:
-            raise DatabaseAwayError("Postgres did not answer in time") from None
-        return rows[0]
+        [row] = await self._read_few(((user_id, session_id),), timeout_s)
+        return row
 
     async def users(self, keys: Sequence[Keys], timeout_s: float) -> Sequence[UserRow]:
         """The same of several, in their order; DatabaseAwayError.

@@ -132,7 +132,7 @@ class State:
         for follower in self._followers:
             follower.wake()
 
-    async def has_something_to_serve(self, timeout_s: float) -> None:
+    async def wait_until_serving(self, timeout_s: float) -> None:
         """Wait for a catalogue with its publication, for `timeout_s` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

@@ -29,31 +29,13 @@ else:
     try:
         if os.environ.get("RECSYS_COMPILED", "1") == "0":
             raise ImportError("disabled by RECSYS_COMPILED=0")
-        from recsys.serving.core.compiled import (
-            Called,
-            Fused,
-            ListTable,
-            Neighbours,
-            StoredList,
-            bought,
-            entries,
-            first,
-            n_counted,
-            seeds,
-        )  # fmt: skip
+        from recsys.serving.core import compiled as chosen
     except ImportError:
-        from recsys.serving.core.pure import (
-            Called,
-            Fused,
-            ListTable,
-            Neighbours,
-            StoredList,
-            bought,
-            entries,
-            first,
-            n_counted,
-            seeds,
-        )  # fmt: skip
+        chosen = pure
+    Called, Fused, ListTable = chosen.Called, chosen.Fused, chosen.ListTable
+    Neighbours, StoredList = chosen.Neighbours, chosen.StoredList
+    bought, entries, first = chosen.bought, chosen.entries, chosen.first
+    n_counted, seeds = chosen.n_counted, chosen.seeds
 
 IS_COMPILED: Final = Called is not pure.Called
 

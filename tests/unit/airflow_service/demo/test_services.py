@@ -141,12 +141,16 @@ def test_a_service_that_dies_shows_the_end_of_its_log(services: Services) -> Non
         services.wait([service], 20)
 
 
-def test_a_service_that_is_killed_soon_is_started_again(services: Services, state: Path) -> None:
+def kill_and_await_restart(services: Services, state: Path) -> None:
     services.start(counted(state), os.environ)
     wait_until(lambda: born(state))
     (first,) = born(state)
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: len(born(state)) == 2)
+
+
+def test_a_service_that_is_killed_soon_is_started_again(services: Services, state: Path) -> None:
+    kill_and_await_restart(services, state)
     services.check_alive(["frail"])
 
 
@@ -197,11 +201,7 @@ def test_a_killed_service_is_started_again_without_what_it_left(services: Servic
 
 @pytest.mark.usefixtures("no_trial")
 def test_stop_ends_a_service_and_nothing_comes_back(services: Services, state: Path) -> None:
-    services.start(counted(state), os.environ)
-    wait_until(lambda: born(state))
-    (first,) = born(state)
-    os.kill(first, signal.SIGKILL)
-    wait_until(lambda: len(born(state)) == 2)
+    kill_and_await_restart(services, state)
     services.stop(["frail"])
     time.sleep(2.5)
     assert len(born(state)) == 2
