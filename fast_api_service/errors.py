@@ -140,6 +140,8 @@ def in_words(problem: dict[str, Any]) -> str:
         where = f"{where}.{field}" if where else field
         return f"{where}: should be one of {kinds}" if kinds else f"{where}: Field required"
     message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    if problem["type"] in ("too_short", "too_long"):  # "Tuple should have …": no word of JSON
+        message = message.partition(" ")[2].replace(" after validation", "")
     if not where and problem["type"] == "value_error":  # of the whole body, with a message of ours
         return message
     if is_of_forms or (not where and problem["loc"][0] == "body"):

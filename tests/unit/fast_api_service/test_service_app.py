@@ -186,6 +186,8 @@ def test_bytes_that_are_no_request_are_refused(client: Client, raw: bytes) -> No
         ("POST", "/store_object", {"type": "basket"}, "type: should be one of 'item', 'user', 'category'. See /docs"),
         ("POST", "/store_object", {"data": {}}, "type: Field required. See /docs"),
         ("POST", "/store_object", [], "the body should be a JSON object"),
+        ("POST", "/recommend", {"candidate_items": []}, "candidate_items: should have at least 1 item, not 0. See"),
+        ("POST", "/recommend", {"exclude": [1] * 1001}, "exclude: should have at most 1000 items, not 1001. See /docs"),
     ],
 )
 def test_what_is_wrong_with_a_body_is_said_in_the_words_of_the_form_that_was_meant(
