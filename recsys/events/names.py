@@ -69,19 +69,23 @@ class EventNames:
         posted = sample.get("event_type")
         if posted is None:
             posted = sample.get("action_type", self.default)
-        return self._type_of(posted)
+        if not isinstance(posted, str):
+            raise _invalid(posted)
+        return self.type_of(posted)
 
-    def _type_of(self, posted: Any) -> str:
+    def _type_of(self, posted: str) -> str:
         """The stored type of a posted one; InputError where it is not valid."""
-        if not isinstance(posted, str) or not is_type(posted):
-            raise InputError(
-                f"event_type or action_type {str(posted)[:40]!r}: use up to 64 letters, digits and _ . : -"
-            )
+        if not is_type(posted):
+            raise _invalid(posted)
         return self.stored(posted)
 
     def has_meaning(self, name: str) -> bool:
         """Whether a stored name has a weight in force, is a bought type, or is negative by its name."""
         return name in self._meant
+
+
+def _invalid(posted: Any) -> InputError:
+    return InputError(f"event_type or action_type {str(posted)[:40]!r}: use up to 64 letters, digits and _ . : -")
 
 
 def is_type(text: str) -> bool:
