@@ -11,7 +11,7 @@ import asyncpg
 
 from fast_api_service.errors import ApiError
 from fast_api_service.postgres.away import NO_TABLES
-from recsys.events.connections import BUSY, ENDS_WITH_CLIENT, LOST, ended_after
+from recsys.events.connections import BUSY, ENDS_WITH_CLIENT, LOST
 from recsys.serving.ids import JsonType
 
 Answer = TypeVar("Answer")
@@ -106,11 +106,12 @@ class Writable:
             raise ConnectionError("not connected")
         async with asyncio.timeout(self._connect_s):
             connection = await self._pool.acquire()
+        timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)  # see `ended_after`
         try:
-            with ended_after(connection, timeout_s):
-                async with connection.transaction():
-                    return await work(connection)
+            async with connection.transaction():
+                return await work(connection)
         finally:
+            timer.cancel()
             await self._pool.release(connection)
 
 
