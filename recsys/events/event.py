@@ -73,7 +73,7 @@ def parse(
             if at is not None and not earliest <= at <= latest:
                 raise InputError(_timestamp_error(at, now))
             digest = _digest(sample)
-            event_type = names.of(sample)
+            event_type = names.type_of(get("event_type") or get("action_type") or names.default)
             before = after = None
             if not event_id:
                 if at is None and not idempotency_key and event_type in names.bought:

@@ -69,23 +69,19 @@ class EventNames:
         posted = sample.get("event_type")
         if posted is None:
             posted = sample.get("action_type", self.default)
-        if not isinstance(posted, str):
-            raise _invalid(posted)
-        return self.type_of(posted)
+        return self._type_of(posted)
 
-    def _type_of(self, posted: str) -> str:
+    def _type_of(self, posted: Any) -> str:
         """The stored type of a posted one; InputError where it is not valid."""
-        if not is_type(posted):
-            raise _invalid(posted)
+        if not isinstance(posted, str) or not is_type(posted):
+            raise InputError(
+                f"event_type or action_type {str(posted)[:40]!r}: use up to 64 letters, digits and _ . : -"
+            )
         return self.stored(posted)
 
     def has_meaning(self, name: str) -> bool:
         """Whether a stored name has a weight in force, is a bought type, or is negative by its name."""
         return name in self._meant
-
-
-def _invalid(posted: Any) -> InputError:
-    return InputError(f"event_type or action_type {str(posted)[:40]!r}: use up to 64 letters, digits and _ . : -")
 
 
 def is_type(text: str) -> bool:
