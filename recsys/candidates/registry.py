@@ -20,6 +20,7 @@ _CLASS_BY_NAME = {
     "item_knn": "recsys.candidates.item_knn:ItemKnn",
     "ease": "recsys.candidates.ease:Ease",
     "deepfm": "recsys.candidates.deepfm:DeepFm",
+    "sequence": "recsys.candidates.sequence:SequenceModel",
 }
 NAMES: tuple[str, ...] = tuple(_CLASS_BY_NAME)
 

@@ -27,6 +27,14 @@ DEEPFM = {
     "max_epochs": 12,
     "history_length": 20,
 }
+SEQUENCE = {
+    "dim": 16,
+    "max_length": 20,
+    "learning_rate": 0.003,
+    "batch_events": 100,
+    "validation_share": 0.0,
+    "max_epochs": 8,
+}
 GENERATORS = [
     pytest.param("popular", {}),
     pytest.param("recent", {}),
@@ -35,6 +43,7 @@ GENERATORS = [
     pytest.param("item_knn", {}),
     pytest.param("ease", {"l2": 5.0}),
     pytest.param("deepfm", DEEPFM, marks=SLOW),
+    pytest.param("sequence", SEQUENCE, marks=SLOW),
 ]
 IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
 KNOWS_NEIGHBOURS = {"als", "covisitation", "item_knn"}
