@@ -170,7 +170,7 @@ class SequenceModel:
         state = self._fitted()
         at = state.histories.users.positions(user_keys)
         offered = KeyIndex(state.items.keys[state.available])
-        vectors = np.ascontiguousarray(state.weights[TABLE][state.available])
+        vectors = np.ascontiguousarray(self._item_vectors[state.available])
         mask = seen_positions(seen, offered, len(user_keys))
 
         def best(rows: Positions) -> Best:
@@ -182,7 +182,7 @@ class SequenceModel:
         """Logits of given pairs, (n,) and (n, k) → (n, k); NaN for users without a history and items without an
         event."""
         state = self._fitted()
-        table = state.weights[TABLE]
+        table = self._item_vectors
 
         def score(users: Positions, items: Positions) -> Scores:
             distinct, row = np.unique(users, return_inverse=True)
@@ -220,6 +220,7 @@ class SequenceModel:
         require_finite(self.name, **{"items' vectors": state.weights[TABLE]})
         config = network_config(len(state.items), self.dim, self.blocks, self.heads, self.max_length)
         self._state, self.cut_at, self._scorer = state, cut_at, SequenceScorer(config, state.weights)
+        self._item_vectors = self._scorer.item_vectors()
 
     def _user_vectors(self, users: Positions) -> Floats:
         histories = self._fitted().histories

@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 Weights = dict[str, Floats]
 TABLE = "items/embeddings"
 _KERNEL_SCALE = 0.02
+_FIRST_SCALE = 12.0  # of the logits
 _JUDGED_AT_ONCE = 256  # vectors
+_COMPILED_FROM = 150  # steps; compiling takes as long as some hundred small ones
 _LOGGED = ("loss", "validation_ndcg")  # of the curve, in the log
 
 
@@ -61,11 +63,13 @@ def network_config(n_items: int, dim: int, blocks: int, heads: int, max_length: 
 
 
 def initial_weights(config: dict[str, Any], table: Floats, rng: np.random.Generator) -> Weights:
-    """Kernels N(0, 0.02²), gains 1, all else 0; the table of items as given."""
+    """Kernels N(0, 0.02²), gains 1, the logits' scale 12, all else 0; the table of items as given."""
     weights: Weights = {}
     for name, shape in weight_shapes(config).items():
         if name == TABLE:
             weights[name] = table
+        elif name == "log_scale":
+            weights[name] = np.asarray(np.log(_FIRST_SCALE), dtype=np.float32)
         elif name.endswith("/kernel"):
             weights[name] = (rng.standard_normal(shape) * _KERNEL_SCALE).astype(np.float32)
         else:
@@ -93,7 +97,10 @@ def train(
     place = log.place("sequence")
     first = "" if "tensorflow" in sys.modules else "loading TensorFlow, then "
     logger.info("%s: %sup to %d epochs", place, first, schedule.max_epochs)
-    learner = _Learner({**config, "dropout": dropout, "seed": seed}, weights, schedule, rng)
+    n_steps = schedule.max_epochs * len(histories.item) / (schedule.rows_per_batch * schedule.row_length)
+    learner = _Learner(
+        {**config, "dropout": dropout, "seed": seed}, weights, schedule, rng, compiled=n_steps >= _COMPILED_FROM
+    )
     curve: dict[str, list[float]] = {"loss": [], "minutes": [], "stopped_early": []}
     best, best_ndcg, best_epoch = weights, -np.inf, 0
     pace, begun = log.Pace(), time.monotonic()
@@ -124,12 +131,14 @@ def train(
 class _Learner:
     """A network and what moves its weights. Imports Keras and its backend (seconds)."""
 
-    def __init__(self, config: dict[str, Any], weights: Weights, schedule: Schedule, rng: np.random.Generator) -> None:
+    def __init__(
+        self, config: dict[str, Any], weights: Weights, schedule: Schedule, rng: np.random.Generator, compiled: bool
+    ) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
         from recsys.networks.lazy_adam import LazyAdam
-        from recsys.networks.sequence import SequenceNetwork, shared_softmax
+        from recsys.networks.sequence import SequenceNetwork, shared_softmax, unit
 
         self.network = network = SequenceNetwork(**config)
         network.build()
@@ -139,17 +148,18 @@ class _Learner:
         optimizer = LazyAdam(schedule.learning_rate)
         optimizer.build([table, *others])
 
-        @tf.function(jit_compile=True)
+        @tf.function(jit_compile=compiled)
         def gradients(rows: Any, item: Any, segment: Any, target: Any, negative: Any, log_q: Any) -> Any:
             """Loss and gradients; `rows` (n, dim) of the table, in which the others are places."""
             with tf.GradientTape() as tape:
                 tape.watch(rows)
                 vectors = network.encode(tf.gather(rows, item), segment, training=True)  # (n_rows, length, dim)
                 wanted = tf.reshape(target, [-1])  # (n_rows · length,)
+                units = unit(rows)
                 missed = shared_softmax(
                     tf.reshape(vectors, [-1, vectors.shape[-1]]),
-                    tf.gather(rows, wanted),
-                    tf.gather(rows, negative),
+                    tf.gather(units, wanted),
+                    tf.gather(units, negative),
                     log_q,
                     wanted[:, None] == negative,
                 )
@@ -217,12 +227,12 @@ def _run_epoch(
 def judge(scorer: SequenceScorer, histories: Histories, held_out: HeldOut) -> float:
     """The mean of 1 / log2(1 + rank) of the target among all items: NDCG without a cut, in (0, 1].
 
-    Not the loss: that rises again long before the ranks are best, because logits grow too sure of themselves.
+    Not the loss: it begins to rise before the ranks are best.
     """
     vectors = scorer.user_vectors(histories.item, held_out.starts, held_out.ends)
-    table, total = scorer.weights[TABLE], 0.0
+    items, total = scorer.item_vectors(), 0.0
     for start in range(0, len(vectors), _JUDGED_AT_ONCE):
-        logits = vectors[start : start + _JUDGED_AT_ONCE] @ table.T
+        logits = vectors[start : start + _JUDGED_AT_ONCE] @ items.T
         wanted = logits[np.arange(len(logits)), held_out.target[start : start + _JUDGED_AT_ONCE]]
         rank = 1 + (logits > wanted[:, None]).sum(axis=1)
         total += float((1.0 / np.log2(1 + rank)).sum())

