@@ -39,7 +39,7 @@ from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 _PAIRS_PER_CHUNK = 1 << 18
 _USERS_PER_CHUNK = 4096
 _LEAST_HISTORY = 3  # items of a user whose last one can be held out
-_LEAST_HELD_OUT = 50  # users; fewer say nothing
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 50, 10_000  # users; fewer say nothing, more say nothing new
 
 
 @dataclass
@@ -65,8 +65,8 @@ class SequenceModel:
     n_negatives: int = 2048  # in each step, shared by all of its places
     learning_rate: float = 0.001
     batch_events: int = 500
-    max_epochs: int = 60
-    patience: int = 3
+    max_epochs: int = 40
+    patience: int = 4
     continued_epochs: int = 2  # with `start_from`
     max_minutes: float = 30.0
     validation_share: float = 0.05  # of the users; 0 trains all epochs
@@ -103,7 +103,7 @@ class SequenceModel:
             pieces = Pieces.of(histories, self.max_length, chosen)
         else:
             old = self._earlier(start_from, events.cut_at)
-            weights = _continued(old, items, near)
+            weights = _continued(old, items, near, rng)
             pieces = Pieces.of(histories, self.max_length, np.zeros(len(histories.users), dtype=bool))
             new = histories.occurred_at[pieces.end] >= (start_from.cut_at or 0)  # an event's target is the next one
 
@@ -133,8 +133,12 @@ class SequenceModel:
 
     def _held_out_users(self, histories: Histories, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Whose last item training does not learn, (n_users,): a share of those who have enough."""
-        chosen = (histories.length >= _LEAST_HISTORY) & (rng.random(len(histories.users)) < self.validation_share)
-        return chosen & (chosen.sum() >= _LEAST_HELD_OUT)
+        enough = np.flatnonzero(histories.length >= _LEAST_HISTORY)
+        n = min(int(len(enough) * self.validation_share), _MOST_HELD_OUT)
+        chosen = np.zeros(len(histories.users), dtype=bool)
+        if n >= _LEAST_HELD_OUT:
+            chosen[rng.choice(enough, n, replace=False)] = True
+        return chosen
 
     def _earlier(self, model: SequenceModel, cut_at: int) -> _State:
         state = model._fitted()
@@ -260,12 +264,12 @@ class _State:
         )
 
 
-def _continued(old: _State, items: KeyIndex, near: Any) -> Weights:
+def _continued(old: _State, items: KeyIndex, near: Any, rng: np.random.Generator) -> Weights:
     """The older model's weights, its table laid out for `items`."""
     row = old.items.positions(items.keys)
     table = old.weights[TABLE][np.maximum(row, 0)]
     if (row < 0).all():
-        table = np.zeros_like(table)
+        table = factors(near, table.shape[1], rng)
     elif (row < 0).any():
         table = from_neighbours(near, row >= 0, table)
     return {**old.weights, TABLE: table}

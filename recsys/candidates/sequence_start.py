@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from recsys.candidates.sequence_histories import Histories
 
@@ -41,7 +42,8 @@ def factors(near: sp.csr_matrix, dim: int, rng: np.random.Generator) -> Floats:
     noise = rng.standard_normal((n_items, dim))
     if not near.nnz:
         return (noise * _SCALE).astype(np.float32)
-    vectors, values = _eigen(_mutual_information(near), min(dim, n_items), rng)
+    with threadpool_limits(1, "blas"):  # narrow matrices: several threads would wait for each other
+        vectors, values = _eigen(_mutual_information(near), min(dim, n_items), rng)
     found = vectors * np.sqrt(np.abs(values))
     found *= _SCALE / max(float(np.sqrt(np.square(found).mean())), np.finfo(np.float64).tiny)
     result = noise * (_NOISE if found.shape[1] == dim else _SCALE)
