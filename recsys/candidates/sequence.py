@@ -52,7 +52,7 @@ class SequenceModel:
     weights (those above 0 are read, the others are not), and not their times.
 
     Items are those with an event. Scores are logits; only their differences within a user mean something.
-    All draws come from `seed`. `training_curve` holds of each epoch the loss, NDCG without a cut of the held-out items
+    All draws come from `seed`. `training_curve` holds of each epoch the loss, NDCG@100 of the held-out items
     (the last one of `validation_share` of the users; the best epoch's weights stand), the minutes so far, and whether
     `max_minutes` ended the training.
     """
@@ -91,29 +91,26 @@ class SequenceModel:
         items = KeyIndex.of(events.item_key)
         histories = Histories.of(events, items)
         rng = np.random.default_rng(self.seed)
-        near = nearness(histories, len(items))
         config = network_config(len(items), self.dim, self.blocks, self.heads, self.max_length)
-        held_out, new = None, None
+        learned, held_out = histories, None
         if start_from is None:
-            weights = initial_weights(config, factors(near, self.dim, rng), rng)
-            chosen = self._held_out_users(histories, rng)
-            if chosen.any():
-                ends = histories.start[1:][chosen] - 1
-                held_out = HeldOut(histories.start[:-1][chosen], ends, histories.item[ends])
-            pieces = Pieces.of(histories, self.max_length, chosen)
+            learned, held_out = self._split(histories, rng)
+            weights = initial_weights(config, factors(nearness(learned, len(items)), self.dim, rng), rng)
         else:
             old = self._earlier(start_from, events.cut_at)
-            weights = _continued(old, items, near, rng)
-            pieces = Pieces.of(histories, self.max_length, np.zeros(len(histories.users), dtype=bool))
-            new = histories.occurred_at[pieces.end] >= (start_from.cut_at or 0)  # an event's target is the next one
+            weights = _continued(old, items, nearness(histories, len(items)), rng)
+        pieces = Pieces.of(learned, self.max_length)
+        new = np.ones(len(pieces), dtype=bool)
+        if start_from is not None:
+            new = learned.occurred_at[pieces.end] >= (start_from.cut_at or 0)  # at `end` stands the last target
 
         def drawn(rng: np.random.Generator) -> Pieces:
-            return pieces if new is None else pieces.take(_with_replay(new, rng))
+            return pieces.take(_with_replay(new, rng))
 
         self.training_curve = {}
-        if len(pieces) and (new is None or new.any()):
+        if new.any():
             weights, self.training_curve = train(
-                config, weights, self.dropout, histories, drawn, held_out, self._schedule(start_from), self.seed
+                config, weights, self.dropout, learned, drawn, held_out, self._schedule(start_from), self.seed
             )
         available = catalogue.offers(items.keys)
         self._use(_State(weights, items, available, histories.latest(self.max_length)), events.cut_at)
@@ -131,14 +128,17 @@ class SequenceModel:
             learning_rate=self.learning_rate,
         )
 
-    def _held_out_users(self, histories: Histories, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Whose last item training does not learn, (n_users,): a share of those who have enough."""
+    def _split(self, histories: Histories, rng: np.random.Generator) -> tuple[Histories, HeldOut | None]:
+        """What is learned, and the last items of a share of those who have enough, of which nothing may be known to
+        what is learned: neither as a target nor in the start vectors."""
         enough = np.flatnonzero(histories.length >= _LEAST_HISTORY)
         n = min(int(len(enough) * self.validation_share), _MOST_HELD_OUT)
+        if n < _LEAST_HELD_OUT:
+            return histories, None
+        users = np.sort(rng.choice(enough, n, replace=False))
         chosen = np.zeros(len(histories.users), dtype=bool)
-        if n >= _LEAST_HELD_OUT:
-            chosen[rng.choice(enough, n, replace=False)] = True
-        return chosen
+        chosen[users] = True
+        return histories.without_last(chosen), HeldOut(users, histories.item[histories.start[users + 1] - 1])
 
     def _earlier(self, model: SequenceModel, cut_at: int) -> _State:
         state = model._fitted()

@@ -51,6 +51,13 @@ class Histories:
         start = np.concatenate([[0], np.cumsum(self.start[1:] - first)])
         return type(self)(self.users, start, self.item[kept], self.occurred_at[kept])
 
+    def without_last(self, chosen: NDArray[np.bool_]) -> Self:
+        """Without the last item of the chosen users (n_users,), each of whom has more than one."""
+        kept = np.ones(len(self.item), dtype=bool)
+        kept[self.start[1:][chosen] - 1] = False
+        start = np.concatenate([[0], np.cumsum(self.length - chosen)])
+        return type(self)(self.users, start, self.item[kept], self.occurred_at[kept])
+
 
 @dataclass(frozen=True)
 class Pieces:
@@ -60,13 +67,10 @@ class Pieces:
     end: Positions  # (n_pieces,)
 
     @classmethod
-    def of(cls, histories: Histories, max_length: int, left_out: NDArray[np.bool_]) -> Self:
-        """Every history cut from its end backward into pieces of at most `max_length`.
-
-        `left_out` (n_users,): whose last item is not to be learned.
-        """
+    def of(cls, histories: Histories, max_length: int) -> Self:
+        """Every history cut from its end backward into pieces of at most `max_length`."""
         starts, ends = [], []
-        first, end = histories.start[:-1], histories.start[1:] - 1 - left_out
+        first, end = histories.start[:-1], histories.start[1:] - 1
         while len(end):
             alive = end > first
             first, end = first[alive], end[alive]

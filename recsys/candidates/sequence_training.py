@@ -31,6 +31,7 @@ TABLE = "items/embeddings"
 _KERNEL_SCALE = 0.02
 _FIRST_SCALE = 12.0  # of the logits
 _JUDGED_AT_ONCE = 256  # vectors
+_JUDGED_RANKS = 100
 _COMPILED_FROM = 150  # steps; compiling takes as long as some hundred small ones
 _LOGGED = ("loss", "validation_ndcg")  # of the curve, in the log
 
@@ -50,11 +51,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The last item of some users, which training does not learn."""
+    """What some users did after the histories that are learned."""
 
-    starts: NDArray[np.int64]  # (n,), into `Histories.item`
-    ends: NDArray[np.int64]  # (n,)
-    target: NDArray[np.int32]  # (n,)
+    users: NDArray[np.int64]  # (n,): positions in `Histories.users`
+    target: NDArray[np.int32]  # (n,): positions of items
 
 
 def network_config(n_items: int, dim: int, blocks: int, heads: int, max_length: int) -> dict[str, Any]:
@@ -225,15 +225,20 @@ def _run_epoch(
 
 
 def judge(scorer: SequenceScorer, histories: Histories, held_out: HeldOut) -> float:
-    """The mean of 1 / log2(1 + rank) of the target among all items: NDCG without a cut, in (0, 1].
+    """NDCG@100 of the held-out items among all those that are not in what was read, in [0, 1].
 
-    Not the loss: it begins to rise before the ranks are best.
+    Not the loss: it is least long before the ranks are best.
     """
-    vectors = scorer.user_vectors(histories.item, held_out.starts, held_out.ends)
+    ends = histories.start[held_out.users + 1]
+    starts = np.maximum(histories.start[held_out.users], ends - scorer.config["max_length"])
+    vectors = scorer.user_vectors(histories.item, starts, ends)
     items, total = scorer.item_vectors(), 0.0
     for start in range(0, len(vectors), _JUDGED_AT_ONCE):
-        logits = vectors[start : start + _JUDGED_AT_ONCE] @ items.T
-        wanted = logits[np.arange(len(logits)), held_out.target[start : start + _JUDGED_AT_ONCE]]
-        rank = 1 + (logits > wanted[:, None]).sum(axis=1)
-        total += float((1.0 / np.log2(1 + rank)).sum())
+        part = slice(start, start + _JUDGED_AT_ONCE)
+        logits = vectors[part] @ items.T
+        wanted = logits[np.arange(len(logits)), held_out.target[part]][:, None]
+        for row, first, end in zip(logits, starts[part], ends[part], strict=True):
+            row[histories.item[first:end]] = -np.inf
+        rank = 1 + (logits > wanted).sum(axis=1)
+        total += float((1.0 / np.log2(1 + rank[rank <= _JUDGED_RANKS])).sum())
     return total / len(vectors)

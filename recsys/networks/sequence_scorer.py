@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float32]
 _EPSILON = np.float32(1e-6)
 _LEAST_LENGTH = np.float32(1e-6)
-_PLACES_AT_ONCE = 16_384  # items of histories, padding included: bounds the memory of the hidden layers
+_PLACES_AT_ONCE = 4096  # items of histories, padding included: keeps the hidden layers in cache
 
 
 class SequenceScorer:
@@ -34,13 +35,14 @@ class SequenceScorer:
         result = np.empty((len(ends), self.config["dim"]), dtype=np.float32)
         by_length = np.argsort(ends - starts, kind="stable")  # histories of like lengths together: little padding
         first = len(by_length)
-        while first:
-            length = int((ends - starts)[by_length[first - 1]])
-            last, first = first, max(first - max(_PLACES_AT_ONCE // length, 1), 0)
-            chosen = by_length[first:last]
-            place = ends[chosen, None] - length + np.arange(length)
-            real = place >= starts[chosen, None]  # (n, length); padding comes first
-            result[chosen] = self._last_vectors(items[np.where(real, place, 0)], real)
+        with threadpool_limits(1, "blas"):  # products this small: several threads would wait for each other
+            while first:
+                length = int((ends - starts)[by_length[first - 1]])
+                last, first = first, max(first - max(_PLACES_AT_ONCE // length, 1), 0)
+                chosen = by_length[first:last]
+                place = ends[chosen, None] - length + np.arange(length)
+                real = place >= starts[chosen, None]  # (n, length); padding comes first
+                result[chosen] = self._last_vectors(items[np.where(real, place, 0)], real)
         return _unit(result) * np.exp(self.weights["log_scale"])
 
     def item_vectors(self) -> Floats:

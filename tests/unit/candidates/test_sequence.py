@@ -247,20 +247,30 @@ def test_events_of_one_instant_stand_as_they_were_given() -> None:
     assert made.latest(2).start.tolist() == [0, 2, 4]
 
 
+def test_what_is_held_out_is_nowhere_in_what_is_learned() -> None:
+    made = histories([2, 3, 4] * 60)  # every event has an item of its own
+    learned, held_out = SequenceModel(validation_share=0.5)._split(made, np.random.default_rng(0))
+    assert held_out is not None
+    assert len(held_out.target) == 60  # half of the 120 with three or more
+    assert set(learned.item.tolist()) | set(held_out.target.tolist()) == set(made.item.tolist())
+    assert not set(learned.item.tolist()) & set(held_out.target.tolist())
+    assert (held_out.target == learned.item[learned.start[held_out.users + 1] - 1] + 1).all()
+
+
 def test_every_event_after_the_first_is_a_target_once() -> None:
     lengths = [1, 2, 7, 12, 3]
     made = histories(lengths)
-    pieces = Pieces.of(made, 5, np.array([False, False, False, False, True]))
+    pieces = Pieces.of(made, 5)
     target = np.concatenate([np.arange(start, end) + 1 for start, end in zip(pieces.start, pieces.end, strict=True)])
     firsts = made.start[:-1].tolist()
-    assert sorted(target.tolist()) == [at for at in range(sum(lengths) - 1) if at not in firsts]
+    assert sorted(target.tolist()) == [at for at in range(sum(lengths)) if at not in firsts]
     assert (pieces.end - pieces.start).max() == 5
 
 
 def test_rows_are_full_of_whole_pieces() -> None:
     random = np.random.default_rng(4)
     made = histories(random.integers(1, 9, 300).tolist())
-    pieces = Pieces.of(made, 8, np.zeros(300, dtype=bool))
+    pieces = Pieces.of(made, 8)
     found, filled = [], []
     for batch in batches(made.item, pieces, 8, 4, np.random.default_rng(1)):
         assert batch.item.shape == batch.segment.shape == batch.target.shape == (4, 8)
