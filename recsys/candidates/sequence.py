@@ -66,7 +66,7 @@ class SequenceModel:
     learning_rate: float = 0.001
     batch_events: int = 500
     max_epochs: int = 40
-    patience: int = 4
+    patience: int = 8
     continued_epochs: int = 2  # with `start_from`
     max_minutes: float = 30.0
     validation_share: float = 0.05  # of the users; 0 trains all epochs
