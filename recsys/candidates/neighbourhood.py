@@ -4,6 +4,7 @@ of (what the own item counts now) × (how near the item is to it), all in sparse
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,6 +15,7 @@ import scipy.sparse as sp
 from recsys.candidates.base import (
     Best,
     best_of_sparse,
+    known_history,
     load_model,
     ranked,
     require_finite,
@@ -53,6 +55,13 @@ class Neighbourhood(ABC):
         require_finite(self.name, nearness=near.data, history=weighted.data)
         self._set(interactions.cut_at, users, items, near, weighted)
         return self
+
+    def with_histories(self, interactions: Interactions) -> Self:
+        """As the protocol says."""
+        model, history = copy(self), known_history(interactions, self.items)
+        users = KeyIndex.of(history.user_key)
+        model._set(interactions.cut_at, users, self.items, self.near, self.user_history(history, users, self.items))
+        return model
 
     def _set(self, cut_at: int, users: KeyIndex, items: KeyIndex, near: sp.csr_matrix, weighted: sp.csr_matrix) -> None:
         self.cut_at, self.users, self.items, self.near, self.weighted = cut_at, users, items, near, weighted

@@ -17,6 +17,7 @@ _CLASS_BY_NAME = {
     "recent": "recsys.candidates.recent:Recent",
     "als": "recsys.candidates.als:Als",
     "covisitation": "recsys.candidates.covisitation:Covisitation",
+    "next_item": "recsys.candidates.next_item:NextItem",
     "item_knn": "recsys.candidates.item_knn:ItemKnn",
     "ease": "recsys.candidates.ease:Ease",
     "deepfm": "recsys.candidates.deepfm:DeepFm",
