@@ -160,8 +160,7 @@ class Als:
         """The best `n` available neighbours of each item by cosine of the item vectors, itself excluded."""
         at = self.items.positions(item_keys)
         itself = self.offered.positions(item_keys)
-        lengths = np.linalg.norm(self.item_factors, axis=1, keepdims=True)
-        unit = self.item_factors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        unit = _unit(self.item_factors)
         unit_offered = np.ascontiguousarray(unit[self.available])
 
         def best(rows: Positions) -> Best:
@@ -172,6 +171,11 @@ class Als:
             return self._nearest(unit[at[rows]], n, mask, unit_offered)
 
         return ranked(item_keys, n, at >= 0, self.offered, best, rows_per_chunk=16_384)
+
+    def nearness_between(self, own: Positions, others: Positions) -> Scores:
+        """As `KnowsItems` says: cosines of the item vectors."""
+        near: Scores = _unit(self.item_factors[own]) @ _unit(self.item_factors[others]).T
+        return near
 
     def _nearest(self, query: Scores, n: int, mask: sp.csr_matrix | None, factors: Scores | None = None) -> Best:
         """The best `n` products of each query (rows, factors) with the offered vectors, less the masked."""
@@ -229,3 +233,10 @@ def _rarity(matrix: sp.csr_matrix) -> Scores:
     n_users_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
     rarity: Scores = np.log1p(matrix.shape[0] / np.maximum(n_users_of_item, 1))
     return rarity
+
+
+def _unit(vectors: Scores) -> Scores:
+    """Vectors (n, factors) scaled to length 1; zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Scores = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recsys.candidates.base import current_weight, freshness, later_steps, user_item_matrix
+from recsys.candidates.base import current_weight, freshness, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex, runs
 from recsys.types import Interactions, Scores

@@ -124,6 +124,11 @@ class Ease:
 
         return scored(user_keys, item_keys, self.users, self.items, score)
 
+    def nearness_between(self, own: Positions, others: Positions) -> Scores:
+        """As `KnowsItems` says: entries of B."""
+        near: Scores = self.weights[own[:, None], others]
+        return near
+
     def save(self, folder: Path) -> None:
         arrays = {"user_keys": self.users.keys, "item_keys": self.items.keys, "available": self.available}
         arrays |= {"history": self.history, "weights": self.weights, "mean_weight": np.array([self.mean_weight])}

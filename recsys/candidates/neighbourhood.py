@@ -92,6 +92,17 @@ class Neighbourhood(ABC):
 
         return ranked(item_keys, n, at >= 0, self.items, best, rows_per_chunk=65_536)
 
+    def nearness_between(self, own: Positions, others: Positions) -> Scores:
+        """As `KnowsItems` says: entries of the nearness of neighbours, 0 for all others."""
+        place = np.full(len(self.items), -1, dtype=np.int32)
+        place[others] = np.arange(len(others), dtype=np.int32)
+        near = self.near[own]
+        row, column = rows_of(near), place[near.indices]
+        there = column >= 0
+        result = np.zeros((len(own), len(others)), dtype=np.float32)
+        result[row[there], column[there]] = near.data[there]
+        return result
+
     def scores(self, user_keys: Keys, item_keys: Keys) -> Scores:
         """(n,) and (n, k) → (n, k); 0 where no own item is a neighbour of a known item."""
 

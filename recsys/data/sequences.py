@@ -62,8 +62,9 @@ def parse(lines: Iterable[str], name: str = "the input") -> SequenceTable:
             continue
         if not sequence:
             raise InputError(f"{name}, line {number}: user {user[:50]!r} has no item; write `user item item …`")
-        if users.setdefault(user, len(users)) != len(users) - 1:
+        if user in users:
             raise InputError(f"{name}, line {number}: user {user[:50]!r} has a line already; one line holds a user")
+        users[user] = len(users)
         owner += [len(users) - 1] * len(sequence)
         item += [items.setdefault(one, len(items)) for one in sequence]
     if not owner:

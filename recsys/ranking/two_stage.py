@@ -17,6 +17,7 @@ from recsys import log
 from recsys.errors import EmptyResultError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
 from recsys.keys import pairs_of
+from recsys.ranking.affinity import OwnItems, affinity
 from recsys.ranking.frame import Frame, PairFeatures, feature_frame
 from recsys.ranking.pool import Pool, build_pool
 from recsys.ranking.ranker import Examples, Ranker, RankerParams, train
@@ -38,6 +39,7 @@ class Stage:
     seen: Callable[[Keys], Any | None] = lambda user_keys: None  # user keys → CSR for `candidates`, rows as given
     n_candidates: int | Mapping[str, int] = CANDIDATES_PER_GENERATOR  # of each generator, or by its name
     leave_out: Sequence[str] = ()  # categorical features
+    own: OwnItems | None = None  # of the users, for `affinity`
 
     def pools(self, user_keys: Keys, chunk: int = USERS_PER_CHUNK) -> Iterator[tuple[slice, Pool]]:
         """Candidates of `user_keys` (n,) in chunks, each with its slice of users."""
@@ -51,7 +53,8 @@ class Stage:
 
     def frame(self, pool: Pool) -> Frame:
         """The features of a pool's rows."""
-        return feature_frame(pool, self.features, self.leave_out)
+        more = affinity(self.generators, self.own, pool) if self.own is not None else None
+        return feature_frame(pool, self.features, self.leave_out, more)
 
 
 def examples_of(

@@ -144,8 +144,8 @@ def read(folder: Path) -> tuple[ItemFactors, FoldIn | None]:
                 log.warning("%s is older than the fold-in of new users; train als again", folder.name)
                 return factors, None
             params = json.loads((folder / "model.json").read_text())["params"]
-            means = (float(arrays[name][0]) for name in ("mean_user_weight", "mean_weight"))
-            weighting = arrays["trend"], arrays["rarity"], *means
+            mean_user_weight, mean_weight = (float(arrays[name][0]) for name in ("mean_user_weight", "mean_weight"))
+            weighting = arrays["trend"], arrays["rarity"], mean_user_weight, mean_weight
             try:
                 return factors, FoldIn(factors, *weighting, params)
             except np.linalg.LinAlgError as error:

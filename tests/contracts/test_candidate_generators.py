@@ -249,7 +249,7 @@ def test_with_its_own_histories_a_model_answers_as_before(name: str, params: dic
 @personal_generator
 def test_histories_belong_to_whoever_has_them(name: str, params: dict[str, Any]) -> None:
     """Somebody whom the fit did not see, with the events of a user; and the user, with those of another taste."""
-    model, (history, has) = fitted(name, params), checkerboard()
+    model, history = fitted(name, params), checkerboard()[0]
     before = model.candidates(USER_KEYS, 8)
     as_of = {int(USER_KEYS[0]): int(USER_KEYS[1]), int(USER_KEYS[1]): UNKNOWN_KEY}
     mine = history.take(np.isin(history.user_key, list(as_of)))
