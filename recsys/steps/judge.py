@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates.popular import Popular
-from recsys.errors import InputError, TooFewLabelsError
+from recsys.errors import InputError, ModelError, TooFewLabelsError
 from recsys.evaluation import gate, plots
 from recsys.evaluation.bootstrap import interval
 from recsys.evaluation.comparison import LEVEL, PerUser, mean_by_user
@@ -144,7 +144,7 @@ def _champions_lists(plan: Plan, entered: Field, cut: Cut, users: Keys) -> dict[
         try:
             stage = cut.stage(plan.data.meta.task, champion.generators)
             lists[champion.ref] = rank(champion.load(), stage, users, LIST_LENGTH).item_key
-        except InputError as error:
+        except (InputError, ModelError) as error:
             logger.warning("the champion %s cannot be compared with: %s", champion.ref, error)
     return lists
 

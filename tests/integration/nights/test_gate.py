@@ -15,8 +15,8 @@ from recsys.evaluation.gate import GateDecision, Outcome
 from recsys.ranking.frame import Frame
 from recsys.ranking.ranker import Ranker
 from recsys.settings import Settings
-from recsys.steps import judge, train_ranker
-from recsys.steps.context import Context
+from recsys.steps import judge, train_als, train_generator, train_ranker
+from recsys.steps.context import HISTORY, SERVING, Context
 from recsys.steps.entrants import JUDGED, SERVED
 from recsys.steps.ranker_plan import plan_of
 from recsys.storage.tables import training_runs
@@ -109,9 +109,9 @@ def test_a_refit_is_judged_on_all_users_of_a_window_that_no_ranker_has_seen(shop
     assert f"not more than 10% worse than {nights['first']['ranker']} over 51" in second["reason"], "520 users, not 52"
     assert "1970-03-22 00:00 to 1970-04-05 00:00, all users: no ranker has learned from this window" in second["reason"]
     for name, day in (("first", 92), ("second", 94)):
-        said = shop.store.manifest(nights[name]["ranker"]).meta["learned"]
-        assert said[SERVED] == {"since": (day - 2 * WINDOW_DAYS) * DAY, "until": day * DAY}
-        assert said[JUDGED] == {"since": (day - 2 * WINDOW_DAYS) * DAY, "until": (day - WINDOW_DAYS) * DAY}
+        spans = shop.store.manifest(nights[name]["ranker"]).meta["learned"]
+        assert spans[SERVED] == {"since": (day - 2 * WINDOW_DAYS) * DAY, "until": day * DAY}
+        assert spans[JUDGED] == {"since": (day - 2 * WINDOW_DAYS) * DAY, "until": (day - WINDOW_DAYS) * DAY}
 
 
 def test_a_much_worse_one_is_refused_and_the_champion_stays(shop: Shop, nights: dict[str, Any]) -> None:
@@ -210,3 +210,49 @@ def test_the_judged_ranker_knows_nothing_of_the_newest_window(
             scores[shop is surging, kind] = ranker.score(Frame(ranker.names, matrix))
     np.testing.assert_array_equal(scores[False, "judged"], scores[True, "judged"])
     assert not np.array_equal(scores[False, "served"], scores[True, "served"])
+
+
+def test_a_generator_is_compared_with_the_former_one_and_its_serving_model_is_looked_at(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train_als.run(shop.dataset(92), ctx=shop.ctx())
+    assert first["accepted"]
+    assert "the former model" not in first["reason"]
+    loaded: list[tuple[str, str]] = []
+
+    def load(ctx: Context, ref: str, purpose: str) -> Any:
+        loaded.append((ref, purpose))
+        return plain(ctx, ref, purpose)
+
+    plain = train_generator.load_generator
+    monkeypatch.setattr(train_generator, "load_generator", load)
+    second = train_als.run(shop.dataset(94), ctx=shop.ctx())
+    assert second["accepted"]
+    assert "the former model has ndcg@10 0." in second["reason"]
+    assert (first["history"][-1], HISTORY) in loaded, "the model of before that has not seen the newest window"
+    assert (first["serving"], SERVING) not in loaded
+    assert "% of the first 10 places in common" in second["reason"]
+    needed = shop.ctx().measured_model("als", second["serving"])
+    assert needed == second["history"][-1]
+
+
+def test_a_generator_whose_serving_model_has_broken_lists_is_refused(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train_generator.load_generator
+
+    class Broken:
+        def __init__(self, model: Any) -> None:
+            self._model = model
+
+        def candidates(self, users: Any, n: int, *, seen: Any = None) -> Any:
+            lists = self._model.candidates(users, n, seen=seen)
+            return type(lists)(lists.owner_key, lists.item_key, np.full_like(lists.score, np.nan))
+
+    def load(ctx: Context, ref: str, purpose: str) -> Any:
+        return Broken(plain(ctx, ref, purpose)) if purpose == SERVING else plain(ctx, ref, purpose)
+
+    monkeypatch.setattr(train_generator, "load_generator", load)
+    refused = train_als.run(shop.dataset(90), ctx=shop.ctx())
+    assert not refused["accepted"]
+    assert refused["reason"].startswith("refused: the serving model: 5")
