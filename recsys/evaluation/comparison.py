@@ -47,10 +47,13 @@ class Comparison:
         The difference stays as it was measured, but for a gain, which counts as none; the width of the interval
         falls with the root of the number of users.
         """
+        if self.low == self.high:  # both may be infinite
+            return self.n_users
         assumed = min(self.difference, 0.0)
         width = self.difference - self.low if assumed > -bound else self.high - self.difference
         apart = abs(assumed + bound)
-        return min(MOST, math.ceil(self.n_users * (width / apart) ** 2)) if apart > 0 and width < math.inf else MOST
+        times = min(width / apart, MOST) if apart > 0 else MOST  # the interval is too wide so many times
+        return min(MOST, math.ceil(self.n_users * times**2))
 
 
 def percent(difference: float) -> str:

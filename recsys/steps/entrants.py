@@ -41,7 +41,6 @@ class Entrant:
     learned_since: int  # microseconds: the labels that it learned lie in [learned_since, learned_until)
     learned_until: int
     recipe: str | None
-    is_judged_model: bool = False  # and not the one that serves
 
     def load(self) -> Ranker:
         return Ranker.load(self.folder)
@@ -89,8 +88,8 @@ def field_of(ctx: Context, plan: Plan) -> Field:
 def _entrants(ctx: Context, ref: str) -> tuple[Entrant, Entrant | None]:
     """The ranker of an artifact that serves, and the judged one, if it has one."""
     folder, manifest = ctx.store.open(ref)
-    judged = folder / JUDGED
-    return _entrant(manifest, folder, SERVED), _entrant(manifest, judged, JUDGED) if judged.is_dir() else None
+    has_both = JUDGED in manifest.meta.get("learned", {})
+    return _entrant(manifest, folder, SERVED), _entrant(manifest, folder / JUDGED, JUDGED) if has_both else None
 
 
 def _entrant(manifest: Manifest, folder: Path, name: str) -> Entrant:
@@ -101,7 +100,7 @@ def _entrant(manifest: Manifest, folder: Path, name: str) -> Entrant:
     }
     generators = tuple(manifest.meta["generators"])
     recipe = manifest.meta.get("recipe")
-    return Entrant(manifest.ref, folder, generators, span["since"], span["until"], recipe, name == JUDGED)
+    return Entrant(manifest.ref, folder, generators, span["since"], span["until"], recipe)
 
 
 def _unseen(pair: tuple[Entrant, Entrant | None], cut_at: int) -> Entrant | None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from recsys.artifacts import ArtifactStore, version_of
 from recsys.data.dataset import instant
+from recsys.evaluation import gate
 from recsys.evaluation.gate import GateDecision, Outcome
 from recsys.ranking.frame import Frame
 from recsys.ranking.ranker import Ranker
@@ -123,6 +124,23 @@ def test_a_much_worse_one_is_refused_and_the_champion_stays(shop: Shop, nights: 
     _, metrics = shop.judged_again(94, **POPULAR_ONLY)
     assert metrics["ranker.ndcg@10.all"] < 0.57 * metrics["champion.ndcg@10.all"]
     assert metrics["users"] > 500
+
+
+@pytest.mark.parametrize(("loss", "least", "most"), [(0.0, 1.0, 1.0), (0.1, 0.0, 0.2), (0.43, 0.0, 0.0)])
+def test_what_is_worse_by_so_much_is_accepted_so_often(
+    shop: Shop, nights: dict[str, Any], monkeypatch: pytest.MonkeyPatch, loss: float, least: float, most: float
+) -> None:
+    """The metrics of the second night, of which a share of the users loses all that the new ranker finds for them."""
+    asked: list[Any] = []
+    plain = gate.decide
+    monkeypatch.setattr(gate, "decide", lambda *given, **named: asked.append((given, named)) or plain(*given, **named))
+    shop.judged_again(94)
+    ((challenger, champion, *others), named), *_ = asked
+    assert len(challenger["all"]) > 500
+    rng = np.random.default_rng(4)
+    spoiled = [{"all": challenger["all"] * (rng.random(len(challenger["all"])) >= loss)} for _ in range(40)]
+    accepted = np.mean([plain(one, champion, *others, **named).accepted for one in spoiled])
+    assert least <= accepted <= most
 
 
 def test_the_page_and_the_plots_are_logged(shop: Shop, nights: dict[str, Any]) -> None:
