@@ -131,11 +131,11 @@ def test_what_is_worse_by_so_much_is_accepted_so_often(
     shop: Shop, nights: dict[str, Any], monkeypatch: pytest.MonkeyPatch, loss: float, least: float, most: float
 ) -> None:
     """The metrics of the second night, of which a share of the users loses all that the new ranker finds for them."""
-    asked: list[Any] = []
+    calls: list[Any] = []
     plain = gate.decide
-    monkeypatch.setattr(gate, "decide", lambda *given, **named: asked.append((given, named)) or plain(*given, **named))
+    monkeypatch.setattr(gate, "decide", lambda *given, **named: calls.append((given, named)) or plain(*given, **named))
     shop.judged_again(94)
-    ((challenger, champion, *others), named), *_ = asked
+    ((challenger, champion, *others), named), *_ = calls
     assert len(challenger["all"]) > 500
     rng = np.random.default_rng(4)
     spoiled = [{"all": challenger["all"] * (rng.random(len(challenger["all"])) >= loss)} for _ in range(40)]
