@@ -3,8 +3,8 @@
     python -m research.gate_power [--draws 400]
 
 Users' NDCG@10 is drawn as of two rankers of one kind: 55 % of the users have no hit, the others a value of
-Beta(1.2, 3), and the challenger gives 14 % of the users another list. So 700 users make a 95 % interval of ±6 %, as on
-Online Retail. A true loss takes that share of the users' values away. A row is a bound and a level with a true loss.
+Beta(1.2, 3), and the challenger gives 14 % of the users another list. So 700 users make a 95 % interval of about
+±6 %. A true loss takes that share of the users' values away. A row is a bound and a level with a true loss.
 """
 
 from __future__ import annotations
