@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -163,23 +163,35 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
             "curve": _curve(model),
         }
     best = max(tried, key=lambda loss: tried[loss]["ndcg@10"])
-    n_trees = max(tried[best]["trees"], 1)
-    chosen = _average(Examples.concatenate([training, stopping]), params, best, n_trees)
-    ranker = Ranker(training.frame.names, chosen)
-    if np.ptp(ranker.score(validation.frame)) == 0:
-        raise ModelError("the ranker gives every candidate the same score: its features do not distinguish them")
-    importance = chosen.get_feature_importance(_data(stopping, best), type="PredictionValuesChange")
-    ranker.report = {
+    found = {
         "loss": best,
         "why": "; ".join(f"{loss}: NDCG@10 {figures['ndcg@10']:.4f} on validation" for loss, figures in tried.items()),
         "validation": tried,
-        "n_trees": n_trees,
+        "n_trees": max(tried[best]["trees"], 1),
+        "params": asdict(params),
+    }
+    return refit(training, validation, params, found)
+
+
+def refit(training: Examples, validation: Examples, params: RankerParams, found: Mapping[str, Any]) -> Ranker:
+    """Train `params.n_models` on all users with the loss and the number of trees in `found`: the report of a training.
+
+    Raises ModelError when all scores are equal.
+    """
+    stopping = validation.thinned(params.max_negatives, params.seed)
+    loss = found["loss"]
+    chosen = _average(Examples.concatenate([training, stopping]), params, loss, found["n_trees"])
+    ranker = Ranker(training.frame.names, chosen)
+    if np.ptp(ranker.score(validation.frame)) == 0:
+        raise ModelError("the ranker gives every candidate the same score: its features do not distinguish them")
+    importance = chosen.get_feature_importance(_data(stopping, loss), type="PredictionValuesChange")
+    ranker.report = {
+        **found,
         "n_training_rows": len(training),
         "n_validation_rows": len(validation),
         "importance": dict(
             sorted(zip(ranker.names, map(float, importance), strict=True), key=lambda pair: pair[1], reverse=True)
         ),
-        "params": asdict(params),
     }
     return ranker
 

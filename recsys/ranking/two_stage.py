@@ -20,7 +20,7 @@ from recsys.keys import pairs_of
 from recsys.ranking.affinity import OwnItems, affinity
 from recsys.ranking.frame import Frame, PairFeatures, feature_frame
 from recsys.ranking.pool import Pool, build_pool
-from recsys.ranking.ranker import Examples, Ranker, RankerParams, train
+from recsys.ranking.ranker import Examples, Ranker, RankerParams, refit, train
 from recsys.ranking.windows import is_held_out, is_validation
 from recsys.types import NO_ITEM, CandidateGenerator, Keys, Lists, Scores
 
@@ -135,9 +135,18 @@ def train_on(windows: Sequence[WindowExamples], params: RankerParams) -> Ranker:
 
     Raises TooFewLabelsError when no window has training or validation examples.
     """
+    return train(*_parts(windows), params)
+
+
+def refit_on(windows: Sequence[WindowExamples], params: RankerParams, found: Mapping[str, Any]) -> Ranker:
+    """Train as an earlier training has found best, by its report, on other windows."""
+    return refit(*_parts(windows), params, found)
+
+
+def _parts(windows: Sequence[WindowExamples]) -> tuple[Examples, Examples]:
     training = Examples.concatenate([window.training for window in windows if window.training])
     validation = Examples.concatenate([window.validation for window in windows if window.validation])
-    return train(training, validation, params)
+    return training, validation
 
 
 def rank(ranker: Ranker, stage: Stage, user_keys: Keys, n: int, *, chunk: int = USERS_PER_CHUNK) -> Lists:
