@@ -19,6 +19,7 @@ _CLASS_BY_NAME = {
     "covisitation": "recsys.candidates.covisitation:Covisitation",
     "item_knn": "recsys.candidates.item_knn:ItemKnn",
     "ease": "recsys.candidates.ease:Ease",
+    "session_neighbours": "recsys.candidates.session_neighbours:SessionNeighbours",
     "deepfm": "recsys.candidates.deepfm:DeepFm",
 }
 NAMES: tuple[str, ...] = tuple(_CLASS_BY_NAME)

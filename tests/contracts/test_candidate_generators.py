@@ -34,6 +34,7 @@ GENERATORS = [
     pytest.param("covisitation", {}),
     pytest.param("item_knn", {}),
     pytest.param("ease", {"l2": 5.0}),
+    pytest.param("session_neighbours", {}),
     pytest.param("deepfm", DEEPFM, marks=SLOW),
 ]
 IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
