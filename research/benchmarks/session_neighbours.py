@@ -167,8 +167,8 @@ def sessions_so_far(examples: pd.DataFrame) -> list[list[NDArray[np.int32]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--validation", action="store_true")
-    parser.add_argument("--only-neighbours", action="store_true")
+    parser.add_argument("--validation", action="store_true", help="on the last week of training")
+    parser.add_argument("--only-neighbours", action="store_true", help="without the plain rows")
     args = parser.parse_args()
     sessions, examples = split(Path(os.environ["RECSYS_DATA_DIR"]) / "retailrocket-sessions", args.validation)
     prefixes, targets = examples["prefix"].tolist(), examples["target"].to_numpy(np.int32)
