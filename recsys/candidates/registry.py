@@ -20,6 +20,7 @@ _CLASS_BY_NAME = {
     "next_item": "recsys.candidates.next_item:NextItem",
     "item_knn": "recsys.candidates.item_knn:ItemKnn",
     "ease": "recsys.candidates.ease:Ease",
+    "session_neighbours": "recsys.candidates.session_neighbours:SessionNeighbours",
     "deepfm": "recsys.candidates.deepfm:DeepFm",
 }
 NAMES: tuple[str, ...] = tuple(_CLASS_BY_NAME)

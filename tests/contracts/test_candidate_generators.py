@@ -35,6 +35,7 @@ GENERATORS = [
     pytest.param("next_item", {}),
     pytest.param("item_knn", {}),
     pytest.param("ease", {"l2": 5.0}),
+    pytest.param("session_neighbours", {}),
     pytest.param("deepfm", DEEPFM, marks=SLOW),
 ]
 IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
