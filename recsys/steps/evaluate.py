@@ -171,7 +171,7 @@ def _windows(interactions: Interactions, plan: Plan) -> dict[Window, list[Window
     return found
 
 
-class _Fits:
+class Fits:
     """Fits generators, with a warm start from the earlier cut where possible, and measures the seconds of each."""
 
     def __init__(self, plan: Plan, earlier: Mapping[str, CandidateGenerator]) -> None:
@@ -199,7 +199,7 @@ class _AtCut:
         earlier: Mapping[str, CandidateGenerator],
     ) -> None:
         self.window, self.plan = window, plan
-        fits = _Fits(plan, earlier)
+        fits = Fits(plan, earlier)
         names = dict.fromkeys([*plan.generators, *([OWN_ITEMS] if Task.ALL in plan.tasks else [])])
         learned_at = window.cut_at - plan.lag_us
         self.cut = Cut(data, interactions, window.cut_at, list(names), fits, learned_at=learned_at)

@@ -31,8 +31,9 @@ from recsys.evaluation.report import Measured
 from recsys.ranking.ranker import RankerParams
 from recsys.settings import Settings
 from recsys.steps.benchmarks import published
+from recsys.steps.benchmarks.leaks import what_leaks
 from recsys.steps.benchmarks.result import Result
-from recsys.steps.evaluate import TWO_STAGE, Outcome, Plan, measure
+from recsys.steps.evaluate import TWO_STAGE, Fits, Outcome, Plan, measure
 from recsys.types import MICROSECONDS_PER_DAY, Task
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,10 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool) -> Res
     with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as folder:
         columns = measured(table, plan, Path(folder))
         held = checks(columns, None if quick else known, loaded.seed)
+        cheap = [name for name in plan.generators if name not in NETWORKS]
+        leaking = what_leaks(table, cheap, Fits(plan, {}), Path(folder) / "leaks", loaded.seed)
+    text = f"lists and features that change with everybody's last item: {', '.join(leaking) or 'none'}"
+    held.append((text, not leaking))
     counts = f"{len(table.user_ids):,} users, {len(table.item_ids):,} items, {len(table.user):,} interactions."
     rows = rows_of(columns, loaded.seed)
     result = Result(title, f"{known.title}: {counts}" if known else counts, checks=held, params=asdict(plan))

@@ -60,7 +60,8 @@ def test_the_newest_window_holds_the_last_item_of_each_and_the_history_the_rest(
     data = sequences.dataset(table, tmp_path_factory.mktemp("data"))
     events = data.interactions()
     assert len(events) == sum(map(len, lists))
-    assert len(data.catalogue(END_AT - 10 * PLACE)) == len(table.item_ids)  # known from the beginning
+    longest = max(map(len, lists))
+    assert len(data.catalogue(END_AT - longest * PLACE)) == len(table.item_ids)  # known from the beginning
     for back in range(1, 4):
         cut_at = END_AT - back * PLACE
         history = events.before(cut_at)
