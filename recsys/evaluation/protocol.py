@@ -33,15 +33,12 @@ class Window:
     end_at: int
 
 
-def windows(end_at: int, *, n: int = 4, days: float = 14, stride_days: float | None = None) -> list[Window]:
-    """`n` windows of `days`, oldest first, the last one ending at `end_at` (microseconds), each `stride_days` before
-    the next; back to back when None."""
+def windows(end_at: int, *, n: int = 4, days: float = 14) -> list[Window]:
+    """`n` windows of `days`, back to back, oldest first, the last one ending at `end_at` (microseconds)."""
     if n < 1 or days <= 0:
         raise InputError(f"{n} windows of {days} days cannot be evaluated; give at least one of more than zero days")
     length = round(days * MICROSECONDS_PER_DAY)
-    stride = length if stride_days is None else round(stride_days * MICROSECONDS_PER_DAY)
-    ends = [end_at - stride * back for back in reversed(range(n))]
-    return [Window(end - length, end) for end in ends]
+    return [Window(end_at - length * (n - i), end_at - length * (n - i - 1)) for i in range(n)]
 
 
 def labels_of(interactions: Interactions, window: Window, meta: DatasetMeta, task: Task | None = None) -> Labels:

@@ -48,7 +48,6 @@ class Plan:
     cuts: int = 4
     days: float = 14
     training_windows: int = 4
-    stride_days: float | None = None  # between training windows; back to back when None
     lag_days: float = 0.0  # how much older models and features of items are than what is known of each user
     tasks: Sequence[Task] = tuple(Task)
     seed: int = 42
@@ -101,7 +100,6 @@ def plan_of(ctx: Context, data: Dataset) -> Plan:
         generator_params=ctx.settings.generator_params,
         ranker=RankerParams(**({"seed": ctx.settings.seed} | ctx.settings.ranker_params)),
         training_windows=ctx.settings.n_label_windows,
-        stride_days=ctx.settings.label_stride_days,
         seed=ctx.settings.seed,
     )
 
@@ -156,9 +154,7 @@ def _windows(interactions: Interactions, plan: Plan) -> dict[Window, list[Window
     found = {
         measured: [
             window
-            for window in windows(
-                measured.cut_at, n=plan.training_windows, days=plan.days, stride_days=plan.stride_days
-            )
+            for window in windows(measured.cut_at, n=plan.training_windows, days=plan.days)
             if window.cut_at > first_at
         ]
         for measured in windows(interactions.cut_at, n=plan.cuts, days=plan.days)

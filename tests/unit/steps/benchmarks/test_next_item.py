@@ -61,8 +61,8 @@ def test_what_follows_is_found_in_every_column_and_by_direction_alone_first(colu
 
 
 def test_the_checks_hold(columns: list[next_item.Column]) -> None:
-    held = next_item.checks(columns, None, seed=1)
-    assert [right for _, right in held] == [True] * 3
+    found = next_item.checks(columns, None, seed=1)
+    assert [right for _, right in found] == [True] * 3
 
 
 def test_lists_that_fit_any_labels_are_found(columns: list[next_item.Column]) -> None:
@@ -83,9 +83,9 @@ def test_lists_that_fit_any_labels_are_found(columns: list[next_item.Column]) ->
 
 def test_another_popularity_than_the_known_one_is_found(columns: list[next_item.Column]) -> None:
     known = published.Known("ring", 400, N_ITEMS, 0, (0.9, 0.9), [])
-    held = next_item.checks(columns, known, seed=1)
-    assert [text for text, right in held if not right] == [
-        text for text, _ in held if "published 0.9000/0.9000" in text
+    found = next_item.checks(columns, known, seed=1)
+    assert [text for text, right in found if not right] == [
+        text for text, _ in found if "published 0.9000/0.9000" in text
     ]
 
 
