@@ -44,7 +44,7 @@ def test_what_is_no_sequence_is_refused_with_its_line(lines: list[str], message:
         sequences.parse(lines, "file")
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", gzip.compress(b"u a b")[:-9]])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", gzip.compress(b"u a b")[:-9]], ids=["no UTF-8", "cut off"])
 def test_what_is_no_text_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
