@@ -186,6 +186,24 @@ def evaluate(
     evaluate.run(dataset=dataset, cuts=cuts, days=days, out=out)
 
 
+@app.command("benchmark")
+def benchmark(
+    name: Annotated[str, typer.Argument(help="b1, the next item of sequences; b2, the next film of MovieLens 1M.")],
+    path: Annotated[
+        Path | None,
+        typer.Option("--input", help="b1: lines `user item item …`, plain or gzip; RECSYS_DATA_DIR's else."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few users, a small ranker: only to see that it runs.")
+    ] = False,
+    keep: Annotated[bool, typer.Option(help="Add the result to research/benchmarks/RESULTS.md.")] = True,
+) -> None:
+    """Measure the defaults that ship on a public protocol, beside published rows."""
+    from recsys.steps.benchmarks import command
+
+    show(command.run(name, path, quick=quick, keep=keep))
+
+
 OnceOption = Annotated[bool, typer.Option("--once", help="End when all is done, instead of waiting for more.")]
 InstantOption = Annotated[str | None, typer.Option(help="An instant, ISO 8601, UTC where it names no zone.")]
 

@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     label_window_days: Days = Field(14.0, gt=0, description="length of the ranker's label windows")
     n_label_windows: int = Field(4, ge=1, le=12, description="how many windows the ranker trains on")
     generators: list[str] = Field(
-        ["popular", "als", "covisitation", "ease", "deepfm"],
+        ["popular", "als", "covisitation", "next_item", "ease", "deepfm"],
         description="candidate generators that feed the ranker; EASE leaves itself out of large catalogues",
     )
     generator_params: dict[str, dict[str, Any]] = Field(
@@ -194,8 +194,10 @@ class Settings(BaseSettings):
     log_days: Days = Field(30.0, ge=1, description="log files under the local folder and in log_folders")
     log_folders: list[Path] = Field([], description="further folders of logs, e.g. Airflow's")
 
-    # --- the gate: how much worse than the champion a new model may be, per segment
-    gate_max_relative_loss: float = Field(0.05, ge=0)
+    # --- the gate: what a new ranker has to show
+    gate_max_relative_loss: float = Field(
+        0.1, ge=0, description="a ranker must be shown to be less than this share worse than the champion"
+    )
     gate_min_users: int = Field(50, ge=1, description="segments with fewer users are reported, not judged")
 
     # --- the event log: Postgres, or Kafka where its servers are named

@@ -210,6 +210,15 @@ class CandidateGenerator(Protocol):
         """Scores of given items: `user_keys` (n,), `item_keys` (n, k) → (n, k), NaN where user or item is unknown."""
         ...
 
+    def with_histories(self, interactions: Interactions) -> Self:
+        """The same model for other histories: its users are those of `interactions`, who need not have been in the
+        fit, and each is known by these events alone; what was learned about items stays.
+
+        One object so serves nightly lists, users who came later, replays, and evaluations in which the input is newer
+        than the model. Of a model's own events it gives the model's own answers.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
         """Write everything needed by `load` into an existing empty folder, without pickle."""
         ...

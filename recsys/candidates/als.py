@@ -4,6 +4,7 @@ Feedback Datasets" (2008), solved by conjugate gradients (Takács, Pilászy, Tik
 from __future__ import annotations
 
 import logging
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,9 +16,12 @@ from threadpoolctl import threadpool_limits
 from recsys import log
 from recsys.candidates.base import (
     Best,
+    current_weight,
     decayed_weight,
     item_trend,
+    known_history,
     load_model,
+    mean_weight,
     ranked,
     require_finite,
     save_model,
@@ -33,7 +37,7 @@ from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 logger = logging.getLogger(__name__)
 
 # What was in the training beside the factors; with it the service solves for users who came later
-WEIGHTING = ("trend", "rarity", "mean_user_weight")  # (n_items,), (n_items,), (1,)
+WEIGHTING = ("trend", "rarity", "mean_user_weight", "mean_weight")  # (n_items,), (n_items,), (1,), (1,)
 FILTERED = np.finfo(np.float32).min / 2  # implicit gives filtered items the lowest float32
 
 
@@ -50,6 +54,7 @@ class Als:
     alpha: float = 1.0
     iterations: int = 15
     half_life_days: float = 90.0
+    history_half_life_sessions: float = 2.0
     bm25_k1: float = 10.0
     bm25_b: float = 0.4
     trend: float = 1.0
@@ -58,32 +63,34 @@ class Als:
     num_threads: int = 0  # 0: all cores
     name: ClassVar[str] = "als"
 
-    def confidence(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
-        """What is factorised: CSR float32 (n_users, n_items), BM25 with users as documents and items as terms."""
-        matrix = user_item_matrix(history, decayed_weight(history, self.half_life_days), users, items)
+    def confidence(self, matrix: sp.csr_matrix, rarity: Scores, mean_user_weight: float) -> sp.csr_matrix:
+        """Confidences, float32, from decayed weights over the mean event's, both CSR (n_users, n_items): BM25 with
+        users as documents and items as terms. `rarity` (n_items,), `mean_user_weight`: the sum of a mean user."""
+        weights = matrix.data
         if self.bm25_k1 > 0:
             of_user = np.asarray(matrix.sum(axis=1)).ravel()
-            length = 1.0 - self.bm25_b + self.bm25_b * of_user / of_user.mean()
+            length = 1.0 - self.bm25_b + self.bm25_b * of_user / mean_user_weight
             saturation = np.repeat(self.bm25_k1 * length, np.diff(matrix.indptr))
-            matrix.data *= (self.bm25_k1 + 1.0) / (saturation + matrix.data) * _rarity(matrix)[matrix.indices]
-        matrix.data = (self.alpha * matrix.data).astype(np.float32)
-        return matrix
+            weights = weights * (self.bm25_k1 + 1.0) / (saturation + weights) * rarity[matrix.indices]
+        return sp.csr_matrix((self.alpha * weights.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
-        from implicit.cpu.als import AlternatingLeastSquares
         from implicit.recommender_base import ModelFitError
 
         history = usable_history(interactions, catalogue)
         users, items = KeyIndex.of(history.user_key), KeyIndex.of(history.item_key)
-        matrix = self.confidence(history, users, items)
+        mean = mean_weight(history)
+        weights = user_item_matrix(history, decayed_weight(history, self.half_life_days) / mean, users, items)
+        mean_of_user = float(weights.sum(dtype=np.float64)) / len(users)
+        self.weighting = {
+            "trend": item_trend(history, items, self.trend_half_life_days, self.trend),
+            "rarity": _rarity(weights),
+            "mean_user_weight": np.array([mean_of_user]),
+            "mean_weight": np.array([mean]),
+        }
+        matrix = self.confidence(weights, self.weighting["rarity"], mean_of_user)
         with threadpool_limits(1, "blas"):  # implicit brings its own threads
-            model = AlternatingLeastSquares(
-                factors=self.factors,
-                regularization=self.regularization,
-                iterations=self.iterations,
-                random_state=self.seed,
-                num_threads=self.num_threads,
-            )
+            model = self._unfitted()
             pace = log.Pace()
 
             def log_iteration(iteration: int, *_: float) -> None:
@@ -94,14 +101,42 @@ class Als:
                 model.fit(matrix, show_progress=False, callback=log_iteration)
             except ModelFitError as error:
                 raise ModelError(f"als: {error}; check the event weights, or raise the regularization") from error
-        available = catalogue.offers(items.keys)
-        trend = item_trend(history, items, self.trend_half_life_days, self.trend)
-        item_factors = model.item_factors * trend[:, None]
-        mean_weight = decayed_weight(history, self.half_life_days).sum(dtype=np.float64) / len(users)
-        self.weighting = {"trend": trend, "rarity": _rarity(matrix), "mean_user_weight": np.array([mean_weight])}
+        item_factors = model.item_factors * self.weighting["trend"][:, None]
         require_finite(self.name, user_factors=model.user_factors, item_factors=item_factors)
-        self._set(interactions.cut_at, users, items, model.user_factors, item_factors, available)
+        user_factors = self._user_factors(history, users, items, item_factors)
+        self._set(interactions.cut_at, users, items, user_factors, item_factors, catalogue.offers(items.keys))
         return self
+
+    def _unfitted(self) -> Any:
+        from implicit.cpu.als import AlternatingLeastSquares
+
+        return AlternatingLeastSquares(
+            factors=self.factors,
+            regularization=self.regularization,
+            iterations=self.iterations,
+            random_state=self.seed,
+            num_threads=self.num_threads,
+        )
+
+    def _user_factors(self, history: Interactions, users: KeyIndex, items: KeyIndex, item_factors: Scores) -> Scores:
+        """Users' vectors (n_users, factors) for what their events say of now, the items' being given."""
+        mean = float(self.weighting["mean_weight"][0])
+        weight = current_weight(history, self.half_life_days, self.history_half_life_sessions) / mean
+        weights = user_item_matrix(history, weight, users, items)
+        matrix = self.confidence(weights, self.weighting["rarity"], float(self.weighting["mean_user_weight"][0]))
+        model = self._unfitted()
+        model.item_factors = item_factors / self.weighting["trend"][:, None]
+        with threadpool_limits(1, "blas"):
+            user_factors: Scores = model.recalculate_user(np.arange(len(users)), matrix)
+        return user_factors
+
+    def with_histories(self, interactions: Interactions) -> Self:
+        """As the protocol says."""
+        model, history = copy(self), known_history(interactions, self.items)
+        users = KeyIndex.of(history.user_key)
+        user_factors = self._user_factors(history, users, self.items, self.item_factors)
+        model._set(interactions.cut_at, users, self.items, user_factors, self.item_factors, self.available)
+        return model
 
     def _set(
         self, cut_at: int, users: KeyIndex, items: KeyIndex, user_factors: Scores, item_factors: Scores, available: Any
@@ -125,8 +160,7 @@ class Als:
         """The best `n` available neighbours of each item by cosine of the item vectors, itself excluded."""
         at = self.items.positions(item_keys)
         itself = self.offered.positions(item_keys)
-        lengths = np.linalg.norm(self.item_factors, axis=1, keepdims=True)
-        unit = self.item_factors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        unit = _unit(self.item_factors)
         unit_offered = np.ascontiguousarray(unit[self.available])
 
         def best(rows: Positions) -> Best:
@@ -137,6 +171,11 @@ class Als:
             return self._nearest(unit[at[rows]], n, mask, unit_offered)
 
         return ranked(item_keys, n, at >= 0, self.offered, best, rows_per_chunk=16_384)
+
+    def nearness_between(self, own: Positions, others: Positions) -> Scores:
+        """As `KnowsItems` says: cosines of the item vectors."""
+        near: Scores = _unit(self.item_factors[own]) @ _unit(self.item_factors[others]).T
+        return near
 
     def _nearest(self, query: Scores, n: int, mask: sp.csr_matrix | None, factors: Scores | None = None) -> Best:
         """The best `n` products of each query (rows, factors) with the offered vectors, less the masked."""
@@ -194,3 +233,10 @@ def _rarity(matrix: sp.csr_matrix) -> Scores:
     n_users_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
     rarity: Scores = np.log1p(matrix.shape[0] / np.maximum(n_users_of_item, 1))
     return rarity
+
+
+def _unit(vectors: Scores) -> Scores:
+    """Vectors (n, factors) scaled to length 1; zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Scores = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit

@@ -47,11 +47,45 @@ def usable_history(interactions: Interactions, catalogue: Catalogue) -> Interact
     return history
 
 
+def known_history(interactions: Interactions, items: KeyIndex) -> Interactions:
+    """As `usable_history`, on the items that a model knows; it may be empty."""
+    favour = interactions.in_favour
+    return favour.take((items.positions(favour.item_key) >= 0) & (favour.weight > 0))
+
+
+def mean_weight(history: Interactions) -> float:
+    """The mean weight of an event. Divided by it, weights mean the same to a regularization whatever their scale."""
+    return float(history.weight.mean(dtype=np.float64))
+
+
+def later_steps(history: Interactions, step: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many other values of `step` (n,) follow each event in its user's events, in time order: (n,), 0 for the
+    last. With `session_id` that is the session counted from the end, with `occurred_at` the place: events of one
+    instant, as the lines of an invoice, share it."""
+    order = np.argsort(history.user_key, kind="stable")
+    user = history.user_key[order]
+    begins = np.zeros(len(user), dtype=np.int64)
+    begins[runs(user, step[order])[0]] = 1
+    number = np.cumsum(begins)
+    first = runs(user)[0]
+    n_events = np.diff(first, append=len(user))
+    later = np.empty(len(user), dtype=np.int64)
+    later[order] = np.repeat(number[first + n_events - 1], n_events) - number
+    return later
+
+
+def current_weight(history: Interactions, half_life_days: float, half_life_sessions: float) -> Scores:
+    """What each event says of what its user wants now: `decayed_weight` · 2^(-sessions since / half_life_sessions),
+    float32 (n,). The second factor is never below `LEAST_DECAY`."""
+    recency = np.maximum(decay(later_steps(history, history.session_id), half_life_sessions), LEAST_DECAY)
+    return (decayed_weight(history, half_life_days) * recency).astype(np.float32)
+
+
 def freshness(history: Interactions, half_life_days: float) -> Scores:
     """`decay`, float32 (n,), where age counts from the newest event of `history`, not from the cut: a shop that has
     been silent for years is not forgotten. Never below `LEAST_DECAY`, for the same reason."""
     age_days = history.age_days
-    return np.maximum(decay(age_days - age_days.min(), half_life_days), LEAST_DECAY).astype(np.float32)
+    return np.maximum(decay(age_days - age_days.min(initial=np.inf), half_life_days), LEAST_DECAY).astype(np.float32)
 
 
 def decayed_weight(history: Interactions, half_life_days: float) -> Scores:

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recsys.candidates.base import decayed_weight, freshness, user_item_matrix
+from recsys.candidates.base import current_weight, freshness, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex, runs
 from recsys.types import Interactions, Scores
@@ -39,6 +39,7 @@ class Covisitation(Neighbourhood):
     damping: float = 0.5
     half_life_days: float = 30.0
     history_half_life_days: float = 60.0
+    history_half_life_sessions: float = 4.0
     n_neighbours: int = 100
     name: ClassVar[str] = "covisitation"
 
@@ -77,7 +78,8 @@ class Covisitation(Neighbourhood):
 
     def user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
         recent = last_events(history, self.max_events)
-        return np.sqrt(user_item_matrix(recent, decayed_weight(recent, self.history_half_life_days), users, items))
+        weight = current_weight(recent, self.history_half_life_days, self.history_half_life_sessions)
+        return np.sqrt(user_item_matrix(recent, weight, users, items))
 
 
 def last_events(history: Interactions, n: int) -> Interactions:

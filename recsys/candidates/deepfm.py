@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from recsys.candidates.base import (
     Best,
     best_of_dense,
+    known_history,
     load_model,
     ranked,
     require_finite,
@@ -121,6 +123,14 @@ class DeepFm:
         )
         self._use(DeepFmState.at_cut(samples, catalogue, weights, calibration), events.cut_at)
         return self
+
+    def with_histories(self, interactions: Interactions) -> Self:
+        """As the protocol says. Users keep the rows of their ids; items' trends stay those of the fit."""
+        model, state = copy(self), self._fitted()
+        events = known_history(interactions, state.items)
+        model._state = state.with_histories(events, self.history_length, self.history_half_life_days)
+        model.cut_at = interactions.cut_at
+        return model
 
     def _earlier(self, model: DeepFm, cut_at: int) -> DeepFmState:
         state = model._fitted()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from recsys.candidates.deepfm_samples import Samples, Vocabularies
 from recsys.candidates.deepfm_training import Weights
-from recsys.features.deepfm_fields import N_USER_FIELDS, Floats, Rows, Vocabulary, activity_rows
+from recsys.features.deepfm_fields import N_USER_FIELDS, Floats, Histories, Rows, Vocabulary, activity_rows
 from recsys.keys import KeyIndex, Positions
-from recsys.types import Catalogue
+from recsys.types import Catalogue, Interactions
 
 _USERS_AT_ONCE = 65_536
 
@@ -38,14 +38,6 @@ class DeepFmState:
     @classmethod
     def at_cut(cls, samples: Samples, catalogue: Catalogue, weights: Weights, calibration: NDArray[np.float64]) -> Self:
         """The state as of the cut of the events that `samples` holds."""
-        histories = samples.histories
-        parts = []
-        for start in range(0, len(histories.users), _USERS_AT_ONCE):
-            user = np.arange(start, min(start + _USERS_AT_ONCE, len(histories.users)))
-            rows, weight, n_events = histories.at_cut(user)
-            kept = weight > 0
-            parts.append((rows[kept], weight[kept], n_events, kept.sum(axis=1)))
-        history, history_weight, n_events, n_kept = (np.concatenate(part) for part in zip(*parts, strict=True))
         return cls(
             weights=weights,
             vocabularies=samples.vocabularies,
@@ -53,14 +45,16 @@ class DeepFmState:
             available=catalogue.available,
             item_rows=samples.items_at_cut(),
             popularity=np.bincount(samples.item, samples.events.weight, minlength=len(catalogue)).astype(np.float64),
-            users=KeyIndex(histories.users),
-            n_events=n_events,
-            history_start=np.concatenate([[0], np.cumsum(n_kept)]),
-            history=history,
-            history_weight=history_weight,
-            mean_event_weight=np.asarray(histories.mean_weight),
+            mean_event_weight=np.asarray(samples.histories.mean_weight),
             calibration=calibration,
+            **_users_at_cut(samples.histories),
         )
+
+    def with_histories(self, events: Interactions, length: int, half_life_days: float) -> Self:
+        """The same model for users as `events` show them: the latest `length` of each, which decay."""
+        rows = self.vocabularies.item.rows(events.item_key)
+        histories = Histories(events, rows, length, half_life_days, float(self.mean_event_weight))
+        return replace(self, **_users_at_cut(histories))
 
     def user_inputs(self, user: Positions, length: int) -> tuple[Rows, Rows, Floats]:
         """Rows (n, n_user_fields), history (n, length) and its weights of users at given positions, at no moment."""
@@ -98,6 +92,24 @@ class DeepFmState:
             users=KeyIndex(arrays["users"]),
             **{name: arrays[name] for name in _ARRAYS},
         )
+
+
+def _users_at_cut(histories: Histories) -> dict[str, Any]:
+    """The fields of `DeepFmState` that say who the users are."""
+    parts = []
+    for start in range(0, max(len(histories.users), 1), _USERS_AT_ONCE):
+        user = np.arange(start, min(start + _USERS_AT_ONCE, len(histories.users)))
+        rows, weight, n_events = histories.at_cut(user)
+        kept = weight > 0
+        parts.append((rows[kept], weight[kept], n_events, kept.sum(axis=1)))
+    history, history_weight, n_events, n_kept = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return {
+        "users": KeyIndex(histories.users),
+        "n_events": n_events,
+        "history_start": np.concatenate([[0], np.cumsum(n_kept)]),
+        "history": history,
+        "history_weight": history_weight,
+    }
 
 
 _NAMES = "context_names"

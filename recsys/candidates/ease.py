@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,9 +14,12 @@ from scipy.linalg import lapack
 from recsys.candidates.base import (
     Best,
     best_of_dense,
+    current_weight,
     decayed_weight,
     item_trend,
+    known_history,
     load_model,
+    mean_weight,
     ranked,
     require_finite,
     save_model,
@@ -40,6 +44,7 @@ class Ease:
 
     l2: float = 200.0
     half_life_days: float = 60.0
+    history_half_life_sessions: float = 2.0
     trend: float = 1.0
     trend_half_life_days: float = 20.0
     max_items: int = 20_000
@@ -48,19 +53,33 @@ class Ease:
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
         """As the protocol says; InputError when more than `max_items` items have events."""
         history = usable_history(interactions, catalogue)
+        self.mean_weight = mean_weight(history)
         users, items = KeyIndex.of(history.user_key), KeyIndex.of(history.item_key)
         if len(items) > self.max_items:
             raise InputError(
                 f"EASE needs a dense {len(items):,}² matrix, more than max_items = {self.max_items:,} allows; "
                 "leave ease out of the generators, or raise max_items if memory suffices"
             )
-        x = user_item_matrix(history, decayed_weight(history, self.half_life_days), users, items)
-        x.data = np.sqrt(x.data)
+        x = np.sqrt(user_item_matrix(history, decayed_weight(history, self.half_life_days), users, items))
+        x.data /= np.sqrt(self.mean_weight)
         weights = self._weights(x)
         weights *= item_trend(history, items, self.trend_half_life_days, self.trend)
         require_finite(self.name, weights=weights)
+        x = self._user_history(history, users, items)
         self._set(interactions.cut_at, users, items, x, weights, catalogue.offers(items.keys))
         return self
+
+    def _user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
+        weight = current_weight(history, self.half_life_days, self.history_half_life_sessions)
+        return np.sqrt(user_item_matrix(history, weight / self.mean_weight, users, items))
+
+    def with_histories(self, interactions: Interactions) -> Self:
+        """As the protocol says."""
+        model, history = copy(self), known_history(interactions, self.items)
+        users = KeyIndex.of(history.user_key)
+        x = self._user_history(history, users, self.items)
+        model._set(interactions.cut_at, users, self.items, x, self.weights, self.available)
+        return model
 
     def _weights(self, x: sp.csr_matrix) -> Scores:
         """B of the class's formula, float32 (n_items, n_items)."""
@@ -105,14 +124,21 @@ class Ease:
 
         return scored(user_keys, item_keys, self.users, self.items, score)
 
+    def nearness_between(self, own: Positions, others: Positions) -> Scores:
+        """As `KnowsItems` says: entries of B."""
+        near: Scores = self.weights[own[:, None], others]
+        return near
+
     def save(self, folder: Path) -> None:
         arrays = {"user_keys": self.users.keys, "item_keys": self.items.keys, "available": self.available}
-        save_model(folder, self, self.cut_at, arrays | {"history": self.history, "weights": self.weights})
+        arrays |= {"history": self.history, "weights": self.weights, "mean_weight": np.array([self.mean_weight])}
+        save_model(folder, self, self.cut_at, arrays)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         params, cut_at, arrays = load_model(folder, cls.name)
         model = cls(**params)
+        model.mean_weight = float(arrays["mean_weight"][0])
         users, items = KeyIndex(arrays["user_keys"]), KeyIndex(arrays["item_keys"])
         model._set(cut_at, users, items, arrays["history"], arrays["weights"], arrays["available"])
         return model

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from recsys.candidates.base import decayed_weight, user_item_matrix
+from recsys.candidates.base import current_weight, decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex
 from recsys.types import Interactions
@@ -25,6 +25,7 @@ class ItemKnn(Neighbourhood):
 
     half_life_days: float = 30.0
     history_half_life_days: float = 60.0
+    history_half_life_sessions: float = 2.0
     n_neighbours: int = 50
     num_threads: int = 0  # 0: all cores
     name: ClassVar[str] = "item_knn"
@@ -44,4 +45,5 @@ class ItemKnn(Neighbourhood):
         return model.similarity.astype(np.float32)
 
     def user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
-        return np.sqrt(user_item_matrix(history, decayed_weight(history, self.history_half_life_days), users, items))
+        weight = current_weight(history, self.history_half_life_days, self.history_half_life_sessions)
+        return np.sqrt(user_item_matrix(history, weight, users, items))

@@ -4,6 +4,7 @@ of (what the own item counts now) × (how near the item is to it), all in sparse
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,6 +15,7 @@ import scipy.sparse as sp
 from recsys.candidates.base import (
     Best,
     best_of_sparse,
+    known_history,
     load_model,
     ranked,
     require_finite,
@@ -54,6 +56,13 @@ class Neighbourhood(ABC):
         self._set(interactions.cut_at, users, items, near, weighted)
         return self
 
+    def with_histories(self, interactions: Interactions) -> Self:
+        """As the protocol says."""
+        model, history = copy(self), known_history(interactions, self.items)
+        users = KeyIndex.of(history.user_key)
+        model._set(interactions.cut_at, users, self.items, self.near, self.user_history(history, users, self.items))
+        return model
+
     def _set(self, cut_at: int, users: KeyIndex, items: KeyIndex, near: sp.csr_matrix, weighted: sp.csr_matrix) -> None:
         self.cut_at, self.users, self.items, self.near, self.weighted = cut_at, users, items, near, weighted
 
@@ -82,6 +91,17 @@ class Neighbourhood(ABC):
             return best_of_sparse((near - near.multiply(itself)).tocsr(), n)
 
         return ranked(item_keys, n, at >= 0, self.items, best, rows_per_chunk=65_536)
+
+    def nearness_between(self, own: Positions, others: Positions) -> Scores:
+        """As `KnowsItems` says: entries of the nearness of neighbours, 0 for all others."""
+        place = np.full(len(self.items), -1, dtype=np.int32)
+        place[others] = np.arange(len(others), dtype=np.int32)
+        near = self.near[own]
+        row, column = rows_of(near), place[near.indices]
+        there = column >= 0
+        result = np.zeros((len(own), len(others)), dtype=np.float32)
+        result[row[there], column[there]] = near.data[there]
+        return result
 
     def scores(self, user_keys: Keys, item_keys: Keys) -> Scores:
         """(n,) and (n, k) → (n, k); 0 where no own item is a neighbour of a known item."""

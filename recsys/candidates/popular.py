@@ -55,6 +55,10 @@ class Popular:
         eligible = np.flatnonzero(self.available & (score > 0))
         self.order: Positions = eligible[np.argsort(-score[eligible], kind="stable")]
 
+    def with_histories(self, interactions: Interactions) -> Self:
+        """The model itself: what is popular does not depend on who asks."""
+        return self
+
     def top(self, n: int) -> tuple[Keys, Scores]:
         """The `n` most popular available items, best first: keys and scores, each (≤ n,)."""
         best = self.order[:n]

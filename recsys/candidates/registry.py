@@ -17,8 +17,10 @@ _CLASS_BY_NAME = {
     "recent": "recsys.candidates.recent:Recent",
     "als": "recsys.candidates.als:Als",
     "covisitation": "recsys.candidates.covisitation:Covisitation",
+    "next_item": "recsys.candidates.next_item:NextItem",
     "item_knn": "recsys.candidates.item_knn:ItemKnn",
     "ease": "recsys.candidates.ease:Ease",
+    "session_neighbours": "recsys.candidates.session_neighbours:SessionNeighbours",
     "deepfm": "recsys.candidates.deepfm:DeepFm",
     "sequence": "recsys.candidates.sequence:SequenceModel",
 }

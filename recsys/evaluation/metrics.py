@@ -130,6 +130,18 @@ def user_coverage(lists: Keys) -> float:
     return float((lists >= 0).any(axis=1).mean()) if len(lists) else 0.0
 
 
+def overlap(lists: Keys, others: Keys, k: int = 10) -> float:
+    """How much two models agree: the mean share of the first `k` places that hold an item of the other's first `k`.
+
+    Rows are the same owners; an owner with an empty list in both is left out. NaN without any.
+    """
+    top, other = lists[:, :k], others[:, :k]
+    rows = np.arange(len(top))[:, None]
+    common = (np.isin(pairs_of(rows, top), pairs_of(rows, other)) & (top >= 0)).sum(axis=1)
+    longer = np.maximum((top >= 0).sum(axis=1), (other >= 0).sum(axis=1))
+    return float((common[longer > 0] / longer[longer > 0]).mean()) if longer.any() else float("nan")
+
+
 def top_item_share(lists: Keys, n_items: int, k: int = 10, share: float = 0.01) -> float:
     """Share of the first `k` places that the most recommended 1 % of the catalogue takes; near 1 is a collapse."""
     top = lists[:, :k]

@@ -59,15 +59,22 @@ class Vocabulary:
 class Histories:
     """The latest events of each user, for any event and for the cut."""
 
-    def __init__(self, events: Interactions, item_rows: Rows, length: int, half_life_days: float) -> None:
+    def __init__(
+        self,
+        events: Interactions,
+        item_rows: Rows,
+        length: int,
+        half_life_days: float,
+        mean_weight: float | None = None,
+    ) -> None:
         """`item_rows` (n,): the row of each event's item in the history's embedding; `length`: the most that counts
-        of a user, less where nobody has so many events."""
+        of a user, less where nobody has so many events; `mean_weight` of an event: that of `events` when None."""
         self.half_life_days, self.cut_at = half_life_days, events.cut_at
         order = np.lexsort((events.occurred_at, events.user_key))
         user, at = events.user_key[order], events.occurred_at[order]
         self.users, first = np.unique(user, return_index=True)
         self._rows, self._at = item_rows[order], at
-        self.mean_weight = max(float(events.weight.mean()), 1e-12)
+        self.mean_weight = max(float(events.weight.mean()) if mean_weight is None else mean_weight, 1e-12)
         self._weight = events.weight[order] / self.mean_weight
         self._starts = np.append(first, len(user))
         self.length = min(length, int(np.diff(self._starts).max(initial=1)))

@@ -53,13 +53,17 @@ class Lookup:
 class Features:
     """Everything known before a cut, ready to be joined to pairs."""
 
-    def __init__(self, dataset: Dataset, at: int | None = None, *, threads: int | None = None) -> None:
-        """Compute the tables as of `at` (microseconds; the end of the data set when None)."""
+    def __init__(
+        self, dataset: Dataset, at: int | None = None, *, items_at: int | None = None, threads: int | None = None
+    ) -> None:
+        """Compute the tables as of `at` (microseconds; the end of the data set when None), that of items as of
+        `items_at`, where it is given."""
         self.at = dataset.meta.as_of if at is None else min(at, dataset.meta.as_of)
+        items_at = self.at if items_at is None else min(items_at, self.at)
         con = dataset.connect(**({} if threads is None else {"threads": threads}))
         weights = dataset.meta.event_weights
         types = [name for name in dataset.meta.event_types if interest_of(name, weights) > 0]
-        items = con.to_pyarrow(item_features(con, self.at))
+        items = con.to_pyarrow(item_features(con, items_at))
         users = con.to_pyarrow(user_features(con, self.at, types))
         pairs = con.to_pyarrow(pair_history(con, self.at, types))
         self._item = Lookup.of(items, _integers(items[col.ITEM_KEY]), _unknown(items, "item_"))

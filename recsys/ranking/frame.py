@@ -5,7 +5,7 @@ Training and serving share the function, so both have the same columns in the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,12 +38,15 @@ class Frame:
         return Frame(self.names, self.matrix[rows])
 
 
-def feature_frame(pool: Pool, features: PairFeatures, leave_out: Sequence[str] = ()) -> Frame:
-    """All features of the pool's rows (n_rows). `leave_out`: categorical columns of `features`."""
+def feature_frame(
+    pool: Pool, features: PairFeatures, leave_out: Sequence[str] = (), more: Mapping[str, Scores] | None = None
+) -> Frame:
+    """All features of the pool's rows (n_rows). `leave_out`: categorical columns of `features`; `more`: columns beside
+    those of the pool and of `features`."""
     pairs = pa.table({col.USER_KEY: pool.user_key[pool.row_of_user], col.ITEM_KEY: pool.item_key})
     joined = features.join(pairs)
     ignored = {col.USER_KEY, col.ITEM_KEY, *leave_out}
-    columns: dict[str, NDArray[Any]] = dict(pool.columns) | _agreement(pool)
+    columns: dict[str, NDArray[Any]] = dict(pool.columns) | _agreement(pool) | dict(more or {})
     columns |= {name: joined[name].to_numpy() for name in joined.column_names if name not in ignored}
     matrix = np.empty((len(pool), len(columns)), dtype=np.float32)
     for place, values in enumerate(columns.values()):

@@ -1,14 +1,15 @@
 """The ranker: gradient boosting over the candidates' features (CatBoost; Prokhorenkova et al. 2018).
 
-A classification loss (Logloss of "will be bought") and a ranking loss (YetiRank; Gulin et al. 2011) are trained with
-equal settings; the one with the better NDCG@10 on the validation users is kept.
+By default one loss, a classification's (Logloss of "will be bought"): it won each time that a ranking loss (YetiRank;
+Gulin et al. 2011) was trained beside it. Where several are set, the one with the better NDCG@10 on the validation users
+is kept.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,19 @@ _LOSS_OPTIONS = {"YetiRank": "YetiRank:permutations=3"}  # the default of 10 tak
 
 @dataclass(frozen=True)
 class RankerParams:
-    """Hyper-parameters; the defaults were chosen on a window before the first cutoff of protocol B4."""
+    """Hyper-parameters; the defaults were chosen on windows before the first cutoff of protocol B4 and on the second
+    last items of B1."""
 
-    losses: tuple[str, ...] = ("Logloss", "YetiRank")
-    iterations: int = 500
-    learning_rate: float = 0.1
+    losses: tuple[str, ...] = ("Logloss",)  # or also YetiRank; the better on validation is kept
+    iterations: int = 1000
+    learning_rate: float = 0.05
     depth: int = 6
     l2_leaf_reg: float = 10.0
     column_share: float = 0.3  # of the features, sampled for each split
     early_stopping_rounds: int = 50
     n_models: int = 3  # averaged; with the chosen loss and number of trees, trained on all users
-    max_negatives: int = 100  # per user and window, beside all positives
-    max_rows: int = 2_000_000  # training rows of all windows together; further users are left out
+    max_negatives: int = 50  # per user and window, beside all positives
+    max_rows: int = 1_000_000  # training rows of all windows together; further users are left out
     threads: int = -1  # all cores
     seed: int = 42
 
@@ -163,23 +165,35 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
             "curve": _curve(model),
         }
     best = max(tried, key=lambda loss: tried[loss]["ndcg@10"])
-    n_trees = max(tried[best]["trees"], 1)
-    chosen = _average(Examples.concatenate([training, stopping]), params, best, n_trees)
-    ranker = Ranker(training.frame.names, chosen)
-    if np.ptp(ranker.score(validation.frame)) == 0:
-        raise ModelError("the ranker gives every candidate the same score: its features do not distinguish them")
-    importance = chosen.get_feature_importance(_data(stopping, best), type="PredictionValuesChange")
-    ranker.report = {
+    found = {
         "loss": best,
         "why": "; ".join(f"{loss}: NDCG@10 {figures['ndcg@10']:.4f} on validation" for loss, figures in tried.items()),
         "validation": tried,
-        "n_trees": n_trees,
+        "n_trees": max(tried[best]["trees"], 1),
+        "params": asdict(params),
+    }
+    return refit(training, validation, params, found)
+
+
+def refit(training: Examples, validation: Examples, params: RankerParams, found: Mapping[str, Any]) -> Ranker:
+    """Train `params.n_models` on all users with the loss and the number of trees in `found`: the report of a training.
+
+    Raises ModelError when all scores are equal.
+    """
+    stopping = validation.thinned(params.max_negatives, params.seed)
+    loss = found["loss"]
+    chosen = _average(Examples.concatenate([training, stopping]), params, loss, found["n_trees"])
+    ranker = Ranker(training.frame.names, chosen)
+    if np.ptp(ranker.score(validation.frame)) == 0:
+        raise ModelError("the ranker gives every candidate the same score: its features do not distinguish them")
+    importance = chosen.get_feature_importance(_data(stopping, loss), type="PredictionValuesChange")
+    ranker.report = {
+        **found,
         "n_training_rows": len(training),
         "n_validation_rows": len(validation),
         "importance": dict(
             sorted(zip(ranker.names, map(float, importance), strict=True), key=lambda pair: pair[1], reverse=True)
         ),
-        "params": asdict(params),
     }
     return ranker
 

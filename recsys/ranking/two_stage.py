@@ -17,9 +17,10 @@ from recsys import log
 from recsys.errors import EmptyResultError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels
 from recsys.keys import pairs_of
+from recsys.ranking.affinity import OwnItems, affinity
 from recsys.ranking.frame import Frame, PairFeatures, feature_frame
 from recsys.ranking.pool import Pool, build_pool
-from recsys.ranking.ranker import Examples, Ranker, RankerParams, train
+from recsys.ranking.ranker import Examples, Ranker, RankerParams, refit, train
 from recsys.ranking.windows import is_held_out, is_validation
 from recsys.types import NO_ITEM, CandidateGenerator, Keys, Lists, Scores
 
@@ -38,6 +39,7 @@ class Stage:
     seen: Callable[[Keys], Any | None] = lambda user_keys: None  # user keys → CSR for `candidates`, rows as given
     n_candidates: int | Mapping[str, int] = CANDIDATES_PER_GENERATOR  # of each generator, or by its name
     leave_out: Sequence[str] = ()  # categorical features
+    own: OwnItems | None = None  # of the users, for `affinity`
 
     def pools(self, user_keys: Keys, chunk: int = USERS_PER_CHUNK) -> Iterator[tuple[slice, Pool]]:
         """Candidates of `user_keys` (n,) in chunks, each with its slice of users."""
@@ -51,7 +53,8 @@ class Stage:
 
     def frame(self, pool: Pool) -> Frame:
         """The features of a pool's rows."""
-        return feature_frame(pool, self.features, self.leave_out)
+        more = affinity(self.generators, self.own, pool) if self.own is not None else None
+        return feature_frame(pool, self.features, self.leave_out, more)
 
 
 def examples_of(
@@ -132,9 +135,18 @@ def train_on(windows: Sequence[WindowExamples], params: RankerParams) -> Ranker:
 
     Raises TooFewLabelsError when no window has training or validation examples.
     """
+    return train(*_parts(windows), params)
+
+
+def refit_on(windows: Sequence[WindowExamples], params: RankerParams, found: Mapping[str, Any]) -> Ranker:
+    """Train as an earlier training has found best, by its report, on other windows."""
+    return refit(*_parts(windows), params, found)
+
+
+def _parts(windows: Sequence[WindowExamples]) -> tuple[Examples, Examples]:
     training = Examples.concatenate([window.training for window in windows if window.training])
     validation = Examples.concatenate([window.validation for window in windows if window.validation])
-    return train(training, validation, params)
+    return training, validation
 
 
 def rank(ranker: Ranker, stage: Stage, user_keys: Keys, n: int, *, chunk: int = USERS_PER_CHUNK) -> Lists:

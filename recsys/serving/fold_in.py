@@ -42,10 +42,12 @@ class FoldIn:
         trend: NDArray[np.floating],
         rarity: NDArray[np.floating],
         mean_user_weight: float,
+        mean_weight: float,
         params: Mapping[str, Any],
         least_items: int = LEAST_ITEMS,
     ) -> None:
-        """`trend` and `rarity` (n_items,) in the item order of the arguments of `factors`; `params`: of the ALS.
+        """`trend` and `rarity` (n_items,) in the item order of the arguments of `factors`; `mean_weight` of an event,
+        by which weights are divided, and `mean_user_weight` of a user, the sum of divided ones; `params`: of the ALS.
 
         The vectors of `factors` include the trend; the equation uses them without it.
         """
@@ -53,7 +55,8 @@ class FoldIn:
         self.half_life_days = float(params["half_life_days"])
         self._trend = trend[factors.order].astype(np.float32)
         self._rarity = rarity[factors.order].astype(np.float32)
-        self._mean_user_weight, self._alpha = mean_user_weight, float(params["alpha"])
+        self._mean_user_weight, self._mean_weight = mean_user_weight, mean_weight
+        self._alpha = float(params["alpha"])
         self._k1, self._b = float(params["bm25_k1"]), float(params["bm25_b"])
         self._gram = self._products()
         self._gram[np.diag_indices_from(self._gram)] += float(params["regularization"])
@@ -84,6 +87,7 @@ class FoldIn:
         return np.asarray(np.linalg.solve(left, confidence @ vectors), dtype=np.float64)
 
     def _confidence(self, rows: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        weights = weights / self._mean_weight
         if self._k1 > 0:
             length = 1 - self._b + self._b * weights.sum() / self._mean_user_weight
             rarity = self._rarity[rows].astype(np.float64)
@@ -136,11 +140,12 @@ def read(folder: Path) -> tuple[ItemFactors, FoldIn | None]:
     try:
         with np.load(folder / "model.npz", allow_pickle=False) as arrays:
             factors = ItemFactors(arrays["item_keys"], arrays["item_factors"])
-            if "rarity" not in arrays:
+            if "mean_weight" not in arrays:
                 log.warning("%s is older than the fold-in of new users; train als again", folder.name)
                 return factors, None
             params = json.loads((folder / "model.json").read_text())["params"]
-            weighting = arrays["trend"], arrays["rarity"], float(arrays["mean_user_weight"][0])
+            mean_user_weight, mean_weight = (float(arrays[name][0]) for name in ("mean_user_weight", "mean_weight"))
+            weighting = arrays["trend"], arrays["rarity"], mean_user_weight, mean_weight
             try:
                 return factors, FoldIn(factors, *weighting, params)
             except np.linalg.LinAlgError as error:

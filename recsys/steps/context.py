@@ -98,6 +98,20 @@ class Context:
         with self.engine.connect() as connection:
             return {microseconds(as_of): ref for as_of, ref in connection.execute(query)}
 
+    def measured_model(self, model: str, serving: str) -> str | None:
+        """The model of the past by which a serving one was measured: the newest of the same data; None without one."""
+        query = (
+            sa.select(training_runs.c.dataset)
+            .where(training_runs.c.step == f"train_{model}", training_runs.c.artifact == serving)
+            .where(training_runs.c.purpose == SERVING)
+            .order_by(training_runs.c.run_id.desc())
+            .limit(1)
+        )
+        with self.engine.connect() as connection:
+            dataset = connection.execute(query).scalar_one_or_none()
+        found = self.history(f"train_{model}", dataset) if dataset is not None else {}
+        return found[max(found)] if found else None
+
     def verdict(self, step: str, dataset: str, artifact: str) -> tuple[bool, str] | None:
         """Whether the gate accepted an artifact, and why; None when the step did not reach the gate."""
         query = (
@@ -130,6 +144,10 @@ class Context:
 
         This database is authoritative; MLflow only shows it.
         """
+        return next(iter(self.champions(model, 1)), None)
+
+    def champions(self, model: str, n: int) -> list[str]:
+        """The model in service, and the accepted ones before it, at most `n`: those whose artifacts exist."""
         query = (
             sa.select(training_runs.c.artifact)
             .where(training_runs.c.step == f"train_{model}", training_runs.c.purpose == SERVING)
@@ -137,12 +155,16 @@ class Context:
             .order_by(training_runs.c.as_of.desc(), training_runs.c.run_id.desc())
         )
         with self.engine.connect() as connection:
-            refs = connection.scalars(query).all()
+            refs = [str(ref) for ref in dict.fromkeys(connection.scalars(query))]
+        found: list[str] = []
         for ref in refs:
+            if len(found) == n:
+                break
             if self.store.exists(ref):
-                return str(ref)
-            logger.warning("the champion %s is not in the artifact store; using the one before it", ref)
-        return None
+                found.append(ref)
+            elif not found:
+                logger.warning("the champion %s is not in the artifact store; using the one before it", ref)
+        return found
 
     def serving_model(self, model: str, dataset: str) -> str:
         """The artifact to serve for a data set: the one trained on it, else the champion.

@@ -1,7 +1,7 @@
 """Evaluate popularity, each generator alone and the two stages on past label windows: protocol B4.
 
-The cutoffs are one label window apart, as are the ranker's training windows: the generators fitted at a cutoff are
-evaluated there and train the rankers of the later ones. One cutoff's models are in memory at a time.
+The cutoffs are one label window apart. The generators fitted at a cutoff are evaluated there, and train the rankers of
+later ones. One cutoff's models are in memory at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ from recsys.candidates import registry
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError
 from recsys.evaluation import report, segments
-from recsys.evaluation.metrics import Labels, n_users_by_item, pool_recall
+from recsys.evaluation.metrics import Labels, n_users_by_item
+from recsys.evaluation.pools import pool_report, recall_of_union
 from recsys.evaluation.protocol import Window, labels_of, windows
 from recsys.evaluation.report import Ground, Measured, Row
 from recsys.ranking.cut import Cut
 from recsys.ranking.ranker import RankerParams
-from recsys.ranking.two_stage import Stage, WindowExamples, rank, train_on, window_examples
+from recsys.ranking.two_stage import CANDIDATES_PER_GENERATOR, Stage, WindowExamples, rank, train_on, window_examples
 from recsys.steps.context import Context, step
 from recsys.steps.stages import OWN_ITEMS, usable_generators
-from recsys.types import NO_ITEM, CandidateGenerator, Catalogue, Interactions, Task
+from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Catalogue, Interactions, Task
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,14 @@ class Plan:
     cuts: int = 4
     days: float = 14
     training_windows: int = 4
+    lag_days: float = 0.0  # how much older models and features of items are than what is known of each user
     tasks: Sequence[Task] = tuple(Task)
     seed: int = 42
+
+    @property
+    def lag_us(self) -> int:
+        """The lag in microseconds."""
+        return round(self.lag_days * MICROSECONDS_PER_DAY)
 
 
 @step
@@ -66,18 +73,11 @@ def run(
     """
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
-    plan = Plan(
-        generators=usable_generators(ctx, data.interactions(), Task.DISCOVERY),
-        generator_params=ctx.settings.generator_params,
-        ranker=RankerParams(**({"seed": ctx.settings.seed} | ctx.settings.ranker_params)),
-        cuts=cuts,
-        days=days,
-        training_windows=ctx.settings.n_label_windows,
-        seed=ctx.settings.seed,
-    )
+    plan = replace(plan_of(ctx, data), cuts=cuts, days=days)
     started = time.monotonic()
     with ctx.tracker.run("evaluate", f"B4 {data.meta.as_of_at:%Y-%m-%d}", params=asdict(plan)) as log:
-        rows, rankers = measure(data, plan)
+        outcome = measure(data, plan)
+        rows = report.rows_of(outcome.measured, seed=plan.seed)
         cost = {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib()}
         above = report.beaten_everywhere(rows, TWO_STAGE)
         report.show(rows)
@@ -86,56 +86,88 @@ def run(
         log.table("rows", rows)
         log.metrics({_name(row): row[report.HEADLINE] for row in means} | cost)
     if out is not None:
-        facts = {"dataset": ref, **cost, "above_every_single_stage": above, "rankers": rankers}
+        facts = {"dataset": ref, **cost, "above_every_single_stage": above, "rankers": outcome.rankers}
         report.write(rows, Path(out), facts)
     logger.info("%.0f s, peak memory %.0f MiB, two-stage above every row in each cut: %s", *cost.values(), above)
     headline = {_name(row): round(row[report.HEADLINE], 4) for row in means if row["segment"] == report.ALL}
     return {"dataset": ref, **headline}
 
 
-def measure(data: Dataset, plan: Plan) -> tuple[list[Row], list[dict[str, Any]]]:
-    """The rows of the report, and each ranker's training report (one per task and cut)."""
+def plan_of(ctx: Context, data: Dataset) -> Plan:
+    """What the settings say, which a night does."""
+    return Plan(
+        generators=usable_generators(ctx, data.interactions(), Task.DISCOVERY),
+        generator_params=ctx.settings.generator_params,
+        ranker=RankerParams(**({"seed": ctx.settings.seed} | ctx.settings.ranker_params)),
+        training_windows=ctx.settings.n_label_windows,
+        seed=ctx.settings.seed,
+    )
+
+
+@dataclass
+class Outcome:
+    """What was measured: each system at each cut, and the report of each ranker's training, in order of time."""
+
+    measured: list[Measured] = field(default_factory=list)
+    rankers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def measure(data: Dataset, plan: Plan) -> Outcome:
+    """Measure all systems of the plan at its cuts."""
     interactions = data.interactions()
-    measured_windows = windows(interactions.cut_at, n=plan.cuts, days=plan.days)
-    first_at = int(interactions.occurred_at[0])
-    whole = windows(interactions.cut_at, n=plan.cuts + plan.training_windows, days=plan.days)
-    usable = [window for window in whole if window.cut_at > first_at]
-    if len(usable) <= plan.cuts:
+    trained_on = _windows(interactions, plan)
+    examples: dict[tuple[Window, Task], WindowExamples] = {}
+    outcome = Outcome()
+    earlier: dict[str, CandidateGenerator] = {}
+    every = sorted({*trained_on, *(one for group in trained_on.values() for one in group)}, key=lambda w: w.cut_at)
+    for number, window in enumerate(every):
+        started = time.monotonic()
+        at_cut = _AtCut(data, interactions, window, plan, earlier)
+        earlier = at_cut.cut.fitted
+        what = "measured" if window in trained_on else "trained on"
+        seconds = time.monotonic() - started
+        logger.info(
+            "window %d of %d, from %s, %s: generators and features in %.0f s",
+            number + 1, len(every), report.day(window.cut_at), what, seconds,
+        )  # fmt: skip
+        later = [group for measured, group in trained_on.items() if measured.cut_at > window.cut_at]
+        for task in plan.tasks:
+            labels = labels_of(interactions, window, data.meta, task)
+            if window in trained_on:
+                parts = [examples[one, task] for one in trained_on[window]]
+                found, training = at_cut.measure(task, labels, parts)
+                outcome.measured += found
+                outcome.rankers.append(training)
+                means = {one.source: round(float(one.values[report.HEADLINE].mean()), 4) for one in found}
+                logger.info("%s, %s, %s: %s", report.day(window.cut_at), task, report.HEADLINE, means)
+            if any(window in group for group in later):
+                stage = at_cut.stage(task)
+                rows = plan.ranker.max_rows // plan.training_windows
+                examples[window, task] = window_examples(stage, labels, plan.ranker, max_rows=rows)
+        examples = {key: one for key, one in examples.items() if any(key[0] in group for group in later)}
+    return outcome
+
+
+def _windows(interactions: Interactions, plan: Plan) -> dict[Window, list[Window]]:
+    """Each window that is measured, with those that its ranker is trained on, which end before it begins."""
+    first_at = int(interactions.occurred_at[0]) + plan.lag_us
+    found = {
+        measured: [
+            window
+            for window in windows(measured.cut_at, n=plan.training_windows, days=plan.days)
+            if window.cut_at > first_at
+        ]
+        for measured in windows(interactions.cut_at, n=plan.cuts, days=plan.days)
+    }
+    if not all(found.values()):
         raise InputError(
             f"the events span too little time for {plan.cuts} cuts of {plan.days:g} days and a training window"
             " before them; ask for fewer (--cuts) or shorter ones (--days)"
         )
-    examples: dict[Task, list[WindowExamples]] = {task: [] for task in plan.tasks}
-    results: list[Measured] = []
-    rankers: list[dict[str, Any]] = []
-    earlier: dict[str, CandidateGenerator] = {}
-    for number, window in enumerate(usable):
-        started = time.monotonic()
-        at_cut = _AtCut(data, interactions, window, plan, earlier)
-        earlier = at_cut.cut.generators
-        what = "measured" if window in measured_windows else "trained on"
-        seconds = time.monotonic() - started
-        logger.info(
-            "window %d of %d, from %s, %s: generators and features in %.0f s",
-            number + 1, len(usable), report.day(window.cut_at), what, seconds,
-        )  # fmt: skip
-        for task in plan.tasks:
-            labels = labels_of(interactions, window, data.meta, task)
-            if window in measured_windows:
-                found, training = at_cut.measure(task, labels, examples[task])
-                results += found
-                rankers.append(training)
-                means = {one.source: round(float(one.values[report.HEADLINE].mean()), 4) for one in found}
-                logger.info("%s, %s, %s: %s", report.day(window.cut_at), task, report.HEADLINE, means)
-            if window is not usable[-1]:
-                stage = at_cut.stage(task)
-                rows = plan.ranker.max_rows // plan.training_windows
-                examples[task].append(window_examples(stage, labels, plan.ranker, max_rows=rows))
-                del examples[task][: -plan.training_windows]
-    return report.rows_of(results, seed=plan.seed), rankers
+    return found
 
 
-class _Fits:
+class Fits:
     """Fits generators, with a warm start from the earlier cut where possible, and measures the seconds of each."""
 
     def __init__(self, plan: Plan, earlier: Mapping[str, CandidateGenerator]) -> None:
@@ -163,9 +195,10 @@ class _AtCut:
         earlier: Mapping[str, CandidateGenerator],
     ) -> None:
         self.window, self.plan = window, plan
-        fits = _Fits(plan, earlier)
+        fits = Fits(plan, earlier)
         names = dict.fromkeys([*plan.generators, *([OWN_ITEMS] if Task.ALL in plan.tasks else [])])
-        self.cut = Cut(data, interactions, window.cut_at, list(names), fits)
+        learned_at = window.cut_at - plan.lag_us
+        self.cut = Cut(data, interactions, window.cut_at, list(names), fits, learned_at=learned_at)
         started = time.monotonic()
         _ = self.cut.features
         self.seconds = fits.seconds | {TWO_STAGE: time.monotonic() - started}
@@ -180,19 +213,20 @@ class _AtCut:
         """Evaluate every generator alone, and the two stages trained on the windows before."""
         stage, users = self.stage(task), labels.user_key
         ground = self._ground(task, labels)
-        results = []
+        results, lists = [], {}
         for generator in stage.generators:
             started = time.monotonic()
-            lists = generator.candidates(users, LIST_LENGTH, seen=stage.seen(users)).item_key
+            found = generator.candidates(users, CANDIDATES_PER_GENERATOR, seen=stage.seen(users)).item_key
             seconds = time.monotonic() - started + self.seconds[generator.name]
-            results.append(Measured(ground, generator.name, lists, seconds))
+            lists[generator.name] = found
+            results.append(Measured(ground, generator.name, found[:, :LIST_LENGTH], seconds))
         started = time.monotonic()
         ranker = train_on(examples, self.plan.ranker)
-        lists = rank(ranker, stage, users, LIST_LENGTH).item_key
+        ranked = rank(ranker, stage, users, LIST_LENGTH).item_key
         seconds = time.monotonic() - started + sum(self.seconds.values())
-        results.append(Measured(ground, TWO_STAGE, lists, seconds, self._pool_recall(stage, labels)))
+        results.append(Measured(ground, TWO_STAGE, ranked, seconds, recall_of_union(lists, labels)))
         training = {"task": str(task), "cut": report.day(self.window.cut_at), **ranker.report}
-        return results, training
+        return results, training | {"pool": pool_report(lists, labels)}
 
     def _ground(self, task: Task, labels: Labels) -> Ground:
         history, catalogue = self.cut.history, self.cut.catalogue
@@ -205,12 +239,6 @@ class _AtCut:
             n_users=len(np.unique(history.user_key)),
             n_items=len(catalogue),
         )
-
-    def _pool_recall(self, stage: Stage, labels: Labels) -> np.ndarray[Any, Any]:
-        found = np.zeros(len(labels))
-        for part, pool in stage.pools(labels.user_key):
-            found[part] = pool_recall(pool.padded(pool.item_key, NO_ITEM), labels.of_users(labels.user_key[part]))
-        return found
 
 
 def _name(row: Row) -> str:

@@ -24,6 +24,7 @@ from recsys.errors import ArtifactError, HousekeepingError, NotFoundError
 from recsys.events import commands
 from recsys.serving.list_file import LISTS
 from recsys.steps.context import Context, step
+from recsys.steps.entrants import N_CHAMPIONS
 from recsys.storage import expiry, pruning
 from recsys.storage.engine import url_of
 from recsys.storage.tables import list_versions, model_updates, publications, training_runs
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 EXPORTS: Final = "deepfm_export"
 # Kinds of artifacts that no run records → the input that identifies their database.
 _MADE_OF: Final = {"deepfm_update": "model", LISTS: "dataset"}
-MODELS: Final = ("als", "deepfm", "ranker")
+MODELS: Final = {"als": 1, "deepfm": 1, "ranker": N_CHAMPIONS}  # how many champions are needed
 PARTIAL_DAYS: Final = 1.0  # longer than any write
 _EXAMPLES: Final = 5
 
@@ -104,8 +105,8 @@ def _rows(ctx: Context, now: dt.datetime, dry_run: bool, expire: Callable[..., e
 
 
 def needed(ctx: Context) -> set[str]:
-    """References of the artifacts still in use: of kept publications, champions, results of the newest data set, and
-    the updates of DeepFM that workers follow."""
+    """References of the artifacts still in use: of kept publications, champions, results of the newest data set, the
+    updates of DeepFM that workers follow, and what new models are compared with."""
     newest = ctx.newest("prepare_dataset")
     kept = publications.c.status != "pruned"
     with ctx.engine.connect() as connection:
@@ -120,7 +121,9 @@ def needed(ctx: Context) -> set[str]:
         for ref in (meta.get("file"), meta.get("model"), meta.get("ranker"), *meta.get("artifacts", {}).values())
     }
     found |= {ref for row in updates for ref in row}
-    found |= {ctx.champion(model) for model in MODELS}
+    for model, n in MODELS.items():
+        for champion in ctx.champions(model, n):
+            found |= {champion, ctx.measured_model(model, champion)}
     refs = {ref for ref in found if ref and "/" in ref}
     return refs | _served(refs)
 

@@ -1,7 +1,8 @@
 """Train one candidate generator for a data set: once per label window of the ranker, and once for serving.
 
 The history models are fitted on events before their window. The newest of them is evaluated on its window, beside
-popularity; that decides whether the serving model, fitted on all events, becomes the champion.
+popularity and the former champion; that, and the lists of the serving model, which is fitted on all events, decide
+whether the latter becomes the champion.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,14 @@ from recsys.candidates import registry
 from recsys.data.dataset import Dataset, instant
 from recsys.errors import NothingToDoError
 from recsys.evaluation import gate, plots
-from recsys.evaluation.metrics import accuracy, n_users_by_item, novelty, user_coverage
+from recsys.evaluation.comparison import compare
+from recsys.evaluation.metrics import Labels, Values, accuracy, n_users_by_item, novelty, overlap, user_coverage
 from recsys.evaluation.protocol import Window, date, labels_of
 from recsys.ranking.cut import mask_of
 from recsys.ranking.windows import training_windows
 from recsys.steps.context import HISTORY, SERVING, Context, require_purpose
 from recsys.tracking import Run
-from recsys.types import CandidateGenerator, Candidates, Interactions
+from recsys.types import CandidateGenerator, Candidates, Catalogue, Interactions, Keys
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ LIST_LENGTH = 100
 # A generator is refused only when it is broken or far worse than popularity: the ranker may make good use of the
 # candidates of a weak one. In a catalogue of hundreds of thousands of items, 64 factors cover only the busiest one per
 # cent, and still find five times as much as popularity.
-BOUNDS = gate.Bounds(max_relative_loss=0.5, min_item_coverage=0.001, max_top_item_share=1.0)
+BOUNDS = gate.Bounds(max_loss_to_popularity=0.5, min_item_coverage=0.001, max_top_item_share=1.0)
+FORMER = "former"
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def _train(
         serving = f"{name}/{plan[-1].version}"
         version = ctx.tracker.register(name, serving, run.run_id, tags={"dataset": ref, **_texts(metrics)})
         run.tag("gate", decision.reason)
-        run.metrics({"judged_users": decision.judged.get("all", 0)})
+        run.metrics({"judged_users": decision.n_judged})
         ctx.show_champion(name, serving, version, decision)
     for fit in plan[:-1]:
         ctx.record(step, ref, f"{name}/{fit.version}", as_of=fit.cut_at, purpose=HISTORY, mlflow_run_id=run.run_id)
@@ -181,53 +185,123 @@ def _measure(
     interactions: Interactions,
     window: Window,
 ) -> tuple[gate.GateDecision, dict[str, float]]:
-    """Evaluate the newest history model on the newest label window, beside popularity: metrics, plots, verdict."""
+    """Evaluate the newest history model on the newest label window, beside popularity and the former model, and look at
+    the lists of the one that is to serve: metrics, plots, verdict."""
     history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
-    labels = labels_of(interactions, window, data.meta)
-    if len(labels) > MAX_MEASURED_USERS:
-        rng = np.random.default_rng(ctx.settings.seed)
-        labels = labels.of_users(rng.choice(labels.user_key, MAX_MEASURED_USERS, replace=False))
-    seen = mask_of(history, catalogue, data.meta, data.meta.task)(labels.user_key)
-    model = load_generator(ctx, f"{name}/{plan[-2].version}", HISTORY)
-    popular = registry.make("popular", generator_params(ctx, "popular")).fit(history, catalogue)
-    lists = {
-        source: generator.candidates(labels.user_key, LIST_LENGTH, seen=seen)
-        for source, generator in ((name, model), ("popular", popular))
-    }
+    labels = _measured_labels(ctx, data, interactions, window)
+    lists = _lists(ctx, name, plan, data, interactions, window, labels.user_key)
     values = {
-        source: gate.segment_values(found.item_key, labels, history, catalogue) for source, found in lists.items()
+        source: {
+            segment: per_user.values
+            for segment, per_user in gate.segment_values(found.item_key, labels, history, catalogue).items()
+        }
+        for source, found in lists.items()
     }
-    found = lists[name]
-    there = found.n_found > 0
-    answered = Candidates(found.owner_key[there], found.item_key[there], found.score[there])
+    model = load_generator(ctx, f"{name}/{plan[-1].version}", SERVING)
+    wrong, same = _look_at_serving(model, data, interactions, lists[name])
+    notes = [f"the serving model has {same:.0%} of the first 10 places in common"]
+    if FORMER in values:
+        against = compare(values[name][gate.ALL], values[FORMER][gate.ALL], seed=ctx.settings.seed)
+        notes.append(f"the former model has {gate.METRIC} {against.reference:.4f}: {against}")
     decision = gate.decide(
-        {"all": values[name]["all"]},
+        {gate.ALL: values[name][gate.ALL]},
         None,
-        {"all": values["popular"]["all"]},
-        gate.list_facts(answered, catalogue),
+        {gate.ALL: values["popular"][gate.ALL]},
+        gate.list_facts(_answered(lists[name]), catalogue),
         BOUNDS,
+        broken=wrong,
+        notes=notes,
         seed=ctx.settings.seed,
     )
-    counts = n_users_by_item(history, int(catalogue.item_key.max()) + 1)
-    metrics = {metric: float(v.mean()) for metric, v in accuracy(found.item_key, labels).items()}
-    metrics |= {f"ndcg@10.{segment}": float(v.mean()) for segment, v in values[name].items() if len(v)}
-    metrics |= {f"popular.ndcg@10.{segment}": float(v.mean()) for segment, v in values["popular"].items() if len(v)}
-    facts = gate.list_facts(found, catalogue)
-    metrics |= {
-        "novelty@5": float(np.nanmean(novelty(found.item_key, counts, len(np.unique(history.user_key)))))
-        if len(answered.owner_key)
-        else 0.0,
-        "item_coverage": facts.item_coverage,
-        "user_coverage": user_coverage(found.item_key),
-        "share_top_1%": facts.top_item_share,
-        "users": float(len(labels)),
-    }
+    metrics = {metric: float(v.mean()) for metric, v in accuracy(lists[name].item_key, labels).items()}
+    metrics |= _means("", values[name]) | _means("popular.", values["popular"])
+    metrics |= _means("former.", values.get(FORMER, {}))
+    metrics |= _spread(lists[name], history, catalogue) | {"users": float(len(labels)), "serving_overlap@10": same}
     run.metrics(metrics)
     shown = {source: one.item_key for source, one in lists.items()}
     run.figure("popularity", plots.popularity_curve(shown, len(catalogue)))
     run.figure("coverage", plots.coverage_curve(shown, len(catalogue)))
-    _log_learning_curve(run, load_generator(ctx, f"{name}/{plan[-1].version}", SERVING))
+    _log_learning_curve(run, model)
     return decision, metrics
+
+
+def _measured_labels(ctx: Context, data: Dataset, interactions: Interactions, window: Window) -> Labels:
+    labels = labels_of(interactions, window, data.meta)
+    if len(labels) <= MAX_MEASURED_USERS:
+        return labels
+    rng = np.random.default_rng(ctx.settings.seed)
+    return labels.of_users(rng.choice(labels.user_key, MAX_MEASURED_USERS, replace=False))
+
+
+def _lists(
+    ctx: Context,
+    name: str,
+    plan: list[Fit],
+    data: Dataset,
+    interactions: Interactions,
+    window: Window,
+    users: Keys,
+) -> dict[str, Candidates]:
+    """The lists of the newest history model, of popularity, and of the former model if there is one, by source."""
+    history, catalogue = interactions.before(window.cut_at), data.catalogue(window.cut_at)
+    seen = mask_of(history, catalogue, data.meta, data.meta.task)(users)
+    models = {
+        name: load_generator(ctx, f"{name}/{plan[-2].version}", HISTORY),
+        "popular": registry.make("popular", generator_params(ctx, "popular")).fit(history, catalogue),
+    }
+    former = _former(ctx, name, plan, window)
+    if former is not None:
+        models[FORMER] = former
+    return {source: model.candidates(users, LIST_LENGTH, seen=seen) for source, model in models.items()}
+
+
+def _look_at_serving(
+    model: CandidateGenerator, data: Dataset, interactions: Interactions, measured: Candidates
+) -> tuple[list[str], float]:
+    """What is wrong with the lists that the serving model has for the same users, and how many of the first 10 places
+    are those of the measured model."""
+    catalogue, users = data.catalogue(data.meta.as_of), measured.owner_key
+    seen = mask_of(interactions, catalogue, data.meta, data.meta.task)(users)
+    lists = model.candidates(users, LIST_LENGTH, seen=seen)
+    wrong = gate.list_reasons(gate.list_facts(_answered(lists), catalogue), BOUNDS)
+    return [f"the serving model: {reason}" for reason in wrong], overlap(lists.item_key, measured.item_key)
+
+
+def _former(ctx: Context, name: str, plan: list[Fit], window: Window) -> CandidateGenerator | None:
+    """The former champion, by a model of it that has seen nothing of the window; None where there is none."""
+    own = {f"{name}/{fit.version}" for fit in plan}
+    champion = next((ref for ref in ctx.champions(name, 2) if ref not in own), None)
+    if champion is None:
+        return None
+    for ref, purpose in ((champion, SERVING), (ctx.measured_model(name, champion), HISTORY)):
+        if ref is None or ref in own or not ctx.store.exists(ref):
+            continue
+        if ctx.store.manifest(ref).meta["cut_at"] <= window.cut_at:
+            return load_generator(ctx, ref, purpose)
+    return None
+
+
+def _answered(lists: Candidates) -> Candidates:
+    """The lists that hold anything: a generator need not know every user."""
+    there = lists.n_found > 0
+    return Candidates(lists.owner_key[there], lists.item_key[there], lists.score[there])
+
+
+def _means(prefix: str, by_segment: Mapping[str, Values]) -> dict[str, float]:
+    return {f"{prefix}{gate.METRIC}.{segment}": float(v.mean()) for segment, v in by_segment.items() if len(v)}
+
+
+def _spread(lists: Candidates, history: Interactions, catalogue: Catalogue) -> dict[str, float]:
+    """How new to people, and how widely spread over the catalogue, the lists are."""
+    counts = n_users_by_item(history, int(catalogue.item_key.max()) + 1)
+    facts = gate.list_facts(lists, catalogue)
+    new = novelty(lists.item_key, counts, len(np.unique(history.user_key)))
+    return {
+        "novelty@5": float(np.nanmean(new)) if (lists.n_found > 0).any() else 0.0,
+        "item_coverage": facts.item_coverage,
+        "user_coverage": user_coverage(lists.item_key),
+        "share_top_1%": facts.top_item_share,
+    }
 
 
 def _log_learning_curve(run: Run, model: CandidateGenerator) -> None:

@@ -190,7 +190,7 @@ def speed(n_items: int, skew: float) -> None:
     started = time.perf_counter()
     factors = ItemFactors(np.arange(n_items), vectors)
     params = {"half_life_days": 90, "alpha": 1, "regularization": 0.05, "bm25_k1": 10, "bm25_b": 0.4}
-    fold = FoldIn(factors, np.ones(n_items, np.float32), np.ones(n_items), 10.0, params)
+    fold = FoldIn(factors, np.ones(n_items, np.float32), np.ones(n_items), 10.0, 1.0, params)
     prepared = time.perf_counter() - started
     available = bytearray(b"\1" * n_items)
     for n_events in (3, 50):

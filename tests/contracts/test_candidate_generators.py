@@ -40,13 +40,15 @@ GENERATORS = [
     pytest.param("recent", {}),
     pytest.param("als", {"factors": 8, "num_threads": 1}),
     pytest.param("covisitation", {}),
+    pytest.param("next_item", {}),
     pytest.param("item_knn", {}),
     pytest.param("ease", {"l2": 5.0}),
+    pytest.param("session_neighbours", {}),
     pytest.param("deepfm", DEEPFM, marks=SLOW),
     pytest.param("sequence", SEQUENCE, marks=SLOW),
 ]
 IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
-KNOWS_NEIGHBOURS = {"als", "covisitation", "item_knn"}
+KNOWS_NEIGHBOURS = {"als", "covisitation", "next_item", "item_knn"}
 OWN_ITEMS_ONLY = {"recent"}  # proposes nothing but what the user already has
 
 DAY = MICROSECONDS_PER_DAY
@@ -241,6 +243,40 @@ def test_unknown_users_get_nothing(name: str, params: dict[str, Any]) -> None:
 @every_generator
 def test_nobody_asked_gives_no_rows(name: str, params: dict[str, Any]) -> None:
     assert fitted(name, params).candidates(USER_KEYS[:0], 5).item_key.shape == (0, 5)
+
+
+@every_generator
+def test_with_its_own_histories_a_model_answers_as_before(name: str, params: dict[str, Any]) -> None:
+    model, pairs = fitted(name, params), np.tile(ITEM_KEYS, (N_USERS, 1))
+    again = model.with_histories(checkerboard()[0])
+    assert type(again) is type(model)
+    np.testing.assert_allclose(again.scores(USER_KEYS, pairs), model.scores(USER_KEYS, pairs), rtol=1e-5, atol=1e-6)
+    first, second = (each.candidates(USER_KEYS, 8) for each in (model, again))
+    np.testing.assert_array_equal(first.n_found, second.n_found)
+    np.testing.assert_allclose(first.score, second.score, rtol=1e-5, atol=1e-6)
+
+
+@personal_generator
+def test_histories_belong_to_whoever_has_them(name: str, params: dict[str, Any]) -> None:
+    """Somebody whom the fit did not see, with the events of a user; and the user, with those of another taste."""
+    model, history = fitted(name, params), checkerboard()[0]
+    before = model.candidates(USER_KEYS, 8)
+    as_of = {int(USER_KEYS[0]): int(USER_KEYS[1]), int(USER_KEYS[1]): UNKNOWN_KEY}
+    mine = history.take(np.isin(history.user_key, list(as_of)))
+    moved = Interactions(**{**mine.__dict__, "user_key": np.array([as_of[k] for k in mine.user_key.tolist()], "i4")})
+    other = model.with_histories(moved)
+    found = other.candidates(np.array([USER_KEYS[0], USER_KEYS[1], UNKNOWN_KEY], dtype=np.int32), 8)
+    assert found.n_found[0] == 0  # their events are another's now
+    taste = [np.isin(keys, ITEM_KEYS[t::2]).mean() for keys, t in zip(found.item_key[1:], (0, 1), strict=True)]
+    assert min(taste) == 1.0
+    np.testing.assert_array_equal(model.candidates(USER_KEYS, 8).item_key, before.item_key)  # the model is as it was
+
+
+@every_generator
+def test_histories_of_nobody(name: str, params: dict[str, Any]) -> None:
+    history = checkerboard()[0]
+    none = fitted(name, params).with_histories(history.take(np.zeros(len(history), dtype=bool)))
+    assert (none.candidates(USER_KEYS, 3).n_found > 0).all() == (name in IMPERSONAL)
 
 
 @every_generator

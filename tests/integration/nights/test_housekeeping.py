@@ -172,6 +172,25 @@ def test_what_the_live_publication_depends_on_stays_however_old(ctx: Context) ->
     assert not ctx.store.exists(export)
 
 
+def test_what_a_new_model_is_compared_with_stays(ctx: Context) -> None:
+    """The last three accepted rankers, and the model by which the serving ALS was measured."""
+    row = {"dataset": "dataset/v1", "status": "succeeded", "step": "train_ranker", "purpose": "serving"}
+    versions = [f"2026010{day}T020000-000000000{day}" for day in range(1, 6)]
+    with ctx.engine.begin() as connection:
+        for day, version in enumerate(versions):
+            ref = put(ctx, "ranker", version, START)
+            connection.execute(
+                sa.insert(tables.training_runs).values(row | {"artifact": ref, "as_of": START + day * DAY})
+            )
+        for day, purpose in enumerate(("history", "history", "serving")):
+            ref = put(ctx, "als", versions[day], START)
+            made = row | {"step": "train_als", "artifact": ref, "purpose": purpose, "as_of": START + day * DAY}
+            connection.execute(sa.insert(tables.training_runs).values(made))
+    housekeeping.run(ctx=ctx, now=START + 400 * DAY)
+    assert sorted(ctx.store.versions("ranker")) == versions[-3:]
+    assert sorted(ctx.store.versions("als")) == versions[1:3]
+
+
 def test_artifacts_of_another_database_in_the_same_folder_stay(ctx: Context) -> None:
     lists_world.add_items(ctx.engine)
     for number in range(8):

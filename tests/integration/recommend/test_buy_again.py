@@ -54,7 +54,6 @@ def context(database: sa.Engine, url: str, folder: Path, **changed: object) -> C
         generators=["popular", "covisitation"],
         ranker_params={"iterations": 40, "losses": ["Logloss"]},
         n_label_windows=2,
-        gate_min_users=1_000_000,
         **changed,
     )
     tracker = Tracker(settings.mlflow_tracking_uri, str(folder / "m"))

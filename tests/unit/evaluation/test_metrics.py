@@ -113,3 +113,13 @@ def test_a_list_that_starts_with_the_labels_is_ideal(world):
     got = metrics.accuracy(best, labels)
     np.testing.assert_allclose(got["ndcg@10"], 1.0)
     np.testing.assert_allclose(got["map@5"], 1.0)
+
+
+def test_overlap_is_what_two_models_have_in_common():
+    lists = np.array([[1, 2, 3, 4], [1, 2, -1, -1], [-1, -1, -1, -1]], dtype=np.int32)
+    assert metrics.overlap(lists, lists) == 1.0
+    assert metrics.overlap(lists, lists[:, ::-1]) == 1.0, "the order does not count"
+    other = np.array([[9, 8, 2, 1], [7, -1, -1, -1], [-1, -1, -1, -1]], dtype=np.int32)
+    assert metrics.overlap(lists, other) == pytest.approx((2 / 4 + 0) / 2)
+    assert metrics.overlap(lists, other, k=2) == 0.0
+    assert np.isnan(metrics.overlap(lists[2:], lists[2:]))

@@ -1,5 +1,5 @@
 """A shop whose answer is known: each user has one of two tastes, buys new items of it every few days, and items come
-into and go out of fashion. 240 users, 240 items, 100 days."""
+into and go out of fashion. 240 users (or as many as asked for), 240 items, 100 days."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CUT_AT = (N_DAYS - WINDOW_DAYS) * DAY
 SURGE = np.arange(4)  # items of the first taste that hardly anybody buys before the cut
 
 
-def events(seed: int, *, surge: bool = False, fashion: float = 1.0) -> dict[str, np.ndarray]:
+def events(seed: int, *, surge: bool = False, fashion: float = 1.0, n_users: int = N_USERS) -> dict[str, np.ndarray]:
     """Purchases; with `surge` nearly everybody buys the items of SURGE after CUT_AT, and before it all is the same.
 
     `fashion`: 0 for an appeal of items that never changes, up to 1.
     """
     rng = np.random.default_rng(seed)
-    taste = np.arange(N_USERS) % 2
+    taste = np.arange(n_users) % 2
     appeal = 1 / np.arange(1, N_ITEMS // 2 + 1) ** 0.7
     rows: list[tuple[float, int, int]] = []
-    for user in range(N_USERS):
+    for user in range(n_users):
         at = rng.uniform(0, 8)
         while at < N_DAYS:
             wave = np.cos(2 * np.pi * (np.arange(N_ITEMS // 2) / 40 - at / 60))
@@ -38,7 +38,7 @@ def events(seed: int, *, surge: bool = False, fashion: float = 1.0) -> dict[str,
             at += rng.uniform(4, 12)
     rows += [(1.0, user, int(item)) for user, item in zip(range(len(SURGE)), SURGE, strict=True)]
     if surge:
-        rows += [(N_DAYS - WINDOW_DAYS + 1.0, user, int(item)) for user in range(0, N_USERS, 2) for item in SURGE]
+        rows += [(N_DAYS - WINDOW_DAYS + 1.0, user, int(item)) for user in range(0, n_users, 2) for item in SURGE]
     rows.sort()
     return {
         "day": np.array([row[0] for row in rows]),
@@ -47,15 +47,26 @@ def events(seed: int, *, surge: bool = False, fashion: float = 1.0) -> dict[str,
     }
 
 
-def dataset(folder: Path, seed: int = 1, *, surge: bool = False, fashion: float = 1.0) -> Dataset:
-    """The world as a prepared data set in `folder`, which is made."""
-    folder.mkdir(parents=True)
-    made = events(seed, surge=surge, fashion=fashion)
+def dataset(
+    folder: Path,
+    seed: int = 1,
+    *,
+    surge: bool = False,
+    fashion: float = 1.0,
+    n_users: int = N_USERS,
+    days: tuple[float, float] = (0, N_DAYS),
+) -> Dataset:
+    """The world as a prepared data set in `folder`, which is made; `days`: what of it is known, [from, until)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = events(seed, surge=surge, fashion=fashion, n_users=n_users)
+    known = (made["day"] >= days[0]) & (made["day"] < days[1])
+    made = {name: values[known] for name, values in made.items()}
+    as_of = round(days[1] * DAY)
     at = (made["day"] * DAY).astype(np.int64)
     n = len(at)
-    first = np.full(N_ITEMS, N_DAYS * DAY - 1, dtype=np.int64)
+    first = np.full(N_ITEMS, as_of - 1, dtype=np.int64)
     np.minimum.at(first, made["item"], at)
-    first_of_user = np.full(N_USERS, N_DAYS * DAY - 1, dtype=np.int64)
+    first_of_user = np.full(n_users, as_of - 1, dtype=np.int64)
     np.minimum.at(first_of_user, made["user"], at)
     tables = {
         "events": pa.table(
@@ -80,11 +91,11 @@ def dataset(folder: Path, seed: int = 1, *, surge: bool = False, fashion: float 
         ),
         "users": pa.table(
             {
-                "user_key": np.arange(N_USERS),
-                "user_id": [f"u{user}" for user in range(N_USERS)],
+                "user_key": np.arange(n_users),
+                "user_id": [f"u{user}" for user in range(n_users)],
                 "first_seen_at": pa.array(first_of_user, INSTANT),
             }
         ),
     }
-    meta = DatasetMeta("taste world", N_DAYS * DAY, ("buy",), {"buy": 1.0}, ("buy",), ("buy",))
+    meta = DatasetMeta("taste world", as_of, ("buy",), {"buy": 1.0}, ("buy",), ("buy",))
     return write_dataset(folder, meta, tables)

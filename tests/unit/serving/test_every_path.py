@@ -130,7 +130,7 @@ def factors_of(keys: Sequence[int]) -> ItemFactors:
 def fold_in_of(factors: ItemFactors) -> FoldIn:
     ones = np.ones(len(factors.order))
     params = {"half_life_days": 90, "alpha": 1, "regularization": 0.1, "bm25_k1": 10, "bm25_b": 0.4}
-    return FoldIn(factors, ones, ones, 3.0, params)
+    return FoldIn(factors, ones, ones, 3.0, 1.0, params)
 
 
 @settings(max_examples=300)

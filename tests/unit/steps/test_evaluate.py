@@ -16,7 +16,8 @@ RANKER = RankerParams(losses=("Logloss",), iterations=60, early_stopping_rounds=
 
 def test_two_stages_beat_popularity_in_both_tasks_and_every_cut(tmp_path) -> None:
     plan = Plan(generators=["popular", "covisitation"], ranker=RANKER, cuts=2, days=10, training_windows=2)
-    rows, rankers = measure(dataset(tmp_path / "world"), plan)
+    outcome = measure(dataset(tmp_path / "world"), plan)
+    rows = report.rows_of(outcome.measured)
     means = [row for row in rows if row["cut"] == report.MEAN and row["segment"] == report.ALL]
     systems = {(row["task"], row["system"]) for row in means}
     own = [(str(Task.ALL), "recent")]
@@ -25,7 +26,7 @@ def test_two_stages_beat_popularity_in_both_tasks_and_every_cut(tmp_path) -> Non
     for (task, cut, system), ndcg in value.items():
         if system == "popular":
             assert value[task, cut, TWO_STAGE] > 1.2 * ndcg
-    assert len(rankers) == 4  # one for each task and cut
+    assert len(outcome.rankers) == 4  # one for each task and cut
     (pool,) = {row["pool_recall"] for row in means if row["system"] == TWO_STAGE and row["task"] == "discovery"}
     (recall,) = {row["recall@10"] for row in means if row["system"] == TWO_STAGE and row["task"] == "discovery"}
     assert pool > recall  # the pool is the ceiling

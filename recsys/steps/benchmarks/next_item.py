@@ -1,0 +1,215 @@
+"""B1 and B2: the next item of every sequence, leave the last out, the whole catalogue ranked, own items masked.
+
+Columns, which are never mixed:
+- *order-blind*: strict, and nothing may use the direction of a pair: rules are made symmetric, networks left out;
+- *strict*: everything is learned from all but the last two items; the input is all but the last (published rows);
+- *refit*: learned from all but the last, as a night does.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from recsys.candidates.popular import Popular
+from recsys.data import sequences
+from recsys.data.dataset import Dataset
+from recsys.data.sequences import PLACE, SequenceTable
+from recsys.errors import InputError
+from recsys.evaluation import plots, report
+from recsys.evaluation.bootstrap import interval
+from recsys.evaluation.metrics import Labels, accuracy
+from recsys.evaluation.protocol import seen_items
+from recsys.evaluation.report import Measured
+from recsys.ranking.ranker import RankerParams
+from recsys.settings import Settings
+from recsys.steps.benchmarks import published
+from recsys.steps.benchmarks.leaks import what_leaks
+from recsys.steps.benchmarks.result import Result
+from recsys.steps.evaluate import TWO_STAGE, Fits, Outcome, Plan, measure
+from recsys.types import MICROSECONDS_PER_DAY, Task
+
+logger = logging.getLogger(__name__)
+
+PLACE_DAYS = PLACE / MICROSECONDS_PER_DAY
+METRICS = {"HR@10": "recall@10", "NDCG@10": "ndcg@10"}
+QUICK_USERS = 1_500
+QUICK_RANKER: dict[str, Any] = {"iterations": 60, "n_models": 1, "max_rows": 200_000}
+NETWORKS = ("deepfm", "sequence")
+SYMMETRIC: Mapping[str, Mapping[str, Any]] = {"covisitation": {"backward": 1.0}, "next_item": {"backward": 1.0}}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One protocol, and what was measured by it."""
+
+    name: str
+    data: Dataset
+    outcome: Outcome
+
+    @property
+    def by_system(self) -> dict[str, Measured]:
+        return {one.source: one for one in self.outcome.measured}
+
+
+def columns_of(plan: Plan) -> dict[str, Plan]:
+    """The plan of each column."""
+    strict = replace(plan, lag_days=PLACE_DAYS)
+    params = {name: {**plan.generator_params.get(name, {}), **SYMMETRIC.get(name, {})} for name in plan.generators}
+    ordered = [name for name in plan.generators if name not in NETWORKS]
+    return {
+        "order-blind": replace(strict, generators=ordered, generator_params=params),
+        published.STRICT: strict,
+        published.REFIT: plan,
+    }
+
+
+def sequences_of_a_file(loaded: Settings, path: Path, quick: bool) -> Result:
+    """B1."""
+    return _run("B1: the next item of sequences", sequences.read(path), loaded, quick)
+
+
+def movielens_1m(loaded: Settings, path: Path, quick: bool) -> Result:
+    """B2: `ratings.parquet` with UserID, MovieID and `pos_in_user`, the order of each user's ratings."""
+    try:
+        rows = pq.read_table(path, columns=["UserID", "MovieID", "pos_in_user"])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no Parquet file with UserID, MovieID and pos_in_user: {error}") from error
+    user, item, place = (rows[name].to_numpy() for name in rows.column_names)
+    order = np.lexsort((place, user))
+    users, at_user = np.unique(user[order], return_inverse=True)
+    items, at_item = np.unique(item[order], return_inverse=True)
+    table = SequenceTable(at_user.astype(np.int32), at_item.astype(np.int32), [*map(str, users)], [*map(str, items)])
+    return _run("B2: the next film", table, loaded, quick)
+
+
+def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool) -> Result:
+    if int(table.place.max()) < 4:
+        raise InputError(
+            "no sequence is longer than four items; a training window, a test item and a history need five"
+        )
+    known = published.recognised(len(table.user_ids), len(table.item_ids), len(table.user))
+    plan = _plan(loaded, quick)
+    if quick:
+        table = thinned(table, QUICK_USERS, loaded.seed)
+    with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as folder:
+        columns = measured(table, plan, Path(folder))
+        found = checks(columns, None if quick else known, loaded.seed)
+        cheap = [name for name in plan.generators if name not in NETWORKS]
+        leaking = what_leaks(table, cheap, Fits(plan, {}), Path(folder) / "leaks", loaded.seed)
+    text = f"lists and features that change with everybody's last item: {', '.join(leaking) or 'none'}"
+    found.append((text, not leaking))
+    counts = f"{len(table.user_ids):,} users, {len(table.item_ids):,} items, {len(table.user):,} interactions."
+    rows = rows_of(columns, loaded.seed)
+    result = Result(title, f"{known.title}: {counts}" if known else counts, checks=found, params=asdict(plan))
+    result.tables = {
+        "Measured": rows,
+        "Published": published.rows_of(known),
+        "What each generator brings to the pool": [
+            {"column": column.name, **row} for column in columns for row in column.outcome.rankers[-1]["pool"]
+        ],
+    }
+    result.metrics = {f"{r['column']}.{r['system']}.{m}": r[t] for r in rows for t, m in METRICS.items()}
+    for column in columns:
+        own = [row for row in rows if row["column"] == column.name]
+        means = {row["system"]: row["NDCG@10"] for row in own}
+        intervals = {row["system"]: (row["NDCG@10 low"], row["NDCG@10 high"]) for row in own}
+        result.figures[f"ndcg_{column.name}"] = plots.comparison(means, metric="NDCG@10", intervals=intervals)
+        result.headline[column.name] = {t: round(r[t], 4) for t in METRICS for r in own if r["system"] == TWO_STAGE}
+    return result
+
+
+def _plan(loaded: Settings, quick: bool) -> Plan:
+    """The settings' plan as this protocol has it: one cut, windows of one place."""
+    ranker = RankerParams(**({"seed": loaded.seed} | loaded.ranker_params | (QUICK_RANKER if quick else {})))
+    return Plan(
+        generators=[name for name in loaded.generators if not (quick and name in NETWORKS)],
+        generator_params=loaded.generator_params,
+        ranker=ranker,
+        training_windows=2 if quick else loaded.n_label_windows,
+        cuts=1,
+        days=PLACE_DAYS,
+        tasks=(Task.DISCOVERY,),
+        seed=loaded.seed,
+    )
+
+
+def measured(table: SequenceTable, plan: Plan, folder: Path) -> list[Column]:
+    """Measure each column; `folder` takes the data set."""
+    data, found = sequences.dataset(table, folder), []
+    for name, one in columns_of(plan).items():
+        logger.info("column %s", name)
+        found.append(Column(name, data, measure(data, one)))
+    return found
+
+
+def thinned(table: SequenceTable, n_users: int, seed: int) -> SequenceTable:
+    """The sequences of a random part of the users, with all items."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(table.user_ids))[:n_users])
+    kept = np.isin(table.user, chosen)
+    user = np.searchsorted(chosen, table.user[kept]).astype(np.int32)
+    return SequenceTable(user, table.item[kept], [table.user_ids[at] for at in chosen.tolist()], table.item_ids)
+
+
+def rows_of(columns: Sequence[Column], seed: int) -> list[dict[str, Any]]:
+    """A row for each column and system: figures with intervals, and the difference to the best single stage."""
+    rows = []
+    for column in columns:
+        singles = {name: one for name, one in column.by_system.items() if name != TWO_STAGE}
+        best = max(singles.values(), key=lambda one: one.values[report.HEADLINE].mean())
+        for name, one in column.by_system.items():
+            row: dict[str, Any] = {"column": column.name, "system": name, "users": len(one.ground.labels)}
+            for title, metric in METRICS.items():
+                low, high = interval(one.values[metric], seed=seed)
+                row |= {title: float(one.values[metric].mean()), f"{title} low": low, f"{title} high": high}
+            difference = one.values[report.HEADLINE] - best.values[report.HEADLINE]
+            low, high = interval(difference, seed=seed)
+            row |= {"best stage": best.source, "difference": float(difference.mean()), "from": low, "to": high}
+            rows.append(row | {"seconds": round(one.seconds, 1)})
+    return rows
+
+
+def checks(columns: Sequence[Column], known: published.Known | None, seed: int) -> list[tuple[str, bool]]:
+    """What must hold if the harness is right: (what was seen, whether that is right)."""
+    found = []
+    for column in columns:
+        popular, ranked = (column.by_system[name] for name in ("popular", TWO_STAGE))
+        shuffled, level = (_on_shuffled_labels(one, seed) for one in (ranked, popular))
+        error = 3 * np.sqrt(max(popular.values["recall@10"].mean(), 1e-4) / len(popular.ground.labels))
+        text = (
+            f"{column.name}: labels shuffled over users, HR@10 of the two stages {shuffled:.4f}, popularity {level:.4f}"
+        )
+        found.append((text, shuffled <= level + error))
+        if known and known.popularity and column.name == published.STRICT:
+            clean = _counts_alone(column)
+            right = all(abs(a - b) < 5e-4 for a, b in zip(clean, known.popularity, strict=True))
+            text = "strict: popularity by counts of training rows {:.4f}/{:.4f}, published {:.4f}/{:.4f}"
+            found.append((text.format(*clean, *known.popularity), right))
+    return found
+
+
+def _on_shuffled_labels(one: Measured, seed: int) -> float:
+    """HR@10 with every user's labels given to another."""
+    labels = one.ground.labels
+    item = labels.item_key[np.random.default_rng(seed).permutation(len(labels.item_key))]
+    moved = Labels.from_pairs(labels.user_key[labels.row], item)
+    return float(accuracy(one.lists, moved)["recall@10"].mean())
+
+
+def _counts_alone(column: Column) -> tuple[float, float]:
+    """HR@10 and NDCG@10 of items by how many training rows they have, all but everybody's last two."""
+    labels = column.by_system[TWO_STAGE].ground.labels
+    events, end_at = column.data.interactions(), column.data.meta.as_of
+    model = Popular(half_life_days=1e9, all_time_share=0.0)
+    model.fit(events.before(end_at - 2 * PLACE), column.data.catalogue())
+    history = events.before(end_at - PLACE)
+    seen = seen_items(history, labels.user_key, int(events.item_key.max()) + 1)
+    values = accuracy(model.candidates(labels.user_key, 10, seen=seen).item_key, labels)
+    return float(values["recall@10"].mean()), float(values["ndcg@10"].mean())
