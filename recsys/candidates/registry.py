@@ -22,6 +22,7 @@ _CLASS_BY_NAME = {
     "ease": "recsys.candidates.ease:Ease",
     "session_neighbours": "recsys.candidates.session_neighbours:SessionNeighbours",
     "deepfm": "recsys.candidates.deepfm:DeepFm",
+    "sequence": "recsys.candidates.sequence:SequenceModel",
 }
 NAMES: tuple[str, ...] = tuple(_CLASS_BY_NAME)
 

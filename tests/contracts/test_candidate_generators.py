@@ -27,6 +27,14 @@ DEEPFM = {
     "max_epochs": 12,
     "history_length": 20,
 }
+SEQUENCE = {
+    "dim": 16,
+    "max_length": 20,
+    "learning_rate": 0.003,
+    "batch_events": 100,
+    "validation_share": 0.0,
+    "max_epochs": 8,
+}
 GENERATORS = [
     pytest.param("popular", {}),
     pytest.param("recent", {}),
@@ -37,6 +45,7 @@ GENERATORS = [
     pytest.param("ease", {"l2": 5.0}),
     pytest.param("session_neighbours", {}),
     pytest.param("deepfm", DEEPFM, marks=SLOW),
+    pytest.param("sequence", SEQUENCE, marks=SLOW),
 ]
 IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
 KNOWS_NEIGHBOURS = {"als", "covisitation", "next_item", "item_knn"}
