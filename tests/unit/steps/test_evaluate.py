@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from recsys.errors import InputError
-from recsys.evaluation import report
+from recsys.evaluation import calibration, report
+from recsys.evaluation.summary import summary
 from recsys.ranking.ranker import RankerParams
-from recsys.steps.evaluate import TWO_STAGE, Plan, measure
+from recsys.steps.evaluate import TWO_STAGE, Outcome, Plan, measure
 from recsys.types import Task
 from tests.unit.ranking.taste_world import dataset
 
@@ -30,6 +31,24 @@ def test_two_stages_beat_popularity_in_both_tasks_and_every_cut(tmp_path) -> Non
     (pool,) = {row["pool_recall"] for row in means if row["system"] == TWO_STAGE and row["task"] == "discovery"}
     (recall,) = {row["recall@10"] for row in means if row["system"] == TWO_STAGE and row["task"] == "discovery"}
     assert pool > recall  # the pool is the ceiling
+    for row in means:
+        assert all(row[name] is not None for name in ("diversity@10", "serendipity@10", "gini", "personalisation"))
+        assert row["best_stage"] != TWO_STAGE
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+        if row["system"] == "popular":
+            assert row["serendipity@10"] == 0
+    assert_probabilities_come_true(outcome)
+    assert any("two-stage is best" in line for line in summary(rows))
+
+
+def assert_probabilities_come_true(outcome: Outcome) -> None:
+    """The ranker saw 30 of some 200 negatives: corrected for that, its mean is right, and as learned it is not."""
+    found = {(row["task"], row["segment"], row["system"]): row for row in calibration.rows_of(outcome.predicted)}
+    for task in ("discovery", "all"):
+        corrected, learned = (found[task, report.ALL, name] for name in (TWO_STAGE, report.AS_LEARNED))
+        assert corrected["predicted"] == pytest.approx(corrected["observed"], rel=0.35)
+        assert learned["predicted"] > 3 * learned["observed"]
+        assert corrected["ece"] < learned["ece"] / 5
 
 
 def test_too_little_time_is_an_error_that_says_so(tmp_path) -> None:
