@@ -62,8 +62,8 @@ def sigmoid(logit: NDArray[Any]) -> Values:
 def all_negatives(logit: NDArray[Any], rate: NDArray[Any]) -> Values:
     """Logits as they are when no negative is left out, of a model that learned from the share `rate` in (0, 1] of them.
 
-    A negative that is kept with `rate` makes the learned odds 1 / rate times as high: logit + ln(rate). King & Zeng
-    2001, section 4.1; He et al., "Practical lessons from predicting clicks on ads at Facebook", 2014, section 6.3.
+    A negative that is kept with `rate` makes the learned odds 1 / rate times as high: logit + ln(rate). King & Zeng,
+    "Logistic regression in rare events data", 2001, section 4.1; as used for clicks on ads at Facebook, ADKDD 2014.
     """
     corrected: Values = logit.astype(np.float64) + np.log(rate)
     return corrected

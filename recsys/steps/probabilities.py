@@ -95,9 +95,10 @@ class Watched:
             self._parts.setdefault(name, []).append(rows)
 
     def predicted(self, task: str, cut: str, segments: Mapping[str, Mask]) -> list[Predicted]:
-        """What was collected, by system."""
+        """What was collected, by system; segments only of probabilities that anybody would use."""
         found = []
         for name, parts in self._parts.items():
             probability, came_true, user = (np.concatenate(column) for column in zip(*parts, strict=True))
-            found.append(Predicted(task, cut, name, probability, came_true, user, dict(segments)))
+            parts_of_users = {} if name == AS_LEARNED else dict(segments)
+            found.append(Predicted(task, cut, name, probability, came_true, user, parts_of_users))
         return found

@@ -100,10 +100,10 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool) -> Res
         table = thinned(table, QUICK_USERS, loaded.seed)
     with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as folder:
         columns = measured(table, plan, Path(folder))
-        held = checks(columns, None if quick else known, loaded.seed)
+        passed = checks(columns, None if quick else known, loaded.seed)
     counts = f"{len(table.user_ids):,} users, {len(table.item_ids):,} items, {len(table.user):,} interactions."
     rows = rows_of(columns, loaded.seed)
-    result = Result(title, f"{known.title}: {counts}" if known else counts, checks=held, params=asdict(plan))
+    result = Result(title, f"{known.title}: {counts}" if known else counts, checks=passed, params=asdict(plan))
     result.tables = {
         "Measured": rows,
         "Published": published.rows_of(known),
