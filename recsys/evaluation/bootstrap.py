@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -59,3 +60,37 @@ def _means(values: Floats, seed: int, n_resamples: int) -> Floats:
 def _ends(means: Floats, level: float, method: Literal["linear", "inverted_cdf"] = "linear") -> tuple[float, float]:
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], method=method)
     return float(low), float(high)
+
+
+def resampled_means(
+    values: Sequence[Floats], users: Sequence[NDArray[np.integer]], *, seed: int, n_resamples: int = 1_000
+) -> Floats:
+    """Means of several cuts, averaged over the cuts, with users drawn whole: (n_resamples, n_metrics).
+
+    `values`: of each cut (n_users, n_metrics), NaN left out; `users`: their keys, (n_users,). A user who is in several
+    cuts is drawn with all rows, so that what the cuts have in common stays in the spread (the cluster bootstrap;
+    Davison & Hinkley 1997, section 3.8). A cut of which nobody is drawn is left out of that average. Calls with the
+    same users and seed draw the same, so that differences of two results are paired.
+    """
+    keys = np.unique(np.concatenate(users))
+    row = [np.searchsorted(keys, one) for one in users]
+    known = [~np.isnan(one) for one in values]
+    filled = [np.where(is_known, one, 0.0) for one, is_known in zip(values, known, strict=True)]
+    rng, step = np.random.default_rng(seed), max(_CELLS_AT_ONCE // len(keys), 1)
+    found = []
+    for start in range(0, n_resamples, step):
+        n = min(step, n_resamples - start)
+        drawn = rng.integers(0, len(keys), size=(n, len(keys))) + len(keys) * np.arange(n)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=n * len(keys)).reshape(n, -1).astype(np.float64)
+        sums = np.stack([times[:, at] @ one for at, one in zip(row, filled, strict=True)])
+        counts = np.stack([times[:, at] @ one.astype(np.float64) for at, one in zip(row, known, strict=True)])
+        means = sums / np.maximum(counts, 1)
+        n_cuts = (counts > 0).sum(axis=0)
+        found.append(np.where(n_cuts > 0, means.sum(axis=0) / np.maximum(n_cuts, 1), np.nan))
+    return np.concatenate(found)
+
+
+def ends(means: Floats, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of resampled means (n_resamples,), NaN left out; NaN where there is none."""
+    known = means[~np.isnan(means)]
+    return _ends(known, level) if len(known) else (float("nan"), float("nan"))

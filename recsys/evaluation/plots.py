@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from recsys.evaluation.calibration import Reliability
+
 
 def learning_curve(curves: Mapping[str, Sequence[float]], *, y_label: str, x_label: str = "epoch") -> Figure:
     """One line per named curve over epochs or iterations (counted from 1)."""
@@ -91,4 +93,38 @@ def comparison(values: Mapping[str, float], *, metric: str, intervals: Mapping[s
         )
     axes.set(xlabel=metric, title=f"{metric} by source")
     axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def differences(values: Mapping[str, tuple[float, float, float]], *, metric: str, reference: str) -> Figure:
+    """A point for each source, its difference to `reference` with the interval: (difference, low, high)."""
+    figure = Figure(figsize=(7, 0.8 + 0.35 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    names = list(values)[::-1]
+    middle, low, high = np.array([values[name] for name in names]).reshape(-1, 3).T
+    axes.errorbar(middle, np.arange(len(names)), xerr=[middle - low, high - middle], fmt="o", capsize=3)
+    axes.axvline(0, color="grey", linestyle=":")
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.set(xlabel=f"difference in {metric} to {reference}", title=f"{metric}, paired by users")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def reliability_diagram(curves: Mapping[str, Mapping[str, Reliability]]) -> Figure:
+    """What came true by what was predicted, on logarithmic axes; a panel per name of `curves`, a line per curve in it.
+
+    On the diagonal, probabilities come true; below it they are too high. Bins in which nothing came true have no place
+    on such an axis and are left out.
+    """
+    figure = Figure(figsize=(6 * max(len(curves), 1), 5), layout="constrained")
+    panels = figure.subplots(1, max(len(curves), 1), squeeze=False)[0]
+    for axes, (title, by_name) in zip(panels, curves.items(), strict=False):
+        for name, bins in by_name.items():
+            shown = (bins.observed > 0) & (bins.predicted > 0)
+            axes.plot(bins.predicted[shown], bins.observed[shown], marker="o", markersize=3, label=name)
+        low = min((float(bins.predicted[bins.predicted > 0].min(initial=1)) for bins in by_name.values()), default=1e-3)
+        axes.plot([low, 1], [low, 1], color="grey", linestyle=":", label="comes true")
+        axes.set(xscale="log", yscale="log", xlabel="predicted", ylabel="observed", title=f"Calibration: {title}")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
     return figure

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.evaluation.metrics import Labels, Values, hits
 from recsys.keys import pairs_of
@@ -13,6 +15,8 @@ from recsys.types import Keys
 
 SIZES = (10, 50, 100, 200)
 POOL = "pool"
+EVERY = "items"  # the group of all items
+UNKNOWN = "unknown items"  # those first seen in the label window: no stage can propose them
 
 
 def pool_report(lists: Mapping[str, Keys], labels: Labels, sizes: Sequence[int] = SIZES) -> list[dict[str, Any]]:
@@ -47,11 +51,97 @@ def pool_report(lists: Mapping[str, Keys], labels: Labels, sizes: Sequence[int] 
 
 def recall_of_union(lists: Mapping[str, Keys], labels: Labels, n: int | None = None) -> Values:
     """Share of each user's labels that is among the first `n` (all when None) of any of the lists, (n_users,)."""
+    return np.bincount(labels.row, _found(lists, labels, n), minlength=len(labels)) / labels.n_labels
+
+
+@dataclass(frozen=True)
+class PoolHits:
+    """How many labels each user has, and how many of them are candidates: group of items → (n_users,)."""
+
+    n_labels: Mapping[str, NDArray[np.int64]]
+    n_found: Mapping[str, NDArray[np.int64]]
+
+    @property
+    def recall(self) -> Values:
+        """Share of each user's labels that is among the candidates, (n_users,)."""
+        share: Values = self.n_found[EVERY] / self.n_labels[EVERY]
+        return share
+
+    def missed(self, users: NDArray[np.bool_]) -> dict[str, float | None]:
+        """Of the labels of some users (a mask), the share that is not among the candidates: `missed`, and by group
+        `missed_<group>`, None where they have no such label; and the share `unknown_items` that no stage could find.
+
+        Every label counts alike, where `recall` counts every user alike.
+        """
+        n = {name: int(counts[users].sum()) for name, counts in self.n_labels.items()}
+        shares: dict[str, float | None] = {
+            "missed" if name == EVERY else f"missed_{name.replace(' ', '_')}": (
+                1 - float(self.n_found[name][users].sum()) / n[name] if n[name] else None
+            )
+            for name in n
+            if name != UNKNOWN
+        }
+        return shares | {UNKNOWN.replace(" ", "_"): n[UNKNOWN] / n[EVERY] if n[EVERY] else None}
+
+
+@dataclass(frozen=True)
+class PoolCount:
+    """Labels of some users, and those among their candidates; counts of several groups of users can be added."""
+
+    n_users: int = 0
+    n_labels: int = 0
+    n_found: int = 0
+    sum_of_shares: float = 0.0  # found ones of each user's labels, added up
+
+    @classmethod
+    def of(cls, n_labels: NDArray[np.integer], n_found: NDArray[np.integer]) -> PoolCount:
+        """From counts per user (n_users,), `n_labels` ≥ 1."""
+        return cls(len(n_labels), int(n_labels.sum()), int(n_found.sum()), float((n_found / n_labels).sum()))
+
+    def __add__(self, other: PoolCount) -> PoolCount:
+        return PoolCount(
+            self.n_users + other.n_users,
+            self.n_labels + other.n_labels,
+            self.n_found + other.n_found,
+            self.sum_of_shares + other.sum_of_shares,
+        )
+
+    @property
+    def recall(self) -> float:
+        """The mean over users of the share that was found; 0 without users."""
+        return self.sum_of_shares / max(self.n_users, 1)
+
+    @property
+    def missed(self) -> float:
+        """Share of all labels that was not found; 0 without labels."""
+        return 1 - self.n_found / self.n_labels if self.n_labels else 0.0
+
+
+NO_LABELS = PoolCount()
+
+
+def pool_hits(lists: Mapping[str, Keys], labels: Labels, known: Keys, groups: Mapping[str, Keys]) -> PoolHits:
+    """What all lists together find, as in `pool_report`.
+
+    `known`: the keys of the catalogue; `groups`: those of parts of it, by name.
+    """
+    found = _found(lists, labels)
+    masks = {EVERY: np.ones(len(found), dtype=bool), UNKNOWN: ~np.isin(labels.item_key, known)}
+    masks |= {name: np.isin(labels.item_key, keys) for name, keys in groups.items()}
+    n = len(labels)
+    return PoolHits(
+        {name: np.bincount(labels.row[mask], minlength=n) for name, mask in masks.items()},
+        {name: np.bincount(labels.row[mask & found], minlength=n) for name, mask in masks.items()},
+    )
+
+
+def _found(lists: Mapping[str, Keys], labels: Labels, n: int | None = None) -> NDArray[np.bool_]:
+    """Which labels are among the first `n` of any list, (n_labels,)."""
     wanted = pairs_of(labels.row, labels.item_key)
     found = np.zeros(len(wanted), dtype=bool)
     for keys in lists.values():
         found |= np.isin(wanted, _pairs(keys[:, :n]))
-    return np.bincount(labels.row, found, minlength=len(labels)) / labels.n_labels
+    return found
 
 
 def _pairs(lists: Keys) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -1,4 +1,9 @@
-"""What an evaluation found: one row for each task, cut, segment and system; a table for people, files for machines."""
+"""What an evaluation found: one row for each task, cut, segment and system, and files of them.
+
+Rows of a cut have the interval of the headline metric; those of the mean of the cuts that of every mean over users, and
+the difference to the best single stage. Shares of the catalogue and concentration belong to all lists together and have
+none: with users drawn twice they would be others.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +17,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+from scipy.sparse import csr_array
 
-from recsys.evaluation import metrics
-from recsys.evaluation.bootstrap import interval
+from recsys.evaluation import beyond, metrics
+from recsys.evaluation.bootstrap import ends, interval, resampled_means
 from recsys.evaluation.metrics import Labels, Values
+from recsys.evaluation.pools import PoolHits
 from recsys.types import MICROSECONDS_PER_DAY, Keys
 
 MEAN = "mean"
 ALL = "all"
 HEADLINE = "ndcg@10"
-_SHOWN = ("ndcg@10", "ndcg@5", "precision@10", "recall@10", "map@10", "novelty@5", "item_coverage", "top_1%_share")
+TWO_STAGE = "two-stage"  # every other system is a single stage
+AS_LEARNED = f"{TWO_STAGE} as learned"  # its probabilities, without any correction
+BEYOND = (
+    *("novelty@5", "diversity@10", "category_diversity@10", "serendipity@10", "item_coverage", "top_1%_share", "gini"),
+    "personalisation",
+)
+POOL = ("pool_recall", "missed", "missed_new_items", "missed_tail_items", "unknown_items")  # of the two-stage system
 Row = dict[str, Any]
 
 
@@ -38,6 +49,9 @@ class Ground:
     n_users_by_item: NDArray[np.int64]  # users who have the item in their history, by item key
     n_users: int  # known users
     n_items: int  # items of the catalogue
+    expected: Keys | None = None  # (n_users, k): what popularity proposes
+    owners: csr_array | None = None  # `beyond.owners_of` the history
+    category: NDArray[np.integer] | None = None  # by item key, -1 where unknown; None where no item has one
 
 
 @dataclass
@@ -48,18 +62,24 @@ class Measured:
     source: str
     lists: Keys  # (n_users, k)
     seconds: float  # fitting included
-    recall_of_pool: Values | None = None  # of the two-stage system
+    pool: PoolHits | None = None  # of the two-stage system
     values: dict[str, Values] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.values = metrics.accuracy(self.lists, self.ground.labels)
-        self.values["novelty@5"] = metrics.novelty(self.lists, self.ground.n_users_by_item, self.ground.n_users)
-        if self.recall_of_pool is not None:
-            self.values["pool_recall"] = self.recall_of_pool
+        ground, lists = self.ground, self.lists
+        self.values = metrics.accuracy(lists, ground.labels)
+        self.values["novelty@5"] = metrics.novelty(lists, ground.n_users_by_item, ground.n_users)
+        if ground.owners is not None:
+            self.values["diversity@10"] = beyond.diversity(lists, ground.owners)
+        if ground.category is not None:
+            self.values["category_diversity@10"] = beyond.category_diversity(lists, ground.category)
+        if ground.expected is not None:
+            self.values["serendipity@10"] = beyond.serendipity(lists, ground.expected, ground.labels)
+        if self.pool is not None:
+            self.values["pool_recall"] = self.pool.recall
 
     def row(self, segment: str, mask: NDArray[np.bool_], seed: int) -> Row:
         """Means over the users of a segment, with the interval of the headline metric."""
-        lists = self.lists[mask]
         low, high = interval(self.values[HEADLINE][mask], seed=seed)
         known = {name: v[mask][~np.isnan(v[mask])] for name, v in self.values.items()}
         return {
@@ -71,43 +91,90 @@ class Measured:
             **{name: float(v.mean()) if len(v) else None for name, v in known.items()},
             f"{HEADLINE}_low": low,
             f"{HEADLINE}_high": high,
-            "item_coverage": metrics.item_coverage(lists, self.ground.n_items),
-            "user_coverage": metrics.user_coverage(lists),
-            "top_1%_share": metrics.top_item_share(lists, self.ground.n_items),
+            **self._of_all_lists(self.lists[mask]),
+            **(self.pool.missed(mask) if self.pool is not None else {}),
             "seconds": round(self.seconds, 2),
         }
+
+    def _of_all_lists(self, lists: Keys) -> Row:
+        n_items, personal = self.ground.n_items, beyond.personalisation(lists)
+        return {
+            "item_coverage": metrics.item_coverage(lists, n_items),
+            "user_coverage": metrics.user_coverage(lists),
+            "top_1%_share": metrics.top_item_share(lists, n_items),
+            "gini": beyond.gini(lists, n_items),
+            "personalisation": None if np.isnan(personal) else personal,
+        }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A system on the users of a segment at one cut."""
+
+    one: Measured
+    mask: NDArray[np.bool_]
+    row: Row
 
 
 def rows_of(measured: Sequence[Measured], *, seed: int = 0) -> list[Row]:
     """A row for each measurement and segment, then for each task, segment and system their mean over the cuts.
 
-    The interval of a mean is that of the average of the cuts' means, users resampled within each cut.
+    The intervals of a mean are those of the average of the cuts' means, users drawn whole over all cuts. All rows have
+    the same columns, None where there is nothing to say.
     """
-    rows: list[Row] = []
-    groups: dict[tuple[str, str, str], list[tuple[Row, Values]]] = {}
+    groups: dict[tuple[str, str], dict[str, list[_Part]]] = {}
     for one in measured:
         everyone = np.ones(len(one.ground.labels), dtype=bool)
         for segment, mask in {ALL: everyone, **one.ground.segments}.items():
             if mask.any():
-                row = one.row(segment, mask, seed)
-                rows.append(row)
-                groups.setdefault((row["task"], segment, row["system"]), []).append((row, one.values[HEADLINE][mask]))
-    return rows + [
-        _mean_row([row for row, _ in group], [values for _, values in group], seed) for group in groups.values()
-    ]
+                by_system = groups.setdefault((one.ground.task, segment), {})
+                by_system.setdefault(one.source, []).append(_Part(one, mask, one.row(segment, mask, seed)))
+    rows = [part.row for by_system in groups.values() for parts in by_system.values() for part in parts]
+    for by_system in groups.values():
+        rows += _mean_rows(by_system, seed)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
-def _mean_row(rows: Sequence[Row], values: Sequence[Values], seed: int) -> Row:
+def _mean_rows(by_system: Mapping[str, Sequence[_Part]], seed: int) -> list[Row]:
+    """The means of all systems of a task on a segment, with intervals, and paired differences to the best single one.
+
+    The best is chosen by the same users: its mean is a little too high, and the differences to it a little too low.
+    """
+    found = {name: _mean_row(parts, seed) for name, parts in by_system.items()}
+    single = [name for name in found if name != TWO_STAGE]
+    if single:
+        best, drawn_of_best = found[max(single, key=lambda name: found[name][0][HEADLINE])]
+        for row, drawn in found.values():
+            row["best_stage"], row["difference"] = best["system"], row[HEADLINE] - best[HEADLINE]
+            row["difference_low"], row["difference_high"] = ends(drawn - drawn_of_best)
+    return [row for row, _ in found.values()]
+
+
+def _mean_row(parts: Sequence[_Part], seed: int) -> tuple[Row, Values]:
+    """The mean of the cuts, and the resampled means of the headline metric, (n_resamples,)."""
+    rows = [part.row for part in parts]
     mean: Row = {**rows[0], "cut": MEAN, "users": sum(row["users"] for row in rows)}
-    for name in rows[0]:
-        numbers = [row[name] for row in rows if isinstance(row[name], float)]
-        if isinstance(rows[0][name], float) and numbers:
+    for name in dict.fromkeys(name for row in rows for name in row):
+        numbers = [row[name] for row in rows if isinstance(row.get(name), float)]
+        if numbers:
             mean[name] = float(np.mean(numbers))
-    # the width of an average of independent cuts: their widths added in quadrature
-    half = [np.subtract(*interval(v, seed=seed)[::-1]) / 2 for v in values]
-    spread = float(np.sqrt(np.square(half).sum()) / len(half))
-    mean[f"{HEADLINE}_low"], mean[f"{HEADLINE}_high"] = mean[HEADLINE] - spread, mean[HEADLINE] + spread
-    return mean
+    names = list(dict.fromkeys(name for part in parts for name in part.one.values))
+    drawn = resampled_means(
+        [_columns(part, names) for part in parts],
+        [part.one.ground.labels.user_key[part.mask] for part in parts],
+        seed=seed,
+    )
+    for name, means in zip(names, drawn.T, strict=True):
+        low, high = ends(means)
+        mean[f"{name}_low"], mean[f"{name}_high"] = (low, high) if mean.get(name) is not None else (None, None)
+    return mean, drawn[:, names.index(HEADLINE)]
+
+
+def _columns(part: _Part, names: Sequence[str]) -> Values:
+    unknown = np.full(int(part.mask.sum()), np.nan)
+    values = part.one.values
+    return np.stack([values[name][part.mask] if name in values else unknown for name in names], axis=1)
 
 
 def beaten_everywhere(rows: Iterable[Row], winner: str) -> dict[str, bool]:
@@ -123,61 +190,6 @@ def beaten_everywhere(rows: Iterable[Row], winner: str) -> dict[str, bool]:
             ]
             best[row["task"]] = best.get(row["task"], True) and all(row[HEADLINE] > rival for rival in rivals)
     return best
-
-
-def tables(rows: Sequence[Row]) -> list[Table]:
-    """For each task: the headline metric by cut, then everything on average, by segment."""
-    found: list[Table] = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        own = [row for row in rows if row["task"] == task]
-        found += [_by_cut(task, own), _by_segment(task, own)]
-    return found
-
-
-def _by_cut(task: str, rows: Sequence[Row]) -> Table:
-    cuts = list(dict.fromkeys(row["cut"] for row in rows))
-    table = Table(title=f"{task}: NDCG@10 by cut", title_justify="left")
-    table.add_column("system")
-    for cut in cuts:
-        users = next(row["users"] for row in rows if row["cut"] == cut and row["segment"] == ALL)
-        table.add_column(f"{cut}\n{users} users", justify="right")
-    table.add_column("95 % interval\nof the mean", justify="right")
-    for system in dict.fromkeys(row["system"] for row in rows):
-        by_cut = {row["cut"]: row for row in rows if row["system"] == system and row["segment"] == ALL}
-        mean = by_cut[MEAN]
-        cells = [f"{by_cut[cut][HEADLINE]:.4f}" if cut in by_cut else "-" for cut in cuts]
-        table.add_row(system, *cells, f"{mean[f'{HEADLINE}_low']:.4f} - {mean[f'{HEADLINE}_high']:.4f}")
-    return table
-
-
-def _by_segment(task: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=f"{task}: mean of the cuts, by segment", title_justify="left")
-    shown = [*_SHOWN, "user_coverage", "pool_recall", "seconds"]
-    table.add_column("segment")
-    table.add_column("system")
-    for name in shown:
-        table.add_column(name.replace("_", "\n"), justify="right")
-    for segment in dict.fromkeys(row["segment"] for row in rows):
-        for row in rows:
-            if row["cut"] == MEAN and row["segment"] == segment:
-                table.add_row(segment, row["system"], *[_cell(name, row.get(name)) for name in shown])
-        table.add_section()
-    return table
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if name in ("seconds", "novelty@5") else f"{value:.4f}"
-
-
-def show(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the tables; as wide as they need when the output is no terminal."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=180)
-    for table in tables(rows):
-        console.print(table)
 
 
 def write(rows: Sequence[Row], folder: Path, facts: Mapping[str, Any]) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import log
-from recsys.errors import EmptyResultError, ModelError, TooFewLabelsError
+from recsys.errors import EmptyResultError, ModelError
 from recsys.evaluation.metrics import Labels
+from recsys.evaluation.pools import NO_LABELS, PoolCount
 from recsys.keys import pairs_of
 from recsys.ranking.affinity import OwnItems, affinity
 from recsys.ranking.frame import Frame, PairFeatures, feature_frame
@@ -71,14 +72,24 @@ def examples_of(
     Left out are users without a positive among their candidates and, in random order, those beyond `max_rows`.
     Raises TooFewLabelsError when no user is left.
     """
+    parts, _ = _examples(stage, labels, max_negatives, max_rows, seed, chunk)
+    return Examples.concatenate(parts)
+
+
+def _examples(
+    stage: Stage, labels: Labels, max_negatives: int | None, max_rows: int | None, seed: int, chunk: int
+) -> tuple[list[Examples], PoolCount]:
+    """The examples of each chunk that has any, and what the candidates of all users that were looked at hold."""
     rng = np.random.default_rng(seed)
     users = rng.permutation(labels.user_key)
     parts: list[Examples] = []
-    n_rows = 0
+    n_rows, count = 0, NO_LABELS
     for part, pool in stage.pools(users, chunk):
         if max_rows is not None and n_rows >= max_rows:
             break
         label = _labelled(pool, labels)
+        n_labels = labels.n_labels[np.searchsorted(labels.user_key, pool.user_key)]
+        count += PoolCount.of(n_labels, np.bincount(pool.row_of_user[label], minlength=len(n_labels)))
         rows = sample_rows(pool, label, max_negatives, rng)
         if not len(rows):
             continue
@@ -86,7 +97,7 @@ def examples_of(
         user = pool.row_of_user[rows]
         parts.append(Examples(stage.frame(kept), label[rows], user + part.start, pool.user_key[user]))
         n_rows += len(rows)
-    return Examples.concatenate(parts)
+    return parts, count
 
 
 def sample_rows(
@@ -108,6 +119,7 @@ class WindowExamples:
 
     training: Examples | None  # of training users, negatives sampled; None: no label among the candidates
     validation: Examples | None  # of validation users, whole pools
+    pool: PoolCount = NO_LABELS  # of both, those without an example included
 
 
 def window_examples(
@@ -121,13 +133,13 @@ def window_examples(
     trains = ~validates & ~is_held_out(labels.user_key) if hold_out else ~validates
     training, validation = (labels.of_users(labels.user_key[part]) for part in (trains, validates))
 
-    def examples(part: Labels, max_negatives: int | None) -> Examples | None:
-        try:
-            return examples_of(stage, part, max_negatives=max_negatives, max_rows=max_rows, seed=params.seed)
-        except TooFewLabelsError:
-            return None
+    def examples(part: Labels, max_negatives: int | None) -> tuple[Examples | None, PoolCount]:
+        parts, count = _examples(stage, part, max_negatives, max_rows, params.seed, USERS_PER_CHUNK)
+        return Examples.concatenate(parts) if parts else None, count
 
-    return WindowExamples(examples(training, params.max_negatives), examples(validation, None))
+    to_train, of_trained = examples(training, params.max_negatives)
+    to_validate, of_validated = examples(validation, None)
+    return WindowExamples(to_train, to_validate, of_trained + of_validated)
 
 
 def train_on(windows: Sequence[WindowExamples], params: RankerParams) -> Ranker:
@@ -149,11 +161,23 @@ def _parts(windows: Sequence[WindowExamples]) -> tuple[Examples, Examples]:
     return training, validation
 
 
-def rank(ranker: Ranker, stage: Stage, user_keys: Keys, n: int, *, chunk: int = USERS_PER_CHUNK) -> Lists:
+Watch = Callable[[slice, Pool, Scores], None]  # positions of users, their candidates, the ranker's scores (n_rows,)
+
+
+def rank(
+    ranker: Ranker,
+    stage: Stage,
+    user_keys: Keys,
+    n: int,
+    *,
+    chunk: int = USERS_PER_CHUNK,
+    watch: Watch | None = None,
+) -> Lists:
     """The best `n` candidates of each user, best first, each with the generator that ranked it best.
 
-    `Lists.source` are positions in `stage.generators`. Users without candidates get an empty list. Raises ModelError
-    when all scores are equal or one is not finite, EmptyResultError when no user has a candidate.
+    `Lists.source` are positions in `stage.generators`. `watch` is shown each chunk with its scores. Users without
+    candidates get an empty list. Raises ModelError when all scores are equal or one is not finite, EmptyResultError
+    when no user has a candidate.
     """
     lists = Lists(
         user_keys,
@@ -169,6 +193,8 @@ def rank(ranker: Ranker, stage: Stage, user_keys: Keys, n: int, *, chunk: int = 
         scores = ranker.score(stage.frame(pool))
         least, greatest, n_rows = min(least, scores.min()), max(greatest, scores.max()), n_rows + len(scores)
         _write_best(lists, part, pool, scores, _source(pool, names))
+        if watch is not None:
+            watch(part, pool, scores)
     if not n_rows:
         raise EmptyResultError(f"none of the generators {names} has a candidate for any of {len(user_keys)} users")
     if n_rows > 1 and least == greatest:

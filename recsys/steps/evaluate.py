@@ -20,21 +20,27 @@ import numpy as np
 from recsys.candidates import registry
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError
-from recsys.evaluation import report, segments
+from recsys.evaluation import calibration, plots, report, report_tables, segments
+from recsys.evaluation.beyond import owners_of
+from recsys.evaluation.calibration import Predicted
 from recsys.evaluation.metrics import Labels, n_users_by_item
-from recsys.evaluation.pools import pool_report, recall_of_union
+from recsys.evaluation.pools import pool_hits, pool_report
 from recsys.evaluation.protocol import Window, labels_of, windows
 from recsys.evaluation.report import Ground, Measured, Row
+from recsys.evaluation.summary import summary
 from recsys.ranking.cut import Cut
 from recsys.ranking.ranker import RankerParams
 from recsys.ranking.two_stage import CANDIDATES_PER_GENERATOR, Stage, WindowExamples, rank, train_on, window_examples
 from recsys.steps.context import Context, step
+from recsys.steps.probabilities import Meaning, Watched
 from recsys.steps.stages import OWN_ITEMS, usable_generators
-from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Catalogue, Interactions, Task
+from recsys.tracking import Run
+from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Catalogue, Interactions, Keys, Task
 
 logger = logging.getLogger(__name__)
 
-TWO_STAGE = "two-stage"
+TWO_STAGE = report.TWO_STAGE
+POPULAR = "popular"
 LIST_LENGTH = 10
 
 
@@ -67,7 +73,7 @@ def run(
     *,
     ctx: Context | None = None,
 ) -> dict[str, Any]:
-    """Print the tables, log them to MLflow, and write `report.json` and `report.csv` into `out` if given.
+    """Print tables and a summary, log them to MLflow, and write `report.json` and `report.csv` into `out` if given.
 
     `dataset`: a reference, the newest when None. Raises InputError when the data span too little time for the cuts.
     """
@@ -78,19 +84,44 @@ def run(
     with ctx.tracker.run("evaluate", f"B4 {data.meta.as_of_at:%Y-%m-%d}", params=asdict(plan)) as log:
         outcome = measure(data, plan)
         rows = report.rows_of(outcome.measured, seed=plan.seed)
+        calibrated = calibration.rows_of(outcome.predicted)
         cost = {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib()}
         above = report.beaten_everywhere(rows, TWO_STAGE)
-        report.show(rows)
-        means = [row for row in rows if row["cut"] == report.MEAN]
+        sentences = summary(rows, calibrated)
+        report_tables.show(rows, calibrated, sentences)
         log.tag("dataset", ref)
-        log.table("rows", rows)
-        log.metrics({_name(row): row[report.HEADLINE] for row in means} | cost)
+        _log(log, outcome, rows, calibrated, sentences)
+        log.metrics(cost)
     if out is not None:
-        facts = {"dataset": ref, **cost, "above_every_single_stage": above, "rankers": outcome.rankers}
-        report.write(rows, Path(out), facts)
+        facts = {"dataset": ref, **cost, "above_every_single_stage": above, "summary": sentences}
+        report.write(rows, Path(out), facts | {"calibration": calibrated, "rankers": outcome.rankers})
     logger.info("%.0f s, peak memory %.0f MiB, two-stage above every row in each cut: %s", *cost.values(), above)
-    headline = {_name(row): round(row[report.HEADLINE], 4) for row in means if row["segment"] == report.ALL}
-    return {"dataset": ref, **headline}
+    means = [row for row in rows if row["cut"] == report.MEAN and row["segment"] == report.ALL]
+    return {"dataset": ref, **{_name(row): round(row[report.HEADLINE], 4) for row in means}}
+
+
+def _log(log: Run, outcome: Outcome, rows: Sequence[Row], calibrated: Sequence[Row], sentences: Sequence[str]) -> None:
+    """Rows, metrics, plots and the summary to MLflow."""
+    log.table("rows", rows)
+    log.text("summary.md", "\n".join(f"- {line}" for line in sentences) + "\n")
+    means = [row for row in rows if row["cut"] == report.MEAN]
+    log.metrics({_name(row): row[report.HEADLINE] for row in means})
+    log.metrics(
+        {
+            f"{_name(row)}.{name}": row[name]
+            for row in means
+            for name in (*report.BEYOND, *report.POOL)
+            if row.get(name) is not None
+        }
+    )
+    log.metrics({f"{_name(row)}.ece": row["ece"] for row in calibrated})
+    if calibrated:
+        log.table("calibration", calibrated)
+        log.figure("calibration", plots.reliability_diagram(calibration.curves(outcome.predicted)))
+    for task in dict.fromkeys(row["task"] for row in means):
+        own = [row for row in means if (row["task"], row["segment"]) == (task, report.ALL)]
+        for name, figure in report_tables.figures(own).items():
+            log.figure(f"{name}_{task}", figure)
 
 
 def plan_of(ctx: Context, data: Dataset) -> Plan:
@@ -106,9 +137,11 @@ def plan_of(ctx: Context, data: Dataset) -> Plan:
 
 @dataclass
 class Outcome:
-    """What was measured: each system at each cut, and the report of each ranker's training, in order of time."""
+    """What was measured: each system at each cut, its probabilities, and the report of each ranker's training, in order
+    of time."""
 
     measured: list[Measured] = field(default_factory=list)
+    predicted: list[Predicted] = field(default_factory=list)
     rankers: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -135,10 +168,11 @@ def measure(data: Dataset, plan: Plan) -> Outcome:
             labels = labels_of(interactions, window, data.meta, task)
             if window in trained_on:
                 parts = [examples[one, task] for one in trained_on[window]]
-                found, training = at_cut.measure(task, labels, parts)
-                outcome.measured += found
-                outcome.rankers.append(training)
-                means = {one.source: round(float(one.values[report.HEADLINE].mean()), 4) for one in found}
+                found = at_cut.measure(task, labels, parts)
+                outcome.measured += found.measured
+                outcome.predicted += found.predicted
+                outcome.rankers += found.rankers
+                means = {one.source: round(float(one.values[report.HEADLINE].mean()), 4) for one in found.measured}
                 logger.info("%s, %s, %s: %s", report.day(window.cut_at), task, report.HEADLINE, means)
             if any(window in group for group in later):
                 stage = at_cut.stage(task)
@@ -207,37 +241,55 @@ class _AtCut:
         """The candidate stage of a task: a user's own items are proposed where they count, else masked."""
         return self.cut.stage(task, None if task is Task.ALL else self.plan.generators)
 
-    def measure(
-        self, task: Task, labels: Labels, examples: Sequence[WindowExamples]
-    ) -> tuple[list[Measured], dict[str, Any]]:
+    def measure(self, task: Task, labels: Labels, examples: Sequence[WindowExamples]) -> Outcome:
         """Evaluate every generator alone, and the two stages trained on the windows before."""
         stage, users = self.stage(task), labels.user_key
-        ground = self._ground(task, labels)
-        results, lists = [], {}
+        lists, seconds = {}, {}
         for generator in stage.generators:
             started = time.monotonic()
-            found = generator.candidates(users, CANDIDATES_PER_GENERATOR, seen=stage.seen(users)).item_key
-            seconds = time.monotonic() - started + self.seconds[generator.name]
-            lists[generator.name] = found
-            results.append(Measured(ground, generator.name, found[:, :LIST_LENGTH], seconds))
+            lists[generator.name] = generator.candidates(
+                users, CANDIDATES_PER_GENERATOR, seen=stage.seen(users)
+            ).item_key
+            seconds[generator.name] = time.monotonic() - started + self.seconds[generator.name]
+        ground = self._ground(task, labels, self._expected(stage, labels, lists))
+        results = [Measured(ground, name, found[:, :LIST_LENGTH], seconds[name]) for name, found in lists.items()]
         started = time.monotonic()
         ranker = train_on(examples, self.plan.ranker)
-        ranked = rank(ranker, stage, users, LIST_LENGTH).item_key
-        seconds = time.monotonic() - started + sum(self.seconds.values())
-        results.append(Measured(ground, TWO_STAGE, ranked, seconds, recall_of_union(lists, labels)))
-        training = {"task": str(task), "cut": report.day(self.window.cut_at), **ranker.report}
-        return results, training | {"pool": pool_report(lists, labels)}
+        meaning = Meaning.of(ranker, stage.generators, [one.pool for one in examples], len(self.cut.catalogue))
+        watched = Watched(meaning, labels, self.plan.seed)
+        ranked = rank(ranker, stage, users, LIST_LENGTH, watch=watched).item_key
+        taken = time.monotonic() - started + sum(self.seconds.values())
+        groups = segments.items(self.cut.history, self.cut.catalogue)
+        pool = pool_hits(lists, labels, self.cut.catalogue.item_key, groups)
+        results.append(Measured(ground, TWO_STAGE, ranked, taken, pool))
+        at = report.day(self.window.cut_at)
+        training = {"task": str(task), "cut": at, **ranker.report, "pool": pool_report(lists, labels)}
+        return Outcome(results, watched.predicted(str(task), at, ground.segments), [training])
 
-    def _ground(self, task: Task, labels: Labels) -> Ground:
+    def _expected(self, stage: Stage, labels: Labels, lists: Mapping[str, Keys]) -> Keys:
+        """What popularity proposes: for serendipity."""
+        if POPULAR in lists:
+            return lists[POPULAR][:, :LIST_LENGTH]
+        popular = registry.make(POPULAR, self.plan.generator_params.get(POPULAR, {}))
+        fitted = popular.fit(self.cut.history, self.cut.catalogue)
+        return fitted.candidates(labels.user_key, LIST_LENGTH, seen=stage.seen(labels.user_key)).item_key
+
+    def _ground(self, task: Task, labels: Labels, expected: Keys) -> Ground:
         history, catalogue = self.cut.history, self.cut.catalogue
+        n_keys = int(catalogue.item_key.max()) + 1
+        category = np.full(n_keys, -1, dtype=np.int32)
+        category[catalogue.item_key] = catalogue.category_key
         return Ground(
             task=str(task),
             cut_at=self.window.cut_at,
             labels=labels,
             segments=segments.activity(history, labels.user_key),
-            n_users_by_item=n_users_by_item(history, int(catalogue.item_key.max()) + 1),
+            n_users_by_item=n_users_by_item(history, n_keys),
             n_users=len(np.unique(history.user_key)),
             n_items=len(catalogue),
+            expected=expected,
+            owners=owners_of(history, n_keys),
+            category=category if (category >= 0).any() else None,
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import recsys
 from recsys.errors import TooFewLabelsError
 from recsys.evaluation import plots
-from recsys.evaluation.protocol import Window, labels_of
+from recsys.evaluation.protocol import Window, date, labels_of
 from recsys.ranking.ranker import Ranker
 from recsys.ranking.two_stage import WindowExamples, refit_on, train_on, window_examples
 from recsys.steps.context import Context, may_skip, step
@@ -96,6 +96,7 @@ def _make(ctx: Context, plan: Plan, *, force: bool) -> None:
         before = [(window, part) for window, part in found if window is not plan.windows[-1]]
         judged = _judged(before, plan)
         serving = _serving(found, judged, plan)
+        serving.report["windows"] = [_pool_row(window, part) for window, part in found]
         serving.save(folder)
         if judged is not None:
             (folder / JUDGED).mkdir()
@@ -145,19 +146,37 @@ def _examples(ctx: Context, plan: Plan) -> Examples:
         part = window_examples(stage, labels, plan.params, hold_out=True, max_rows=rows)
         found.append((window, part))
         logger.info(
-            "label window %d of %d: %d users with labels, %d rows to train on",
+            "label window %d of %d: %d users with labels, %d rows to train on, candidates hold %.0f %% of the labels",
             number + 1,
             len(plan.windows),
             len(labels),
             len(part.training or ()),
+            100 * (1 - part.pool.missed),
         )
     return found
+
+
+def _pool_row(window: Window, part: WindowExamples) -> dict[str, Any]:
+    """What the candidates hold of the labels of a window's training and validation users: the ranker's ceiling."""
+    count = part.pool
+    return {
+        "window": date(window.cut_at),
+        "users": count.n_users,
+        "labels": count.n_labels,
+        "pool_recall": count.recall,
+        "missed": count.missed,
+    }
 
 
 def _log_training(run: Run, ranker: Ranker) -> None:
     report = ranker.report
     run.params({"loss": report["loss"], "n_trees": report["n_trees"], "n_training_rows": report["n_training_rows"]})
     run.tag("loss_chosen", report["why"])
+    windows = report.get("windows", ())  # oldest first; rankers of earlier releases have none
+    for number, row in enumerate(windows):
+        run.metrics({"pool_recall": row["pool_recall"], "pool_missed": row["missed"]}, step=number)
+    if windows:
+        run.table("windows", windows)
     for loss, tried in report["validation"].items():
         run.metrics({f"validation.{loss}.ndcg@10": tried["ndcg@10"], f"validation.{loss}.trees": tried["trees"]})
         run.figure(

@@ -101,14 +101,14 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool) -> Res
         table = thinned(table, QUICK_USERS, loaded.seed)
     with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as folder:
         columns = measured(table, plan, Path(folder))
-        found = checks(columns, None if quick else known, loaded.seed)
+        passed = checks(columns, None if quick else known, loaded.seed)
         cheap = [name for name in plan.generators if name not in NETWORKS]
         leaking = what_leaks(table, cheap, Fits(plan, {}), Path(folder) / "leaks", loaded.seed)
     text = f"lists and features that change with everybody's last item: {', '.join(leaking) or 'none'}"
-    found.append((text, not leaking))
+    passed.append((text, not leaking))
     counts = f"{len(table.user_ids):,} users, {len(table.item_ids):,} items, {len(table.user):,} interactions."
     rows = rows_of(columns, loaded.seed)
-    result = Result(title, f"{known.title}: {counts}" if known else counts, checks=found, params=asdict(plan))
+    result = Result(title, f"{known.title}: {counts}" if known else counts, checks=passed, params=asdict(plan))
     result.tables = {
         "Measured": rows,
         "Published": published.rows_of(known),

@@ -31,8 +31,10 @@ ONLINE_RETAIL = (4_334, 3_660, 396_340)  # users, items and events of its four c
 POPULAR_EVER = 0.030  # NDCG@10 in discovery of popularity of all time there, mean of the cuts
 _REF = "dataset/"
 _SEGMENT_COLUMNS = (
-    *("segment", "system", "users", "precision@10", "recall@10", "ndcg@10", "map@10", "novelty@5"),
-    *("item_coverage", "top_1%_share", "user_coverage", "pool_recall", "seconds"),
+    *("segment", "system", "users", "precision@10", "recall@10", "ndcg@10", "difference", "difference_low"),
+    *("difference_high", "map@10", "novelty@5"),
+    *("diversity@10", "serendipity@10", "item_coverage", "top_1%_share", "gini", "user_coverage"),
+    *("pool_recall", "missed", "missed_new_items", "missed_tail_items", "seconds"),
 )
 
 

@@ -70,11 +70,14 @@ class Shop:
         with self.tracker.run("ranker", "again") as run:
             return judge.judge(ctx, run, plan)
 
-    def logged(self, ranker: str, path: str) -> Path:
+    def run_of(self, ranker: str) -> str:
         client = self.tracker._client
         (experiment,) = [one for one in client.search_experiments() if one.name == "ranker"]
-        run = client.search_runs([experiment.experiment_id], f"tags.artifact = '{ranker}'")[0]
-        return Path(client.download_artifacts(run.info.run_id, path))
+        run_id: str = client.search_runs([experiment.experiment_id], f"tags.artifact = '{ranker}'")[0].info.run_id
+        return run_id
+
+    def logged(self, ranker: str, path: str) -> Path:
+        return Path(self.tracker._client.download_artifacts(self.run_of(ranker), path))
 
     def set_status(self, ranker: str, status: str) -> None:
         with self.engine.begin() as connection:
@@ -113,6 +116,13 @@ def test_a_refit_is_judged_on_all_users_of_a_window_that_no_ranker_has_seen(shop
         spans = shop.store.manifest(nights[name]["ranker"]).meta["learned"]
         assert spans[SERVED] == {"since": (day - 2 * WINDOW_DAYS) * DAY, "until": day * DAY}
         assert spans[JUDGED] == {"since": (day - 2 * WINDOW_DAYS) * DAY, "until": (day - WINDOW_DAYS) * DAY}
+
+
+def test_what_the_candidates_hold_is_logged_for_each_window(shop: Shop, nights: dict[str, Any]) -> None:
+    run_id = shop.run_of(nights["second"]["ranker"])
+    history = sorted(shop.tracker._client.get_metric_history(run_id, "pool_recall"), key=lambda one: one.step)
+    assert [one.step for one in history] == [0, 1]  # the label windows, oldest first
+    assert all(0.5 < one.value <= 1 for one in history)
 
 
 def test_a_much_worse_one_is_refused_and_the_champion_stays(shop: Shop, nights: dict[str, Any]) -> None:

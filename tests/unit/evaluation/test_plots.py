@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.evaluation import plots
+from recsys.evaluation.calibration import Reliability
 
 
 def test_learning_curve_has_a_line_per_name() -> None:
@@ -44,3 +45,18 @@ def test_no_whiskers_without_an_interval() -> None:
     one = plots.comparison({"a": 0.1, "b": 0.2}, metric="ndcg@10", intervals={"a": (0.05, 0.2)}).axes[0]
     (whiskers,) = [found for found in one.collections if found.get_segments()]
     assert [segment.tolist() for segment in whiskers.get_segments()] == [[[0.05, 1.0], [0.2, 1.0]]]
+
+
+def test_differences_have_a_point_and_an_interval_each() -> None:
+    axes = plots.differences({"a": (0.1, 0.05, 0.2), "b": (-0.1, -0.2, 0.0)}, metric="ndcg@10", reference="ease").axes[
+        0
+    ]
+    assert axes.lines[0].get_xdata().tolist() == [-0.1, 0.1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+
+
+def test_the_reliability_diagram_has_a_panel_for_each_task_and_leaves_empty_bins_out() -> None:
+    bins = Reliability(np.array([0.001, 0.1]), np.array([0.0, 0.2]), np.array([5, 5]))
+    panels = plots.reliability_diagram({"discovery": {"x, all": bins}, "all": {}}).axes
+    assert [axes.get_title() for axes in panels] == ["Calibration: discovery", "Calibration: all"]
+    assert panels[0].lines[0].get_ydata().tolist() == [0.2]

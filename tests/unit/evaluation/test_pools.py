@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from recsys.evaluation.metrics import Labels
-from recsys.evaluation.pools import POOL, pool_report, recall_of_union
+from recsys.evaluation.pools import EVERY, NO_LABELS, POOL, PoolCount, pool_hits, pool_report, recall_of_union
 
 LABELS = Labels.from_pairs(np.array([1, 1, 2, 5]), np.array([10, 11, 10, 12]))
 LISTS = {
@@ -37,3 +38,29 @@ def test_a_single_generator_finds_everything_alone() -> None:
 def test_recall_of_the_union_per_user() -> None:
     assert recall_of_union(LISTS, LABELS).tolist() == [1.0, 1.0, 1.0]
     assert recall_of_union(LISTS, LABELS, 1).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_what_the_pool_misses_by_group_of_items() -> None:
+    """Of the labels (1,10), (1,11), (2,10), (5,12) the lists of `a` find the first and the third; 12 is not known."""
+    groups = {"new items": np.array([11]), "tail items": np.array([], dtype=int)}
+    found = pool_hits({"a": LISTS["a"]}, LABELS, np.array([10, 11]), groups)
+    np.testing.assert_allclose(found.recall, recall_of_union({"a": LISTS["a"]}, LABELS))
+    assert found.missed(np.ones(3, dtype=bool)) == {
+        "missed": 2 / 4,
+        "missed_new_items": 1.0,
+        "missed_tail_items": None,
+        "unknown_items": 1 / 4,
+    }
+    assert found.missed(np.array([False, True, False]))["missed"] == 0.0
+    assert found.missed(np.zeros(3, dtype=bool))["missed"] is None
+    assert found.n_labels[EVERY].tolist() == [2, 1, 1]
+
+
+def test_counts_of_groups_of_users_add_up() -> None:
+    first, second = PoolCount.of(np.array([2, 1]), np.array([1, 1])), PoolCount.of(np.array([4]), np.array([0]))
+    both = first + second
+    assert both == PoolCount.of(np.array([2, 1, 4]), np.array([1, 1, 0]))
+    assert both.recall == pytest.approx(0.5)
+    assert both.missed == pytest.approx(5 / 7)
+    assert (NO_LABELS.recall, NO_LABELS.missed) == (0.0, 0.0)
+    assert first + NO_LABELS == first

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.sparse import csr_array
 
-from recsys.evaluation import report
+from recsys.evaluation import report, report_tables
 from recsys.evaluation.metrics import Labels
+from recsys.evaluation.pools import EVERY, UNKNOWN, PoolHits
 from recsys.evaluation.report import ALL, MEAN, Ground, Measured
 from recsys.types import MICROSECONDS_PER_DAY as DAY
 
@@ -26,6 +29,10 @@ def lists(*rows: list[int]) -> np.ndarray:
 
 GOOD = lists([5, 6], [5, 1], [7, 1])
 BAD = lists([1, 5], [1, 5], [-1, -1])
+COUNTS = [
+    {EVERY: np.array(every), UNKNOWN: np.array(unknown), "new items": np.zeros(3, dtype=int)}
+    for every, unknown in (([2, 1, 1], [0, 0, 1]), ([1, 1, 0], [0, 0, 0]))
+]
 MEASURED = [
     *(Measured(ground(10), name, found, 2.0) for name, found in (("popular", BAD), ("two-stage", GOOD))),
     *(Measured(ground(24), name, found, 4.0) for name, found in (("popular", GOOD), ("two-stage", GOOD))),
@@ -63,7 +70,7 @@ def test_beaten_everywhere_needs_every_cut() -> None:
 
 def test_the_report_can_be_printed_and_read_back(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = report.rows_of(MEASURED)
-    report.show(rows, Console(width=200))
+    report_tables.show(rows, console=Console(width=200))
     printed = capsys.readouterr().out
     assert "two-stage" in printed
     assert "1970-01-25" in printed
@@ -71,3 +78,35 @@ def test_the_report_can_be_printed_and_read_back(tmp_path, capsys: pytest.Captur
     assert json.loads((tmp_path / "out" / "report.json").read_text())["rows"][0]["system"] == "popular"
     with (tmp_path / "out" / "report.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(rows)
+
+
+def test_means_have_intervals_and_paired_differences_to_the_best_single_stage() -> None:
+    (mean,) = rows_where(cut=MEAN, segment=ALL, system="two-stage")
+    assert mean["best_stage"] == "popular"
+    popular = rows_where(cut=MEAN, segment=ALL, system="popular")[0]
+    assert mean["difference"] == pytest.approx(mean["ndcg@10"] - popular["ndcg@10"])
+    assert 0 <= mean["difference_low"] <= mean["difference"] <= mean["difference_high"]
+    assert (popular["difference"], popular["difference_low"], popular["difference_high"]) == (0.0, 0.0, 0.0)
+    for name in ("precision@5", "recall@10", "map@10", "novelty@5"):
+        assert mean[f"{name}_low"] <= mean[name] <= mean[f"{name}_high"]
+
+
+def test_all_rows_have_the_same_columns() -> None:
+    assert len({tuple(row) for row in report.rows_of(MEASURED)}) == 1
+
+
+def test_what_is_beyond_accuracy_is_in_the_rows_and_what_is_unknown_is_left_out() -> None:
+    (bare,) = rows_where(cut=MEAN, segment=ALL, system="two-stage")
+    assert "serendipity@10" not in bare
+    assert 0 < bare["gini"] < 1
+    known = replace(
+        ground(10), expected=BAD, owners=csr_array(np.eye(10, dtype=np.float32)), category=np.array([-1, *[1] * 9])
+    )
+    row = Measured(known, "two-stage", GOOD, 1.0, PoolHits(*COUNTS)).row(ALL, np.ones(3, dtype=bool), 0)
+    assert row["diversity@10"] == 1.0  # nobody has two items
+    assert row["category_diversity@10"] == 0.0
+    assert row["serendipity@10"] == pytest.approx((1 / 10 + 0 + 1 / 10) / 3)  # 6 of the first, 7 of the third user
+    assert row["pool_recall"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert row["missed"] == pytest.approx(2 / 4)
+    assert row["missed_new_items"] is None
+    assert row["unknown_items"] == pytest.approx(1 / 4)

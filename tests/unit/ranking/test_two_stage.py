@@ -13,6 +13,7 @@ from recsys.candidates.popular import Popular
 from recsys.data.dataset import Dataset
 from recsys.errors import EmptyResultError
 from recsys.evaluation.metrics import Labels, accuracy
+from recsys.evaluation.pools import recall_of_union
 from recsys.evaluation.protocol import Window, labels_of, seen_items
 from recsys.features.frame import CATEGORICAL, Features
 from recsys.ranking.ranker import Ranker, RankerParams
@@ -173,3 +174,28 @@ def test_users_whom_nobody_knows_get_empty_lists_and_all_unknown_is_an_error(wor
         rank(ranker, personal, np.array([unknown], dtype=np.int32), 5)
     lists = rank(ranker, world.at_cut, np.array([known, unknown], dtype=np.int32), 5)
     assert lists.lengths.tolist() == [5, 5]  # popularity answers for everybody
+
+
+def test_examples_count_what_the_candidates_hold_of_all_labels(world: World) -> None:
+    at_window, labels = world.windows[0]
+    found = window_examples(at_window, labels, PARAMS)
+    lists = [one.candidates(labels.user_key, 40, seen=at_window.seen(labels.user_key)) for one in at_window.generators]
+    recall = recall_of_union({str(i): one.item_key for i, one in enumerate(lists)}, labels)
+    assert (found.pool.n_users, found.pool.n_labels) == (len(labels), len(labels.item_key))
+    assert found.pool.recall == pytest.approx(recall.mean())
+    assert 0 < found.pool.missed < 1
+
+
+def test_whoever_watches_sees_every_candidate_with_its_score(world: World, ranker: Ranker) -> None:
+    shown: list[tuple[slice, int, float]] = []
+    lists = rank(
+        ranker,
+        world.at_cut,
+        EVERYBODY,
+        5,
+        chunk=100,
+        watch=lambda part, pool, scores: shown.append((part, len(pool.user_key), float(scores.max()))),
+    )
+    assert [part.start for part, _, _ in shown] == [0, 100, 200]
+    assert sum(n for _, n, _ in shown) == N_USERS
+    assert max(score for _, _, score in shown) == pytest.approx(np.nanmax(lists.score))
