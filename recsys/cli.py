@@ -126,6 +126,7 @@ STEPS = {
     "default_recommendations": "Write the default lists: popular items overall and by category.",
     "personal_recommendations": "Write the personal lists of ALS.",
     "i2i_recommendations": "Write the item-to-item lists of co-visitation.",
+    "index_sessions": "Write the index of sessions: what follows a user's last events.",
     "similar_items": "Write the lists of similar items, by ALS' item factors.",
     "train_ranker": "Train the CatBoost ranker and let the gate decide.",
     "rank_users": "Write the ranked lists of the champion.",
