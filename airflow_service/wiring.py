@@ -27,6 +27,7 @@ STEPS: Final = (
     *TRAINING,
     "default_recommendations",
     "i2i_recommendations",
+    "index_sessions",
     "personal_recommendations",
     "similar_items",
     "user_history",

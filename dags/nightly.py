@@ -49,9 +49,11 @@ with DAG(
         prepared >> due >> [als, deepfm] >> ranker
 
     with TaskGroup("lists", prefix_group_id=False):
-        popular, i2i = wiring.step("default_recommendations"), wiring.step("i2i_recommendations")
+        popular, i2i, sessions = (
+            wiring.step(name) for name in ("default_recommendations", "i2i_recommendations", "index_sessions")
+        )
         personal, similar = (wiring.step(name, wiring.ANYWAY) for name in ("personal_recommendations", "similar_items"))
-        prepared >> [popular, i2i]
+        prepared >> [popular, i2i, sessions]
         als >> [personal, similar]
 
     with TaskGroup("rank_and_publish", prefix_group_id=False):
@@ -60,12 +62,11 @@ with DAG(
         published = wiring.step("publish", wiring.ANYWAY, outlets=[wiring.PUBLICATION])
         prepared >> history
         [ranker, history] >> ranked
-        [popular, i2i, personal, similar, history, ranked] >> published
+        [popular, i2i, sessions, personal, similar, history, ranked] >> published
 
     @task(trigger_rule="one_failed", retries=0)
     def watcher():
         raise AirflowFailException("a step has failed (the red one); what could be published without it is published")
 
-    [prepared, due, als, deepfm, ranker, reported, popular, i2i, personal, similar, history, ranked, published] >> (
-        watcher()
-    )
+    trained = [due, als, deepfm, ranker, reported]
+    [prepared, *trained, popular, i2i, sessions, personal, similar, history, ranked, published] >> watcher()

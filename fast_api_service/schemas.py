@@ -16,7 +16,16 @@ MAX_TOP_K = 1000
 MAX_ITEMS = 1000  # in each list of a request
 
 ItemSource = Literal[
-    "ranked", "personal", "fold_in", "i2i", "similar", "popular_in_category", "popular", "available", "candidate"
+    "ranked",
+    "personal",
+    "fold_in",
+    "session",
+    "i2i",
+    "similar",
+    "popular_in_category",
+    "popular",
+    "available",
+    "candidate",
 ]
 Tier = Literal[ItemSource, "nothing"]
 UserStatus = Literal["known", "light", "unknown", "guest", "anonymous", "unread"]
@@ -106,7 +115,8 @@ class Item(BaseModel):
     )
     rank: int = Field(ge=1, description="1 is best")
     source: ItemSource = Field(
-        description="the list the item comes from; fold_in: computed from recent events of users without a list"
+        description="the list the item comes from; fold_in: computed from recent events of users without a list;"
+        " session: follows recent events in the sessions of others"
     )
     generator: str | None = Field(description="the model or rule that put the item into that list")
     reason: Reason | None = Field(None, description="with explain: why the item is recommended, if known")
@@ -218,6 +228,7 @@ class ScorerInfo(BaseModel):
     since: dt.datetime | None = Field(description="when it was taken into service")
     problem: str | None = Field(description="why the wanted model is not loaded")
     factors: FactorsInfo
+    sessions: SessionsInfo
     n_users: int | None
     n_items: int | None
     is_calibrated: bool | None = Field(description="false: probabilities are right in their order only")
@@ -230,6 +241,14 @@ class FactorsInfo(BaseModel):
     """The item factors of the publication's ALS, by which new users are folded in."""
 
     wanted: str | None = Field(description="the ALS model of the publication")
+    is_loaded: bool
+    problem: str | None = Field(description="why it is not loaded; it is retried")
+
+
+class SessionsInfo(BaseModel):
+    """The publication's index of sessions, which says what follows recent events."""
+
+    wanted: str | None = Field(description="the index of the publication; null: it has none")
     is_loaded: bool
     problem: str | None = Field(description="why it is not loaded; it is retried")
 

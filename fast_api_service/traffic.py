@@ -22,7 +22,7 @@ from recsys.serving.config import Surface
 
 SIMILAR, PREDICT = "similar", "predict"  # label `surface` of these routes
 LISTING_ROUTES = ("/recommend", "/recommend/batch", "/similar/{item_id}")
-DEGRADED_PARTS = ("personal_lists", "recent_events", "publication", "users", "model", "fold_in")
+DEGRADED_PARTS = ("personal_lists", "recent_events", "publication", "users", "model", "fold_in", "session")
 MODEL_TIER = "model"  # label `tier` of /predict
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ITEMS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

@@ -126,6 +126,7 @@ STEPS = {
     "default_recommendations": "Write the default lists: popular items overall and by category.",
     "personal_recommendations": "Write the personal lists of ALS.",
     "i2i_recommendations": "Write the item-to-item lists of co-visitation.",
+    "index_sessions": "Write the index of sessions: what follows a user's last events.",
     "similar_items": "Write the lists of similar items, by ALS' item factors.",
     "train_ranker": "Train the CatBoost ranker and let the gate decide.",
     "rank_users": "Write the ranked lists of the champion.",
@@ -188,10 +189,10 @@ def evaluate(
 
 @app.command("benchmark")
 def benchmark(
-    name: Annotated[str, typer.Argument(help="b1, the next item of sequences; b2, the next film of MovieLens 1M.")],
+    name: Annotated[str, typer.Argument(help="b1: next item; b2: next film; b4: a whole shop; b6: next click.")],
     path: Annotated[
         Path | None,
-        typer.Option("--input", help="b1: lines `user item item …`, plain or gzip; RECSYS_DATA_DIR's else."),
+        typer.Option("--input", help="b1: lines `user item item …`; b6: a folder; RECSYS_DATA_DIR's else."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few users, a small ranker: only to see that it runs.")

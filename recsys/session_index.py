@@ -23,7 +23,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from recsys.errors import ArtifactError
 from recsys.keys import Positions, positions, runs
 from recsys.types import Keys, Scores
 
+KIND: Final = "session_index"  # of the artifacts with such an index, and its name in publications
 _FORMULA = "formula.json"
 Weights = NDArray[np.float64]
 
@@ -146,15 +147,38 @@ class SessionIndex:
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
         (folder / _FORMULA).write_text(json.dumps(asdict(self.formula)))
 
+    def _require_sound(self) -> None:
+        """ValueError where arrays do not fit each other, so that no request reads beyond one."""
+        night, n_items = self.parts[0], len(self.item_keys)
+        n_sessions = len(night.weight)
+        are_rows = [
+            _are_rows(self.walk_to, n_items, n_items),
+            _are_rows(night.items, n_sessions, n_items),
+            _are_rows(night.by_item, n_items, n_sessions),
+        ]
+        lengths = len(self.idf) == len(self.trend) == n_items and len(self.walk_score) == len(self.walk_to.values)
+        if not (all(are_rows) and lengths and (np.diff(self.item_keys) > 0).all()):
+            raise ValueError("its arrays are not of one writing")
+
     @classmethod
     def mapped(cls, folder: Path) -> Self:
         """What `write` wrote, mapped read-only: processes that map it share the memory. ArtifactError without it."""
         try:
             formula = Formula(**json.loads((folder / _FORMULA).read_text()))
             files = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
-            return cls.of_arrays({name: np.asarray(values) for name, values in files.items()}, formula)
+            index = cls.of_arrays({name: np.asarray(values) for name, values in files.items()}, formula)
+            index._require_sound()
+            return index
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"no index of sessions can be read from {folder}: {error}") from error
+
+
+def _are_rows(rows: Rows, n_rows: int, n_values: int) -> bool:
+    """Whether these are `n_rows` rows of values in [0, n_values)."""
+    starts, values = rows.starts, rows.values
+    if len(starts) != n_rows + 1 or starts[0] != 0 or starts[-1] != len(values) or (np.diff(starts) < 0).any():
+        return False
+    return not len(values) or (values.min() >= 0 and values.max() < n_values)
 
 
 def neighbours_scores(index: SessionIndex, recent_item_keys: Sequence[int] | Keys) -> tuple[Keys, Scores]:

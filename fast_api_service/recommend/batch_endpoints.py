@@ -72,8 +72,7 @@ async def recommend_batch(
     missing = dict.fromkeys(degraded)  # in any of the results, in order
     for place, (user_id, row) in enumerate(zip(user_ids, rows, strict=True), 1):  # each is encoded at once
         feats, user = Feats({}, [], list(degraded), []), service.user_state(snapshot, row)
-        if service.lacks_factors(now, user, body.surface):
-            feats.degraded.append(service.FOLD_IN)
+        feats.degraded.extend(service.not_loaded(now, user, body.surface))
         status = service.user_status(user_id, None, row, user)
         user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
         picks = cascade.recommend(snapshot, user, query, now.config)

@@ -75,9 +75,10 @@ _EXAMPLES: dict[str, Any] = {
 )
 @needs(RECOMMEND)
 async def recommend(request: Request, body: Annotated[RecommendRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
-    """Neighbours of the items in context, then the user's list blended with neighbours of recent events, then popular
-    items; each source fills the places that the previous ones left open. Users without a list get one computed from
-    their recent events, once these are on three items (`fold_in`).
+    """Neighbours of the items in context, then the user's list blended with what follows their recent events in the
+    sessions of others (`session`; neighbours of these events without an index of sessions), then popular items; each
+    source fills the places that the previous ones left open. Users without a list get one computed from their recent
+    events, once these are on three items (`fold_in`).
 
     Unavailable, excluded and bought items are never recommended. Without any data on the user, popular items are. What
     cannot be read in time (Postgres is away or slow) is left out: the response is built from memory, and
@@ -98,8 +99,7 @@ async def recommend(request: Request, body: Annotated[RecommendRequest, Body(ope
         type_ = _event_type_of_seq(state, snapshot, now.config, warnings)
         user = user._replace(seq=[Recent(key, type_, place) for place, key in enumerate(seen)][::-1])
     feats = Feats(body.user_feats, warnings, degraded, [])
-    if service.lacks_factors(now, user, body.surface):
-        degraded.append(service.FOLD_IN)
+    degraded += service.not_loaded(now, user, body.surface)
     if body.user_feats or now.config.by_surface[body.surface].blend == "rescore":
         user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
     picks = cascade.recommend(snapshot, user, query, now.config)

@@ -22,11 +22,12 @@ from recsys.serving.filters import Filters
 from recsys.serving.ids import ExternalId, to_external
 from recsys.serving.recent import History
 from recsys.serving.snapshot import NOBODY, Snapshot, UserState
+from recsys.session_index import KIND as SESSIONS
 
 # Parts that may be missing. FOLD_IN: the item factors, without which new users are not folded in and diversity uses
-# categories only.
+# categories only. SESSION: the index of sessions, in whose place the neighbours of recent events are.
 PERSONAL_LISTS, RECENT_EVENTS = "personal_lists", "recent_events"
-PUBLICATION, FOLD_IN = "publication", "fold_in"
+PUBLICATION, FOLD_IN, SESSION = "publication", "fold_in", "session"
 
 _KIND_BY_TIER: Final = {
     sources.RANKED: "ranked",
@@ -85,10 +86,14 @@ def user_state(snapshot: Snapshot, row: UserRow | None) -> UserState:
     return UserState(list_of("ranked", key), list_of("personal", key), row.recent, history=history)
 
 
-def lacks_factors(now: InService, user: UserState, surface: Surface) -> bool:
-    """Whether a response to this user would differ with the item factors of the publication's ALS, not loaded."""
-    is_missing = now.snapshot.factors is None and now.snapshot.publication.models.get(FACTORS)
-    return bool(is_missing) and blend.uses_factors(user, now.config, surface)
+def not_loaded(now: InService, user: UserState, surface: Surface) -> list[str]:
+    """The artifacts of the publication that are not loaded and with which a response to this user might differ."""
+    snapshot, models, missing = now.snapshot, now.snapshot.publication.models, []
+    if snapshot.factors is None and models.get(FACTORS) and blend.uses_factors(user, now.config, surface):
+        missing.append(FOLD_IN)
+    if snapshot.sessions is None and models.get(SESSIONS) and blend.uses_sessions(user, now.config, surface):
+        missing.append(SESSION)
+    return missing
 
 
 def restriction(

@@ -32,6 +32,8 @@ from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.scorer import Scorer
 from recsys.serving.snapshot import Publication, Snapshot
+from recsys.session_index import KIND as SESSIONS
+from recsys.session_index import SessionIndex
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,13 @@ class Factors(NamedTuple):
     fold_in: FoldIn | None  # None where the model has no data for it
 
 
+class Served(NamedTuple):
+    """What snapshots need of a publication's artifacts, each None while it is not loaded."""
+
+    factors: Factors | None
+    sessions: SessionIndex | None
+
+
 class Models:
     """The models of the publication in service, and of the next one.
 
@@ -75,19 +84,21 @@ class Models:
         self._served: Publication | None = None
         self._scorers = ModelSlot(MODEL, self._load, metrics, lambda: self.changed())
         self._factors = ModelSlot(FACTORS, self._read_factors, metrics, lambda: self.changed())
+        self._sessions = ModelSlot(SESSIONS, self._map_sessions, metrics, lambda: self.changed())
 
     def want(self, publication: Publication) -> None:
         """Load the models that a publication depends on, unless loaded."""
         self._scorers.want(publication.models.get(MODEL))
         self._factors.want(publication.models.get(FACTORS))
+        self._sessions.want(publication.models.get(SESSIONS))
 
     @property
     def are_loading(self) -> bool:
         """Whether a wanted model is being loaded."""
-        return self._scorers.is_loading or self._factors.is_loading
+        return self._scorers.is_loading or self._factors.is_loading or self._sessions.is_loading
 
-    def serve(self, publication: Publication, *, keep_former: bool) -> Factors | None:
-        """Take the loaded models of a publication into service; returns its factors.
+    def serve(self, publication: Publication, *, keep_former: bool) -> Served:
+        """Take the loaded models of a publication into service; returns what its snapshot needs of them.
 
         `keep_former`: the previous scorer is kept until the publication's own is loaded; responses have its version.
         """
@@ -99,12 +110,14 @@ class Models:
             self.loaded = found
         self._served = publication
         self._metrics.model_loaded.set(0 if self.loaded is None else 1)
-        return self._factors.serve(publication.models.get(FACTORS))
+        models = publication.models
+        return Served(self._factors.serve(models.get(FACTORS)), self._sessions.serve(models.get(SESSIONS)))
 
     def close(self) -> None:
         """Stop loading."""
         self._scorers.close()
         self._factors.close()
+        self._sessions.close()
 
     @property
     def wanted(self) -> str | None:
@@ -127,6 +140,11 @@ class Models:
         factors = Factors(*fold_in.read(self.open_artifact(artifact)))
         self._forget_others(artifact)
         return factors
+
+    def _map_sessions(self, artifact: str) -> SessionIndex:
+        index = SessionIndex.mapped(self.open_artifact(artifact))
+        self._forget_others(artifact)
+        return index
 
     def _load(self, artifact: str) -> LoadedModel:
         """Read, check, warm up; in a thread."""
@@ -169,17 +187,19 @@ class Models:
             "served_as": loaded.served_as if loaded else None,
             "since": loaded.since if loaded else None,
             "problem": self.problem or None,
-            "factors": {
-                "wanted": self._factors.wanted,
-                "is_loaded": self._factors.get(self._factors.wanted) is not None,
-                "problem": self._factors.problem or None,
-            },
+            "factors": _state_of(self._factors),
+            "sessions": _state_of(self._sessions),
             "n_users": loaded.scorer.state.n_users if loaded else None,
             "n_items": loaded.scorer.state.n_items if loaded else None,
             "is_calibrated": loaded.scorer.spec.is_calibrated if loaded else None,
             "features": loaded.scorer.spec.request_features if loaded else {},
             "context": loaded.scorer.spec.context if loaded else [],
         }
+
+
+def _state_of(slot: ModelSlot[Any]) -> dict[str, Any]:
+    is_loaded = slot.get(slot.wanted) is not None
+    return {"wanted": slot.wanted, "is_loaded": is_loaded, "problem": slot.problem or None}
 
 
 @dataclass(frozen=True)

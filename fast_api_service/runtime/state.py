@@ -22,7 +22,7 @@ from fast_api_service.runtime.database import Database
 from fast_api_service.runtime.follower import Follower
 from fast_api_service.runtime.in_service import InService
 from fast_api_service.runtime.list_loader import ListLoader
-from fast_api_service.runtime.model_loader import Factors, Models
+from fast_api_service.runtime.model_loader import Models, Served
 from fast_api_service.runtime.model_updates import Updates
 from fast_api_service.runtime.publication_loader import Published
 from fast_api_service.runtime.siblings import Siblings, merged
@@ -226,10 +226,10 @@ class State:
         if catalogue is None or published is None or catalogue.epoch != published.pointer.epoch:
             return
         former = self.snapshot.publication if self.snapshot else None
-        factors = self.models.serve(published.publication, keep_former=self._epoch == catalogue.epoch)
+        served = self.models.serve(published.publication, keep_former=self._epoch == catalogue.epoch)
         self._epoch = catalogue.epoch
         is_something = published.publication is not NOT_PUBLISHED or len(catalogue.items) > 0
-        self.snapshot = _snapshot(catalogue, published, factors) if is_something else None
+        self.snapshot = _snapshot(catalogue, published, served) if is_something else None
         self.metrics.show(self.snapshot)
         if self.now is not None and published.publication is not former:
             self.metrics.switches.inc()
@@ -249,7 +249,8 @@ async def state_of(request: Request) -> State:
 ServiceState = Annotated[State, Depends(state_of)]  # as a parameter of an endpoint; tests override `state_of`
 
 
-def _snapshot(catalogue: Catalogue, published: Published, factors: Factors | None) -> Snapshot:
+def _snapshot(catalogue: Catalogue, published: Published, served: Served) -> Snapshot:
+    factors = served.factors
     return Snapshot(
         publication=published.publication,
         items=catalogue.items,
@@ -260,4 +261,5 @@ def _snapshot(catalogue: Catalogue, published: Published, factors: Factors | Non
         meaning=published.meaning,
         factors=factors.of_items if factors else None,
         fold_in=factors.fold_in if factors else None,
+        sessions=served.sessions,
     )

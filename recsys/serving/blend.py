@@ -8,7 +8,7 @@ from typing import Final
 
 from recsys.serving import core, recent
 from recsys.serving.config import ServingConfig, Surface, SurfaceConfig
-from recsys.serving.core import Pick, attribution
+from recsys.serving.core import Pick, attribution, pure
 from recsys.serving.fold_in import LEAST_ITEMS
 from recsys.serving.recent import N_FOLLOWED
 from recsys.serving.snapshot import Query, Score, Snapshot, UserState
@@ -20,6 +20,7 @@ from recsys.serving.sources import (
     Called,
     Column,
     FoldedIn,
+    Following,
     Listed,
     Picked,
 )
@@ -29,18 +30,18 @@ N_RESCORED: Final = 200  # the first items of `fuse`; the others keep their orde
 
 
 def blended(snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig) -> Iterator[Column]:
-    """The user's list and the neighbours of recent events, by the surface's policy."""
+    """The user's list and what follows their recent events, by the surface's policy."""
     kind, stored = (RANKED, user.ranked) if user.ranked is not None else (PERSONAL, user.personal)
     listed = Listed(snapshot, kind, stored)
     fold_in = snapshot.fold_in
     if stored is None and fold_in is not None and _may_fold_in(config, surface):
         listed = FoldedIn(snapshot, fold_in, user, config)
-    called = _neighbours_of_events(snapshot, user, config)
-    if called is None or (surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0):
+    called = None if _are_ignored(surface) else _after_events(snapshot, user, config, surface)
+    if called is None:
         yield listed
     elif surface.blend in ("fuse", "rescore"):
-        weight = surface.recent_weight / listed.weight
-        yield core.Fused(listed.stored, listed.attributions, called.best, called.attribution, weight)
+        of_list = listed.weight_beside_sessions if isinstance(called, Following) else listed.weight
+        yield _fused(listed, called, surface.recent_weight / of_list)
     elif surface.blend == "interleave":
         yield _interleaved(listed, called)
     else:
@@ -62,17 +63,46 @@ def uses_factors(user: UserState, config: ServingConfig, surface: Surface) -> bo
 
 def _may_fold_in(config: ServingConfig, surface: SurfaceConfig) -> bool:
     """Whether users may be folded in by recent events; not where surface or configuration ignore these."""
-    ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
-    return config.fold_in and config.use_latest_events and not ignored
+    return config.fold_in and config.use_latest_events and not _are_ignored(surface)
 
 
-def _neighbours_of_events(snapshot: Snapshot, user: UserState, config: ServingConfig) -> Called | None:
-    index = snapshot.neighbours.get(I2I)
+def _are_ignored(surface: SurfaceConfig) -> bool:
+    """Whether the surface ignores recent events."""
+    return surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
+
+
+def uses_sessions(user: UserState, config: ServingConfig, surface: Surface) -> bool:
+    """Whether an index of sessions may change this user's recommendations."""
+    configured = config.by_surface[surface]
+    if not config.use_latest_events or "lists" not in configured.sources or _are_ignored(configured):
+        return False
+    return len(recent.followed(user.recent, user.seq)) > 0
+
+
+def _after_events(
+    snapshot: Snapshot, user: UserState, config: ServingConfig, surface: SurfaceConfig
+) -> Called | Following | None:
+    """What follows the user's recent events by the index of sessions; their neighbours where it knows none of them."""
     followed = recent.followed(user.recent, user.seq)
-    if index is None or not followed or not config.use_latest_events:
+    if not followed or not config.use_latest_events:
         return None
     meaning = snapshot.meaning.under(config)
+    if snapshot.sessions is not None and (clicks := recent.clicks(followed, meaning)):
+        found = Following(snapshot.sessions, clicks, own_items=surface.own_items)
+        if found.keys:
+            return found
+    index = snapshot.neighbours.get(I2I)
+    if index is None:
+        return None
     return Called(snapshot, I2I, index, recent.seeds(followed, meaning, config.recent_half_life_hours))
+
+
+def _fused(listed: Listed, called: Called | Following, weight: float) -> Column:
+    """Both by reciprocal rank fusion; the compiled one knows neighbours alone."""
+    if isinstance(called, Called):
+        return core.Fused(listed.stored, listed.attributions, called.best, called.attribution, weight)
+    stored = pure.StoredList(listed.stored.item_keys, listed.stored.scores, listed.stored.sources)
+    return pure.Fused(stored, listed.attributions, called, called.attribution, weight)
 
 
 def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingConfig) -> int:
@@ -83,13 +113,13 @@ def n_recent(snapshot: Snapshot, user: UserState, query: Query, config: ServingC
         return 0
     has_list = user.ranked is not None or user.personal is not None
     is_folded_in = not has_list and snapshot.fold_in is not None and _may_fold_in(config, surface)
-    is_ignored = surface.blend in ("fuse", "rescore") and surface.recent_weight <= 0
-    has_seeds = not is_ignored and snapshot.neighbours.get(I2I) is not None
-    n = N_FOLLOWED if user.score is not None or is_folded_in else recent.N_SEEDS if has_seeds else 0
+    follows = not _are_ignored(surface) and snapshot.sessions is not None
+    has_seeds = not _are_ignored(surface) and snapshot.neighbours.get(I2I) is not None
+    n = N_FOLLOWED if user.score is not None or is_folded_in or follows else recent.N_SEEDS if has_seeds else 0
     return recent.n_counted(recent.followed(user.recent, user.seq), snapshot.meaning.under(config), n)
 
 
-def _interleaved(listed: Listed, called: Called) -> Column:
+def _interleaved(listed: Listed, called: Called | Following) -> Column:
     """Alternates between both until both are exhausted; duplicates are skipped."""
     remaining = [iter(column.first(_ALL, set(), None, None)) for column in (listed, called)]
     found: dict[int, Pick] = {}

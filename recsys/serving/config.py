@@ -32,7 +32,8 @@ class SurfaceConfig(_Part):
         json_schema_extra={"uniqueItems": True},
         title="Sources in their order",
         description="Each fills what those before left open. context: neighbours of item_ids; lists: the user's list"
-        " blended with neighbours of the latest events. Without `available` a response may be shorter than requested.",
+        " blended with what follows the latest events in the sessions of others (their neighbours without an index of"
+        " sessions). Without `available` a response may be shorter than requested.",
     )
     blend: Policy = Field(
         "fuse",
@@ -45,7 +46,14 @@ class SurfaceConfig(_Part):
         ge=0,
         le=100,
         title="Weight of the latest events",
-        description="in fuse; a stored list has 1, one folded in for a new user 0.5, and 0 ignores the events",
+        description="in fuse; a stored list has 1, one folded in for a new user 0.5 (1/16 beside sessions);"
+        " 0 ignores the events",
+    )
+    own_items: StrictBool = Field(
+        True,
+        title="What was just looked at, again",
+        description="on: items of the latest events may come again, and first, unless a rule hides them;"
+        " off: what follows the latest events are other items",
     )
     filters: Filters | None = Field(
         None, title="Rules that always hold here", description="as filters of a request, and in addition to them"

@@ -153,6 +153,13 @@ def seeds(
     return core.seeds(*_columns(events), meaning.interests, -1 / (half_life_hours * HOUR_MS), n)
 
 
+def clicks(events: Sequence[Recent], meaning: EventMeaning) -> list[int]:
+    """The items of the events of positive interest, in their order, with repetitions."""
+    item_keys, event_types, _ = _columns(events)
+    interests = meaning.interests
+    return [key for key, event_type in zip(item_keys, event_types, strict=True) if interests[event_type] > 0]
+
+
 def n_counted(events: Sequence[Recent], meaning: EventMeaning, n: int) -> int:
     """The number of events that `seeds` counts for `n` items."""
     item_keys, event_types, _ = _columns(events)

@@ -17,6 +17,7 @@ from recsys.serving.ids import JsonType
 from recsys.serving.item_factors import ItemFactors
 from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import EventMeaning, History, Recent
+from recsys.session_index import SessionIndex
 
 ALL_ITEMS = 0  # owner of the default list over all categories
 
@@ -80,6 +81,7 @@ class Snapshot:
     meaning: EventMeaning = field(default_factory=EventMeaning)
     factors: ItemFactors | None = None  # of the publication's ALS model, for diversity
     fold_in: FoldIn | None = None  # of the same model, for users without a list
+    sessions: SessionIndex | None = None  # of the publication: what follows recent events
 
     @property
     def is_published(self) -> bool:

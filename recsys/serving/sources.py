@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 
+import numpy as np
+
 from recsys.serving import core, recent
 from recsys.serving.config import ServingConfig
 from recsys.serving.core import Attribution, Fits, Pick, StoredList, attribution
@@ -14,14 +16,17 @@ from recsys.serving.fold_in import FoldIn
 from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import N_FOLLOWED
 from recsys.serving.snapshot import ALL_ITEMS, Snapshot, UserState
+from recsys.session_index import SessionIndex, neighbours_scores
 
 RANKED, PERSONAL = "ranked", "personal"
 POPULAR_IN_CATEGORY, POPULAR, AVAILABLE = "popular_in_category", "popular", "available"
 I2I, SIMILAR = "i2i", "similar"
 FOLD_IN = "fold_in"  # a list computed from recent events, for users without one
+SESSION = "session"  # what follows recent events in the sessions of others
 CANDIDATE = "candidate"  # one of `candidate_keys` that is in no list
 
 N_CALLED: Final = 100  # the best neighbours of all seeds
+N_REASONS: Final = 5  # newest distinct items of the user that `explain` compares
 _EMPTY: Final = StoredList.of((), (), ())
 
 
@@ -36,6 +41,7 @@ class Listed:
     """A stored list; empty where there is none."""
 
     weight = 1.0  # in `core.Fused`
+    weight_beside_sessions = 1.0  # the same where sessions follow in place of neighbours
 
     def __init__(self, snapshot: Snapshot, kind: str, stored: StoredList | None, source: str = "") -> None:
         version = snapshot.publication.lists.get(kind)
@@ -50,6 +56,7 @@ class FoldedIn(Listed):
     """The list of a user without a stored one, computed from recent events; empty with too few events."""
 
     weight = 0.5  # like neighbours, it is based on recent events only: research/benchmarks/fold_in.py
+    weight_beside_sessions = 1 / 16  # recsys benchmark b6
 
     def __init__(self, snapshot: Snapshot, fold_in: FoldIn, user: UserState, config: ServingConfig) -> None:
         meaning = snapshot.meaning.under(config)
@@ -73,6 +80,45 @@ class Called:
             Pick(key, self.best.score(place), self.attribution, self.best.because)
             for place, key in zip(places, keys, strict=True)
         ]
+
+
+class Following:
+    """What follows a user's clicks in the sessions of others, best first; the clicked items only with `own_items`."""
+
+    attribution = attribution(SESSION, "session_neighbours")
+
+    def __init__(self, index: SessionIndex, clicks: Sequence[int], *, own_items: bool) -> None:
+        """`clicks`: item keys, newest first."""
+        self._index, self._clicks = index, clicks
+        keys, scores = neighbours_scores(index, clicks)
+        kept = scores > 0 if own_items else (scores > 0) & ~np.isin(keys, clicks)
+        keys, scores = keys[kept], scores[kept]
+        best = np.lexsort((keys, -scores))[:N_CALLED]
+        self.keys: list[int] = keys[best].tolist()
+        self._scores: list[float] = scores[best].tolist()
+        self._by_click: list[dict[int, float]] | None = None
+
+    def first(self, n: int, unwanted: set[int], available: bytearray | None, fits: Fits | None) -> list[Pick]:
+        places, keys = core.first(self.keys, n, unwanted, available, fits)
+        return [
+            Pick(key, self._scores[place], self.attribution, self.because)
+            for place, key in zip(places, keys, strict=True)
+        ]
+
+    def score(self, place: int) -> float:
+        """Of the item at this place of `keys`."""
+        return self._scores[place]
+
+    def because(self, item_key: int, /) -> int:
+        """The newest of the clicked items for which this one follows best; itself, if it was clicked."""
+        distinct = list(dict.fromkeys(self._clicks))
+        if item_key in distinct:
+            return item_key
+        if self._by_click is None:  # asked for all items of a response, or none
+            alone = (neighbours_scores(self._index, [key]) for key in distinct[:N_REASONS])
+            self._by_click = [dict(zip(keys.tolist(), scores.tolist(), strict=True)) for keys, scores in alone]
+        found = [scores.get(item_key, 0.0) for scores in self._by_click]
+        return distinct[found.index(max(found))]
 
 
 class Unscored:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from recsys.artifacts import ArtifactStore, split_ref
 from recsys.errors import EmptyResultError, NewerDataError
 from recsys.serving.list_file import LISTS, ListFileWriter
+from recsys.session_index import KIND as SESSION_INDEX
 from recsys.steps.context import Context, step
 from recsys.storage import lists, pruning, publications
 from recsys.storage.lists import ListVersion
@@ -22,6 +23,7 @@ LIST_STEPS = (
     "rank_users",
     "user_history",
 )
+_BESIDE_LISTS = {"deepfm": "train_deepfm", SESSION_INDEX: "index_sessions"}  # kind of artifact → step
 
 
 @step
@@ -48,7 +50,7 @@ def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None 
             {version.kind: version.list_version_id for version in found},
             fence,
             dataset=ref,
-            models=_scoring_model(ctx, ref) | _models(found),
+            models=_beside_lists(ctx, ref) | _models(found),
             min_share=ctx.settings.publication_min_share,
             max_age_days=ctx.settings.list_max_age_days,
             task=data.meta.task,
@@ -95,10 +97,11 @@ def _newest_lists(ctx: Context, dataset: str) -> list[ListVersion]:
     return found
 
 
-def _scoring_model(ctx: Context, dataset: str) -> dict[str, str]:
-    """The DeepFM of the data set, with which the service scores where no ranked lists depend on another one."""
-    ref = ctx.newest("train_deepfm", dataset)
-    return {"deepfm": ref} if ref else {}
+def _beside_lists(ctx: Context, dataset: str) -> dict[str, str]:
+    """Artifacts of the data set that lists need not depend on: the DeepFM with which the service scores where no ranked
+    lists depend on another one, and the index of sessions."""
+    found = {name: ctx.newest(made_by, dataset) for name, made_by in _BESIDE_LISTS.items()}
+    return {name: ref for name, ref in found.items() if ref}
 
 
 def _models(found: list[ListVersion]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from recsys.steps import (
     default_recommendations,
     i2i_recommendations,
+    index_sessions,
     personal_recommendations,
     prepare_dataset,
     publish,
@@ -31,6 +32,7 @@ _NAMED = {"publication_id": "publication {}", "ranker": "{}", "serving": "{}", "
 STEPS: tuple[tuple[str, Callable[..., dict[str, Any]]], ...] = (
     ("default_recommendations", default_recommendations.run),
     ("i2i_recommendations", i2i_recommendations.run),
+    ("index_sessions", index_sessions.run),
     ("train_als", train_als.run),
     ("personal_recommendations", personal_recommendations.run),
     ("similar_items", similar_items.run),

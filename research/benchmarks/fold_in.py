@@ -1,23 +1,24 @@
 """New users at once: answers for users whom no nightly model knows, from their first events.
 
-    RECSYS_DATA_DIR=… python -m research.benchmarks.fold_in
+    RECSYS_DATA_DIR=… python -m research.benchmarks.fold_in [--users N] [--only NAME]
 
 Online Retail, ML-1M and RetailRocket's sessions from RECSYS_DATA_DIR, with default hyper-parameters. Of the first two
 four cuts: the instants by which 60, 70, 80 and 90 % of the users have come. Everything before a cut is learned from;
 the next tenth of the users are new. The sessions are guests, split as published (they have no times in training, so
 they are spread evenly over the months before the test, in their order). Each new user is asked for after their first k
 distinct items, if they have more; labels are the next 10. All columns are answers of the cascade itself, to the same
-users; `fold-in alone` has no i2i neighbours in memory, 1:1 and 1:2 are the weights of the list and of the neighbours in
-the fusion, and 1:2 is what is served. The 95 % intervals are of the differences to i2i alone (bootstrap over users).
-Below, the time that folding in takes of an answer, and the memory of the vectors, for two sizes.
+users; `fold-in alone` has neither i2i neighbours nor an index of sessions. 1:1 and 1:2 are the weights of the list and
+of the i2i neighbours in the fusion; `sessions` have an index of sessions, alone and fused with the list by weight, and
+the last column is what is served, 1:16. The 95 % intervals are of its differences to i2i alone and to 1:2, which was
+served before (bootstrap over users). Below, the time that folding in takes of an answer, and the memory of the vectors,
+for two sizes.
 """
 
 from __future__ import annotations
 
-import datetime as dt
+import argparse
 import os
 import statistics
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,18 +27,15 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from recsys.candidates.als import Als
-from recsys.candidates.covisitation import Covisitation
-from recsys.candidates.popular import Popular
-from recsys.serving import cascade, fold_in
-from recsys.serving.catalogue import CategoryTree, ItemDictionary
+from recsys.candidates.session_neighbours import SessionNeighbours
+from recsys.serving import cascade
 from recsys.serving.config import ServingConfig, SurfaceConfig
-from recsys.serving.core import StoredList
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.item_factors import ItemFactors
-from recsys.serving.neighbours import NeighbourIndex
-from recsys.serving.recent import Recent
-from recsys.serving.snapshot import ALL_ITEMS, NOBODY, ListVersion, Publication, Query, Snapshot, UserState
+from recsys.serving.recent import EventMeaning, Recent
+from recsys.serving.snapshot import NOBODY, Query, Snapshot, UserState
+from recsys.serving.sources import FoldedIn
+from recsys.steps.benchmarks.served import snapshot_of
 from recsys.types import Catalogue, Interactions
 
 LEAST_ITEMS = 3  # that a new user has
@@ -45,7 +43,8 @@ N_EVENTS = (1, 2, 3, 5, 10)
 N_LABELS = TOP_K = 10
 MOST_USERS = 1500  # of a cut
 CUTS = (0.6, 0.7, 0.8, 0.9)  # shares of the users who have come
-COLUMNS = ("popular", "i2i alone", "fold-in alone", "blended 1:1", "blended 1:2")
+WEIGHTS = {"sessions 1:1": 1.0, "sessions 1:2": 2.0, "sessions 1:8": 8.0}  # in place of what is served
+COLUMNS = ("popular", "i2i alone", "fold-in alone", "i2i 1:1", "i2i 1:2", "sessions alone", *WEIGHTS, "served")
 MICROSECONDS = 1_000_000
 
 
@@ -99,26 +98,15 @@ def learned(events: pd.DataFrame, event_type: str, cut_at: int) -> Snapshot:
     keys = np.unique(history.item_key)
     none = np.full(len(keys), -1, dtype=np.int32)
     catalogue = Catalogue(keys, np.ones(len(keys), dtype=bool), none, none, np.zeros(len(keys), dtype=np.int64))
-    with tempfile.TemporaryDirectory() as folder:
-        Als().fit(history, catalogue).save(Path(folder))
-        factors, fold = fold_in.read(Path(folder))
-    assert fold is not None
-    fold.least_items = 1
-    near = Covisitation().fit(history, catalogue).similar(keys, 50)
-    there = zip(near.owner_key.tolist(), near.item_key, near.score, near.item_key >= 0, strict=True)
-    index = NeighbourIndex.of_lists({key: (found[is_item], score[is_item]) for key, found, score, is_item in there})
-    items = ItemDictionary("integer")
-    for key in keys.tolist():
-        items.add(key, str(key), None, True)
-    top, score = Popular().fit(history, catalogue).top(100)
-    popular = StoredList.of(top, score, [0] * len(top))
-    now = dt.datetime.now(dt.UTC)
-    versions = {kind: ListVersion(1, kind, "", "", "", now, None, None, (kind,)) for kind in ("default", "i2i")}
-    return Snapshot(
-        Publication(1, 1, now, "published", "", {}, {}, versions),
-        items, CategoryTree("integer", {}, {}), {ALL_ITEMS: popular}, "integer", {"i2i": index},
-        factors=factors, fold_in=fold,
-    )  # fmt: skip
+    snapshot = snapshot_of(history, catalogue, SessionNeighbours().fit(history, catalogue).index)
+    assert snapshot.fold_in is not None
+    snapshot.fold_in.least_items = 1
+    return replace(snapshot, meaning=EventMeaning({event_type: 1.0}, bought=()))
+
+
+def weighted(weight: float) -> ServingConfig:
+    """With this weight of the sessions beside 1 of the folded list."""
+    return ServingConfig(surfaces={"homepage": SurfaceConfig(recent_weight=weight * FoldedIn.weight_beside_sessions)})
 
 
 def ndcg(found: list[int], labels: set[int]) -> float:
@@ -133,12 +121,16 @@ def answered(snapshot: Snapshot, events: pd.DataFrame, event_type: str, k: int) 
     known, labels = first[:k], set(first["item"][k : k + N_LABELS].tolist())
     recent = [Recent(row.item, event_type, row.at // 1000) for row in known.itertuples()][::-1]
     equal = ServingConfig(surfaces={"homepage": SurfaceConfig(recent_weight=0.5)})
-    without, alone = ServingConfig(fold_in=False), replace(snapshot, neighbours={})
+    former = replace(snapshot, sessions=None)
+    without, alone = ServingConfig(fold_in=False), replace(former, neighbours={})
     queries = [
         (alone, NOBODY._replace(recent=recent), without),  # what they have is left out here as well
-        (snapshot, UserState(recent=recent), without),
+        (former, UserState(recent=recent), without),
         (alone, UserState(recent=recent), ServingConfig()),
-        (snapshot, UserState(recent=recent), equal),
+        (former, UserState(recent=recent), equal),
+        (former, UserState(recent=recent), ServingConfig()),
+        (snapshot, UserState(recent=recent), without),
+        *((snapshot, UserState(recent=recent), weighted(weight)) for weight in WEIGHTS.values()),
         (snapshot, UserState(recent=recent), ServingConfig()),
     ]
     query = Query(TOP_K, excluded={event.item_key for event in recent})
@@ -147,27 +139,28 @@ def answered(snapshot: Snapshot, events: pd.DataFrame, event_type: str, k: int) 
     ]
 
 
-def new_users(events: pd.DataFrame, start_at: float, end_at: float) -> list[pd.DataFrame]:
+def new_users(events: pd.DataFrame, start_at: float, end_at: float, most: int) -> list[pd.DataFrame]:
     """Events of each of the users who came in [start_at, end_at)."""
     of_user = events.groupby("user").agg(came=("at", "min"), n_items=("item", "nunique"))
     new = of_user[(of_user["came"] >= start_at) & (of_user["came"] < end_at)]
     enough = new.index[new["n_items"] > LEAST_ITEMS].to_numpy()
-    users = np.random.default_rng(0).choice(enough, min(MOST_USERS, len(enough)), replace=False)
+    users = np.random.default_rng(0).choice(enough, min(most, len(enough)), replace=False)
     return [events[events["user"] == user] for user in users]
 
 
-def accuracy(name: str, events: pd.DataFrame, event_type: str, cuts: tuple[float, ...] = CUTS) -> None:
+def accuracy(name: str, events: pd.DataFrame, event_type: str, most: int, cuts: tuple[float, ...] = CUTS) -> None:
     came = events.groupby("user")["at"].min()
     found: dict[int, list[list[float]]] = {k: [] for k in N_EVENTS}
     for share, until in zip(cuts, (*cuts[1:], 1.0), strict=True):
         cut_at, end_at = (int(at) for at in np.quantile(came, (share, until)))
         snapshot = learned(events[events["at"] < cut_at], event_type, cut_at)
-        for group in new_users(events, cut_at, end_at):
+        for group in new_users(events, cut_at, end_at, most):
             for k in N_EVENTS:
                 if group["item"].nunique() > k:
                     found[k].append(answered(snapshot, group, event_type, k))
     print(f"\n{name}, NDCG@10\n")
-    print("| events | users | " + " | ".join(COLUMNS) + " | fold-in alone - i2i | 1:2 - i2i |\n" + "|---" * 9 + "|")
+    print(f"| events | users | {' | '.join(COLUMNS)} | served - i2i alone | served - i2i 1:2 |")
+    print("|---" * (len(COLUMNS) + 4) + "|")
     for k in N_EVENTS:
         print(f"| {k} | {len(found[k]):,} | " + " | ".join(_row(np.array(found[k]))) + " |")
 
@@ -176,8 +169,8 @@ def _row(found: np.ndarray) -> list[str]:
     """Means of the columns (n_users, n_columns), and the intervals of two differences."""
     draws = np.random.default_rng(0).integers(0, len(found), (1000, len(found)))
     cells = [f"{mean:.4f}" for mean in found.mean(0)]
-    for column in (2, 4):
-        low, high = np.quantile((found[:, column] - found[:, 1])[draws].mean(1), (0.025, 0.975))
+    for reference in (1, 4):
+        low, high = np.quantile((found[:, -1] - found[:, reference])[draws].mean(1), (0.025, 0.975))
         cells.append(f"{low:+.4f} to {high:+.4f}")
     return cells
 
@@ -208,14 +201,23 @@ def speed(n_items: int, skew: float) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=MOST_USERS, help="of a cut, at most")
+    parser.add_argument("--only", choices=["online-retail", "ml-1m", "sessions"], help="this data set, no speed")
+    args = parser.parse_args()
     folder = os.environ.get("RECSYS_DATA_DIR")
     if folder:
-        accuracy("Online Retail", online_retail(Path(folder)), "purchase")
-        accuracy("ML-1M", ml_1m(Path(folder)), "rating")
-        events, share = sessions(Path(folder))
-        accuracy("RetailRocket's sessions", events, "view", (share,))
+        if args.only in (None, "online-retail"):
+            accuracy("Online Retail", online_retail(Path(folder)), "purchase", args.users)
+        if args.only in (None, "ml-1m"):
+            accuracy("ML-1M", ml_1m(Path(folder)), "rating", args.users)
+        if args.only in (None, "sessions"):
+            events, share = sessions(Path(folder))
+            accuracy("RetailRocket's sessions", events, "view", args.users, (share,))
     else:
         print("RECSYS_DATA_DIR is not set: speed alone")
+    if args.only:
+        return
     print("\n| items of 64 | lengths | events | median ms | p99 ms | prepared in s | MiB |\n" + "|---" * 7 + "|")
     with threadpool_limits(1, "blas"):  # as the service does
         for n_items in (50_000, 235_000):

@@ -141,6 +141,10 @@ def test_mapped_it_gives_the_same(tmp_path: Path) -> None:
     assert again.formula == index.formula
     assert scores(again, [2, 1]) == scores(index, [2, 1])
     assert not again.parts[0].items.values.flags.writeable
+    parts = np.load(tmp_path / "items_values.npy")
+    np.save(tmp_path / "items_values.npy", np.append(parts[:-1], 99).astype(np.int32))
+    with pytest.raises(ArtifactError, match="not of one writing"):
+        SessionIndex.mapped(tmp_path)
     (tmp_path / "idf.npy").unlink()
     with pytest.raises(ArtifactError, match="sessions"):
         SessionIndex.mapped(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 import numpy as np
 import orjson
@@ -257,6 +257,15 @@ class Called:
         return int(seeds[np.where(index.keys.take(at, 0) == item_key, parts, -1.0).max(axis=1).argmax()])
 
 
+class Followers(Protocol):
+    """Items that go with some of the user's, best first: `Called`, or another source of the kind for `Fused`."""
+
+    @property
+    def keys(self) -> list[int]: ...
+    def score(self, place: int) -> float: ...
+    def because(self, item_key: int, /) -> int: ...
+
+
 class Fused:
     """Reciprocal rank fusion of a list of distinct items and the neighbours of seeds: by the sum of 1 / (60 + place) in
     the list and `weight` times that among the neighbours; ties: the list's items first, then by place. Iterates over
@@ -266,7 +275,7 @@ class Fused:
         self,
         stored: StoredList,
         attributions: tuple[Attribution, ...],
-        called: Called,
+        called: Followers,
         of_called: Attribution,
         weight: float,
     ) -> None:

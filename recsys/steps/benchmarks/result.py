@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import shlex
 import shutil
 import subprocess
@@ -80,7 +81,7 @@ def track(result: Result, name: str, loaded: Settings) -> None:
     with tracker.run("benchmark", result.title, params=result.params, tags=tags) as log:
         log.metrics(result.metrics)
         for heading, rows in result.tables.items():
-            log.table(heading.lower().replace(" ", "_"), rows)
+            log.table(re.sub(r"[^\w@]+", "_", heading.lower()), rows)  # MLflow refuses commas in names
         for heading, figure in result.figures.items():
             log.figure(heading, figure)
 

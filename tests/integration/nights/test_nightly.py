@@ -22,6 +22,7 @@ TRAINING = {"train_als", "train_deepfm", "train_ranker"}
 LISTS = {
     "default_recommendations",
     "i2i_recommendations",
+    "index_sessions",
     "personal_recommendations",
     "similar_items",
     "user_history",

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from recsys.artifacts import ArtifactStore, split_ref
 from recsys.errors import ArtifactError, ModelError, NotFoundError, PublicationError
+from recsys.session_index import SessionIndex, neighbours_scores
 from recsys.settings import Settings
 from recsys.steps import (
     default_recommendations,
@@ -130,6 +131,22 @@ def test_a_night_publishes_sound_lists_of_every_kind(ctx: Context, first_night: 
     assert len(default) > 1
     assert 0 in default
     assert all(item not in neighbours for item, neighbours in lists_of(ctx, "i2i").items())
+
+
+def test_the_index_of_sessions_is_published_with_the_lists(ctx: Context, first_night: dict[str, Any]) -> None:
+    made = first_night["index-sessions"]
+    current = publications.current(ctx.engine)
+    assert current is not None
+    assert current.models["session_index"] == made["serving"]
+    assert ctx.store.manifest(made["serving"]).meta["purpose"] == SERVING
+    index = SessionIndex.mapped(artifact_folder(ctx, made["serving"]))
+    _, data = ctx.dataset()
+    assert set(index.item_keys.tolist()) == set(data.interactions().item_key.tolist())
+    newest = data.interactions().item_key[-1:]
+    keys, scores = neighbours_scores(index, newest)
+    assert len(keys) > 1
+    assert (scores > 0).all()
+    assert data.catalogue().offers(keys).all()
 
 
 def test_the_service_shows_nobody_again_what_they_bought(

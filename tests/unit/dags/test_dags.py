@@ -64,6 +64,7 @@ NIGHT = {
     "report_refusal": ({"train_ranker"}, False),
     "default_recommendations": ({"prepare_dataset"}, False),
     "i2i_recommendations": ({"prepare_dataset"}, False),
+    "index_sessions": ({"prepare_dataset"}, False),
     "personal_recommendations": ({"train_als"}, True),
     "similar_items": ({"train_als"}, True),
     "user_history": ({"prepare_dataset"}, False),
@@ -72,6 +73,7 @@ NIGHT = {
         {
             "default_recommendations",
             "i2i_recommendations",
+            "index_sessions",
             "personal_recommendations",
             "similar_items",
             "user_history",
