@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,13 @@ def test_the_checks_hold(columns: list[next_item.Column]) -> None:
 def test_lists_that_fit_any_labels_are_found(columns: list[next_item.Column]) -> None:
     """As if the two stages proposed what the others bought: with labels shuffled, too, they are above popularity."""
     strict = columns[1]
-    everything = np.tile(np.arange(10, dtype=np.int32), (len(strict.by_system[TWO_STAGE].lists), 1))
-    ground = strict.by_system[TWO_STAGE].ground
-    narrow = ground.labels.of_items(np.arange(10))
-    rows = np.isin(ground.labels.user_key, narrow.user_key)
-    cheat = report.Measured(report.Ground(**{**ground.__dict__, "labels": narrow}), TWO_STAGE, everything[rows], 0.0)
-    honest = report.Measured(
-        report.Ground(**{**ground.__dict__, "labels": narrow}), "popular", strict.by_system["popular"].lists[rows], 0.0
-    )
+    popular = strict.by_system["popular"]
+    narrow = popular.ground.labels.of_items(np.arange(10))
+    rows = np.isin(popular.ground.labels.user_key, narrow.user_key)
+    ground = replace(popular.ground, labels=narrow, expected=None)
+    everything = np.tile(np.arange(10, dtype=np.int32), (len(narrow), 1))
+    cheat = report.Measured(ground, TWO_STAGE, everything, 0.0)
+    honest = report.Measured(ground, "popular", popular.lists[rows], 0.0)
     outcome = next_item.Outcome(measured=[honest, cheat])
     (check,) = next_item.checks([next_item.Column("refit", strict.data, outcome)], None, seed=1)
     assert not check[1]
