@@ -151,6 +151,7 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # MLflow's and its dependencies' warnings about themselves
 def test_the_command_measures_logs_and_keeps(
     own_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +181,7 @@ def test_the_command_measures_logs_and_keeps(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif("RECSYS_DATA_DIR" not in os.environ, reason="needs the data sets that RECSYS_DATA_DIR points to")
 @pytest.mark.parametrize("name", ["b1", "b2", "b4"])
 def test_the_quick_form_runs_on_the_real_files(name: str, own_settings: Settings) -> None:
