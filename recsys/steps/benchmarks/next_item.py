@@ -152,11 +152,13 @@ def measured(table: SequenceTable, plan: Plan, folder: Path) -> list[Column]:
 
 
 def thinned(table: SequenceTable, n_users: int, seed: int) -> SequenceTable:
-    """The sequences of a random part of the users, with all items."""
+    """The sequences of a random part of the users, and their items."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(table.user_ids))[:n_users])
     kept = np.isin(table.user, chosen)
     user = np.searchsorted(chosen, table.user[kept]).astype(np.int32)
-    return SequenceTable(user, table.item[kept], [table.user_ids[at] for at in chosen.tolist()], table.item_ids)
+    items, item = np.unique(table.item[kept], return_inverse=True)
+    item_ids = [table.item_ids[at] for at in items.tolist()]
+    return SequenceTable(user, item.astype(np.int32), [table.user_ids[at] for at in chosen.tolist()], item_ids)
 
 
 def rows_of(columns: Sequence[Column], seed: int) -> list[dict[str, Any]]:

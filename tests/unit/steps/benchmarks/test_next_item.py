@@ -119,10 +119,10 @@ def test_a_part_of_the_users_keeps_their_sequences() -> None:
     table = ring(50)
     part = next_item.thinned(table, 20, seed=5)
     assert len(part.user_ids) == 20
-    assert part.item_ids == table.item_ids
     for at, user in enumerate(part.user_ids):
         whole = table.item[table.user == list(table.user_ids).index(user)]
-        assert part.item[part.user == at].tolist() == whole.tolist()
+        ids = [part.item_ids[item] for item in part.item[part.user == at]]
+        assert ids == [table.item_ids[item] for item in whole]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,7 @@ def test_the_command_measures_logs_and_keeps(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif("RECSYS_DATA_DIR" not in os.environ, reason="needs the data sets that RECSYS_DATA_DIR points to")
 @pytest.mark.parametrize("name", ["b1", "b2", "b4"])
