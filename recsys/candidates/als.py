@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from recsys import log
 from recsys.candidates.base import (
     Best,
+    best_products,
     current_weight,
     decayed_weight,
     item_trend,
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 # What was in the training beside the factors; with it the service solves for users who came later
 WEIGHTING = ("trend", "rarity", "mean_user_weight", "mean_weight")  # (n_items,), (n_items,), (1,), (1,)
-FILTERED = np.finfo(np.float32).min / 2  # implicit gives filtered items the lowest float32
 
 
 @dataclass
@@ -179,19 +179,9 @@ class Als:
 
     def _nearest(self, query: Scores, n: int, mask: sp.csr_matrix | None, factors: Scores | None = None) -> Best:
         """The best `n` products of each query (rows, factors) with the offered vectors, less the masked."""
-        from implicit.cpu.topk import topk
-
-        factors = self.offered_factors if factors is None else factors
-        positions = np.full((len(query), n), -1, dtype=np.int64)
-        best = np.full((len(query), n), np.nan, dtype=np.float32)
-        k = min(n, len(factors))
-        if k:
-            with threadpool_limits(1, "blas"):
-                found, scores = topk(factors, query, k, filter_query_items=mask, num_threads=self.num_threads)
-            kept = scores > FILTERED
-            positions[:, :k] = np.where(kept, found, -1)
-            best[:, :k] = np.where(kept, scores, np.nan)
-        return positions, best
+        return best_products(
+            query, self.offered_factors if factors is None else factors, n, mask, threads=self.num_threads
+        )
 
     def scores(self, user_keys: Keys, item_keys: Keys) -> Scores:
         """Products of the vectors of each user and its items: (n,) and (n, k) → (n, k)."""

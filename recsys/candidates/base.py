@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from recsys.decay import decay
 from recsys.errors import ArtifactError, InputError, ModelError
@@ -25,6 +26,7 @@ Best = tuple[Positions, Scores]  # (rows, n) item positions, -1 where there are 
 FORMAT = 1
 TREND_PRIOR = 5.0  # average events
 LEAST_DECAY = 2.0**-20
+FILTERED = np.finfo(np.float32).min / 2  # implicit gives filtered items the lowest float32
 ARRAYS = "model.npz"
 DESCRIPTION = "model.json"
 
@@ -162,6 +164,23 @@ def best_of_dense(scores: Scores, n: int) -> Best:
     best[:, :n_found] = np.take_along_axis(chosen_scores, order, axis=1)
     nothing = ~np.isfinite(best)
     positions[nothing], best[nothing] = -1, np.nan
+    return positions, best
+
+
+def best_products(query: Scores, vectors: Scores, n: int, mask: sp.csr_matrix | None = None, threads: int = 0) -> Best:
+    """The `n` rows of `vectors` (n_items, d) with the largest product with each of `query` (rows, d), best first, less
+    those of `mask` (rows, n_items); by `implicit`'s own search, on all cores where `threads` is 0."""
+    from implicit.cpu.topk import topk
+
+    positions = np.full((len(query), n), -1, dtype=np.int64)
+    best = np.full((len(query), n), np.nan, dtype=np.float32)
+    k = min(n, len(vectors))
+    if k:
+        with threadpool_limits(1, "blas"):  # implicit brings its own threads
+            found, scores = topk(vectors, query, k, filter_query_items=mask, num_threads=threads)
+        kept = scores > FILTERED
+        positions[:, :k] = np.where(kept, found, -1)
+        best[:, :k] = np.where(kept, scores, np.nan)
     return positions, best
 
 

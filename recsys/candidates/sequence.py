@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from recsys.candidates.base import (
     Best,
+    best_products,
     load_model,
     ranked,
     require_finite,
@@ -178,7 +178,7 @@ class SequenceModel:
         mask = seen_positions(seen, offered, len(user_keys))
 
         def best(rows: Positions) -> Best:
-            return _largest_products(self._user_vectors(at[rows]), vectors, n, None if mask is None else mask[rows])
+            return best_products(self._user_vectors(at[rows]), vectors, n, None if mask is None else mask[rows])
 
         return ranked(user_keys, n, at >= 0, offered, best, rows_per_chunk=_USERS_PER_CHUNK)
 
@@ -281,18 +281,3 @@ def _with_replay(new: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np
     chosen = new.copy()
     chosen[rng.choice(old, min(int(new.sum()), len(old)), replace=False)] = True
     return chosen
-
-
-def _largest_products(vectors: Floats, items: Floats, n: int, mask: Any | None) -> Best:
-    """The `n` items with the largest product with each vector, best first; those in `mask` never."""
-    from implicit.cpu.topk import topk
-
-    positions = np.full((len(vectors), n), -1, dtype=np.int64)
-    scores = np.full((len(vectors), n), np.nan, dtype=np.float32)
-    n_found = min(n, len(items))
-    with threadpool_limits(1, "blas"):  # implicit brings its own threads
-        found, product = topk(items, vectors, n_found, filter_query_items=mask)
-    real = product > np.finfo(np.float32).min / 2
-    positions[:, :n_found] = np.where(real, found, -1)
-    scores[:, :n_found] = np.where(real, product, np.nan)
-    return positions, scores
