@@ -260,9 +260,10 @@ def test_every_query_of_the_dashboard_gives_data(prometheus: Prometheus) -> None
     assert value["Memory"][0][0] > 1e7
     assert sum(value["Connections to Postgres"][0]) >= 1
     assert min(seconds for per_route in value["Latency of requests"] for seconds in per_route) > 0
-    ranked, personal, fold_in, i2i, similar, default, nothing = (rates[0] for rates in value["Answers by list"])
+    answers = value["Answers by list"]
+    ranked, personal, fold_in, session, i2i, similar, default, nothing = (rates[0] for rates in answers)
     assert min(ranked, personal, i2i, default) > 0
-    assert fold_in == similar == nothing == 0
+    assert fold_in == session == similar == nothing == 0
     assert set(value["Degraded share"][0]) == set(value["Share of errors by route"][0]) == {0.0}
     assert (len(value["Degraded share"][0]), len(value["Events posted"][0])) == (len(DEGRADED_PARTS), 3)
     assert max(value["Short answers"][0]) <= 1
