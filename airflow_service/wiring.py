@@ -21,7 +21,8 @@ from recsys.errors import RecsysError
 PUBLICATION: Final = Asset("publication", group="recsys")
 NIGHTLY: Final = settings.load().nightly_schedule
 HOUSEKEEPING: Final = settings.load().housekeeping_schedule
-TRAINING: Final = ("training_due", "train_als", "train_deepfm", "train_ranker")
+WITH_SEQUENCE: Final = "sequence" in settings.load().generators  # its training has no other use
+TRAINING: Final = ("training_due", "train_als", "train_deepfm", "train_sequence", "train_ranker")
 STEPS: Final = (
     "prepare_dataset",
     *TRAINING,

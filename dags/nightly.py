@@ -36,7 +36,9 @@ with DAG(
 
     with TaskGroup("training", prefix_group_id=False):
         due = wiring.step("training_due")
-        als, deepfm, ranker = (wiring.step(name) for name in ("train_als", "train_deepfm", "train_ranker"))
+        als, deepfm = wiring.step("train_als"), wiring.step("train_deepfm")
+        models = [als, deepfm, *([wiring.step("train_sequence")] if wiring.WITH_SEQUENCE else [])]
+        ranker = wiring.step("train_ranker")
 
         @task
         def report_refusal(result):
@@ -46,7 +48,7 @@ with DAG(
             return result["reason"]
 
         reported = report_refusal(ranker)
-        prepared >> due >> [als, deepfm] >> ranker
+        prepared >> due >> models >> ranker
 
     with TaskGroup("lists", prefix_group_id=False):
         popular, i2i, sessions = (
@@ -68,5 +70,5 @@ with DAG(
     def watcher():
         raise AirflowFailException("a step has failed (the red one); what could be published without it is published")
 
-    trained = [due, als, deepfm, ranker, reported]
+    trained = [due, *models, ranker, reported]
     [prepared, *trained, popular, i2i, sessions, personal, similar, history, ranked, published] >> watcher()

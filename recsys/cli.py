@@ -123,6 +123,7 @@ def prepare_dataset(
 STEPS = {
     "train_als": "Train ALS: for the ranker's label windows, and for serving.",
     "train_deepfm": "Train DeepFM: for the ranker's label windows, and for serving.",
+    "train_sequence": "Train the sequence network: for the ranker's label windows, and for serving.",
     "default_recommendations": "Write the default lists: popular items overall and by category.",
     "personal_recommendations": "Write the personal lists of ALS.",
     "i2i_recommendations": "Write the item-to-item lists of co-visitation.",

@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     label_window_days: Days = Field(14.0, gt=0, description="length of the ranker's label windows")
     n_label_windows: int = Field(4, ge=1, le=12, description="how many windows the ranker trains on")
     generators: list[str] = Field(
-        ["popular", "als", "covisitation", "next_item", "ease", "deepfm"],
+        ["popular", "als", "covisitation", "next_item", "ease", "deepfm", "sequence"],
         description="candidate generators that feed the ranker; EASE leaves itself out of large catalogues",
     )
     generator_params: dict[str, dict[str, Any]] = Field(

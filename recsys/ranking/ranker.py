@@ -1,8 +1,8 @@
 """The ranker: gradient boosting over the candidates' features (CatBoost; Prokhorenkova et al. 2018).
 
 By default one loss, a classification's (Logloss of "will be bought"): it won each time that a ranking loss (YetiRank;
-Gulin et al. 2011) was trained beside it. Where several are set, the one with the better NDCG@10 on the validation users
-is kept.
+Gulin et al. 2011) was trained beside it. Where several are set, the one with the best NDCG@10 on the validation users
+is kept. A blend of the generators (`blend`) is tried beside them, and ranks where it is better: with few labels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from recsys import log
 from recsys.errors import ArtifactError, InputError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels, accuracy
 from recsys.keys import runs
+from recsys.ranking.blend import Blend
 from recsys.ranking.frame import Frame
 from recsys.types import Scores
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILE = "ranker.cbm"
 DESCRIPTION_FILE = "ranker.json"
+BLEND = "blend"  # in place of a loss
+_AVERAGED_ROWS = 600_000  # of all averaged models together: with many rows each, a second brings nothing
 _LOSS_OPTIONS = {"YetiRank": "YetiRank:permutations=3"}  # the default of 10 takes twice as long
 
 
@@ -43,9 +46,9 @@ class RankerParams:
     l2_leaf_reg: float = 10.0
     column_share: float = 0.3  # of the features, sampled for each split
     early_stopping_rounds: int = 50
-    n_models: int = 3  # averaged; with the chosen loss and number of trees, trained on all users
+    n_models: int = 3  # averaged, fewer where rows are many; with the chosen loss and number of trees, on all users
     max_negatives: int = 50  # per user and window, beside all positives
-    max_rows: int = 1_000_000  # training rows of all windows together; further users are left out
+    max_rows: int = 600_000  # training rows of all windows together; further users are left out
     threads: int = -1  # all cores
     seed: int = 42
 
@@ -102,7 +105,7 @@ class Ranker:
     """A trained ranker. `report`: loss, validation metrics, number of trees and rows, feature importance."""
 
     names: tuple[str, ...]
-    model: Any  # catboost.CatBoost
+    model: Any  # catboost.CatBoost, or Blend
     report: dict[str, Any] = field(default_factory=dict)
 
     def score(self, frame: Frame) -> Scores:
@@ -118,14 +121,17 @@ class Ranker:
             )
         if not len(frame.matrix):
             return np.zeros(0, dtype=np.float32)
-        scores = np.asarray(self.model.predict(frame.matrix, prediction_type="RawFormulaVal"), dtype=np.float32)
+        scores = _logits(self.model, frame.matrix).astype(np.float32)
         if not np.isfinite(scores).all():
             raise ModelError("the ranker gives scores that are not finite; keep the previous one and train again")
         return scores
 
     def save(self, folder: Path) -> None:
-        """Write `ranker.cbm` and `ranker.json` into an existing folder."""
-        self.model.save_model(str(folder / MODEL_FILE))
+        """Write `ranker.cbm` or `blend.json`, and `ranker.json`, into an existing folder."""
+        if isinstance(self.model, Blend):
+            self.model.save(folder)
+        else:
+            self.model.save_model(str(folder / MODEL_FILE))
         description = {"names": self.names, "report": self.report}
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True))
 
@@ -136,14 +142,15 @@ class Ranker:
 
         try:
             description = json.loads((folder / DESCRIPTION_FILE).read_text())
-            model = CatBoost().load_model(str(folder / MODEL_FILE))
+            is_blend = description["report"].get("loss") == BLEND
+            model = Blend.load(folder) if is_blend else CatBoost().load_model(str(folder / MODEL_FILE))
         except (OSError, ValueError, CatBoostError) as error:
             raise ArtifactError(f"no ranker can be read from {folder}: {error}; train it again") from error
         return cls(tuple(description["names"]), model, description["report"])
 
 
 def train(training: Examples, validation: Examples, params: RankerParams) -> Ranker:
-    """Train with each loss, select the better on `validation`, and train `params.n_models` with it on all users.
+    """Train with each loss, and the blend; select the best on `validation`, and train it on all users.
 
     `validation`: whole pools of other users. Raises TooFewLabelsError when a part has no positive or no negative,
     ModelError when all scores are equal.
@@ -164,6 +171,10 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
             "trees": int(model.tree_count_),
             "curve": _curve(model),
         }
+    blend = Blend.fit(training.frame.names, training.frame.matrix, training.label)
+    if any(blend.weight):  # there are columns of generators, and they tell candidates apart
+        ndcg = float(mean_ndcg(blend.predict(validation.frame.matrix), validation))
+        tried[BLEND] = {"ndcg@10": ndcg, "trees": 0, "curve": []}
     best = max(tried, key=lambda loss: tried[loss]["ndcg@10"])
     found = {
         "loss": best,
@@ -176,26 +187,45 @@ def train(training: Examples, validation: Examples, params: RankerParams) -> Ran
 
 
 def refit(training: Examples, validation: Examples, params: RankerParams, found: Mapping[str, Any]) -> Ranker:
-    """Train `params.n_models` on all users with the loss and the number of trees in `found`: the report of a training.
+    """Train on all users with the loss and the number of trees in `found`, the report of a training: the mean of up to
+    `params.n_models` models, or a blend.
 
     Raises ModelError when all scores are equal.
     """
     stopping = validation.thinned(params.max_negatives, params.seed)
     loss = found["loss"]
-    chosen = _average(Examples.concatenate([training, stopping]), params, loss, found["n_trees"])
+    everything = Examples.concatenate([training, stopping])
+    chosen: Any
+    if loss == BLEND:
+        chosen = Blend.fit(everything.frame.names, everything.frame.matrix, everything.label)
+    else:
+        chosen = _average(everything, params, loss, found["n_trees"])
     ranker = Ranker(training.frame.names, chosen)
     if np.ptp(ranker.score(validation.frame)) == 0:
         raise ModelError("the ranker gives every candidate the same score: its features do not distinguish them")
-    importance = chosen.get_feature_importance(_data(stopping, loss), type="PredictionValuesChange")
     ranker.report = {
         **found,
         "n_training_rows": len(training),
         "n_validation_rows": len(validation),
-        "importance": dict(
-            sorted(zip(ranker.names, map(float, importance), strict=True), key=lambda pair: pair[1], reverse=True)
-        ),
+        "importance": _importance(ranker, stopping, loss),
     }
     return ranker
+
+
+def _importance(ranker: Ranker, examples: Examples, loss: str) -> dict[str, float]:
+    """Feature → importance, the greatest first: of trees in per cent, of a blend its weights."""
+    if isinstance(ranker.model, Blend):
+        pairs = list(zip(ranker.model.names, ranker.model.weight, strict=True))
+    else:
+        values = ranker.model.get_feature_importance(_data(examples, loss), type="PredictionValuesChange")
+        pairs = list(zip(ranker.names, map(float, values), strict=True))
+    return dict(sorted(pairs, key=lambda pair: pair[1], reverse=True))
+
+
+def _logits(model: Any, matrix: NDArray[np.float32]) -> NDArray[Any]:
+    if isinstance(model, Blend):
+        return model.predict(matrix)
+    return np.asarray(model.predict(matrix, prediction_type="RawFormulaVal"))
 
 
 def mean_ndcg(scores: NDArray[Any], examples: Examples, k: int = 10) -> float:
@@ -262,12 +292,13 @@ class _Progress:
 
 
 def _average(examples: Examples, params: RankerParams, loss: str, n_trees: int) -> Any:
-    """One model with the mean score of `n_models` that differ in the seed only: less variance."""
+    """One model with the mean score of up to `n_models` that differ in the seed only: less variance."""
     from catboost import sum_models
 
+    n_models = max(min(params.n_models, _AVERAGED_ROWS // max(len(examples), 1)), 1)
     models = []
-    for i in range(params.n_models):
-        logger.info("ranker: model %d of %d, of %d trees, from all users", i + 1, params.n_models, n_trees)
+    for i in range(n_models):
+        logger.info("ranker: model %d of %d, of %d trees, from all users", i + 1, n_models, n_trees)
         models.append(_fit(examples, None, replace(params, seed=params.seed + i), loss, n_trees))
     return sum_models(models, weights=[1 / len(models)] * len(models)) if len(models) > 1 else models[0]
 

@@ -32,10 +32,11 @@ from recsys.ranking.cut import Cut
 from recsys.ranking.ranker import RankerParams
 from recsys.ranking.two_stage import CANDIDATES_PER_GENERATOR, Stage, WindowExamples, rank, train_on, window_examples
 from recsys.steps.context import Context, step
+from recsys.steps.fits import Fits, FitStore
 from recsys.steps.probabilities import Meaning, Watched
 from recsys.steps.stages import OWN_ITEMS, usable_generators
 from recsys.tracking import Run
-from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Catalogue, Interactions, Keys, Task
+from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Interactions, Keys, Task
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +146,8 @@ class Outcome:
     rankers: list[dict[str, Any]] = field(default_factory=list)
 
 
-def measure(data: Dataset, plan: Plan) -> Outcome:
-    """Measure all systems of the plan at its cuts."""
+def measure(data: Dataset, plan: Plan, store: FitStore | None = None) -> Outcome:
+    """Measure all systems of the plan at its cuts; `store` holds what evaluations of the same data have in common."""
     interactions = data.interactions()
     trained_on = _windows(interactions, plan)
     examples: dict[tuple[Window, Task], WindowExamples] = {}
@@ -155,7 +156,7 @@ def measure(data: Dataset, plan: Plan) -> Outcome:
     every = sorted({*trained_on, *(one for group in trained_on.values() for one in group)}, key=lambda w: w.cut_at)
     for number, window in enumerate(every):
         started = time.monotonic()
-        at_cut = _AtCut(data, interactions, window, plan, earlier)
+        at_cut = _AtCut(data, interactions, window, plan, Fits(plan.generator_params, earlier, store))
         earlier = at_cut.cut.fitted
         what = "measured" if window in trained_on else "trained on"
         seconds = time.monotonic() - started
@@ -201,22 +202,6 @@ def _windows(interactions: Interactions, plan: Plan) -> dict[Window, list[Window
     return found
 
 
-class Fits:
-    """Fits generators, with a warm start from the earlier cut where possible, and measures the seconds of each."""
-
-    def __init__(self, plan: Plan, earlier: Mapping[str, CandidateGenerator]) -> None:
-        self._plan, self._earlier = plan, earlier
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str, history: Interactions, catalogue: Catalogue) -> CandidateGenerator:
-        started = time.monotonic()
-        generator = registry.make(name, self._plan.generator_params.get(name, {}))
-        warm_start = {"start_from": self._earlier[name]} if name in self._earlier and registry.continues(name) else {}
-        fitted = generator.fit(history, catalogue, **warm_start)
-        self.seconds[name] = time.monotonic() - started
-        return fitted
-
-
 class _AtCut:
     """The evaluation at one cut."""
 
@@ -226,10 +211,9 @@ class _AtCut:
         interactions: Interactions,
         window: Window,
         plan: Plan,
-        earlier: Mapping[str, CandidateGenerator],
+        fits: Fits,
     ) -> None:
         self.window, self.plan = window, plan
-        fits = Fits(plan, earlier)
         names = dict.fromkeys([*plan.generators, *([OWN_ITEMS] if Task.ALL in plan.tasks else [])])
         learned_at = window.cut_at - plan.lag_us
         self.cut = Cut(data, interactions, window.cut_at, list(names), fits, learned_at=learned_at)

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 EXPORTS: Final = "deepfm_export"
 # Kinds of artifacts that no run records → the input that identifies their database.
 _MADE_OF: Final = {"deepfm_update": "model", LISTS: "dataset"}
-MODELS: Final = {"als": 1, "deepfm": 1, "ranker": N_CHAMPIONS}  # how many champions are needed
+MODELS: Final = {"als": 1, "deepfm": 1, "sequence": 1, "ranker": N_CHAMPIONS}  # how many champions are needed
 PARTIAL_DAYS: Final = 1.0  # longer than any write
 _EXAMPLES: Final = 5
 

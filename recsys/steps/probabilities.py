@@ -29,7 +29,7 @@ from recsys.evaluation.pools import NO_LABELS, PoolCount
 from recsys.evaluation.report import AS_LEARNED, TWO_STAGE
 from recsys.keys import pairs_of
 from recsys.ranking.pool import Pool
-from recsys.ranking.ranker import Ranker
+from recsys.ranking.ranker import BLEND, Ranker
 from recsys.types import CandidateGenerator, Scores
 
 DEEPFM = "deepfm"
@@ -49,7 +49,7 @@ class Meaning:
     ) -> Meaning:
         """`learned`: of the windows that the ranker learned from; `n_items` of the catalogue."""
         count = sum(learned, NO_LABELS)
-        negatives = ranker.report["params"]["max_negatives"] if ranker.report["loss"] == "Logloss" else None
+        negatives = ranker.report["params"]["max_negatives"] if ranker.report["loss"] in ("Logloss", BLEND) else None
         network: Any = next((one for one in generators if one.name == DEEPFM), None)
         if network is None or np.array_equal(network.state.calibration, UNCALIBRATED) or not count.n_labels:
             return cls(negatives, None)

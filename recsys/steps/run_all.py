@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from recsys import settings
 from recsys.steps import (
     default_recommendations,
     i2i_recommendations,
@@ -19,6 +20,7 @@ from recsys.steps import (
     train_als,
     train_deepfm,
     train_ranker,
+    train_sequence,
     user_history,
 )
 from recsys.steps.context import Context
@@ -37,6 +39,7 @@ STEPS: tuple[tuple[str, Callable[..., dict[str, Any]]], ...] = (
     ("personal_recommendations", personal_recommendations.run),
     ("similar_items", similar_items.run),
     ("train_deepfm", train_deepfm.run),
+    ("train_sequence", train_sequence.run),
     ("train_ranker", train_ranker.run),
     ("rank_users", rank_users.run),
     ("user_history", user_history.run),
@@ -57,6 +60,7 @@ def run(
     next run resumes there, because every step reuses its own results.
     """
     results: dict[str, Any] = {}
+    generators = ctx.settings.generators if ctx else settings.load().generators
 
     def do(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         started = time.monotonic()
@@ -67,6 +71,8 @@ def run(
 
     dataset = do("prepare_dataset", lambda: prepare_dataset.run(as_of=as_of, force=force, ctx=ctx))["dataset"]
     for name, step in STEPS:
+        if name == "train_sequence" and "sequence" not in generators:
+            continue
         do(name, lambda step=step: step(dataset=dataset, force=force, ctx=ctx))  # type: ignore[misc]
     do("publish", lambda: publish.run(dataset=dataset, ctx=ctx))
     left_out = {name: why for name, result in results.items() if (why := _why_left_out(result))}

@@ -18,7 +18,7 @@ from recsys.types import CandidateGenerator, Catalogue, Interactions, Task
 logger = logging.getLogger(__name__)
 
 OWN_ITEMS = "recent"  # the generator of a user's own items: only for tasks that may recommend them
-TRAINED = ("als", "deepfm")  # loaded from artifacts; the others are fitted in place, in seconds
+TRAINED = ("als", "deepfm", "sequence")  # loaded from artifacts; the others are fitted in place, in seconds
 
 
 def loaded(ctx: Context, artifacts: Mapping[str, str], purpose: str) -> Fitted:

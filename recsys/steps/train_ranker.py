@@ -35,8 +35,8 @@ Examples = list[tuple[Window, WindowExamples]]  # oldest first
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Train, evaluate and register the ranker; `dataset`: a reference, the newest when None.
 
-    Requires train_als and train_deepfm of the data set. Reuses the results of an earlier run with the same inputs,
-    unless `force`.
+    Requires the generators that are trained by steps of their own (train_als, train_deepfm, train_sequence). Reuses the
+    results of an earlier run with the same inputs, unless `force`.
     """
     ctx = ctx or Context.open()
     ref, data = ctx.dataset(dataset)
@@ -179,8 +179,9 @@ def _log_training(run: Run, ranker: Ranker) -> None:
         run.table("windows", windows)
     for loss, tried in report["validation"].items():
         run.metrics({f"validation.{loss}.ndcg@10": tried["ndcg@10"], f"validation.{loss}.trees": tried["trees"]})
-        run.figure(
-            f"learning_curve_{loss}", plots.learning_curve({loss: tried["curve"]}, y_label=loss, x_label="trees")
-        )
+        if tried["curve"]:
+            run.figure(
+                f"learning_curve_{loss}", plots.learning_curve({loss: tried["curve"]}, y_label=loss, x_label="trees")
+            )
     run.figure("feature_importance", plots.feature_importance(report["importance"]))
     run.table("feature_importance", [{"feature": k, "importance": v} for k, v in report["importance"].items()])

@@ -26,12 +26,15 @@ STEPS = [
     "prepare-dataset",
     "default-recommendations",
     "i2i-recommendations",
+    "index-sessions",
     "train-als",
     "personal-recommendations",
     "similar-items",
     "train-deepfm",
+    "train-sequence",
     "train-ranker",
     "rank-users",
+    "user-history",
     "publish",
 ]
 

@@ -33,7 +33,8 @@ from recsys.settings import Settings
 from recsys.steps.benchmarks import published
 from recsys.steps.benchmarks.leaks import what_leaks
 from recsys.steps.benchmarks.result import Result
-from recsys.steps.evaluate import TWO_STAGE, Fits, Outcome, Plan, measure
+from recsys.steps.evaluate import TWO_STAGE, Outcome, Plan, measure
+from recsys.steps.fits import Fits, FitStore
 from recsys.types import MICROSECONDS_PER_DAY, Task
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool) -> Res
         columns = measured(table, plan, Path(folder))
         passed = checks(columns, None if quick else known, loaded.seed)
         cheap = [name for name in plan.generators if name not in NETWORKS]
-        leaking = what_leaks(table, cheap, Fits(plan, {}), Path(folder) / "leaks", loaded.seed)
+        leaking = what_leaks(table, cheap, Fits(plan.generator_params, {}), Path(folder) / "leaks", loaded.seed)
     text = f"lists and features that change with everybody's last item: {', '.join(leaking) or 'none'}"
     passed.append((text, not leaking))
     counts = f"{len(table.user_ids):,} users, {len(table.item_ids):,} items, {len(table.user):,} interactions."
@@ -143,11 +144,14 @@ def _plan(loaded: Settings, quick: bool) -> Plan:
 
 
 def measured(table: SequenceTable, plan: Plan, folder: Path) -> list[Column]:
-    """Measure each column; `folder` takes the data set."""
-    data, found = sequences.dataset(table, folder), []
+    """Measure each column; `folder` takes the data set and the fits that several columns share: those of strict, a
+    place earlier, are those of refit."""
+    (folder / "data").mkdir()
+    data, found = sequences.dataset(table, folder / "data"), []
+    store = FitStore(folder / "fits")
     for name, one in columns_of(plan).items():
         logger.info("column %s", name)
-        found.append(Column(name, data, measure(data, one)))
+        found.append(Column(name, data, measure(data, one, store)))
     return found
 
 

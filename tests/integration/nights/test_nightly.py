@@ -18,7 +18,7 @@ from airflow_service import commands
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[3]
-TRAINING = {"train_als", "train_deepfm", "train_ranker"}
+TRAINING = {"train_als", "train_deepfm", "train_sequence", "train_ranker"}
 LISTS = {
     "default_recommendations",
     "i2i_recommendations",

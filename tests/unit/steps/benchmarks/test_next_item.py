@@ -17,7 +17,8 @@ from recsys.evaluation import report
 from recsys.ranking.ranker import RankerParams
 from recsys.settings import Settings
 from recsys.steps.benchmarks import command, leaks, next_item, published
-from recsys.steps.evaluate import TWO_STAGE, Fits, Plan
+from recsys.steps.evaluate import TWO_STAGE, Plan
+from recsys.steps.fits import Fits
 from recsys.types import CandidateGenerator, Catalogue, Interactions, Task
 
 N_ITEMS = 60
@@ -91,7 +92,7 @@ def test_another_popularity_than_the_known_one_is_found(columns: list[next_item.
 
 def test_a_planted_leak_is_found(tmp_path: Path) -> None:
     table = ring(200)
-    honest = Fits(PLAN, {})
+    honest = Fits(PLAN.generator_params, {})
     assert leaks.what_leaks(table, PLAN.generators, honest, tmp_path / "honest", seed=1) == []
     whole: dict[str, Interactions] = {}
 
