@@ -70,7 +70,7 @@ class SequenceModel:
     max_epochs: int = 40
     patience: int = 8
     continued_epochs: int = 8  # with `start_from`, at most; see `_epochs_for`
-    max_minutes: float = 30.0
+    max_minutes: float = 10.0
     validation_share: float = 0.05  # of the users; 0 trains all epochs
     seed: int = 42
     name: ClassVar[str] = "sequence"

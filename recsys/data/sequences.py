@@ -73,15 +73,21 @@ def parse(lines: Iterable[str], name: str = "the input") -> SequenceTable:
 
 
 def dataset(table: SequenceTable, folder: Path) -> Dataset:
-    """The data set of sequences, written into an existing folder.
+    """The data set of sequences without times, written into an existing folder.
 
     An item's instant is its place from the end of its sequence, in steps of `PLACE`, so that label windows of one step
-    are the protocol "leave the last out": the newest holds everybody's last item, the one before the second last. Each
-    item is a session of its own; all items are known from the beginning. An item counts as bought: it is not
+    are the protocol "leave the last out": the newest holds everybody's last item, the one before the second last.
+    """
+    return timed_dataset(table, END_AT - (table.place + 1) * PLACE, END_AT, folder)
+
+
+def timed_dataset(table: SequenceTable, at: NDArray[np.int64], end_at: int, folder: Path) -> Dataset:
+    """The data set of sequences whose items have instants `at` (n,), all before `end_at` (microseconds), written into
+    an existing folder.
+
+    Each item is a session of its own; all items are known from the beginning. An item counts as bought: it is not
     recommended to its user again.
     """
-    place = table.place
-    at = END_AT - (place + 1) * PLACE
     order = np.argsort(at, kind="stable")
     events = pa.table(
         {
@@ -94,8 +100,6 @@ def dataset(table: SequenceTable, folder: Path) -> Dataset:
             col.SESSION_ID: order.astype(np.int64),
         }
     )
-    longest = int(place.max()) + 1
-    first_seen = pa.array([END_AT - (longest + 1) * PLACE]).cast(INSTANT)[0]
     users = {col.USER_KEY: np.arange(len(table.user_ids), dtype=np.int32)}
     items = {
         col.ITEM_KEY: np.arange(len(table.item_ids), dtype=np.int32),
@@ -104,14 +108,15 @@ def dataset(table: SequenceTable, folder: Path) -> Dataset:
     }
     meta = DatasetMeta(
         source="sequences",
-        as_of=END_AT,
+        as_of=end_at,
         event_types=(EVENT_TYPE,),
         event_weights={EVENT_TYPE: 1.0},
         label_event_types=(EVENT_TYPE,),
         bought_event_types=(EVENT_TYPE,),
     )
+    first_seen = pa.array([int(at.min()) - PLACE]).cast(INSTANT)[0].as_py()
     known_since = {
-        name: pa.array([first_seen.as_py()] * len(ids), INSTANT)
+        name: pa.array([first_seen] * len(ids), INSTANT)
         for name, ids in (("users", table.user_ids), ("items", table.item_ids))
     }
     return write_dataset(
@@ -123,3 +128,21 @@ def dataset(table: SequenceTable, folder: Path) -> Dataset:
             "items": pa.table(items | {col.FIRST_SEEN_AT: known_since["items"]}),
         },
     )
+
+
+def split_by_time(
+    table: SequenceTable, at: NDArray[np.int64], share: float, days: float
+) -> tuple[SequenceTable, NDArray[np.int64], int]:
+    """A global split: everything before the instant that `share` of the events precede, and of everybody with an event
+    before it the first one of the `days` after it.
+
+    `at` (n,): microseconds, not falling within a user. Gives the events that are kept, their instants, and the end of
+    those days.
+    """
+    cut_at = int(np.quantile(at, share))
+    end_at = cut_at + round(days * MICROSECONDS_PER_DAY)
+    before = at < cut_at
+    is_first = np.zeros(len(at), dtype=bool)
+    is_first[1:] = ~before[1:] & before[:-1] & (table.user[1:] == table.user[:-1])
+    kept = before | (is_first & (at < end_at))
+    return SequenceTable(table.user[kept], table.item[kept], table.user_ids, table.item_ids), at[kept], end_at

@@ -3,7 +3,9 @@
 Columns, which are never mixed:
 - *order-blind*: strict, and nothing may use the direction of a pair: rules are made symmetric, networks left out;
 - *strict*: everything is learned from all but the last two items; the input is all but the last (published rows);
-- *refit*: learned from all but the last, as a night does.
+- *refit*: learned from all but the last, as a night does;
+- *time split*, of films, whose times are known: everything before one instant is learned, and everybody's next film
+  after it is the label.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from recsys.candidates.popular import Popular
 from recsys.data import sequences
@@ -40,12 +43,16 @@ from recsys.types import MICROSECONDS_PER_DAY, Task
 logger = logging.getLogger(__name__)
 
 PLACE_DAYS = PLACE / MICROSECONDS_PER_DAY
+SPLIT_SHARE, SPLIT_DAYS = 0.9, 30.0  # of the time split
 METRICS = {"HR@10": "recall@10", "NDCG@10": "ndcg@10"}
 QUICK_USERS = 1_500
 N_SHUFFLES = 10
 QUICK_RANKER: dict[str, Any] = {"iterations": 60, "n_models": 1, "max_rows": 200_000}
 NETWORKS = ("deepfm", "sequence")
 SYMMETRIC: Mapping[str, Mapping[str, Any]] = {"covisitation": {"backward": 1.0}, "next_item": {"backward": 1.0}}
+
+
+Instants = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -80,19 +87,30 @@ def sequences_of_a_file(loaded: Settings, path: Path, quick: bool) -> Result:
 
 def movielens_1m(loaded: Settings, path: Path, quick: bool) -> Result:
     """B2: `ratings.parquet` with UserID, MovieID and `pos_in_user`, the order of each user's ratings."""
+    table, at = films(path)
+    if quick:
+        return _run("B2: the next film", table, loaded, quick)
+    return _run("B2: the next film", table, loaded, quick, at)
+
+
+def films(path: Path) -> tuple[SequenceTable, Instants]:
+    """The sequences of MovieLens 1M, and when each film was rated (n,), microseconds: the known instant, or the
+    earliest possible one; the order within a user is that of the file."""
+    names = ["UserID", "MovieID", "pos_in_user", "Timestamp", "timestamp_lo", "timestamp_hi"]
     try:
-        rows = pq.read_table(path, columns=["UserID", "MovieID", "pos_in_user"])
+        rows = pq.read_table(path, columns=names).to_pandas()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no Parquet file with UserID, MovieID and pos_in_user: {error}") from error
-    user, item, place = (rows[name].to_numpy() for name in rows.column_names)
-    order = np.lexsort((place, user))
-    users, at_user = np.unique(user[order], return_inverse=True)
-    items, at_item = np.unique(item[order], return_inverse=True)
+        raise InputError(f"{path} is no Parquet file with {', '.join(names)}: {error}") from error
+    rows = rows.sort_values(["UserID", "pos_in_user"], kind="stable")
+    known = rows["Timestamp"].fillna(rows["timestamp_lo"]).fillna(rows["timestamp_hi"])
+    rising = known.groupby(rows["UserID"]).cummax()
+    users, at_user = np.unique(rows["UserID"], return_inverse=True)
+    items, at_item = np.unique(rows["MovieID"], return_inverse=True)
     table = SequenceTable(at_user.astype(np.int32), at_item.astype(np.int32), [*map(str, users)], [*map(str, items)])
-    return _run("B2: the next film", table, loaded, quick)
+    return table, (rising.to_numpy() * 1e6).astype(np.int64)
 
 
-def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool) -> Result:
+def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool, at: Instants | None = None) -> Result:
     if int(table.place.max()) < 4:
         raise InputError(
             "no sequence is longer than four items; a training window, a test item and a history need five"
@@ -103,6 +121,8 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool) -> Res
         table = thinned(table, QUICK_USERS, loaded.seed)
     with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as folder:
         columns = measured(table, plan, Path(folder))
+        if at is not None:
+            columns.append(time_split(table, at, plan, Path(folder)))
         passed = checks(columns, None if quick else known, loaded.seed)
         cheap = [name for name in plan.generators if name not in NETWORKS]
         leaking = what_leaks(table, cheap, Fits(plan.generator_params, {}), Path(folder) / "leaks", loaded.seed)
@@ -153,6 +173,15 @@ def measured(table: SequenceTable, plan: Plan, folder: Path) -> list[Column]:
         logger.info("column %s", name)
         found.append(Column(name, data, measure(data, one, store)))
     return found
+
+
+def time_split(table: SequenceTable, at: Instants, plan: Plan, folder: Path) -> Column:
+    """Measure the global split by time, trained on label windows of equal length before it."""
+    logger.info("column %s", published.TIME_SPLIT)
+    (folder / "split").mkdir()
+    kept, instants, end_at = sequences.split_by_time(table, at, SPLIT_SHARE, SPLIT_DAYS)
+    data = sequences.timed_dataset(kept, instants, end_at, folder / "split")
+    return Column(published.TIME_SPLIT, data, measure(data, replace(plan, days=SPLIT_DAYS)))
 
 
 def thinned(table: SequenceTable, n_users: int, seed: int) -> SequenceTable:

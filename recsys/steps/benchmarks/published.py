@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-STRICT, REFIT = "strict", "refit"
+STRICT, REFIT, TIME_SPLIT = "strict", "refit", "time split"
 
 
 @dataclass(frozen=True)

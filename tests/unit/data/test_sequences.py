@@ -78,3 +78,23 @@ def test_the_newest_window_holds_the_last_item_of_each_and_the_history_the_rest(
             assert labels.user_key.tolist() == list(expected)
             assert [int(table.item_ids[item]) for item in labels.item_key] == list(expected.values())
             assert np.array_equal(labels.n_labels, np.ones(len(expected)))
+
+
+@given(seed=st.integers(0, 10_000), share=st.sampled_from([0.5, 0.8, 0.9]))
+def test_a_split_by_time_keeps_the_past_and_the_next_event_of_those_who_have_one(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 8, 12)
+    lines = [f"u{n} " + " ".join(f"i{item}" for item in range(length)) for n, length in enumerate(lengths)]
+    table = sequences.parse(lines)
+    at = np.concatenate([np.sort(rng.integers(0, 40 * PLACE, length)) for length in lengths]).astype(np.int64)
+    kept, when, end_at = sequences.split_by_time(table, at, share, days=5)
+    cut_at = int(np.quantile(at, share))
+    assert end_at == cut_at + 5 * PLACE
+    assert (when < cut_at).sum() == (at < cut_at).sum()
+    later = kept.user[when >= cut_at]
+    assert len(np.unique(later)) == len(later), "one label of each"
+    for user in range(len(lengths)):
+        own = at[table.user == user]
+        next_one = own[own >= cut_at][:1]
+        expected = [] if not (own < cut_at).any() else next_one[next_one < end_at].tolist()
+        assert when[(kept.user == user) & (when >= cut_at)].tolist() == expected

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from recsys.candidates import registry
@@ -60,6 +62,41 @@ def test_what_follows_is_found_in_every_column_and_by_direction_alone_first(colu
     assert first["strict"]["next_item"] > 0.85
     # made symmetric, it cannot tell what comes from what came, but for the user's own items, which are masked
     assert first["order-blind"]["next_item"] < first["strict"]["next_item"] - 0.03
+
+
+def test_columns_share_the_fits_of_equal_cuts(tmp_path: Path) -> None:
+    next_item.measured(ring(100), PLAN, tmp_path)
+    kept = [path.name for path in (tmp_path / "fits").iterdir()]
+    # strict is of places 4, 3 and 2 from the end, refit of 3, 2 and 1; what is symmetric is order-blind's own
+    assert sum(name.startswith("popular-") for name in kept) == 4
+    assert sum(name.startswith("next_item-") for name in kept) == 4 + 3
+
+
+def test_the_next_film_after_an_instant_is_found(tmp_path: Path) -> None:
+    table = ring()
+    at = sequences.END_AT - (table.place + 1) * 20 * sequences.PLACE + table.user
+    column = next_item.time_split(table, at, PLAN, tmp_path)
+    labels = column.by_system[TWO_STAGE].ground.labels
+    assert labels.n_labels.max() == 1
+    assert column.by_system["next_item"].values["recall@10"].mean() > 0.95
+
+
+def test_films_come_in_the_order_of_their_users_with_the_earliest_possible_instant(tmp_path: Path) -> None:
+    rows = pa.table(
+        {
+            "UserID": [7, 7, 5, 7],
+            "MovieID": [30, 10, 10, 20],
+            "pos_in_user": [2, 1, 1, 0],
+            "Timestamp": [None, None, 50.0, 10.0],
+            "timestamp_lo": [12.0, None, 50.0, 10.0],
+            "timestamp_hi": [20, 15, 50, 10],
+        }
+    )
+    pq.write_table(rows, tmp_path / "ratings.parquet")
+    table, at = next_item.films(tmp_path / "ratings.parquet")
+    assert [table.user_ids[user] for user in table.user] == ["5", "7", "7", "7"]
+    assert [table.item_ids[item] for item in table.item] == ["10", "20", "10", "30"]
+    assert at.tolist() == [50_000_000, 10_000_000, 15_000_000, 15_000_000]
 
 
 def test_the_checks_hold(columns: list[next_item.Column]) -> None:
