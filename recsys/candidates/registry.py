@@ -25,6 +25,7 @@ _CLASS_BY_NAME = {
     "sequence": "recsys.candidates.sequence:SequenceModel",
 }
 NAMES: tuple[str, ...] = tuple(_CLASS_BY_NAME)
+NETWORKS = ("deepfm", "sequence")  # TensorFlow trains them, in minutes
 
 
 def class_of(name: str) -> type[CandidateGenerator]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,17 +38,23 @@ def usable_generators(ctx: Context, interactions: Interactions, task: Task) -> l
 
     For tasks that may show bought items again, the generator of own items is added.
     """
-    names: list[str] = []
-    for name in dict.fromkeys([*ctx.settings.generators, *([OWN_ITEMS] if task is Task.ALL else [])]):
-        most = getattr(registry.make(name, generator_params(ctx, name)), "max_items", None)
-        n_items = len(np.unique(interactions.item_key)) if most is not None else 0
+    names = dict.fromkeys([*ctx.settings.generators, *([OWN_ITEMS] if task is Task.ALL else [])])
+    return usable(list(names), ctx.settings.generator_params, len(np.unique(interactions.item_key)))
+
+
+def usable(names: Sequence[str], params: Mapping[str, Mapping[str, Any]], n_items: int) -> list[str]:
+    """Those of `names` that can learn from `n_items` items with events; of the others it is logged why they are left
+    out. InputError when none is left."""
+    found = []
+    for name in names:
+        most = getattr(registry.make(name, params.get(name, {})), "max_items", None)
         if most is not None and n_items > most:
             logger.warning("%s is left out: %d items with events are more than its %d", name, n_items, most)
         else:
-            names.append(name)
-    if not names:
+            found.append(name)
+    if not found:
         raise InputError("no candidate generator is left; set at least one usable one in RECSYS_GENERATORS")
-    return names
+    return found
 
 
 def task_of(ranker: Manifest) -> Task:

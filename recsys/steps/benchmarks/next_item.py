@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.candidates.popular import Popular
+from recsys.candidates.registry import NETWORKS
 from recsys.data import sequences
 from recsys.data.dataset import Dataset
 from recsys.data.sequences import PLACE, SequenceTable
@@ -38,6 +39,7 @@ from recsys.steps.benchmarks.leaks import what_leaks
 from recsys.steps.benchmarks.result import Result
 from recsys.steps.evaluate import TWO_STAGE, Outcome, Plan, measure
 from recsys.steps.fits import Fits, FitStore
+from recsys.steps.stages import usable
 from recsys.types import MICROSECONDS_PER_DAY, Task
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,6 @@ METRICS = {"HR@10": "recall@10", "NDCG@10": "ndcg@10"}
 QUICK_USERS = 1_500
 N_SHUFFLES = 10
 QUICK_RANKER: dict[str, Any] = {"iterations": 60, "n_models": 1, "max_rows": 200_000}
-NETWORKS = ("deepfm", "sequence")
 SYMMETRIC: Mapping[str, Mapping[str, Any]] = {"covisitation": {"backward": 1.0}, "next_item": {"backward": 1.0}}
 
 
@@ -116,9 +117,9 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool, at: In
             "no sequence is longer than four items; a training window, a test item and a history need five"
         )
     known = published.recognised(len(table.user_ids), len(table.item_ids), len(table.user))
-    plan = _plan(loaded, quick)
     if quick:
         table = thinned(table, QUICK_USERS, loaded.seed)
+    plan = _plan(loaded, len(table.item_ids), quick)
     with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as folder:
         columns = measured(table, plan, Path(folder))
         if at is not None:
@@ -148,11 +149,12 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool, at: In
     return result
 
 
-def _plan(loaded: Settings, quick: bool) -> Plan:
+def _plan(loaded: Settings, n_items: int, quick: bool) -> Plan:
     """The settings' plan as this protocol has it: one cut, windows of one place."""
+    names = [name for name in loaded.generators if not (quick and name in NETWORKS)]
     ranker = RankerParams(**({"seed": loaded.seed} | loaded.ranker_params | (QUICK_RANKER if quick else {})))
     return Plan(
-        generators=[name for name in loaded.generators if not (quick and name in NETWORKS)],
+        generators=usable(names, loaded.generator_params, n_items),
         generator_params=loaded.generator_params,
         ranker=ranker,
         training_windows=2 if quick else loaded.n_label_windows,

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from recsys.candidates.popular import Popular
+from recsys.candidates.registry import NETWORKS
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError
 from recsys.evaluation import plots, report
@@ -66,7 +67,7 @@ def _measured(ctx: Context, ref: str, quick: bool) -> Result:
             cuts=1,
             training_windows=2,
             ranker=replace(plan.ranker, **QUICK_RANKER),
-            generators=[name for name in plan.generators if name != "deepfm"],
+            generators=[name for name in plan.generators if name not in NETWORKS],
         )
     outcome = measure(data, plan)
     rows = report.rows_of(outcome.measured, seed=plan.seed)
