@@ -69,7 +69,12 @@ def hits(lists: Keys, labels: Labels) -> NDArray[np.bool_]:
     ordered = np.sort(lists, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
         raise InputError("a list holds the same item twice; make lists distinct before they are measured")
-    return np.isin(pairs_of(np.arange(len(lists))[:, None], lists), pairs_of(labels.row, labels.item_key))
+    wanted, pairs = pairs_of(labels.row, labels.item_key), pairs_of(np.arange(len(lists))[:, None], lists)
+    if not len(wanted):
+        return np.zeros(lists.shape, dtype=bool)
+    at = np.searchsorted(wanted, pairs)  # they ascend, and are few: `isin` would sort the many
+    found: NDArray[np.bool_] = (wanted[np.minimum(at, len(wanted) - 1)] == pairs) & (lists >= 0)
+    return found
 
 
 def accuracy(lists: Keys, labels: Labels, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Values]:

@@ -16,6 +16,7 @@ from recsys.types import Keys
 SIZES = (10, 50, 100, 200)
 POOL = "pool"
 EVERY = "items"  # the group of all items
+_NOT_FOUND = np.iinfo(np.int64).max  # as a place
 UNKNOWN = "unknown items"  # those first seen in the label window: no stage can propose them
 
 
@@ -27,31 +28,31 @@ def pool_report(lists: Mapping[str, Keys], labels: Labels, sizes: Sequence[int] 
     `overlap`, the share of its candidates that another one proposes, too; `candidates` per user.
     """
     found = {name: hits(keys, labels) for name, keys in lists.items()}
-    pairs = {name: _pairs(keys) for name, keys in lists.items()}
-    hit_pairs = {name: _pairs(np.where(found[name], keys, -1)) for name, keys in lists.items()}
-    all_hits = np.unique(np.concatenate(list(hit_pairs.values())))
+    places = {name: _places(keys, found[name], labels) for name, keys in lists.items()}
+    times_found = np.sum([place < _NOT_FOUND for place in places.values()], axis=0)
+    n_found = int((times_found > 0).sum())
+    shared, n_distinct = _shared(lists)
     rows = []
     for name, keys in lists.items():
-        others = [other for other in lists if other != name]
-        elsewhere = np.concatenate([pairs[other] for other in others]) if others else np.zeros(0, dtype=np.int64)
-        hit_elsewhere = np.isin(hit_pairs[name], elsewhere).sum()
+        alone = (places[name] < _NOT_FOUND) & (times_found == 1)
         rows.append(
             {
                 "generator": name,
                 **{f"recall@{n}": float((found[name][:, :n].sum(axis=1) / labels.n_labels).mean()) for n in sizes},
-                "unique": float((len(hit_pairs[name]) - hit_elsewhere) / max(len(all_hits), 1)),
-                "overlap": float(np.isin(pairs[name], elsewhere).mean()) if len(pairs[name]) else 0.0,
+                "unique": float(alone.sum() / max(n_found, 1)),
+                "overlap": float(shared[name].mean()) if len(shared[name]) else 0.0,
                 "candidates": float((keys >= 0).sum(axis=1).mean()),
             }
         )
-    recalls = {f"recall@{n}": float(recall_of_union(lists, labels, n).mean()) for n in sizes}
-    n_candidates = len(np.unique(np.concatenate(list(pairs.values())))) / max(len(labels), 1)
-    return [*rows, {"generator": POOL, **recalls, "unique": None, "overlap": None, "candidates": n_candidates}]
+    best = np.min(list(places.values()), axis=0)
+    recalls = {f"recall@{n}": float(_recall(best < n, labels).mean()) for n in sizes}
+    whole = {"generator": POOL, **recalls, "unique": None, "overlap": None}
+    return [*rows, whole | {"candidates": n_distinct / max(len(labels), 1)}]
 
 
 def recall_of_union(lists: Mapping[str, Keys], labels: Labels, n: int | None = None) -> Values:
     """Share of each user's labels that is among the first `n` (all when None) of any of the lists, (n_users,)."""
-    return np.bincount(labels.row, _found(lists, labels, n), minlength=len(labels)) / labels.n_labels
+    return _recall(_found(lists, labels, n), labels)
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,33 @@ def pool_hits(lists: Mapping[str, Keys], labels: Labels, known: Keys, groups: Ma
 
 def _found(lists: Mapping[str, Keys], labels: Labels, n: int | None = None) -> NDArray[np.bool_]:
     """Which labels are among the first `n` of any list, (n_labels,)."""
-    wanted = pairs_of(labels.row, labels.item_key)
-    found = np.zeros(len(wanted), dtype=bool)
+    found = np.zeros(len(labels.item_key), dtype=bool)
     for keys in lists.values():
-        found |= np.isin(wanted, _pairs(keys[:, :n]))
+        first = keys[:, :n]
+        found |= _places(first, hits(first, labels), labels) < _NOT_FOUND
     return found
 
 
-def _pairs(lists: Keys) -> np.ndarray[Any, np.dtype[np.int64]]:
-    row, place = np.nonzero(lists >= 0)
-    return pairs_of(row, lists[row, place])
+def _recall(found: NDArray[np.bool_], labels: Labels) -> Values:
+    return np.bincount(labels.row, found, minlength=len(labels)) / labels.n_labels
+
+
+def _places(lists: Keys, found: NDArray[np.bool_], labels: Labels) -> NDArray[np.int64]:
+    """Where each label stands in its user's list, from 0, `_NOT_FOUND` where it does not: (n_labels,)."""
+    places = np.full(len(labels.item_key), _NOT_FOUND, dtype=np.int64)
+    row, place = np.nonzero(found)
+    at = np.searchsorted(pairs_of(labels.row, labels.item_key), pairs_of(row, lists[row, place]))
+    places[at] = place
+    return places
+
+
+def _shared(lists: Mapping[str, Keys]) -> tuple[dict[str, NDArray[np.bool_]], int]:
+    """Of each generator's candidates, whether another one proposes them, too; and how many distinct ones there are."""
+    pairs = []
+    for keys in lists.values():
+        row, place = np.nonzero(keys >= 0)
+        pairs.append(pairs_of(row, keys[row, place]))
+    distinct, at, count = np.unique(np.concatenate(pairs), return_inverse=True, return_counts=True)
+    ends = np.cumsum([len(part) for part in pairs])[:-1]
+    shared = np.split(count[at] > 1, ends)
+    return dict(zip(lists, shared, strict=True)), len(distinct)
