@@ -98,6 +98,20 @@ class Context:
         with self.engine.connect() as connection:
             return {microseconds(as_of): ref for as_of, ref in connection.execute(query)}
 
+    def histories_before(self, step: str, dataset: str, cut_at: int, n: int = 10) -> list[str]:
+        """The artifacts that a step fitted for label windows of other data sets, on events up to an instant
+        (microseconds) at most: the newest `n`, newest events first."""
+        query = (
+            sa.select(training_runs.c.artifact)
+            .where(training_runs.c.step == step, training_runs.c.dataset != dataset)
+            .where(training_runs.c.purpose == HISTORY, training_runs.c.status == "succeeded")
+            .where(training_runs.c.as_of <= instant(cut_at))
+            .order_by(training_runs.c.as_of.desc(), training_runs.c.run_id.desc())
+            .limit(n)
+        )
+        with self.engine.connect() as connection:
+            return [str(ref) for ref in connection.scalars(query)]
+
     def measured_model(self, model: str, serving: str) -> str | None:
         """The model of the past by which a serving one was measured: the newest of the same data; None without one."""
         query = (

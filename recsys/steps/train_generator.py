@@ -3,11 +3,16 @@
 The history models are fitted on events before their window. The newest of them is evaluated on its window, beside
 popularity and the former champion; that, and the lists of the serving model, which is fitted on all events, decide
 whether the latter becomes the champion.
+
+A generator that can go on from an earlier model does so from window to window, and, where the step says so, in the
+first window from the newest model of an earlier night that has seen nothing after it: `MAX_NIGHTS` nights in a row,
+then the first window is learned from scratch, so that no mistake lasts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -19,7 +24,7 @@ import numpy as np
 
 import recsys
 from recsys import log
-from recsys.artifacts import version_of
+from recsys.artifacts import Manifest, version_of
 from recsys.candidates import registry
 from recsys.data.dataset import Dataset, instant
 from recsys.errors import NothingToDoError
@@ -37,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 MAX_MEASURED_USERS = 10_000  # of the newest label window; a sample of this size is exact to half a per cent
 LIST_LENGTH = 100
+MAX_NIGHTS = 14  # that go on from one another
 
 # A generator is refused only when it is broken or far worse than popularity: the ranker may make good use of the
 # candidates of a weak one. In a catalogue of hundreds of thousands of items, 64 factors cover only the busiest one per
@@ -56,10 +62,13 @@ class Fit:
     meta: dict[str, Any]
 
 
-def train_generator(ctx: Context, name: str, dataset: str | None, *, force: bool = False) -> dict[str, Any]:
+def train_generator(
+    ctx: Context, name: str, dataset: str | None, *, force: bool = False, from_earlier_nights: bool = False
+) -> dict[str, Any]:
     """Fit, evaluate and register the generator `name`; the references of its artifacts, and the gate's verdict.
 
-    Reuses the results of an earlier run with the same inputs, unless `force`.
+    Reuses the results of an earlier run with the same inputs, unless `force`. `from_earlier_nights`: goes on from
+    them, unless `force`.
     Raises ModelError when a fit is not finite, TooFewLabelsError when there are no labels to evaluate it on.
     """
     step = f"train_{name}"
@@ -69,7 +78,9 @@ def train_generator(ctx: Context, name: str, dataset: str | None, *, force: bool
         raise NothingToDoError("all events are on one item: no model can recommend another")
     windows = training_windows(interactions, n=ctx.settings.n_label_windows, days=ctx.settings.label_window_days)
     labels_of(interactions, windows[-1], data.meta)  # raises if there are none, before anything is fitted
-    plan = _plan(ctx, name, ref, [w.cut_at for w in windows], data.meta.as_of)
+    cuts = [window.cut_at for window in windows]
+    start = _earlier_night(ctx, name, ref, cuts[0]) if from_earlier_nights and not force else None
+    plan = _plan(ctx, name, ref, cuts, data.meta.as_of, start)
     serving = f"{name}/{plan[-1].version}"
     history = [f"{name}/{fit.version}" for fit in plan[:-1]]
     verdict = None if force else ctx.verdict(step, ref, serving)
@@ -87,16 +98,38 @@ def generator_params(ctx: Context, name: str) -> dict[str, Any]:
     return dataclasses.asdict(generator)  # type: ignore[call-overload]
 
 
-def _plan(ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int) -> list[Fit]:
-    """The fits, oldest first; one with a warm start depends on the one before."""
+def _earlier_night(ctx: Context, name: str, dataset: str, cut_at: int) -> Manifest | None:
+    """The model that the fit of the first window goes on from: of the same parameters and release, newest first, one of
+    an earlier data set that has seen nothing after the cut; None where there is none, or after `MAX_NIGHTS`."""
+    step, params = f"train_{name}", json.loads(json.dumps(generator_params(ctx, name)))  # as manifests have them
+    own = ctx.history(step, dataset).get(cut_at)
+    if own is not None and ctx.store.exists(own):  # it stays as it was begun
+        refs = [ctx.store.manifest(own).inputs.get("earlier", "")]
+    else:
+        refs = ctx.histories_before(step, dataset, cut_at)
+    for ref in filter(ctx.store.exists, filter(None, refs)):
+        manifest = ctx.store.manifest(ref)
+        if (manifest.meta["params"], manifest.meta["code_version"]) == (params, recsys.__version__):
+            return manifest if manifest.meta.get("nights", 1) < MAX_NIGHTS else None
+    return None
+
+
+def _plan(
+    ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int, start: Manifest | None = None
+) -> list[Fit]:
+    """The fits, oldest first; one with a warm start depends on the one before, the first on `start`."""
     params = generator_params(ctx, name)
+    nights = start.meta.get("nights", 1) + 1 if start else 1
     continues = registry.continues(name)
     plan: list[Fit] = []
     for cut_at, purpose in [*((cut, HISTORY) for cut in cuts), (as_of, SERVING)]:
         inputs = {"dataset": dataset}
         if continues and plan:
             inputs["earlier"] = f"{name}/{plan[-1].version}"
+        elif continues and start:
+            inputs["earlier"] = start.ref
         meta = {"purpose": purpose, "cut_at": cut_at, "params": params, "code_version": recsys.__version__}
+        meta |= {"nights": nights} if continues and start else {}
         version = version_of(instant(cut_at), inputs | meta | {"generator": name})
         plan.append(Fit(cut_at, purpose, version, inputs, meta))
     return plan

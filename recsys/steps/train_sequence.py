@@ -13,6 +13,7 @@ from recsys.steps.train_generator import train_generator
 def run(dataset: str | None = None, force: bool = False, *, ctx: Context | None = None) -> dict[str, Any]:
     """Train and register; see `train_generator`. `dataset`: a reference, the newest data set when None.
 
-    A night runs it where RECSYS_GENERATORS names `sequence`: nothing but the ranker's candidates needs it.
+    Goes on from an earlier night's model, so that a night learns what is new; `force` starts from scratch. A night runs
+    it where RECSYS_GENERATORS names `sequence`: nothing but the ranker's candidates needs it.
     """
-    return train_generator(ctx or Context.open(), "sequence", dataset, force=force)
+    return train_generator(ctx or Context.open(), "sequence", dataset, force=force, from_earlier_nights=True)

@@ -81,6 +81,7 @@ def test_what_can_be_published_is(night, clean_database: sa.Engine, monkeypatch,
     steps = tuple((name, step) for name, step in run_all.STEPS if name != "train_deepfm")  # it takes minutes
     monkeypatch.setattr(run_all, "STEPS", steps)
     result = night(WORLDS[world])
+    assert "train_sequence" not in result, "the settings name no generator that needs it"
     lists = result["publish"]["lists"]
     assert lists["default"] >= 1
     assert lists["history"] >= 1

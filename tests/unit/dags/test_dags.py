@@ -161,10 +161,12 @@ def test_tasks_are_steps(parsed: dict[str, Any]) -> None:
     assert steps <= {path.stem for path in (ROOT / "recsys" / "steps").glob("*.py")}
 
 
-def test_schedule_and_parallelism_are_settings(tmp_path: Path) -> None:
-    with_settings = parse(tmp_path, RECSYS_NIGHTLY_SCHEDULE="30 4 * * *", RECSYS_TASKS_AT_ONCE="1")
-    night = with_settings["dags"]["nightly"]
+def test_schedule_parallelism_and_the_sequence_network_are_settings(tmp_path: Path) -> None:
+    settings = {"RECSYS_NIGHTLY_SCHEDULE": "30 4 * * *", "RECSYS_TASKS_AT_ONCE": "1"}
+    night = parse(tmp_path, **settings, RECSYS_GENERATORS='["popular", "als"]')["dags"]["nightly"]
     assert (night["expression"], night["max_active_tasks"]) == ("30 4 * * *", 1)
+    assert "train_sequence" not in night["tasks"]
+    assert set(night["tasks"]["train_ranker"]["upstream"]) == {"train_als", "train_deepfm"}
 
 
 def test_housekeeping_is_a_step_that_can_be_tried(parsed: dict[str, Any]) -> None:
