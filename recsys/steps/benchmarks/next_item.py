@@ -39,6 +39,7 @@ from recsys.types import MICROSECONDS_PER_DAY, Task
 logger = logging.getLogger(__name__)
 
 PLACE_DAYS = PLACE / MICROSECONDS_PER_DAY
+FILM_COLUMNS = ("UserID", "MovieID", "pos_in_user")
 METRICS = {"HR@10": "recall@10", "NDCG@10": "ndcg@10"}
 QUICK_USERS = 1_500
 N_SHUFFLES = 10
@@ -78,17 +79,21 @@ def sequences_of_a_file(loaded: Settings, path: Path, quick: bool) -> Result:
 
 
 def movielens_1m(loaded: Settings, path: Path, quick: bool) -> Result:
-    """B2: `ratings.parquet` with UserID, MovieID and `pos_in_user`, the order of each user's ratings."""
+    """B2."""
+    return _run("B2: the next film", films(path), loaded, quick)
+
+
+def films(path: Path) -> SequenceTable:
+    """`ratings.parquet` with UserID, MovieID and `pos_in_user`, the order of each user's ratings; InputError."""
     try:
-        rows = pq.read_table(path, columns=["UserID", "MovieID", "pos_in_user"])
+        rows = pq.read_table(path, columns=[*FILM_COLUMNS])
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no Parquet file with UserID, MovieID and pos_in_user: {error}") from error
     user, item, place = (rows[name].to_numpy() for name in rows.column_names)
     order = np.lexsort((place, user))
     users, at_user = np.unique(user[order], return_inverse=True)
     items, at_item = np.unique(item[order], return_inverse=True)
-    table = SequenceTable(at_user.astype(np.int32), at_item.astype(np.int32), [*map(str, users)], [*map(str, items)])
-    return _run("B2: the next film", table, loaded, quick)
+    return SequenceTable(at_user.astype(np.int32), at_item.astype(np.int32), [*map(str, users)], [*map(str, items)])
 
 
 def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool) -> Result:
