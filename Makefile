@@ -80,6 +80,10 @@ bench: setup ## the benchmarks of minutes; rows go to research/benchmarks/RESULT
 	@for name in als deepfm publication serving ingestion preparation; do \
 	  echo "== $$name"; $(BIN)/python -m research.benchmarks.$$name; done
 
+.PHONY: notebooks
+notebooks: setup ## run the notebooks of research/ into .local/notebooks; QUICK=--quick: a small generated shop
+	$(BIN)/python -m research.notebooks $(QUICK)
+
 # ---- pinned requirements: each .in is compiled to a .txt, the light and the dev ones within the main one
 
 LOCKS := requirements requirements-api requirements-dev

@@ -206,6 +206,25 @@ def benchmark(
     show(command.run(name, path, quick=quick, keep=keep))
 
 
+@app.command("tune")
+def tune(
+    name: Annotated[str, typer.Argument(metavar="GENERATOR|RANKER", help="als, ease, …; or ranker.")],
+    minutes: Annotated[float, typer.Option(min=0.01, help="Of the search; the best so far is the result.")] = 60,
+    trials: Annotated[int, typer.Option(min=1, help="Configurations at most, the defaults included.")] = 100,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", help="NAME=FILE: sequences, sessions, invoices or a prepared data set, beside RECSYS_DATA_DIR's."
+        ),
+    ] = None,
+    dataset: DatasetOption = None,
+) -> None:
+    """Search better hyper-parameters on validation parts of several data sets; prints the setting to paste."""
+    from recsys.steps import tune
+
+    tune.run(name.lower(), data=options_of(data, "--data"), dataset=dataset, minutes=minutes, trials=trials)
+
+
 OnceOption = Annotated[bool, typer.Option("--once", help="End when all is done, instead of waiting for more.")]
 InstantOption = Annotated[str | None, typer.Option(help="An instant, ISO 8601, UTC where it names no zone.")]
 

@@ -21,13 +21,13 @@ def show(result: Any) -> None:
     typer.echo(json.dumps(result, indent=1, default=str))
 
 
-def options_of(pairs: list[str] | None) -> dict[str, str]:
+def options_of(pairs: list[str] | None, option: str = "--option") -> dict[str, str]:
     """NAME=VALUE, several, by name; InputError."""
     options: dict[str, str] = {}
     for pair in pairs or []:
         name, found, value = pair.partition("=")
         if not found or not name:
-            raise InputError(f"--option {pair!r} is not of the form NAME=VALUE")
+            raise InputError(f"{option} {pair!r} is not of the form NAME=VALUE")
         options[name] = value
     return options
 

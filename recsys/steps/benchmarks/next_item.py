@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 PLACE_DAYS = PLACE / MICROSECONDS_PER_DAY
 SPLIT_SHARE, SPLIT_DAYS = 0.9, 30.0  # of the time split
+FILM_COLUMNS = ("UserID", "MovieID", "pos_in_user")
+FILM_TIMES = ("Timestamp", "timestamp_lo", "timestamp_hi")  # seconds: the instant where it is known, and its bounds
 METRICS = {"HR@10": "recall@10", "NDCG@10": "ndcg@10"}
 QUICK_USERS = 1_500
 N_SHUFFLES = 10
@@ -87,27 +89,31 @@ def sequences_of_a_file(loaded: Settings, path: Path, quick: bool) -> Result:
 
 
 def movielens_1m(loaded: Settings, path: Path, quick: bool) -> Result:
-    """B2: `ratings.parquet` with UserID, MovieID and `pos_in_user`, the order of each user's ratings."""
+    """B2; a part of the users has too few events after an instant for the split by time."""
     table, at = films(path)
-    if quick:
-        return _run("B2: the next film", table, loaded, quick)
-    return _run("B2: the next film", table, loaded, quick, at)
+    return _run("B2: the next film", table, loaded, quick, None if quick else at)
 
 
-def films(path: Path) -> tuple[SequenceTable, Instants]:
-    """The sequences of MovieLens 1M, and when each film was rated (n,), microseconds: the known instant, or the
-    earliest possible one; the order within a user is that of the file."""
-    names = ["UserID", "MovieID", "pos_in_user", "Timestamp", "timestamp_lo", "timestamp_hi"]
+def films(path: Path) -> tuple[SequenceTable, Instants | None]:
+    """The sequences of `ratings.parquet`: UserID, MovieID and `pos_in_user`, the order of each user's ratings.
+
+    And when each was (n,), microseconds: the known instant, or the earliest possible one that keeps the order; None
+    where the file has no times. Raises InputError.
+    """
     try:
-        rows = pq.read_table(path, columns=names).to_pandas()
+        there = set(pq.read_schema(path).names)
+        times = [name for name in FILM_TIMES if name in there]
+        rows = pq.read_table(path, columns=[*FILM_COLUMNS, *times]).to_pandas()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no Parquet file with {', '.join(names)}: {error}") from error
+        raise InputError(f"{path} is no Parquet file with {', '.join(FILM_COLUMNS)}: {error}") from error
     rows = rows.sort_values(["UserID", "pos_in_user"], kind="stable")
-    known = rows["Timestamp"].fillna(rows["timestamp_lo"]).fillna(rows["timestamp_hi"])
-    rising = known.groupby(rows["UserID"]).cummax()
     users, at_user = np.unique(rows["UserID"], return_inverse=True)
     items, at_item = np.unique(rows["MovieID"], return_inverse=True)
     table = SequenceTable(at_user.astype(np.int32), at_item.astype(np.int32), [*map(str, users)], [*map(str, items)])
+    known = rows[times].bfill(axis=1).iloc[:, 0] if times else None
+    if known is None or known.isna().any():
+        return table, None
+    rising = known.groupby(rows["UserID"]).cummax()
     return table, (rising.to_numpy() * 1e6).astype(np.int64)
 
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,13 +13,11 @@ from recsys.evaluation import plots, report
 from recsys.evaluation.metrics import accuracy
 from recsys.evaluation.protocol import labels_of, seen_items, windows
 from recsys.settings import Settings
-from recsys.steps import import_raw, prepare_dataset
+from recsys.steps.benchmarks.imported import imported
 from recsys.steps.benchmarks.next_item import QUICK_RANKER
 from recsys.steps.benchmarks.result import Result, Rows
 from recsys.steps.context import Context
 from recsys.steps.evaluate import TWO_STAGE, Outcome, measure, plan_of
-from recsys.storage import embedded
-from recsys.storage.engine import engine, migrate
 from recsys.types import Task
 
 TITLE = "B4: a whole shop, in time"
@@ -46,16 +39,8 @@ def run(loaded: Settings, path: Path, quick: bool) -> Result:
         return _measured(ctx, str(path), quick)
     if not path.exists():
         raise InputError(f"{path} does not exist; give --input FILE, or the reference of a data set, dataset/…")
-    with _own_services(loaded) as own:
-        database = engine(own)
-        migrate(database)
-        import_raw.run("online-retail", path, engine=database)
-        ctx = Context.open(own)
-        ref = prepare_dataset.run(ctx=ctx)["dataset"]
-        try:
-            return _measured(ctx, ref, quick)
-        finally:
-            database.dispose()
+    with imported(loaded, "online-retail", path) as (ctx, ref):
+        return _measured(ctx, ref, quick)
 
 
 def _measured(ctx: Context, ref: str, quick: bool) -> Result:
@@ -124,25 +109,3 @@ def _by_segment(rows: Rows) -> Rows:
 
 def _pools(outcome: Outcome) -> Rows:
     return [{"task": one["task"], "cut": one["cut"], **row} for one in outcome.rankers[-2:] for row in one["pool"]]
-
-
-@contextmanager
-def _own_services(loaded: Settings) -> Iterator[Settings]:
-    """Settings with a Postgres and artifacts of their own, which go when the block ends."""
-    folder = Path(tempfile.mkdtemp(prefix="recsys-benchmark-", dir="/var/tmp"))
-    folder.chmod(0o755)  # the embedded server may run as another user
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    try:
-        yield loaded.model_copy(
-            update={
-                "local_dir": folder,
-                "artifact_root": str(folder / "artifacts"),
-                "database_url": None,
-                "pg_port": port,
-            }
-        )
-    finally:
-        embedded.stop(folder / "postgres")
-        shutil.rmtree(folder, ignore_errors=True)
