@@ -128,7 +128,7 @@ STEPS = {
     "personal_recommendations": "Write the personal lists of ALS.",
     "i2i_recommendations": "Write the item-to-item lists of co-visitation.",
     "index_sessions": "Write the index of sessions: what follows a user's last events.",
-    "similar_items": "Write the lists of similar items, by ALS' item factors.",
+    "similar_items": "Write the lists of similar items, by ALS' item factors, or by content where few use an item.",
     "train_ranker": "Train the CatBoost ranker and let the gate decide.",
     "rank_users": "Write the ranked lists of the champion.",
     "user_history": "Write down what users did, so that nobody is shown again what they bought.",

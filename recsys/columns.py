@@ -29,3 +29,4 @@ SESSION_ID: Final = "session_id"  # int64: invoice, transaction or a gap of 30 m
 AVAILABLE: Final = "available"
 FIRST_SEEN_AT: Final = "first_seen_at"
 PROPERTY: Final = "property"
+RECOMMENDATION_WEIGHT: Final = "recommendation_weight"  # a property of items: an editor's weight of each

@@ -6,7 +6,7 @@ keeps its own dense index inside. `-1` stands for "no item" in padded arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -126,6 +126,15 @@ class Interactions:
 
 
 @dataclass(frozen=True)
+class Descriptions:
+    """Title, price and properties of the items of a catalogue, each of length n_items."""
+
+    title: Sequence[str | None]
+    price: NDArray[np.float64]  # NaN where unknown
+    properties: Sequence[str | None]  # JSON objects, property → value
+
+
+@dataclass(frozen=True)
 class Catalogue:
     """The items known before an instant, by ascending key. All arrays have shape (n_items,)."""
 
@@ -134,6 +143,7 @@ class Catalogue:
     category_key: Keys  # -1 where unknown
     parent_category_key: Keys  # -1 where unknown
     first_seen_at: NDArray[np.int64]  # microseconds since the epoch
+    describe: Callable[[], Descriptions] | None = None  # reads them; None where there are none
 
     def __len__(self) -> int:
         return len(self.item_key)

@@ -18,6 +18,7 @@ _CLASS_BY_NAME = {
     "als": "recsys.candidates.als:Als",
     "covisitation": "recsys.candidates.covisitation:Covisitation",
     "next_item": "recsys.candidates.next_item:NextItem",
+    "content": "recsys.candidates.content:Content",
     "item_knn": "recsys.candidates.item_knn:ItemKnn",
     "ease": "recsys.candidates.ease:Ease",
     "session_neighbours": "recsys.candidates.session_neighbours:SessionNeighbours",

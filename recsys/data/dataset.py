@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from recsys import columns as col
 from recsys.data.engine_functions import latest
 from recsys.errors import ArtifactError, InputError
 from recsys.ids import IdType
-from recsys.types import Catalogue, Interactions, Task, Texts
+from recsys.types import Catalogue, Descriptions, Interactions, Task, Texts
 
 META_FILE = "dataset.json"
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -208,8 +209,9 @@ class Dataset:
 
     def catalogue(self, at: int | None = None) -> Catalogue:
         """The items first seen strictly before `at` (microseconds), with category and availability as of then."""
+        at = self.meta.as_of if at is None else at
         con = self.connect()
-        items = items_as_of(con, self.meta.as_of if at is None else at).order_by(col.ITEM_KEY)
+        items = items_as_of(con, at).order_by(col.ITEM_KEY)
         table = con.to_pyarrow(items)
         con.disconnect()
         return Catalogue(
@@ -218,7 +220,22 @@ class Dataset:
             category_key=table[col.CATEGORY_KEY].fill_null(-1).to_numpy(),
             parent_category_key=table[col.PARENT_CATEGORY_KEY].fill_null(-1).to_numpy(),
             first_seen_at=table[col.FIRST_SEEN_AT].cast(pa.int64()).to_numpy(),
+            describe=partial(self.descriptions, at),
         )
+
+    def descriptions(self, at: int) -> Descriptions:
+        """The items of `catalogue(at)`: titles and prices strictly before `at`, and the other properties by their
+        latest values in the data set, which keeps no history of them."""
+        con = self.connect()
+        cut = ibis.timestamp(instant(at))
+        titles = con.table("item_properties").filter(lambda t: (t.occurred_at < cut) & (t.property == TITLE))
+        titles = titles.group_by(col.ITEM_KEY).agg(title=latest(titles.value, titles.occurred_at))
+        items = items_as_of(con, at)[[col.ITEM_KEY, "price"]].left_join(titles, col.ITEM_KEY).drop("item_key_right")
+        items = items.left_join(con.table("items")[[col.ITEM_KEY, "properties"]], col.ITEM_KEY).drop("item_key_right")
+        table = con.to_pyarrow(items.order_by(col.ITEM_KEY))
+        con.disconnect()
+        price = table["price"].cast(pa.float64()).fill_null(float("nan")).to_numpy()
+        return Descriptions(table["title"].to_pylist(), price, table["properties"].to_pylist())
 
     def connect(self, **duckdb_config: Any) -> Any:
         """An Ibis DuckDB backend with one view for each table; `duckdb_config` as `duckdb.connect` takes it."""

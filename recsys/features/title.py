@@ -8,6 +8,7 @@ Buckley 1988). A user is the sum of the titles of their events, decayed, scaled 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -46,7 +47,7 @@ class TitleWords:
         keys = titles[col.ITEM_KEY].to_numpy()
         order = np.argsort(keys)
         self.item_key: NDArray[np.int32] = keys[order]
-        self.titles = _bags([titles["title"][int(i)].as_py() for i in order])
+        self.titles = bags([titles["title"][int(i)].as_py() for i in order])
         self._words, self._weights = _padded(self.titles)
         events = events_before(con, at).select(col.USER_KEY, col.ITEM_KEY, col.WEIGHT, AGE_DAYS)
         table = con.to_pyarrow(events.filter(events[col.ITEM_KEY].isin(rows[col.ITEM_KEY]))) if len(keys) else None
@@ -96,7 +97,7 @@ class TitleWords:
         return result
 
 
-def _bags(titles: list[str]) -> sp.csr_matrix:
+def bags(titles: Sequence[str]) -> sp.csr_matrix:
     """TF-IDF of titles, rows of length 1 (or 0 without a known word): (n_items, n_words)."""
     bags = [sorted(set(_WORD.findall(title.lower())))[:MAX_WORDS_PER_ITEM] for title in titles]
     words, counts = np.unique(np.array([word for bag in bags for word in bag], dtype=str), return_counts=True)

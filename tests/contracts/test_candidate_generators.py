@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from recsys.candidates import registry
 from recsys.errors import ArtifactError, InputError, ModelError
-from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Catalogue, Interactions, SimilarItems
+from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Catalogue, Descriptions, Interactions, SimilarItems
 
 SLOW = pytest.mark.slow
 DEEPFM = {
@@ -42,13 +44,14 @@ GENERATORS = [
     pytest.param("covisitation", {}),
     pytest.param("next_item", {}),
     pytest.param("item_knn", {}),
+    pytest.param("content", {}),
     pytest.param("ease", {"l2": 5.0}),
     pytest.param("session_neighbours", {}),
     pytest.param("deepfm", DEEPFM, marks=SLOW),
     pytest.param("sequence", SEQUENCE, marks=SLOW),
 ]
 IMPERSONAL = {"popular"}  # gives the same to everybody, unknown users included
-KNOWS_NEIGHBOURS = {"als", "covisitation", "next_item", "item_knn"}
+KNOWS_NEIGHBOURS = {"als", "covisitation", "next_item", "item_knn", "content"}
 OWN_ITEMS_ONLY = {"recent"}  # proposes nothing but what the user already has
 
 DAY = MICROSECONDS_PER_DAY
@@ -93,14 +96,29 @@ def interactions(
 
 
 def catalogue(available: NDArray[np.bool_] | None = None) -> Catalogue:
+    """The properties of an item tell its taste, twice, and whether it is of the first or the last ten."""
     nobody = np.full(N_ITEMS, -1, dtype=np.int32)
+    of_taste = [("round", "red"), ("square", "blue")]
+    descriptions = [
+        json.dumps(dict(zip(("shape", "colour"), of_taste[i % 2], strict=True)) | {"range": i // 10})
+        for i in range(N_ITEMS)
+    ]
     return Catalogue(
         ITEM_KEYS,
         np.ones(N_ITEMS, dtype=bool) if available is None else available,
         nobody,
         nobody,
         np.zeros(N_ITEMS, dtype=np.int64),
+        lambda: Descriptions([None] * N_ITEMS, np.full(N_ITEMS, np.nan), descriptions),
     )
+
+
+def part_of(whole: Catalogue, first: int, last: int) -> Catalogue:
+    """The items from `first` to before `last`."""
+    arrays = {name: values[first:last] for name, values in vars(whole).items() if name != "describe"}
+    assert whole.describe is not None
+    descriptions = {name: values[first:last] for name, values in vars(whole.describe()).items()}
+    return replace(whole, **arrays, describe=lambda: Descriptions(**descriptions))
 
 
 def checkerboard() -> tuple[Interactions, NDArray[np.bool_]]:
@@ -219,10 +237,7 @@ def test_nothing_available_gives_empty_lists(name: str, params: dict[str, Any]) 
 @every_generator
 def test_items_outside_the_catalogue_are_unknown(name: str, params: dict[str, Any]) -> None:
     history, _ = checkerboard()
-    whole = catalogue()
-    known = np.arange(N_ITEMS) >= 4
-    part = Catalogue(*(getattr(whole, field)[known] for field in whole.__dataclass_fields__))
-    model = registry.make(name, params).fit(history, part)
+    model = registry.make(name, params).fit(history, part_of(catalogue(), 4, N_ITEMS))
     assert np.isin(model.candidates(USER_KEYS, N_ITEMS).item_key, [*ITEM_KEYS[4:], -1]).all()
     assert np.isnan(model.scores(USER_KEYS[:1], ITEM_KEYS[None, :4])).all()
 
@@ -398,7 +413,7 @@ def test_a_stored_model_with_nan_is_refused(name: str, params: dict[str, Any], t
 def test_no_history_is_an_input_error(name: str, params: dict[str, Any]) -> None:
     history, _ = checkerboard()
     nobody = np.zeros(0, dtype=np.int64)
-    empty = Catalogue(*(getattr(catalogue(), field)[:0] for field in Catalogue.__dataclass_fields__))
+    empty = part_of(catalogue(), 0, 0)
     for events, items in [
         (interactions(nobody, nobody), catalogue()),
         (history, empty),

@@ -131,6 +131,9 @@ def test_a_night_publishes_sound_lists_of_every_kind(ctx: Context, first_night: 
     assert len(default) > 1
     assert 0 in default
     assert all(item not in neighbours for item, neighbours in lists_of(ctx, "i2i").items())
+    similar = lists_of(ctx, "similar")
+    assert set(catalogue.item_key.tolist()) == set(similar), "items without events, too"
+    assert all(item not in neighbours and offered.issuperset(neighbours) for item, neighbours in similar.items())
 
 
 def test_the_index_of_sessions_is_published_with_the_lists(ctx: Context, first_night: dict[str, Any]) -> None:
