@@ -190,10 +190,16 @@ def evaluate(
 
 @app.command("benchmark")
 def benchmark(
-    name: Annotated[str, typer.Argument(help="b1: next item; b2: next film; b4: a whole shop; b6: next click.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="b1: next item; b2: next film; b3: click probability; b4: a whole shop; b6: next click."),
+    ],
     path: Annotated[
         Path | None,
-        typer.Option("--input", help="b1: lines `user item item …`; b6: a folder; RECSYS_DATA_DIR's else."),
+        typer.Option(
+            "--input",
+            help="b1: lines `user item item …`; b3, b6: a folder; RECSYS_DATA_DIR's else.",
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few users, a small ranker: only to see that it runs.")

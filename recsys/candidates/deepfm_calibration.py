@@ -30,10 +30,10 @@ def calibrate(logits: Floats, log_q: Floats) -> Calibration:
     weight = np.where(observed, 1.0, np.exp(-np.maximum(log_q.astype(np.float64), -50.0)))
     weight[observed] *= PRIOR / weight[observed].sum()
     weight[~observed] *= (1 - PRIOR) / max(weight[~observed].sum(), 1e-300)
-    return _platt(logits.ravel().astype(np.float64), observed.ravel(), weight.ravel())
+    return platt(logits.ravel().astype(np.float64), observed.ravel(), weight.ravel())
 
 
-def _platt(logit: NDArray[np.float64], observed: NDArray[np.bool_], weight: NDArray[np.float64]) -> Calibration:
+def platt(logit: NDArray[np.float64], observed: NDArray[np.bool_], weight: NDArray[np.float64]) -> Calibration:
     """Least weighted log loss by Newton's method on standardised logits; a little ridge keeps separable ones finite."""
     mean = float(np.average(logit, weights=weight))
     spread = max(float(np.sqrt(np.average((logit - mean) ** 2, weights=weight))), 1e-6)

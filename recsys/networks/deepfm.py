@@ -28,6 +28,8 @@ class DeepFmNetwork(keras.Model):
         item            (batch, n_candidates, n_item_fields) int32
     Output: logits (batch, n_candidates) float32.
 
+    `dropout` is the share of each hidden layer's units that a training step leaves out, drawn by `seed`.
+
     Weights start at zero or at Keras' defaults; `recsys.candidates.deepfm` sets all of them by its own seed.
     """
 
@@ -38,6 +40,8 @@ class DeepFmNetwork(keras.Model):
         history_size: int,
         dim: int = 16,
         hidden: Sequence[int] = (64, 32),
+        dropout: float = 0.0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -58,6 +62,8 @@ class DeepFmNetwork(keras.Model):
         self.deep_item = keras.layers.Dense(hidden[0], use_bias=False, name="deep_item")
         self.deep = [keras.layers.Dense(n, activation="relu", name=f"deep_{i}") for i, n in enumerate(hidden[1:], 1)]
         self.deep_out = keras.layers.Dense(1, name="deep_out")
+        self.regularization = {"dropout": float(dropout), "seed": seed}
+        self.dropout = keras.layers.Dropout(dropout, seed=seed, name="dropout") if dropout else None
 
     def build(self, input_shape: Any = None) -> None:
         n_user, n_item = len(self.config["user_sizes"]), len(self.config["item_sizes"])
@@ -71,7 +77,7 @@ class DeepFmNetwork(keras.Model):
             layer.build((None, None, n))
         self.built = True
 
-    def call(self, inputs: dict[str, Any]) -> Any:
+    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
         dim, n_user, n_item = self.config["dim"], len(self.config["user_sizes"]), len(self.config["item_sizes"])
         user = self.user_fields(inputs["user"])  # (batch, n_user, dim + 1)
         item = self.item_fields(inputs["item"])  # (batch, n_candidates, n_item, dim + 1)
@@ -89,8 +95,12 @@ class DeepFmNetwork(keras.Model):
         item_half = self.deep_item(ops.reshape(item, (-1, n_candidates, n_item * dim)))
         hidden = ops.relu(ops.expand_dims(user_half, 1) + item_half)  # (batch, n_candidates, hidden)
         for layer in self.deep:
-            hidden = layer(hidden)
+            hidden = layer(self._dropped(hidden, training))
+        hidden = self._dropped(hidden, training)
         return first_order + second_order + ops.squeeze(self.deep_out(hidden), -1)
 
+    def _dropped(self, hidden: Any, training: bool | None) -> Any:
+        return hidden if self.dropout is None else self.dropout(hidden, training=training)
+
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.config}
+        return {**super().get_config(), **self.config, **self.regularization}

@@ -71,12 +71,44 @@ def test_factorization_is_the_sum_over_all_pairs_of_fields() -> None:
 def test_layers_come_back_from_their_configuration() -> None:
     from recsys.networks.deepfm import DeepFmNetwork
     from recsys.networks.factorization import Factorization
+    from recsys.networks.factorization_machine import FactorizationMachine
     from recsys.networks.field_embedding import FieldEmbedding
     from recsys.networks.weighted_bag import WeightedBag
 
-    for made in [Factorization(), FieldEmbedding([3, 4], 2), WeightedBag(5, 2), DeepFmNetwork(**CONFIG)]:
+    layers = [Factorization(), FieldEmbedding([3, 4], 2), WeightedBag(5, 2), FactorizationMachine([3, 4], 2)]
+    for made in [*layers, DeepFmNetwork(**CONFIG), DeepFmNetwork(**CONFIG, dropout=0.2, seed=3)]:
         again = type(made).from_config(made.get_config())
         assert again.get_config() == made.get_config()
+
+
+def test_a_factorisation_machine_without_pairs_is_linear() -> None:
+    from recsys.networks.factorization_machine import FactorizationMachine
+
+    rows, table = np.array([[1, 0], [2, 1]], dtype="int32"), np.arange(15, dtype="float32").reshape(5, 3)
+    for pairs in (True, False):
+        made = FactorizationMachine([3, 2], 2, pairs=pairs)
+        made.build()
+        made.fields.table.assign(table)
+        made.bias.assign([0.5])
+        one, other = table[rows[:, 0]], table[3 + rows[:, 1]]
+        expected = 0.5 + one[:, 2] + other[:, 2] + pairs * (one[:, :2] * other[:, :2]).sum(axis=1)
+        np.testing.assert_allclose(np.asarray(made(rows))[:, 0], expected, rtol=1e-6)
+
+
+def test_dropout_is_for_training_alone_and_follows_its_seed() -> None:
+    from recsys.networks.deepfm import DeepFmNetwork
+    from recsys.networks.deepfm_scorer import network_weights, set_network_weights
+
+    plain, given = network(), inputs()
+    made = [DeepFmNetwork(**CONFIG, dropout=0.5, seed=3) for _ in range(2)]
+    for one in made:
+        one.build()
+        set_network_weights(one, network_weights(plain))
+    expected = np.asarray(plain(given))
+    first, second = (np.asarray(one(given, training=True)) for one in made)
+    np.testing.assert_allclose(np.asarray(made[0](given)), expected, rtol=1e-6)
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    assert not np.allclose(first, expected)
 
 
 def test_wrong_sizes_are_named() -> None:
