@@ -192,13 +192,16 @@ def evaluate(
 def benchmark(
     name: Annotated[
         str,
-        typer.Argument(help="b1: next item; b2: next film; b3: click probability; b4: a whole shop; b6: next click."),
+        typer.Argument(
+            help="b1: next item; b2: next film; b3: click probability; b4: a whole shop; b5: the online half;"
+            " b6: next click."
+        ),
     ],
     path: Annotated[
         Path | None,
         typer.Option(
             "--input",
-            help="b1: lines `user item item …`; b3, b6: a folder; RECSYS_DATA_DIR's else.",
+            help="b1: lines `user item item …`; b3, b6: a folder; b5: ml-1m, a folder; RECSYS_DATA_DIR's else.",
         ),
     ] = None,
     quick: Annotated[

@@ -10,7 +10,6 @@ against the same sampled items before it is learned. Prints a table, and writes 
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import os
 import shutil
@@ -27,10 +26,8 @@ from recsys.artifacts import ArtifactStore
 from recsys.candidates.deepfm import DeepFm
 from recsys.candidates.deepfm_serving import write_for_serving
 from recsys.data.dataset import Dataset
-from recsys.events.event import Event
 from recsys.settings import UpdaterSettings
-from recsys.types import Catalogue, Interactions
-from recsys.updater.examples import Known
+from recsys.steps.benchmarks.replay_models import stream
 from recsys.updater.trainer import Trainer
 from recsys.updater.validation import curve
 
@@ -61,25 +58,6 @@ def prepared(name: str, folder: Path, port: int) -> Dataset:
     return Dataset(store.open(f"dataset/{store.versions('dataset')[-1]}")[0])
 
 
-def stream(events: Interactions, catalogue: Catalogue) -> list[Known]:
-    """Events as the updater gets them from the log."""
-    at = catalogue.positions(events.item_key)
-    categories = np.stack([catalogue.category_key, catalogue.parent_category_key], axis=1)[at]
-    epoch = dt.datetime.fromtimestamp(0, dt.UTC)
-    return [
-        Known(_event(str(user), str(item), events.event_types[kind], epoch + dt.timedelta(microseconds=at)),
-              user, item, category, parent)
-        for user, item, kind, at, (category, parent) in zip(
-            events.user_key.tolist(), events.item_key.tolist(), events.event_type.tolist(),
-            events.occurred_at.tolist(), categories.tolist(), strict=True,
-        )
-    ]  # fmt: skip
-
-
-def _event(user: str, item: str, kind: str, at: dt.datetime) -> Event:
-    return Event("", None, None, user, None, item, kind, at, None, b"{}", b"{}", None, b"")
-
-
 def replay(data: Dataset, folder: Path, options: UpdaterSettings) -> dict[str, Any]:
     """Train on the night, let the rest come; how well it was predicted."""
     events = data.interactions()
@@ -95,7 +73,7 @@ def replay(data: Dataset, folder: Path, options: UpdaterSettings) -> dict[str, A
     judged, started = [], time.monotonic()
     for number, start in enumerate(range(0, len(known), options.batch_events), 1):
         trainer.learn(known[start : start + options.batch_events], number)
-        judged.append(np.concatenate(trainer._judged))
+        judged.append(trainer.judged)
         trainer.committed()
     rows = np.concatenate(judged)
     updated, frozen = curve(judged, max(len(rows) // N_POINTS, 1))

@@ -128,6 +128,11 @@ class Trainer:
         while sum(len(one.judged) for one in self._seen[1:]) >= self.window.size:
             del self._seen[0]
 
+    @property
+    def judged(self) -> Judged:
+        """How the events since the last update were predicted, in order."""
+        return np.concatenate([np.zeros((0, len(COLUMNS)), np.float32), *self._judged])
+
     def problem(self) -> str | None:
         """Why the guard should act now, or None."""
         return self.window.problem(self.options.guard_bound)
@@ -153,7 +158,7 @@ class Trainer:
 
     def _stream_arrays(self, *, is_base: bool) -> dict[str, Any]:
         if not is_base:
-            return {"judged": np.concatenate([np.zeros((0, len(COLUMNS)), np.float32), *self._judged])}
+            return {"judged": self.judged}
         keys, rows = self.pool.later()
         return {
             "judged": self.window.judged,

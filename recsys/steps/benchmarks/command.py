@@ -13,7 +13,7 @@ from typing import Any
 from recsys import settings as settings_module
 from recsys.errors import InputError, ModelError
 from recsys.settings import Settings
-from recsys.steps.benchmarks import clicks, next_item, result, sessions, shop
+from recsys.steps.benchmarks import clicks, next_item, replay, result, sessions, shop
 from recsys.steps.benchmarks.result import Result
 from recsys.steps.evaluate import peak_memory_mib
 
@@ -33,6 +33,7 @@ BENCHMARKS = {
     "b2": Benchmark("ml-1m/ratings.parquet", next_item.movielens_1m),
     "b3": Benchmark("frappe-libfm", clicks.run),
     "b4": Benchmark("online-retail/online_retail.parquet", shop.run),
+    "b5": Benchmark("online-retail/online_retail.parquet", replay.run),
     "b6": Benchmark("retailrocket-sessions", sessions.run),
 }
 

@@ -76,6 +76,11 @@ CLICKS: Sequence[Mapping[str, object]] = [  # Frappe, training negatives as publ
     {"system": "SimCEN", "AUC": 0.9856, "log loss": 0.1351, "origin": "published: its paper, 2024"},
     {"system": "QNN", "AUC": 0.98626, "log loss": 0.1380, "origin": "published: its paper"},
 ]
+ONLINE: Sequence[Mapping[str, object]] = [  # trained on one period, tested on the next
+    {"system": "incremental update", "AUC": 0.8180, "origin": "published: Peng et al. 2021, Tmall"},
+    {"system": "incremental update with replay", "AUC": 0.8187, "origin": "published: Peng et al. 2021, Tmall"},
+    {"system": "ASMG", "AUC": 0.8289, "origin": "published: Peng et al. 2021, Tmall"},
+]
 
 
 def recognised(n_users: int, n_items: int, n_interactions: int) -> Known | None:

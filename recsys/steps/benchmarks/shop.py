@@ -34,13 +34,20 @@ _SEGMENT_COLUMNS = (
 
 def run(loaded: Settings, path: Path, quick: bool) -> Result:
     """Measure on a prepared data set where `path` is its reference (dataset/…), else on the invoices of a file."""
+    with prepared(loaded, path, "online-retail") as (ctx, ref):
+        return _measured(ctx, ref, quick)
+
+
+@contextmanager
+def prepared(loaded: Settings, path: Path, source: str) -> Iterator[tuple[Context, str]]:
+    """The data set that `path` refers to (dataset/…), or one of a source's own files, with services of its own."""
     if str(path).startswith(_REF):
-        ctx = Context.open(loaded)
-        return _measured(ctx, str(path), quick)
+        yield Context.open(loaded), str(path)
+        return
     if not path.exists():
         raise InputError(f"{path} does not exist; give --input FILE, or the reference of a data set, dataset/…")
-    with imported(loaded, "online-retail", path) as (ctx, ref):
-        return _measured(ctx, ref, quick)
+    with imported(loaded, source, path) as (ctx, ref):
+        yield ctx, ref
 
 
 def _measured(ctx: Context, ref: str, quick: bool) -> Result:
