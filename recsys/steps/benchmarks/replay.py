@@ -195,7 +195,7 @@ def _interval(values: Values, users: NDArray[np.int32], seed: int) -> tuple[floa
     """95 % interval of the mean over events, by drawing whole users: the sum of their values over their number."""
     _, owner = np.unique(users, return_inverse=True)
     n = np.bincount(owner).astype(np.float64)
-    low, high = relative_interval(np.bincount(owner, values), n, seed=seed, level=0.95)
+    low, high = relative_interval(np.bincount(owner, values).astype(np.float64), n, seed=seed, level=0.95)
     return 1 + low, 1 + high
 
 
@@ -221,7 +221,7 @@ def _checks(
 
 
 def _metrics(lists: Rows, models: Rows) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for row in lists:
         found |= {f"{row['segment']}.{row['system']}.{name}": row[title] for title, name in _OF_LISTS.items()}
     for row in models:

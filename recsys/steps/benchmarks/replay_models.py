@@ -56,7 +56,7 @@ def progressive(
     """
     _train(events, cut_at, catalogue, folder / "night", params)
     known = stream(events.between(cut_at, events.cut_at), catalogue)
-    found = []
+    found: list[Progressive] = []
     for system, share in ((UPDATED, 0.0), (REPLAY, UpdaterSettings().replay_share)):
         judged, seconds = _learned(folder / "night", known, weight_by_type, UpdaterSettings(replay_share=share))
         if not found:
@@ -129,4 +129,5 @@ def _learned(
 
 
 def _of(system: str, judged: Any, seconds: float) -> Progressive:
-    return Progressive(system, *judged.astype(np.float64).T, seconds)
+    auc, logloss, predicted, observed = judged.astype(np.float64).T
+    return Progressive(system, auc, logloss, predicted, observed, seconds)
