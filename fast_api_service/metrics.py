@@ -103,6 +103,9 @@ class Metrics:
         self.unreadable_rows = gauge(
             "recsys_unreadable_rows", "Rows of the catalogue left out for invalid ids", ["entity"]
         )
+        self.badly_weighted = gauge(
+            "recsys_badly_weighted_items", "Items whose recommendation_weight is no number from 0 on"
+        )
         self._unreadable_users: set[int] = set()  # keys of those read so far; users are not in memory
         self.catalogue_items = gauge("recsys_catalogue_items", "Items in the catalogue", ["state"])
         self.workers = gauge("recsys_workers", "Configured workers on this port")
@@ -152,6 +155,7 @@ class Metrics:
         self.catalogue_items.labels("available").set(snapshot.items.n_available)
         self.catalogue_items.labels("unavailable").set(len(snapshot.items) - snapshot.items.n_available)
         self.unreadable_rows.labels("item").set(len(snapshot.items.unreadable))
+        self.badly_weighted.set(len(snapshot.items.badly_weighted))
         self.unreadable_rows.labels("category").set(len(snapshot.categories.unreadable))
 
     def count_unreadable_users(self, keys: Collection[int]) -> None:

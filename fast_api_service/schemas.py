@@ -24,6 +24,8 @@ ItemSource = Literal[
     "similar",
     "popular_in_category",
     "popular",
+    "popular_sampled",
+    "editorial",
     "available",
     "candidate",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recsys.action import AGAINST
+from recsys.columns import RECOMMENDATION_WEIGHT as WEIGHT
 from recsys.serving import eligibility, filters
 from recsys.serving.config import ServingConfig
 from recsys.serving.snapshot import Snapshot
@@ -12,6 +13,8 @@ def warnings_of(config: ServingConfig, snapshot: Snapshot) -> list[str]:
     """One line for each surface whose rules no item fits, each name that nothing has, each type that no event has."""
     warnings: list[str] = []
     for name, surface in config.surfaces.items():
+        if "editorial" in surface.sources and not len(snapshot.items.weighted()[0]):
+            warnings.append(f"surfaces.{name}.sources: editorial is empty: no available item has a positive {WEIGHT}")
         if surface.filters is None:
             continue
         place = f"surfaces.{name}.filters"

@@ -75,7 +75,7 @@ async def recommend_batch(
         feats.degraded.extend(service.not_loaded(now, user, body.surface))
         status = service.user_status(user_id, None, row, user)
         user = rescoring(now, user, None if row is None else row.user_key, body.surface, feats)
-        picks = cascade.recommend(snapshot, user, query, now.config)
+        picks = cascade.recommend(snapshot, user, query._replace(who=service.who(user_id)), now.config)
         missing.update(dict.fromkeys(feats.degraded))
         tier, sources = cascade.tier(picks), [pick.attribution.source for pick in picks]
         state.metrics.traffic.count_answer(_ROUTE, body.surface, tier, sources, body.top_k, feats.degraded)

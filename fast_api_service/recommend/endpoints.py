@@ -174,6 +174,7 @@ def query_of(body: RecommendRequest, snapshot: Snapshot, config: ServingConfig, 
         else service.item_keys(snapshot, body.candidate_items, "candidate_items", warnings),
         surface=body.surface,
         now_ms=time.time() * 1000,
+        who=service.who(body.user_id, body.session_id),
         restriction=service.restriction(snapshot, body.filters, config.by_surface[body.surface].filters, warnings),
     )
 

@@ -34,6 +34,7 @@ _KIND_BY_TIER: Final = {
     sources.PERSONAL: "personal",
     sources.POPULAR_IN_CATEGORY: "default",
     sources.POPULAR: "default",
+    sources.POPULAR_SAMPLED: "default",
     sources.I2I: "i2i",
     sources.SIMILAR: "similar",
 }
@@ -116,6 +117,13 @@ def user_status(user_id: ExternalId | None, session_id: str | None, row: UserRow
     if row.user_key is None:
         return "unknown"
     return "light" if user.ranked is None and user.personal is None else "known"
+
+
+def who(user_id: ExternalId | None, session_id: str | None = None) -> str:
+    """For whom items are drawn: the user, else the session; empty for anonymous requests."""
+    if user_id is not None:
+        return f"user {user_id}"
+    return "" if session_id is None else f"session {session_id}"
 
 
 def time_left_s(scope: Scope, deadline_ms: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -11,24 +12,27 @@ import numpy as np
 import orjson
 
 from fast_api_service.runtime import unreadable_rows
+from recsys.columns import RECOMMENDATION_WEIGHT as WEIGHT
 from recsys.errors import InputError
 from recsys.serving.catalogue import NO_CATEGORY, ItemDictionary, ItemRows
 from recsys.serving.ids import JsonType
-from recsys.serving.item_numbers import MAX_NAMES, MISSING, NUMBER, PRICE, ItemNumbers, numbers_in, numbers_of
+from recsys.serving.item_numbers import ALWAYS, MAX_NAMES, MISSING, NUMBER, ItemNumbers, number, numbers_in, numbers_of
 
 ROWS_A_TIME: Final = 250  # changes, between which requests are answered
 _VALUES: Final = 24_000  # of items of a full load, likewise: some 5 ms
 # The properties of 20,000 items, evenly spread over the keys (of all items, where there are not more), and for how many
-# they are numbers; the price first. Looking at all properties of all items would take longer than all else.
+# they are numbers; those of ALWAYS first. Looking at all properties of all items would take longer than all else.
 _SAMPLE_SQL: Final = f"""
 select p.key as name, count(*) as n, count(*) filter (where p.value ~ '^{NUMBER}$') as n_numbers,
        k.step = 1 as is_whole
 from (select 1 + max(item_key) / 20000 as step, max(item_key) as last from items) k,
      generate_series(0, k.last, k.step) s join items i on i.item_key = s and i.deleted_at is null,
      jsonb_each_text(i.properties) p
-group by p.key, k.step order by p.key <> '{PRICE}', n_numbers desc, p.key
+group by p.key, k.step order by p.key not in {ALWAYS}, n_numbers desc, p.key
 """  # noqa: S608 - our own words
 _TEXT_OF: Final = 1000  # items of the sample; one that is no number for so many and a number for none is not looked for
+# Whether an editor's weight is no number from 0 on.
+_BADLY_WEIGHTED: Final = f"properties ? '{WEIGHT}' and not (properties ->> '{WEIGHT}' ~ '^n?[0-9]+(\\.[0-9]+)?$')"
 CHANGED_SQL = """
 select item_key, item_id, category_key, available, deleted_at is not null as deleted, properties::text as properties
 from items where {is_new}
@@ -54,8 +58,7 @@ async def load(connection: asyncpg.pool.PoolConnectionProxy, json_type: JsonType
     others: list[str] | None = None  # properties that are no numbers, where further ones are looked for
     if len(names) < MAX_NAMES and not (sample and sample[0]["is_whole"]):
         others = [row["name"] for row in sample if not row["n_numbers"] and row["n"] >= _TEXT_OF]
-    if PRICE not in names:  # rare, and not in the sample
-        names = [PRICE, *names]
+    names = [*(name for name in ALWAYS if name not in names), *names]  # rare, and not in the sample
     statement = await connection.prepare(_block_sql(len(names), are_all_known=others is None))
     known = [] if others is None else [names + others]
     block = await statement.fetchrow(-1, *names, *known)
@@ -81,6 +84,7 @@ def _block_sql(n_names: int, are_all_known: bool) -> str:
                string_agg(textsend(item_id), '\x00') as item_ids,
                string_agg(int4send(coalesce(category_key, {NO_CATEGORY})), '') as category_keys,
                string_agg(boolsend(available), '') as available,
+               array_agg(item_key) filter (where {_BADLY_WEIGHTED}) as badly_weighted,
                array_agg(item_key) filter (where rest <> '{{}}') as rest_keys,
                array_agg(rest) filter (where rest <> '{{}}') as rests{numbers}
         from (
@@ -106,6 +110,7 @@ async def _take(block: asyncpg.Record, names: list[str], items: ItemDictionary) 
         numbers,
     )
     items.add_all(rows)
+    _note_badly_weighted(items, block["badly_weighted"] or ())
 
 
 def apply(change: ItemChange, items: ItemDictionary) -> None:
@@ -114,10 +119,24 @@ def apply(change: ItemChange, items: ItemDictionary) -> None:
         items.remove(change.item_key)
         return
     try:
-        numbers = numbers_in(_object(change.properties)) if change.properties != "{}" else {}
-        items.add(change.item_key, change.item_id, change.category_key, change.available, numbers)
+        properties = _object(change.properties) if change.properties != "{}" else {}
+        items.add(change.item_key, change.item_id, change.category_key, change.available, numbers_in(properties))
+        items.badly_weighted.discard(change.item_key)
+        if (weight := properties.get(WEIGHT)) is not None and not _is_weight(weight):
+            _note_badly_weighted(items, [change.item_key])
     except InputError:
         unreadable_rows.log_once("item", [change.item_key])
+
+
+def _is_weight(value: Any) -> bool:
+    found = number(value)
+    return found is not None and found >= 0
+
+
+def _note_badly_weighted(items: ItemDictionary, item_keys: Collection[int]) -> None:
+    """Such items are not drawn by their weight, and all else goes on."""
+    items.badly_weighted.update(key for key in item_keys if items.id_or_none(key) is not None)
+    unreadable_rows.log_badly_weighted(item_keys)
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -27,9 +27,11 @@ from recsys.serving.sources import (
     Column,
     Listed,
     Unscored,
+    editorial,
     of_context,
     popular,
     popular_in_category,
+    popular_sampled,
 )
 
 _FILLING: Final = {AVAILABLE, CANDIDATE}  # fillers, of no list
@@ -134,6 +136,10 @@ def _columns(
             yield from popular_in_category(snapshot, query.category_key)
         elif name == "popular":
             yield popular(snapshot)
+        elif name == "popular_sampled":
+            yield popular_sampled(snapshot, query)
+        elif name == "editorial":
+            yield editorial(snapshot, query)
         else:
             yield Unscored(AVAILABLE, newest())
     if query.candidate_keys is not None:  # in the order of the default list, then the rest in the client's order

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.columns import RECOMMENDATION_WEIGHT
 from recsys.errors import InputError
 from recsys.ids import is_id
 from recsys.serving.ids import ExternalId, JsonType, read_id, read_ids, to_external
@@ -55,6 +56,7 @@ class ItemDictionary:
         self.numbers = numbers or ItemNumbers()
         self.n_available = 0  # how many items may be recommended
         self.unreadable: set[int] = set()  # keys of items with invalid ids, which are left out
+        self.badly_weighted: set[int] = set()  # keys of items whose RECOMMENDATION_WEIGHT is no number from 0 on
         self.id_by_key: list[ExternalId | None] = []  # None where there is no such item
         self._key_by_id: dict[ExternalId, int] = {}
         self.ids = self._key_by_id.keys()  # of all items, in the catalogue's own type; follows changes
@@ -140,6 +142,7 @@ class ItemDictionary:
     def remove(self, item_key: int) -> None:
         """Remove an item, known or not: lists skip its key."""
         self.unreadable.discard(item_key)
+        self.badly_weighted.discard(item_key)
         external = self.id_or_none(item_key)
         if external is not None:
             del self._key_by_id[external]
@@ -190,6 +193,15 @@ class ItemDictionary:
     def newest_available(self) -> Iterator[int]:
         """Keys of available items, newest first."""
         return (key for key in range(len(self.availability) - 1, -1, -1) if self.availability[key])
+
+    def weighted(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Keys of available items whose RECOMMENDATION_WEIGHT is positive, ascending, and that weight, each (n,)."""
+        column = self.numbers.column(RECOMMENDATION_WEIGHT)
+        if column is None:
+            return np.zeros(0, dtype=np.int64), np.zeros(0)
+        weights = np.array(column)  # a copy: a view would lock the array
+        keys = np.flatnonzero((weights > 0) & self.available_by_key())
+        return keys, weights[keys]
 
     def available_by_key(self) -> NDArray[np.bool_]:
         """A mask by key of the items that may be recommended (a copy)."""

@@ -14,7 +14,7 @@ from recsys.ids import NO_NUL
 from recsys.serving.filters import Filters
 
 Surface = Literal["homepage", "product_detail", "category_list", "cart"]
-SourceName = Literal["context", "lists", "popular_in_category", "popular", "available"]
+SourceName = Literal["context", "lists", "popular_in_category", "popular", "available", "editorial", "popular_sampled"]
 Policy = Literal["fuse", "interleave", "recent_first", "list_first", "rescore"]
 EventType = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_NUL)]
 
@@ -33,7 +33,9 @@ class SurfaceConfig(_Part):
         title="Sources in their order",
         description="Each fills what those before left open. context: neighbours of item_ids; lists: the user's list"
         " blended with what follows the latest events in the sessions of others (their neighbours without an index of"
-        " sessions). Without `available` a response may be shorter than requested.",
+        " sessions); editorial: items drawn by their property recommendation_weight; popular_sampled: popular items"
+        " drawn by their popularity; both are the same for a user all day (UTC). Without `available` a response may be"
+        " shorter than requested.",
     )
     blend: Policy = Field(
         "fuse",

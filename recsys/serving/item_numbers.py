@@ -11,8 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.columns import RECOMMENDATION_WEIGHT
+
 PRICE: Final = "price"
-MAX_NAMES: Final = 32  # kept in memory, besides the price; 8 bytes per item each
+ALWAYS: Final = (PRICE, RECOMMENDATION_WEIGHT)  # in memory, however many other numbers there are
+MAX_NAMES: Final = 32  # kept in memory, besides those of ALWAYS; 8 bytes per item each
 # Also in text, and in RetailRocket's form (n277.200). The pattern means the same in Postgres and Python; with a bound
 # on the digits Postgres would take ten times as long.
 NUMBER: Final = r"n?-?[0-9]+(\.[0-9]+)?"
@@ -50,10 +53,10 @@ class ItemNumbers:
     def put(self, item_key: int, numbers: Mapping[str, float]) -> None:
         """Replace all numbers of an item.
 
-        A new name gets a column up to MAX_NAMES; the price always does.
+        A new name gets a column up to MAX_NAMES; those of ALWAYS do in any case.
         """
         for name in numbers:
-            if name not in self._columns and (name == PRICE or len(self._columns) < MAX_NAMES):
+            if name not in self._columns and (name in ALWAYS or len(self._columns) < MAX_NAMES):
                 self._columns[name] = array("d", [_NAN]) * self._n_rows
         for name, column in self._columns.items():
             column[item_key] = numbers.get(name, _NAN)
@@ -64,7 +67,7 @@ class ItemNumbers:
         for name, values in numbers.items():
             if np.isnan(values).all():
                 continue
-            if name not in self._columns and (name == PRICE or len(self._columns) < MAX_NAMES):
+            if name not in self._columns and (name in ALWAYS or len(self._columns) < MAX_NAMES):
                 self._columns[name] = array("d", [_NAN]) * self._n_rows
             if name in self._columns:
                 np.asarray(self._columns[name])[item_keys] = values

@@ -107,6 +107,7 @@ class Query(NamedTuple):
     candidate_keys: Sequence[int] | None = None  # rank only these
     surface: Surface = "homepage"
     now_ms: float = 0  # milliseconds since the epoch
+    who: str = ""  # user or session, by whom items are drawn; empty: anonymous
     restriction: Restriction | None = None  # the request's filters, to which those of the surface are added
 
 

@@ -15,11 +15,13 @@ from recsys.serving.core import Attribution, Fits, Pick, StoredList, attribution
 from recsys.serving.fold_in import FoldIn
 from recsys.serving.neighbours import NeighbourIndex
 from recsys.serving.recent import N_FOLLOWED
-from recsys.serving.snapshot import ALL_ITEMS, Snapshot, UserState
+from recsys.serving.selection import drawn, seed_of
+from recsys.serving.snapshot import ALL_ITEMS, Query, Snapshot, UserState
 from recsys.session_index import SessionIndex, neighbours_scores
 
 RANKED, PERSONAL = "ranked", "personal"
 POPULAR_IN_CATEGORY, POPULAR, AVAILABLE = "popular_in_category", "popular", "available"
+EDITORIAL, POPULAR_SAMPLED = "editorial", "popular_sampled"  # drawn for a user and a day
 I2I, SIMILAR = "i2i", "similar"
 FOLD_IN = "fold_in"  # a list computed from recent events, for users without one
 SESSION = "session"  # what follows recent events in the sessions of others
@@ -167,6 +169,19 @@ def popular_in_category(snapshot: Snapshot, category_key: int | None) -> Iterato
 def popular(snapshot: Snapshot) -> Column:
     """The default list over all items."""
     return _default(snapshot, ALL_ITEMS, POPULAR)
+
+
+def popular_sampled(snapshot: Snapshot, query: Query) -> Column:
+    """The default list over all items in an order drawn by its scores."""
+    stored = snapshot.list_of("default", ALL_ITEMS) or _EMPTY
+    keys, scores = np.asarray(stored.item_keys), np.asarray(stored.scores)
+    return Unscored(POPULAR_SAMPLED, drawn(keys, scores, seed_of(query.who, query.now_ms, POPULAR_SAMPLED)).tolist())
+
+
+def editorial(snapshot: Snapshot, query: Query) -> Column:
+    """Available items with a positive weight of the editors', drawn by it."""
+    keys, weights = snapshot.items.weighted()
+    return Unscored(EDITORIAL, drawn(keys, weights, seed_of(query.who, query.now_ms, EDITORIAL)).tolist())
 
 
 def _default(snapshot: Snapshot, owner: int, source: str) -> Column:

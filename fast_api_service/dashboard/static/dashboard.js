@@ -1,7 +1,7 @@
 import { bars, lines } from "./charts.js";
 
 const KEY = "recsys_api_key";
-const TIERS = ["ranked", "personal", "i2i", "similar", "popular_in_category", "popular", "available", "candidate", "nothing", "fold_in", "session"];
+const TIERS = ["ranked", "personal", "i2i", "similar", "popular_in_category", "popular", "available", "candidate", "nothing", "fold_in", "session", "editorial", "popular_sampled"];
 const byId = (id) => document.getElementById(id);
 
 const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });

@@ -98,6 +98,46 @@ def test_bad_rows_cost_themselves_at_the_start_and_while_running(
         assert client.get(f"/items/{good}").status_code == 200
 
 
+BAD_WEIGHTS = [-1, "-0.5", "much", "NaN", True, {"a": 1}, [1], ""]
+GOOD_WEIGHTS = [3, "2.5", 0, None, 0.000001]
+
+
+def n_badly_weighted(client: httpx.Client) -> float:
+    [line] = [one for one in client.get("/metrics").text.splitlines() if one.startswith("recsys_badly_weighted_items ")]
+    return float(line.split()[1])
+
+
+def weigh(engine: sa.Engine, key: int, weight: Any) -> None:
+    values = {"properties": {"recommendation_weight": weight}, "changed_xid": sa.text("pg_current_xact_id()")}
+    with engine.begin() as connection:
+        connection.execute(sa.update(tables.items).where(tables.items.c.item_key == key).values(values))
+
+
+def test_bad_weights_cost_their_items_alone(clean_database: sa.Engine, clean_database_url: str) -> None:
+    shop.stock(clean_database, "integer")
+    shop.publish(clean_database, "v1", shop.FIRST)
+    for key, weight in enumerate([*BAD_WEIGHTS, *GOOD_WEIGHTS], 1):
+        weigh(clean_database, key, weight)
+    n_bad = len(BAD_WEIGHTS)
+    drawn = {shop.item_id(n_bad + n, "integer") for n in (1, 2, 5)}
+    with shop.running_service(clean_database_url) as client:
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        config = {"surfaces": {"homepage": {"sources": ["editorial"]}}}
+        assert client.put("/config", json={"config": config}).json()["warnings"] == []
+
+        def shown() -> set[Any]:
+            answer = client.post("/recommend", json={"user_id": 999, "top_k": 10}).json()
+            return {item["item_id"] for item in answer["recommendations"] if item["source"] == "editorial"}
+
+        shop.wait_until(lambda: shown() == drawn, 20)
+        assert n_badly_weighted(client) == n_bad
+        weigh(clean_database, 1, 1.5)  # put right
+        weigh(clean_database, n_bad + 1, "n/a")  # and gone wrong, while it runs
+        changed = drawn ^ {shop.item_id(1, "integer"), shop.item_id(n_bad + 1, "integer")}
+        shop.wait_until(lambda: shown() == changed, 20)
+        assert n_badly_weighted(client) == n_bad
+
+
 @pytest.mark.parametrize("values", [{"properties": sa.text("'[]'::jsonb")}, {"item_key": -1}])
 def test_rows_that_would_break_every_reader_are_refused_by_postgres(clean_database: sa.Engine, values: Any) -> None:
     with pytest.raises(sa.exc.IntegrityError), clean_database.begin() as connection:

@@ -53,7 +53,7 @@ things = st.builds(
     Thing,
     st.none() | st.sampled_from(sorted(PARENTS)),
     st.sampled_from([True, True, False]),
-    st.fixed_dictionaries({"price": values}, optional={"weight": values}),
+    st.fixed_dictionaries({"price": values}, optional={"weight": values, "recommendation_weight": values}),
 )
 shops = st.dictionaries(st.integers(1, N_ITEMS), things, min_size=5, max_size=N_ITEMS)
 bounds = st.one_of(
