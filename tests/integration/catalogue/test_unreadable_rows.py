@@ -99,7 +99,7 @@ def test_bad_rows_cost_themselves_at_the_start_and_while_running(
 
 
 BAD_WEIGHTS = [-1, "-0.5", "much", "NaN", True, {"a": 1}, [1], ""]
-GOOD_WEIGHTS = [3, "2.5", 0, None, 0.000001]
+GOOD_WEIGHTS = [3, "2.5", 0.000001, 0, None]
 
 
 def n_badly_weighted(client: httpx.Client) -> float:
@@ -119,7 +119,7 @@ def test_bad_weights_cost_their_items_alone(clean_database: sa.Engine, clean_dat
     for key, weight in enumerate([*BAD_WEIGHTS, *GOOD_WEIGHTS], 1):
         weigh(clean_database, key, weight)
     n_bad = len(BAD_WEIGHTS)
-    drawn = {shop.item_id(n_bad + n, "integer") for n in (1, 2, 5)}
+    drawn = {shop.item_id(n_bad + n, "integer") for n in (1, 2, 3)}
     with shop.running_service(clean_database_url) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         config = {"surfaces": {"homepage": {"sources": ["editorial"]}}}
@@ -127,7 +127,7 @@ def test_bad_weights_cost_their_items_alone(clean_database: sa.Engine, clean_dat
 
         def shown() -> set[Any]:
             answer = client.post("/recommend", json={"user_id": 999, "top_k": 10}).json()
-            return {item["item_id"] for item in answer["recommendations"] if item["source"] == "editorial"}
+            return {str(item["item_id"]) for item in answer["recommendations"] if item["source"] == "editorial"}
 
         shop.wait_until(lambda: shown() == drawn, 20)
         assert n_badly_weighted(client) == n_bad
