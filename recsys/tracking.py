@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,12 +41,13 @@ class Run:
             self._client.log_batch(self.run_id, params=flat[start : start + 100])
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        """Log metrics; `@`, which MLflow refuses in names, becomes `_at_`; values that are not finite are left out."""
+        """Log metrics; what MLflow refuses in names becomes `_`, `@` and `%` words; values that are not finite are left
+        out."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         batch = [
-            Metric(name.replace("@", "_at_").replace("%", "_percent"), float(value), now, step)
+            Metric(_named(name), float(value), now, step)
             for name, value in values.items()
             if value is not None and math.isfinite(value)
         ]
@@ -221,3 +223,8 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def _named(metric: str) -> str:
+    """A name that MLflow takes: letters, digits and `_-. :/`."""
+    return re.sub(r"[^\w\-. :/]", "_", metric.replace("@", "_at_").replace("%", "_percent"), flags=re.ASCII)

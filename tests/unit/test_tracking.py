@@ -25,14 +25,15 @@ def test_a_run_keeps_parameters_metrics_and_plots(tracker: Tracker, tmp_path: Pa
     from matplotlib.figure import Figure
 
     with tracker.run("als", "first", params={"als": {"factors": 64}}, tags={"dataset": "dataset/1"}) as run:
-        run.metrics({"ndcg@10": 0.25, "share_top_1%": 0.5, "broken": float("nan")})
+        run.metrics({"ndcg@10": 0.25, "share_top_1%": 0.5, "broken": float("nan"), "app's rate, 5é.auc": 0.9})
         run.curve("loss", [3.0, 2.0, 1.0])
         run.figure("curve", Figure())
         run.table("rows", [{"source": "als", "ndcg": 0.25}, {"source": "popular", "ndcg": 0.1}])
     stored = tracker._client.get_run(run.run_id)
     assert stored.info.status == "FINISHED"
     assert stored.data.params == {"als.factors": "64"}
-    assert stored.data.metrics == {"ndcg_at_10": 0.25, "share_top_1_percent": 0.5, "loss": 1.0}
+    expected = {"ndcg_at_10": 0.25, "share_top_1_percent": 0.5, "loss": 1.0, "app_s rate_ 5_.auc": 0.9}
+    assert stored.data.metrics == expected
     assert [m.value for m in tracker._client.get_metric_history(run.run_id, "loss")] == [3.0, 2.0, 1.0]
     assert {a.path for a in tracker._client.list_artifacts(run.run_id, "plots")} == {"plots/curve.png"}
 
