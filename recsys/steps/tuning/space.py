@@ -110,6 +110,12 @@ SPACES: Mapping[str, Space] = {
         "recent_power": Real(0, 1),
         "half_life_days": _DAYS,
     },
+    "content": {
+        "title_share": Real(0, 1),
+        "history_half_life_days": _DAYS,
+        "history_half_life_sessions": _SESSIONS,
+        "n_neighbours": Whole(20, 300, log=True),
+    },
     "deepfm": {
         "dim": OneOf((16, 32, 64)),
         "half_life_days": _DAYS,
@@ -122,7 +128,7 @@ SPACES: Mapping[str, Space] = {
         "dim": OneOf((32, 64, 128)),
         "blocks": Whole(1, 3),
         "max_length": OneOf((20, 50, 100, 200)),
-        "dropout": Real(0, 0.7),
+        "dropout": OneOf((None, 0.1, 0.2, 0.35, 0.5)),
         "learning_rate": Real(0.0003, 0.003, log=True),
     },
     RANKER: {
