@@ -49,7 +49,7 @@ SPLIT_SHARE, SPLIT_DAYS = 0.9, 30.0  # of the time split
 FILM_COLUMNS = ("UserID", "MovieID", "pos_in_user")
 FILM_TIMES = ("Timestamp", "timestamp_lo", "timestamp_hi")  # seconds: the instant where it is known, and its bounds
 METRICS = {"HR@10": "recall@10", "NDCG@10": "ndcg@10"}
-QUICK_USERS = 1_500
+QUICK_USERS, QUICK_EVENTS = 1_500, 60_000  # at most
 N_SHUFFLES = 10
 QUICK_RANKER: dict[str, Any] = {"iterations": 60, "n_models": 1, "max_rows": 200_000}
 SYMMETRIC: Mapping[str, Mapping[str, Any]] = {"covisitation": {"backward": 1.0}, "next_item": {"backward": 1.0}}
@@ -124,7 +124,8 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool, at: In
         )
     known = published.recognised(len(table.user_ids), len(table.item_ids), len(table.user))
     if quick:
-        table = thinned(table, QUICK_USERS, loaded.seed)
+        n_users = min(QUICK_USERS, QUICK_EVENTS * len(table.user_ids) // len(table.user))
+        table = thinned(table, max(n_users, 1), loaded.seed)
     plan = _plan(loaded, len(table.item_ids), quick)
     with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as folder:
         columns = measured(table, plan, Path(folder))
