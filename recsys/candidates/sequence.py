@@ -56,7 +56,7 @@ class SequenceModel:
     Items are those with an event. Scores are logits; only their differences within a user mean something.
     All draws come from `seed`. `training_curve` holds of each epoch the loss, NDCG@100 of the held-out items
     (the last one of `validation_share` of the users; the best epoch's weights stand), the minutes so far, and whether
-    `max_minutes` ended the training.
+    the minutes ended the training.
     """
 
     dim: int = 64
@@ -71,6 +71,7 @@ class SequenceModel:
     patience: int = 8
     continued_epochs: int = 8  # with `start_from`, at most; see `_epochs_for`
     max_minutes: float = 10.0
+    continued_minutes: float = 2.0  # the same with `start_from`
     validation_share: float = 0.05  # of the users; 0 trains all epochs
     seed: int = 42
     name: ClassVar[str] = "sequence"
@@ -102,11 +103,12 @@ class SequenceModel:
             old = self._earlier(start_from, events.cut_at)
             weights = _continued(old, items, nearness(histories, len(items)), rng)
         pieces = Pieces.of(learned, self.max_length)
-        new, n_epochs = np.ones(len(pieces), dtype=bool), self.max_epochs
+        new, n_epochs, minutes = np.ones(len(pieces), dtype=bool), self.max_epochs, self.max_minutes
         if start_from is not None:
             is_new = learned.occurred_at >= (start_from.cut_at or 0)
             new = is_new[pieces.end]  # at `end` stands the last target
             n_epochs = _epochs_for(float(is_new.mean()), self.continued_epochs)
+            minutes = self.continued_minutes
 
         def drawn(rng: np.random.Generator) -> Pieces:
             return pieces.take(_with_replay(new, rng))
@@ -114,7 +116,7 @@ class SequenceModel:
         self.training_curve = {}
         if new.any():
             dropout = _dropout_for(len(learned.item), len(items)) if self.dropout is None else self.dropout
-            schedule = self._schedule(len(learned.item), n_epochs)
+            schedule = self._schedule(len(learned.item), n_epochs, minutes)
             weights, self.training_curve = train(
                 config, weights, dropout, learned, drawn, held_out, schedule, self.seed
             )
@@ -122,12 +124,12 @@ class SequenceModel:
         self._use(_State(weights, items, available, histories.latest(self.max_length)), events.cut_at)
         return self
 
-    def _schedule(self, n_events: int, n_epochs: int) -> Schedule:
+    def _schedule(self, n_events: int, n_epochs: int, minutes: float) -> Schedule:
         batch_events = _batch_for(n_events) if self.batch_events is None else self.batch_events
         return Schedule(
             max_epochs=n_epochs,
             patience=self.patience,
-            max_minutes=self.max_minutes,
+            max_minutes=minutes,
             rows_per_batch=max(batch_events // self.max_length, 1),
             row_length=self.max_length,
             n_negatives=self.n_negatives,

@@ -21,8 +21,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
-    # one loss instead of two compared: the generated day compares them
-    with running_demo(RECSYS_RANKER_PARAMS='{"losses": ["Logloss"]}') as demo:
+    # large sets let the sequence network learn for its ten minutes; here one is enough
+    with running_demo(RECSYS_GENERATOR_PARAMS='{"sequence": {"max_minutes": 0.5, "continued_minutes": 0.2}}') as demo:
         yield demo
 
 
