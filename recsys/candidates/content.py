@@ -4,13 +4,13 @@ any interactions."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recsys.candidates.base import current_weight, require_finite, rows_of, usable_history, user_item_matrix
+from recsys.candidates.base import current_weight, rows_of, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood, strongest
 from recsys.features.attributes import attributes, titles
 from recsys.keys import KeyIndex
@@ -37,20 +37,12 @@ class Content(Neighbourhood):
     n_neighbours: int = 50
     name: ClassVar[str] = "content"
 
-    def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
-        """As the protocol says; all items of the catalogue are known, with or without events."""
-        history = usable_history(interactions, catalogue)
-        users, items = KeyIndex.of(history.user_key), KeyIndex(catalogue.item_key)
-        near, weighted = self.near_of(catalogue), self.user_history(history, users, items)
-        require_finite(self.name, nearness=near.data, history=weighted.data)
-        self._set(interactions.cut_at, users, items, near, weighted)
-        return self
+    def known_items(self, history: Interactions, catalogue: Catalogue) -> KeyIndex:
+        """All items of the catalogue, with or without events."""
+        return KeyIndex(catalogue.item_key)
 
-    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
-        raise NotImplementedError  # it is of the catalogue: `near_of`
-
-    def near_of(self, catalogue: Catalogue) -> sp.csr_matrix:
-        """The `n_neighbours` nearest available items of each item: CSR float32 (n_items, n_items)."""
+    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex, catalogue: Catalogue) -> sp.csr_matrix:
+        """Of each item the `n_neighbours` nearest available ones; made in blocks, as all would not fit into memory."""
         descriptions = catalogue.describe() if catalogue.describe is not None else None
         shared, words = (rarest(of(catalogue, descriptions), MAX_PRODUCTS) for of in (attributes, titles))
         weights = np.asarray(shared.sum(axis=1)).ravel()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recsys.candidates.base import current_weight, freshness, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex, runs
-from recsys.types import Interactions, Scores
+from recsys.types import Catalogue, Interactions, Scores
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
 PAIRS_PER_BLOCK = 8_000_000
@@ -43,7 +43,7 @@ class Covisitation(Neighbourhood):
     n_neighbours: int = 100
     name: ClassVar[str] = "covisitation"
 
-    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
+    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex, catalogue: Catalogue) -> sp.csr_matrix:
         recent = last_events(history, self.max_events)
         item = items.positions(recent.item_key).astype(np.int32)
         together = sp.csr_matrix((len(items), len(items)), dtype=np.float32)

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from recsys.candidates.base import current_weight, decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex
-from recsys.types import Interactions
+from recsys.types import Catalogue, Interactions
 
 
 @dataclass
@@ -30,7 +30,7 @@ class ItemKnn(Neighbourhood):
     num_threads: int = 0  # 0: all cores
     name: ClassVar[str] = "item_knn"
 
-    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
+    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex, catalogue: Catalogue) -> sp.csr_matrix:
         from implicit.nearest_neighbours import ItemItemRecommender
 
         full = np.sqrt(user_item_matrix(history, history.weight, users, items))

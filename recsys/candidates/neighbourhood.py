@@ -35,8 +35,12 @@ class Neighbourhood(ABC):
 
     name: ClassVar[str]
 
+    def known_items(self, history: Interactions, catalogue: Catalogue) -> KeyIndex:
+        """The items that have neighbours: those with an event."""
+        return KeyIndex.of(history.item_key)
+
     @abstractmethod
-    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
+    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex, catalogue: Catalogue) -> sp.csr_matrix:
         """How near each item (column) is to each item (row), ≥ 0: CSR float32 (n_items, n_items)."""
 
     @abstractmethod
@@ -46,9 +50,9 @@ class Neighbourhood(ABC):
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
         """As the protocol says. Only available items are kept as neighbours."""
         history = usable_history(interactions, catalogue)
-        users, items = KeyIndex.of(history.user_key), KeyIndex.of(history.item_key)
+        users, items = KeyIndex.of(history.user_key), self.known_items(history, catalogue)
         available = catalogue.offers(items.keys)
-        near = self.nearness(history, users, items)
+        near = self.nearness(history, users, items, catalogue)
         near.data[~available[near.indices]] = 0.0
         near = strongest(near, self.n_neighbours)  # type: ignore[attr-defined]
         weighted = self.user_history(history, users, items)

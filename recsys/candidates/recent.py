@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from recsys.candidates.base import decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex
-from recsys.types import Interactions
+from recsys.types import Catalogue, Interactions
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Recent(Neighbourhood):
     n_neighbours: ClassVar[int] = 1
     name: ClassVar[str] = "recent"
 
-    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:
+    def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex, catalogue: Catalogue) -> sp.csr_matrix:
         return sp.identity(len(items), dtype=np.float32, format="csr")
 
     def user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:

@@ -76,7 +76,8 @@ def test_blocks_change_nothing(monkeypatch) -> None:
 
 
 def test_the_most_frequent_attributes_are_left_out_of_large_catalogues() -> None:
-    world = Content().near_of(described([{"a": 1}, {"a": 1}, {"a": 1}, {"b": 1}, {"b": 1}]))
+    alike = described([{"a": 1}, {"a": 1}, {"a": 1}, {"b": 1}, {"b": 1}])
+    world = Content().fit(history([(0, 0, 1.0)]), alike).near
     assert world.nnz == 3 * 2 + 2
     matrix = (world > 0).astype(np.float32).tocsr()
     assert rarest(matrix, 10**9) is matrix
