@@ -11,7 +11,7 @@ from recsys.serving import fold_in
 from recsys.serving.catalogue import NO_CATEGORY
 from recsys.serving.diversity import reordered, similarity
 from recsys.serving.item_factors import ItemFactors
-from tests.contracts.test_candidate_generators import catalogue, checkerboard
+from tests.contracts.generators import catalogue, checkerboard
 
 
 def keys(*of: int) -> np.ndarray:
