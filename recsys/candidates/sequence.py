@@ -68,7 +68,7 @@ class SequenceModel:
     learning_rate: float = 0.001
     batch_events: int | None = None  # None: by the number of events, see `_batch_for`
     max_epochs: int = 40
-    patience: int = 8
+    patience: int = 8  # epochs without a gain of half a per cent of the held-out measure
     continued_epochs: int = 8  # with `start_from`, at most; see `_epochs_for`
     max_minutes: float = 10.0
     continued_minutes: float = 2.0  # the same with `start_from`

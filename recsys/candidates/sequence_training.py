@@ -33,6 +33,7 @@ _FIRST_SCALE = 12.0  # of the logits
 _JUDGED_AT_ONCE = 256  # vectors
 _JUDGED_RANKS = 100
 _COMPILED_FROM = 150  # steps; compiling takes as long as some hundred small ones
+_LEAST_GAIN = 0.005  # of the measure, relative: less is no reason to go on
 _LOGGED = ("loss", "validation_ndcg")  # of the curve, in the log
 
 
@@ -102,7 +103,8 @@ def train(
         {**config, "dropout": dropout, "seed": seed}, weights, schedule, rng, compiled=n_steps >= _COMPILED_FROM
     )
     curve: dict[str, list[float]] = {"loss": [], "minutes": [], "stopped_early": []}
-    best, best_ndcg, best_epoch = weights, -np.inf, 0
+    best, best_ndcg = weights, -np.inf
+    gained_from, gained_at = -np.inf, 0  # what patience counts from
     pace, begun = log.Pace(), time.monotonic()
     for epoch in range(1, schedule.max_epochs + 1):
         curve["loss"].append(_run_epoch(learner, histories, pieces(rng), schedule, rng, pace, epoch))
@@ -116,8 +118,10 @@ def train(
         figures = ", ".join(f"{part.replace('_', ' ')} {curve[part][-1]:.4f}" for part in _LOGGED if part in curve)
         logger.info("%s: epoch %d of at most %d: %s", place, epoch, schedule.max_epochs, figures)
         if ndcg > best_ndcg:
-            best, best_ndcg, best_epoch = now, ndcg, epoch
-        elif epoch - best_epoch >= schedule.patience:
+            best, best_ndcg = now, ndcg
+        if ndcg > gained_from * (1 + _LEAST_GAIN):
+            gained_from, gained_at = ndcg, epoch
+        elif held_out is not None and epoch - gained_at >= schedule.patience:
             break
         if curve["stopped_early"][-1] and epoch < schedule.max_epochs:
             logger.warning("%s: stopped after epoch %d: its %g minutes are over", place, epoch, schedule.max_minutes)
