@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ _FIRST_SCALE = 12.0  # of the logits
 _JUDGED_AT_ONCE = 256  # vectors
 _JUDGED_RANKS = 100
 _COMPILED_FROM = 150  # steps; compiling takes as long as some hundred small ones
+_NEVER = 1e9  # as log q: such a negative does not count
 _LEAST_GAIN = 0.005  # of the measure, relative: less is no reason to go on
 _LOGGED = ("loss", "validation_ndcg")  # of the curve, in the log
 
@@ -99,9 +101,11 @@ def train(
     first = "" if "tensorflow" in sys.modules else "loading TensorFlow, then "
     logger.info("%s: %sup to %d epochs", place, first, schedule.max_epochs)
     n_steps = schedule.max_epochs * len(histories.item) / (schedule.rows_per_batch * schedule.row_length)
-    learner = _Learner(
-        {**config, "dropout": dropout, "seed": seed}, weights, schedule, rng, compiled=n_steps >= _COMPILED_FROM
+    laid_out = {**config, "n_items": _capacity(config["n_items"]), "dropout": dropout, "seed": seed}
+    learner = _learner(
+        tuple(laid_out.items()), schedule.n_negatives, schedule.learning_rate, compiled=n_steps >= _COMPILED_FROM
     )
+    learner.start(weights, rng)
     curve: dict[str, list[float]] = {"loss": [], "minutes": [], "stopped_early": []}
     best, best_ndcg = weights, -np.inf
     gained_from, gained_at = -np.inf, 0  # what patience counts from
@@ -110,7 +114,7 @@ def train(
         curve["loss"].append(_run_epoch(learner, histories, pieces(rng), schedule, rng, pace, epoch))
         curve["minutes"].append((time.monotonic() - begun) / 60)
         curve["stopped_early"].append(float(curve["minutes"][-1] > schedule.max_minutes))
-        now = network_weights(learner.network)
+        now = learner.weights()
         ndcg = float(epoch)  # without held-out items the last epoch stands
         if held_out is not None:
             ndcg = judge(SequenceScorer(config, now), histories, held_out)
@@ -133,23 +137,24 @@ def train(
 
 
 class _Learner:
-    """A network and what moves its weights. Imports Keras and its backend (seconds)."""
+    """A network and what moves its weights, for catalogues of up to `capacity` items.
 
-    def __init__(
-        self, config: dict[str, Any], weights: Weights, schedule: Schedule, rng: np.random.Generator, compiled: bool
-    ) -> None:
+    Made once per process for all fits of a size (`_learner`): tracing and compiling take seconds, and a night fits once
+    per window. Imports Keras and its backend (seconds).
+    """
+
+    def __init__(self, config: dict[str, Any], n_negatives: int, learning_rate: float, compiled: bool) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
         from recsys.networks.lazy_adam import LazyAdam
         from recsys.networks.sequence import SequenceNetwork, shared_softmax, unit
 
-        self.network = network = SequenceNetwork(**config)
+        self._network = network = SequenceNetwork(**config)
         network.build()
-        set_network_weights(network, weights)
         table = network.items.embeddings
         others = [weight for weight in network.trainable_weights if weight is not table]
-        optimizer = LazyAdam(schedule.learning_rate)
+        optimizer = LazyAdam(learning_rate)
         optimizer.build([table, *others])
 
         @tf.function(jit_compile=compiled)
@@ -180,20 +185,37 @@ class _Learner:
             optimizer.apply([tf.IndexedSlices(of_rows, distinct), *of_others], [table, *others])
             return loss
 
-        self._step, self._rng = step, rng
-        self._n_items = int(config["n_items"])
-        self._n_negatives = min(schedule.n_negatives, self._n_items)
+        self._step = step
+        self._capacity, self._n_negatives = int(config["n_items"]), n_negatives
+        self._moving = [*optimizer.variables, *network.non_trainable_variables]  # moments, seeds
+        self._moving_at_first = [np.array(variable) for variable in self._moving]
+
+    def start(self, weights: Weights, rng: np.random.Generator) -> None:
+        """Begin a fit from `weights`, as if nothing had been learned before."""
+        self._rng, self._n_items = rng, len(weights[TABLE])
+        spare = np.zeros((self._capacity - self._n_items, weights[TABLE].shape[1]), dtype=np.float32)
+        set_network_weights(self._network, {**weights, TABLE: np.concatenate([weights[TABLE], spare])})
+        for variable, value in zip(self._moving, self._moving_at_first, strict=True):
+            variable.assign(value)
+
+    def weights(self) -> Weights:
+        """As they are now."""
+        weights = network_weights(self._network)
+        return {**weights, TABLE: weights[TABLE][: self._n_items].copy()}
 
     def learn(self, batch: Batch) -> Any:
         """One step; gives its mean loss, a tensor that may not be computed yet."""
         negative = np.arange(self._n_items)
         if self._n_negatives < self._n_items:
             negative = self._rng.choice(self._n_items, self._n_negatives, replace=False)
+        n_drawn, n_asked = len(negative), min(self._n_negatives, self._capacity)
+        log_q = np.full(n_asked, _NEVER, dtype=np.float32)
+        log_q[:n_drawn] = np.log(n_drawn / self._n_items)
+        negative = np.concatenate([negative, np.zeros(n_asked - n_drawn, dtype=negative.dtype)])
         wanted = np.concatenate([batch.item.ravel(), batch.target.ravel(), negative])
         distinct, place = np.unique(wanted, return_inverse=True)
         place = place.astype(np.int32)
         n = batch.item.size
-        log_q = np.full(len(negative), np.log(self._n_negatives / self._n_items), dtype=np.float32)
         return self._step(
             np.resize(distinct, len(wanted)).astype(np.int32),  # of one length always: repeats get no gradient
             place[:n].reshape(batch.item.shape),
@@ -202,6 +224,17 @@ class _Learner:
             place[2 * n :],
             log_q,
         )
+
+
+def _capacity(n_items: int) -> int:
+    """Rows of the table that is laid out for `n_items`: up to an eighth more, so that the next window's fits."""
+    room = 1 << max(n_items.bit_length() - 4, 6)
+    return -(-n_items // room) * room
+
+
+@lru_cache(maxsize=1)
+def _learner(config: tuple[tuple[str, Any], ...], n_negatives: int, learning_rate: float, compiled: bool) -> _Learner:
+    return _Learner(dict(config), n_negatives, learning_rate, compiled)
 
 
 def _run_epoch(

@@ -150,6 +150,13 @@ class TestTrained:
         other = SequenceModel(**{**PARAMS, "max_epochs": 2, "seed": 1}).fit(ring(), catalogue())
         assert not np.array_equal(_answers(fitted)[1], _answers(other)[1])
 
+    def test_another_fit_before_it_in_the_process_changes_no_bit(self, fitted: SequenceModel) -> None:
+        wider = N_ITEMS + 9  # the network is laid out for as many
+        SequenceModel(**PARAMS).fit(ring(wider), catalogue(wider))
+        again = SequenceModel(**PARAMS).fit(ring(), catalogue())
+        for ours, theirs in zip(_answers(fitted), _answers(again), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
     def test_loading_and_scoring_need_no_tensorflow(self, fitted: SequenceModel, tmp_path: Path) -> None:
         fitted.save(tmp_path)
         code = (
