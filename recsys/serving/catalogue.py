@@ -62,6 +62,7 @@ class ItemDictionary:
         self.ids = self._key_by_id.keys()  # of all items, in the catalogue's own type; follows changes
         self.availability = bytearray()  # by key, 1 where the item is known and may be recommended
         self._category_by_key = array("i")
+        self._weighted: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None  # until the next change
 
     def add(
         self,
@@ -94,6 +95,7 @@ class ItemDictionary:
             self.remove(self._key_by_id.get(external, -1))
             self.id_by_key[item_key] = external
         self._key_by_id[external] = item_key
+        self._weighted = None
         self.n_available += available - self.availability[item_key]
         self.availability[item_key] = available
         self._category_by_key[item_key] = NO_CATEGORY if category_key is None else category_key
@@ -123,6 +125,7 @@ class ItemDictionary:
             column[rows.item_keys - n_known] = values
             return column
 
+        self._weighted = None
         self.unreadable.difference_update(keys)
         self.id_by_key.extend(spread(ids, None, object).tolist())
         self._key_by_id.update(key_by_id)
@@ -145,6 +148,7 @@ class ItemDictionary:
         self.badly_weighted.discard(item_key)
         external = self.id_or_none(item_key)
         if external is not None:
+            self._weighted = None
             del self._key_by_id[external]
             self.id_by_key[item_key] = None
             self.n_available -= self.availability[item_key]
@@ -195,13 +199,14 @@ class ItemDictionary:
         return (key for key in range(len(self.availability) - 1, -1, -1) if self.availability[key])
 
     def weighted(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Keys of available items whose RECOMMENDATION_WEIGHT is positive, ascending, and that weight, each (n,)."""
-        column = self.numbers.column(RECOMMENDATION_WEIGHT)
-        if column is None:
-            return np.zeros(0, dtype=np.int64), np.zeros(0)
-        weights = np.array(column)  # a copy: a view would lock the array
-        keys = np.flatnonzero((weights > 0) & self.available_by_key())
-        return keys, weights[keys]
+        """Keys of available items whose RECOMMENDATION_WEIGHT is positive, ascending, and that weight, each (n,);
+        made once for all requests between two changes."""
+        if self._weighted is None:
+            column = self.numbers.column(RECOMMENDATION_WEIGHT)
+            weights = np.zeros(0) if column is None else np.array(column)  # a copy: a view would lock the array
+            keys = np.flatnonzero((weights > 0) & self.available_by_key()[: len(weights)])
+            self._weighted = keys, weights[keys]
+        return self._weighted
 
     def available_by_key(self) -> NDArray[np.bool_]:
         """A mask by key of the items that may be recommended (a copy)."""

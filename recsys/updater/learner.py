@@ -64,6 +64,10 @@ class Learner:
         logits, frozen, loss = self._step(inputs, log_q, label, weight)
         return logits.numpy(), frozen.numpy(), float(loss)
 
+    def shift(self, amount: float) -> None:
+        """Add the amount to all logits."""
+        self._variables["deep_out/bias"].assign_add([amount])
+
     def scores(self, inputs: dict[str, NDArray[Any]]) -> Floats:
         """Logits with the current weights, (n, n_candidates)."""
         result: Floats = self._score(inputs).numpy()

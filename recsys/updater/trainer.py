@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from recsys.updater.learner import Learner
 
 _MIN_REPLAYED: Final = 16  # rows beside a new one: the gradient of a single event is too noisy
+_RIGHT_BEFORE: Final = 1000  # events; the level of probabilities moves as if so many had been predicted right
 
 
 class _Seen(NamedTuple):
@@ -89,10 +90,12 @@ class Trainer:
         self._given[1].extend(items)
         examples = self.stream.take(known)
         rng = np.random.default_rng([self.options.seed, number])
-        losses = []
+        losses, n_before = [], len(self._judged)
         for new in self._portions(examples):
             losses.append(self._step(new, rng))
             alive()
+        if losses:
+            self.learner.shift(_level(np.concatenate(self._judged[n_before:])) / self.spec.scale)
         return {"examples": len(examples), "loss": round(float(np.mean(losses)), 6) if losses else 0.0}
 
     def _portions(self, examples: TrainingExamples) -> Iterator[TrainingExamples]:
@@ -225,6 +228,18 @@ class Trainer:
         self.buffer = ReplayBuffer(self.options.buffer_rows, self.options.seed)
         self.buffer.seed_with(self.scorer, self.pool)
         return None
+
+
+def _level(judged: Judged) -> float:
+    """By how much the log odds of predictions should move, so that their mean becomes what was observed.
+
+    The loss says nothing of it: a softmax stays the same when all logits move, and so their level drifts.
+    """
+    mean, target = (float(judged[:, COLUMNS.index(name)].mean(dtype=np.float64)) for name in ("mean", "target"))
+    n = len(judged)
+    aim = (n * target + _RIGHT_BEFORE * mean) / (n + _RIGHT_BEFORE)
+    odds = [p / (1 - p) for p in np.clip([aim, mean], 1e-6, 1 - 1e-6)]
+    return float(np.log(odds[0] / odds[1]))
 
 
 def _auc_of(learner: Learner, seen: Sequence[_Seen], scale: float, offset: float) -> float:

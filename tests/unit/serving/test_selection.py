@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recsys.columns import RECOMMENDATION_WEIGHT
 from recsys.serving import cascade, selection
-from recsys.serving.catalogue import ItemDictionary
+from recsys.serving.catalogue import ItemDictionary, ItemRows
 from recsys.serving.config import ServingConfig, SurfaceConfig
 from recsys.serving.filters import Filters
 from recsys.serving.recent import DAY_MS
@@ -77,6 +77,25 @@ def test_only_positive_weights_of_available_items_are_drawn_and_rules_hold() -> 
     assert sorted(shown(snapshot, "editorial", "user 1")) == [1, 5, 6]
     assert sorted(shown(snapshot, "editorial", "user 1", filters=Filters(categories=(2,)))) == [1, 5]
     assert shown(shop({}), "editorial", "user 1") == []
+
+
+def test_a_change_of_the_catalogue_shows_in_the_next_draw() -> None:
+    snapshot = shop({1: 2.0, 2: 1.0})
+    assert sorted(shown(snapshot, "editorial", "user 1")) == [1, 2]
+    snapshot.items.add(3, "1003", 2, True, {RECOMMENDATION_WEIGHT: 5.0})
+    assert sorted(shown(snapshot, "editorial", "user 1")) == [1, 2, 3]
+    snapshot.items.add(1, "1001", 2, True, {RECOMMENDATION_WEIGHT: 0.0})
+    snapshot.items.remove(2)
+    assert shown(snapshot, "editorial", "user 1") == [3]
+    rows = ItemRows(
+        np.array([40], dtype=np.int32),
+        ["1040"],
+        np.array([1], dtype=np.int32),
+        np.array([True]),
+        {RECOMMENDATION_WEIGHT: np.array([1.0])},
+    )
+    snapshot.items.add_all(rows)
+    assert sorted(shown(snapshot, "editorial", "user 1")) == [3, 40]
 
 
 def test_what_is_left_open_is_filled_by_the_next_source() -> None:

@@ -21,7 +21,7 @@ from recsys.serving.update import WEIGHTS, Update
 from recsys.settings import UpdaterSettings
 from recsys.updater.examples import Known
 from recsys.updater.trainer import Trainer
-from recsys.updater.validation import Window
+from recsys.updater.validation import COLUMNS, Window
 from tests import online_world as world
 
 pytestmark = [pytest.mark.slow]  # a network is trained
@@ -89,6 +89,18 @@ def test_likes_raise_and_dislikes_lower_predictions(folder: Path, tmp_path: Path
     before = probability(served(folder), 51, 33)
     assert chances[0] < before - 0.02
     assert chances[1] > before + 0.02
+
+
+def test_probabilities_that_are_too_high_come_down_to_what_is_observed(trainer: Trainer) -> None:
+    trainer.learner.shift(2.0 / trainer.spec.scale)  # in log odds
+    calibration = []
+    for number in range(12):
+        trainer.learn(tastes(300 * number, 300, seed=number), number + 1)
+        judged = trainer.judged
+        trainer.committed()
+        calibration.append(float(judged[:, COLUMNS.index("mean")].sum() / judged[:, COLUMNS.index("target")].sum()))
+    assert calibration[0] > 1.3
+    assert calibration[-1] == pytest.approx(1.0, abs=0.1)
 
 
 def test_an_update_makes_a_served_model_what_the_trainer_is(trainer: Trainer, folder: Path, tmp_path: Path) -> None:
