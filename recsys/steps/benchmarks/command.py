@@ -38,14 +38,19 @@ BENCHMARKS = {
 }
 
 
-def run(name: str, path: Path | None = None, *, quick: bool = False, keep: bool = True) -> dict[str, Any]:
+def run(
+    name: str, path: Path | None = None, *, quick: bool = False, keep: bool = True, plots: Path | None = None
+) -> dict[str, Any]:
     """Run benchmark `name` on `path`, by default its own file below RECSYS_DATA_DIR; the headline.
 
     `quick`: a part of the users and a small ranker, to see that all runs; its figures say nothing and are not kept.
-    `keep`: add the result to RESULTS.md. Raises InputError without a file, ModelError where a self-check fails.
+    `keep`: add the result to RESULTS.md. `plots`: a folder that gets its plots, too.
+    Raises InputError without a file, ModelError where a self-check fails.
     """
     if name not in BENCHMARKS:
         raise InputError(f"no benchmark is called {name!r}; there are {', '.join(BENCHMARKS)}")
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
     loaded = settings_module.load()
     started = time.monotonic()
     found = BENCHMARKS[name].run(loaded, path or _own_file(name, BENCHMARKS[name].file), quick)
@@ -54,6 +59,9 @@ def run(name: str, path: Path | None = None, *, quick: bool = False, keep: bool 
     found.metrics |= {"seconds": seconds, "peak_memory_mib": memory}
     result.show(found)
     result.track(found, name, loaded)
+    if plots is not None:
+        for title, figure in found.figures.items():
+            figure.savefig(plots / f"{name}_{title}.png", dpi=110)
     if found.wrong:
         raise ModelError(f"the figures are not to be trusted: {'; '.join(found.wrong)}")
     if keep and not quick:

@@ -209,8 +209,9 @@ def test_the_command_measures_logs_and_keeps(
     shown = capsys.readouterr().out
     assert "right: strict: labels shuffled over users" in shown
     assert "WRONG" not in shown
-    found = command.run("b1", path, quick=True, keep=False)
+    found = command.run("b1", path, quick=True, keep=False, plots=tmp_path / "plots")
     assert found == headline  # the same seed, the same figures
+    assert {plot.stem for plot in (tmp_path / "plots").glob("*.png")} == {f"b1_ndcg_{column}" for column in headline}
     import mlflow
 
     runs = mlflow.MlflowClient(own_settings.mlflow_tracking_uri).search_runs(["1"])
