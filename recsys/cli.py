@@ -208,7 +208,7 @@ def benchmark(
         bool, typer.Option("--quick", help="Few users, a small ranker: only to see that it runs.")
     ] = False,
     keep: Annotated[bool, typer.Option(help="Add the result to research/benchmarks/RESULTS.md.")] = True,
-    plots: Annotated[Path | None, typer.Option(help="Folder for its plots as PNG; MLflow has them in any case.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for its plots as PNG; MLflow has them, too.")] = None,
 ) -> None:
     """Measure the defaults that ship on a public protocol, beside published rows."""
     from recsys.steps.benchmarks import command

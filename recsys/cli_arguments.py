@@ -28,6 +28,8 @@ def options_of(pairs: list[str] | None, option: str = "--option") -> dict[str, s
         name, found, value = pair.partition("=")
         if not found or not name:
             raise InputError(f"{option} {pair!r} is not of the form NAME=VALUE")
+        if name in options:
+            raise InputError(f"{option} names {name} twice")
         options[name] = value
     return options
 

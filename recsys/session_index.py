@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import ArtifactError
 from recsys.keys import Positions, positions, runs
+from recsys.parameters import Count, Finite, NotNegative, Share, Whole
 from recsys.types import Keys, Scores
 
 KIND: Final = "session_index"  # of the artifacts with such an index, and its name in publications
@@ -41,20 +42,20 @@ Weights = NDArray[np.float64]
 class Formula:
     """The parameters that are read at a request; chosen on the last week of RetailRocket's training sessions."""
 
-    max_items: int = 20  # distinct recent items
-    decay: float = 0.6
-    idf_power: float = 1.5
-    n_newest: int = 1000
-    n_neighbours: int = 500
-    length_power: float = 0.25  # a session of n events weighs n^-length_power
-    reach: int = 10
-    backward: float = 0.6
-    near_floor: float = 0.12
-    walk_items: int = 5  # distinct recent items that the walk starts from
-    walk_decay: float = 0.35
-    walk_power: float = 0.5
-    walk_floor: float = 0.015
-    again: Sequence[float] = (3.2, 4.8, 1.6, 0.8, 0.6, 0.4, 0.3, 0.25, 0.2, 0.2)  # by clicks ago; 0 beyond
+    max_items: Count = 20  # distinct recent items
+    decay: Share = 0.6
+    idf_power: Finite = 1.5
+    n_newest: Count = 1000
+    n_neighbours: Count = 500
+    length_power: Finite = 0.25  # a session of n events weighs n^-length_power
+    reach: Count = 10
+    backward: NotNegative = 0.6
+    near_floor: NotNegative = 0.12
+    walk_items: Whole = 5  # distinct recent items that the walk starts from
+    walk_decay: Share = 0.35
+    walk_power: Finite = 0.5
+    walk_floor: NotNegative = 0.015
+    again: Sequence[NotNegative] = (3.2, 4.8, 1.6, 0.8, 0.6, 0.4, 0.3, 0.25, 0.2, 0.2)  # by clicks ago; 0 beyond
 
     def __post_init__(self) -> None:
         self.again = tuple(self.again)  # JSON gives a list

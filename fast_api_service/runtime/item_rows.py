@@ -31,8 +31,6 @@ from (select 1 + max(item_key) / 20000 as step, max(item_key) as last from items
 group by p.key, k.step order by p.key not in {ALWAYS}, n_numbers desc, p.key
 """  # noqa: S608 - our own words
 _TEXT_OF: Final = 1000  # items of the sample; one that is no number for so many and a number for none is not looked for
-# Whether an editor's weight is no number from 0 on.
-_BADLY_WEIGHTED: Final = f"properties ? '{WEIGHT}' and not (properties ->> '{WEIGHT}' ~ '^n?[0-9]+(\\.[0-9]+)?$')"
 CHANGED_SQL = """
 select item_key, item_id, category_key, available, deleted_at is not null as deleted, properties::text as properties
 from items where {is_new}
@@ -84,7 +82,7 @@ def _block_sql(n_names: int, are_all_known: bool) -> str:
                string_agg(textsend(item_id), '\x00') as item_ids,
                string_agg(int4send(coalesce(category_key, {NO_CATEGORY})), '') as category_keys,
                string_agg(boolsend(available), '') as available,
-               array_agg(item_key) filter (where {_BADLY_WEIGHTED}) as badly_weighted,
+               array_agg(item_key) filter (where properties ->> '{WEIGHT}' is not null) as weighted,
                array_agg(item_key) filter (where rest <> '{{}}') as rest_keys,
                array_agg(rest) filter (where rest <> '{{}}') as rests{numbers}
         from (
@@ -110,7 +108,9 @@ async def _take(block: asyncpg.Record, names: list[str], items: ItemDictionary) 
         numbers,
     )
     items.add_all(rows)
-    _note_badly_weighted(items, block["badly_weighted"] or ())
+    weighted = np.array(block["weighted"] or (), dtype=np.int32)
+    is_weight = numbers[WEIGHT][np.searchsorted(item_keys, weighted)] >= 0  # NaN is none
+    _note_badly_weighted(items, weighted[~is_weight].tolist())
 
 
 def apply(change: ItemChange, items: ItemDictionary) -> None:

@@ -33,6 +33,7 @@ from recsys.candidates.base import (
 )
 from recsys.errors import ModelError
 from recsys.keys import KeyIndex, Positions
+from recsys.parameters import Count, Finite, NotNegative, Positive, Seed, Share, Whole
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 logger = logging.getLogger(__name__)
@@ -49,18 +50,18 @@ class Als:
     `bm25_k1` is 0 (users and items that are busy anyway count less). `similar` compares item vectors by cosine.
     """
 
-    factors: int = 64
-    regularization: float = 0.05
-    alpha: float = 1.0
-    iterations: int = 15
-    half_life_days: float = 90.0
-    history_half_life_sessions: float = 2.0
-    bm25_k1: float = 10.0
-    bm25_b: float = 0.4
-    trend: float = 1.0
-    trend_half_life_days: float = 20.0
-    seed: int = 42
-    num_threads: int = 0  # 0: all cores
+    factors: Count = 64
+    regularization: Positive = 0.05
+    alpha: Positive = 1.0
+    iterations: Count = 15
+    half_life_days: Positive = 90.0
+    history_half_life_sessions: Positive = 2.0
+    bm25_k1: NotNegative = 10.0
+    bm25_b: Share = 0.4
+    trend: Finite = 1.0
+    trend_half_life_days: Positive = 20.0
+    seed: Seed = 42
+    num_threads: Whole = 0  # 0: all cores
     name: ClassVar[str] = "als"
 
     def confidence(self, matrix: sp.csr_matrix, rarity: Scores, mean_user_weight: float) -> sp.csr_matrix:

@@ -14,6 +14,7 @@ from recsys.candidates.base import current_weight, rows_of, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood, strongest
 from recsys.features.attributes import attributes, titles
 from recsys.keys import KeyIndex
+from recsys.parameters import Count, Positive, Share
 from recsys.types import Catalogue, Interactions
 
 ENTRIES_PER_BLOCK = 20_000_000  # of a block of nearness: 240 MB
@@ -31,10 +32,10 @@ class Content(Neighbourhood):
     A user's own items count √(weight · 2^(-age / history_half_life_days)).
     """
 
-    title_share: float = 0.7
-    history_half_life_days: float = 60.0
-    history_half_life_sessions: float = 2.0
-    n_neighbours: int = 50
+    title_share: Share = 0.7
+    history_half_life_days: Positive = 60.0
+    history_half_life_sessions: Positive = 2.0
+    n_neighbours: Count = 50
     name: ClassVar[str] = "content"
 
     def known_items(self, history: Interactions, catalogue: Catalogue) -> KeyIndex:

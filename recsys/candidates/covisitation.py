@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recsys.candidates.base import current_weight, freshness, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex, runs
+from recsys.parameters import Count, NotNegative, Positive
 from recsys.types import Catalogue, Interactions, Scores
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
@@ -31,16 +32,16 @@ class Covisitation(Neighbourhood):
     events per user bound time and memory.
     """
 
-    within_hours: float = 24.0
-    max_distance: int = 50
-    max_events: int = 500
-    distance_power: float = 0.5
-    backward: float = 0.5
-    damping: float = 0.5
-    half_life_days: float = 30.0
-    history_half_life_days: float = 60.0
-    history_half_life_sessions: float = 4.0
-    n_neighbours: int = 100
+    within_hours: Positive = 24.0
+    max_distance: Count = 50
+    max_events: Count = 500
+    distance_power: NotNegative = 0.5
+    backward: NotNegative = 0.5
+    damping: NotNegative = 0.5
+    half_life_days: Positive = 30.0
+    history_half_life_days: Positive = 60.0
+    history_half_life_sessions: Positive = 4.0
+    n_neighbours: Count = 100
     name: ClassVar[str] = "covisitation"
 
     def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex, catalogue: Catalogue) -> sp.csr_matrix:

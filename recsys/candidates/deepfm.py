@@ -5,10 +5,11 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from recsys.candidates.base import (
@@ -36,6 +37,7 @@ from recsys.candidates.deepfm_training import (
 from recsys.errors import ArtifactError, InputError, ModelError
 from recsys.keys import KeyIndex, Positions
 from recsys.networks.deepfm_scorer import DeepFmScorer, Floats, Side
+from recsys.parameters import Count, Part, Positive, Seed, Share
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 _PAIRS_PER_CHUNK = 1 << 18
@@ -60,23 +62,23 @@ class DeepFm:
     the last epoch, in which the slice itself is learned, has no validation.
     """
 
-    dim: int = 32
-    hidden: tuple[int, ...] = (64, 32)
-    half_life_days: float = 60.0  # of an event's chance to be drawn
-    history_length: int = 120  # latest events in a user's bag
-    history_half_life_days: float = 60.0
-    n_negatives: int = 15  # per event
-    uniform_share: float = 0.5  # of the negatives; the others are drawn by popularity^0.75
-    mask_share: float = 0.1  # how often an id is hidden, so that "unknown" is learned
-    min_user_events: int = 5  # users with fewer share row 0 and are known by their history
-    min_item_events: int = 2  # items with fewer share row 0 and are known by category and trend
-    learning_rate: float = 0.002
-    batch_rows: int = 256  # events; each comes with its negatives
-    max_epochs: int = 10
-    patience: int = 2
-    max_samples_per_epoch: int = 1_600_000  # pairs: events × (1 + n_negatives); more events than fit are sampled
-    validation_share: float = 0.1  # of the events, the last in time; 0 trains all epochs
-    seed: int = 42
+    dim: Count = 32
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 32)
+    half_life_days: Positive = 60.0  # of an event's chance to be drawn
+    history_length: Count = 120  # latest events in a user's bag
+    history_half_life_days: Positive = 60.0
+    n_negatives: Count = 15  # per event
+    uniform_share: Share = 0.5  # of the negatives; the others are drawn by popularity^0.75
+    mask_share: Share = 0.1  # how often an id is hidden, so that "unknown" is learned
+    min_user_events: Count = 5  # users with fewer share row 0 and are known by their history
+    min_item_events: Count = 2  # items with fewer share row 0 and are known by category and trend
+    learning_rate: Positive = 0.002
+    batch_rows: Count = 256  # events; each comes with its negatives
+    max_epochs: Count = 10
+    patience: Count = 2
+    max_samples_per_epoch: Count = 1_600_000  # pairs: events × (1 + n_negatives); more events than fit are sampled
+    validation_share: Part = 0.1  # of the events, the last in time; 0 trains all epochs
+    seed: Seed = 42
     name: ClassVar[str] = "deepfm"
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from recsys.candidates.base import (
 )
 from recsys.errors import InputError, ModelError
 from recsys.keys import KeyIndex, Positions
+from recsys.parameters import Count, Finite, Positive
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 
@@ -42,13 +43,18 @@ class Ease:
     while fitting (3.2 GB at 20,000 items), time grows with n_items³.
     """
 
-    l2: float = 200.0
-    half_life_days: float = 60.0
-    history_half_life_sessions: float = 2.0
-    trend: float = 1.0
-    trend_half_life_days: float = 20.0
-    max_items: int = 20_000
+    l2: Positive = 200.0
+    half_life_days: Positive = 60.0
+    history_half_life_sessions: Positive = 2.0
+    trend: Finite = 1.0
+    trend_half_life_days: Positive = 20.0
+    max_items: Count = 20_000
     name: ClassVar[str] = "ease"
+
+    @property
+    def largest_catalogue(self) -> int:
+        """See `registry.largest_catalogue`."""
+        return self.max_items
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:
         """As the protocol says; InputError when more than `max_items` items have events."""

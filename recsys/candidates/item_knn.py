@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from recsys.candidates.base import current_weight, decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex
+from recsys.parameters import Count, Positive, Whole
 from recsys.types import Catalogue, Interactions
 
 
@@ -23,11 +24,11 @@ class ItemKnn(Neighbourhood):
     A user's own items count √(weight · 2^(-age / history_half_life_days)).
     """
 
-    half_life_days: float = 30.0
-    history_half_life_days: float = 60.0
-    history_half_life_sessions: float = 2.0
-    n_neighbours: int = 50
-    num_threads: int = 0  # 0: all cores
+    half_life_days: Positive = 30.0
+    history_half_life_days: Positive = 60.0
+    history_half_life_sessions: Positive = 2.0
+    n_neighbours: Count = 50
+    num_threads: Whole = 0  # 0: all cores
     name: ClassVar[str] = "item_knn"
 
     def nearness(self, history: Interactions, users: KeyIndex, items: KeyIndex, catalogue: Catalogue) -> sp.csr_matrix:

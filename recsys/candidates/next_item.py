@@ -13,6 +13,7 @@ from recsys.candidates.base import LEAST_DECAY, later_steps, user_item_matrix
 from recsys.candidates.covisitation import Covisitation, last_events
 from recsys.decay import decay
 from recsys.keys import KeyIndex
+from recsys.parameters import Count, NotNegative, Positive
 from recsys.types import Interactions
 
 
@@ -25,14 +26,14 @@ class NextItem(Covisitation):
     latest item is most of what counts.
     """
 
-    within_hours: float = 1e9
-    max_distance: int = 10
-    distance_power: float = 0.75
-    backward: float = 0.2
-    damping: float = 0.2
-    half_life_days: float = 1e6
-    history_half_life_places: float = 1.0
-    n_neighbours: int = 300
+    within_hours: Positive = 1e9
+    max_distance: Count = 10
+    distance_power: NotNegative = 0.75
+    backward: NotNegative = 0.2
+    damping: NotNegative = 0.2
+    half_life_days: Positive = 1e6
+    history_half_life_places: Positive = 1.0
+    n_neighbours: Count = 300
     name: ClassVar[str] = "next_item"
 
     def user_history(self, history: Interactions, users: KeyIndex, items: KeyIndex) -> sp.csr_matrix:

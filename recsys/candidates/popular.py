@@ -22,6 +22,7 @@ from recsys.candidates.base import (
 )
 from recsys.errors import InputError
 from recsys.keys import KeyIndex, Positions, runs
+from recsys.parameters import NotNegative, Positive
 from recsys.types import MICROSECONDS_PER_DAY, NO_ITEM, Candidates, Catalogue, Interactions, Keys, Scores
 
 
@@ -37,8 +38,8 @@ class Popular:
     lately, so that small categories get full lists. An item without any event is never proposed.
     """
 
-    half_life_days: float = 5.0
-    all_time_share: float = 0.02
+    half_life_days: Positive = 5.0
+    all_time_share: NotNegative = 0.02
     name: ClassVar[str] = "popular"
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from recsys.candidates.base import decayed_weight, user_item_matrix
 from recsys.candidates.neighbourhood import Neighbourhood
 from recsys.keys import KeyIndex
+from recsys.parameters import Positive
 from recsys.types import Catalogue, Interactions
 
 
@@ -21,7 +22,7 @@ class Recent(Neighbourhood):
     As a neighbour model: each item is its own only neighbour.
     """
 
-    half_life_days: float = 180.0
+    half_life_days: Positive = 180.0
     n_neighbours: ClassVar[int] = 1
     name: ClassVar[str] = "recent"
 

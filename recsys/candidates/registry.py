@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 from recsys.errors import InputError
+from recsys.parameters import made
 from recsys.types import CandidateGenerator
 
 _CLASS_BY_NAME = {
@@ -38,13 +38,14 @@ def class_of(name: str) -> type[CandidateGenerator]:
 
 
 def make(name: str, params: Mapping[str, Any] | None = None) -> CandidateGenerator:
-    """An unfitted generator with these hyper-parameters over its defaults; InputError on an unknown one."""
-    made_by = cast(Any, class_of(name))
-    known = [field.name for field in fields(made_by) if field.init]
-    unknown = sorted(set(params or {}) - set(known))
-    if unknown:
-        raise InputError(f"{name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
-    return cast(CandidateGenerator, made_by(**(params or {})))
+    """An unfitted generator with these hyper-parameters over its defaults; InputError on one that it does not have, or
+    whose value does not fit."""
+    return made(class_of(name), name, params or {})
+
+
+def largest_catalogue(generator: CandidateGenerator) -> int | None:
+    """With how many items that have events it can be fitted at most; None where any number will do."""
+    return getattr(generator, "largest_catalogue", None)
 
 
 def load(name: str, folder: Path) -> CandidateGenerator:

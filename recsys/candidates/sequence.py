@@ -35,6 +35,7 @@ from recsys.candidates.sequence_training import (
 from recsys.errors import ArtifactError, InputError, ModelError
 from recsys.keys import KeyIndex, Positions
 from recsys.networks.sequence_scorer import Floats, SequenceScorer
+from recsys.parameters import Count, Part, Positive, Seed
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
 _PAIRS_PER_CHUNK = 1 << 18
@@ -59,24 +60,26 @@ class SequenceModel:
     the minutes ended the training.
     """
 
-    dim: int = 64
-    blocks: int = 2
-    heads: int = 2
-    max_length: int = 100  # latest items of a user that are read
-    dropout: float | None = None  # None: by how many events an item has, see `_dropout_for`
-    n_negatives: int = 2048  # in each step, shared by all of its places
-    learning_rate: float = 0.001
-    batch_events: int | None = None  # None: by the number of events, see `_batch_for`
-    max_epochs: int = 40
-    patience: int = 8  # epochs without a gain of half a per cent of the held-out measure
-    continued_epochs: int = 8  # with `start_from`, at most; see `_epochs_for`
-    max_minutes: float = 10.0
-    continued_minutes: float = 2.0  # the same with `start_from`
-    validation_share: float = 0.05  # of the users; 0 trains all epochs
-    seed: int = 42
+    dim: Count = 64
+    blocks: Count = 2
+    heads: Count = 2
+    max_length: Count = 100  # latest items of a user that are read
+    dropout: Part | None = None  # None: by how many events an item has, see `_dropout_for`
+    n_negatives: Count = 2048  # in each step, shared by all of its places
+    learning_rate: Positive = 0.001
+    batch_events: Count | None = None  # None: by the number of events, see `_batch_for`
+    max_epochs: Count = 40
+    patience: Count = 8  # epochs without a gain of half a per cent of the held-out measure
+    continued_epochs: Count = 8  # with `start_from`, at most; see `_epochs_for`
+    max_minutes: Positive = 10.0
+    continued_minutes: Positive = 2.0  # the same with `start_from`
+    validation_share: Part = 0.05  # of the users; 0 trains all epochs
+    seed: Seed = 42
     name: ClassVar[str] = "sequence"
 
     def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise InputError(f"sequence.heads should divide sequence.dim; received {self.heads} and {self.dim}")
         self.training_curve: dict[str, list[float]] = {}
         self.cut_at: int | None = None
         self._state: _State | None = None

@@ -208,10 +208,10 @@ class _Learner:
         negative = np.arange(self._n_items)
         if self._n_negatives < self._n_items:
             negative = self._rng.choice(self._n_items, self._n_negatives, replace=False)
-        n_drawn, n_asked = len(negative), min(self._n_negatives, self._capacity)
-        log_q = np.full(n_asked, _NEVER, dtype=np.float32)
+        n_drawn, n_negatives = len(negative), min(self._n_negatives, self._capacity)
+        log_q = np.full(n_negatives, _NEVER, dtype=np.float32)
         log_q[:n_drawn] = np.log(n_drawn / self._n_items)
-        negative = np.concatenate([negative, np.zeros(n_asked - n_drawn, dtype=negative.dtype)])
+        negative = np.concatenate([negative, np.zeros(n_negatives - n_drawn, dtype=negative.dtype)])
         wanted = np.concatenate([batch.item.ravel(), batch.target.ravel(), negative])
         distinct, place = np.unique(wanted, return_inverse=True)
         place = place.astype(np.int32)

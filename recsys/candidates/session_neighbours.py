@@ -27,6 +27,7 @@ from recsys.candidates.covisitation import last_events
 from recsys.candidates.neighbourhood import entries, strongest
 from recsys.decay import decay
 from recsys.keys import KeyIndex, Positions, runs
+from recsys.parameters import Count, Finite, Positive
 from recsys.session_index import Formula, Rows, SessionIndex, Sessions, neighbours_scores
 from recsys.types import Candidates, Catalogue, Interactions, Keys, Scores
 
@@ -43,14 +44,14 @@ class SessionNeighbours(Formula):
     is (1 + n)^popularity_power · (1 + r)^recent_power. Weights of events matter only in being positive.
     """
 
-    half_life_days: float = 100.0
-    max_session_events: int = 100
-    max_events: int = 50
-    walk_reach: int = 2  # places in a session that a step of the walk goes, each way
-    n_walk: int = 100  # items kept that the walk from an item leads to
-    popularity_power: float = -0.35
-    recent_power: float = 0.3
-    recent_days: float = 14.0
+    half_life_days: Positive = 100.0
+    max_session_events: Count = 100
+    max_events: Count = 50
+    walk_reach: Count = 2  # places in a session that a step of the walk goes, each way
+    n_walk: Count = 100  # items kept that the walk from an item leads to
+    popularity_power: Finite = -0.35
+    recent_power: Finite = 0.3
+    recent_days: Positive = 14.0
     name: ClassVar[str] = "session_neighbours"
 
     def fit(self, interactions: Interactions, catalogue: Catalogue) -> Self:

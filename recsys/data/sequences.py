@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +42,14 @@ class SequenceTable:
 
 def read(path: Path) -> SequenceTable:
     """The lines `user item item …` of a text file, plain or gzip; InputError, with the line, where one is not so."""
-    with path.open("rb") as file:
-        opened = gzip.open if file.read(2) == _MAGIC_GZIP else open
     try:
-        with opened(path, "rt", encoding="utf-8") as lines:
+        with path.open("rb") as file:
+            opened = gzip.open if file.read(2) == _MAGIC_GZIP else open
+        with opened(path, "rt", encoding="utf-8-sig") as lines:
             return parse(lines, str(path))
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is no text of lines `user item item …`, plain or gzip: {error}") from error
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{path} is no text of lines `user item item …`, plain or gzip: {why}") from error
 
 
 def parse(lines: Iterable[str], name: str = "the input") -> SequenceTable:

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from recsys.evaluation.calibration import Reliability
 
 
-def learning_curve(curves: Mapping[str, Sequence[float]], *, y_label: str, x_label: str = "epoch") -> Figure:
+def learning_curve(
+    curves: Mapping[str, Sequence[float]], *, y_label: str, x_label: str = "epoch", title: str = "Learning curve"
+) -> Figure:
     """One line per named curve over epochs or iterations (counted from 1)."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, values in curves.items():
         axes.plot(np.arange(1, len(values) + 1), values, marker="o" if len(values) < 40 else None, label=name)
-    axes.set(xlabel=x_label, ylabel=y_label, title="Learning curve")
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -12,15 +12,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from recsys import log
 from recsys.errors import ArtifactError, InputError, ModelError, TooFewLabelsError
 from recsys.evaluation.metrics import Labels, accuracy
 from recsys.keys import runs
+from recsys.parameters import Count, NotNegative, Positive, Seed
 from recsys.ranking.blend import Blend
 from recsys.ranking.frame import Frame
 from recsys.types import Scores
@@ -40,17 +42,17 @@ class RankerParams:
     last items of B1."""
 
     losses: tuple[str, ...] = ("Logloss",)  # or also YetiRank; the better on validation is kept
-    iterations: int = 1000
-    learning_rate: float = 0.05
-    depth: int = 6
-    l2_leaf_reg: float = 10.0
-    column_share: float = 0.3  # of the features, sampled for each split
-    early_stopping_rounds: int = 50
-    n_models: int = 3  # averaged, fewer where rows are many; with the chosen loss and number of trees, on all users
-    max_negatives: int = 50  # per user and window, beside all positives
-    max_rows: int = 600_000  # training rows of all windows together; further users are left out
-    threads: int = -1  # all cores
-    seed: int = 42
+    iterations: Count = 1000
+    learning_rate: Positive = 0.05
+    depth: Annotated[int, Field(ge=1, le=16)] = 6
+    l2_leaf_reg: NotNegative = 10.0
+    column_share: Annotated[float, Field(gt=0, le=1)] = 0.3  # of the features, sampled for each split
+    early_stopping_rounds: Count = 50
+    n_models: Count = 3  # averaged, fewer where rows are many; with the chosen loss and number of trees, on all users
+    max_negatives: Count = 50  # per user and window, beside all positives
+    max_rows: Count = 600_000  # training rows of all windows together; further users are left out
+    threads: Annotated[int, Field(ge=-1)] = -1  # all cores
+    seed: Seed = 42
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "losses", tuple(self.losses))  # also from a JSON list

@@ -88,7 +88,9 @@ class BoughtRule(_Part):
     """After an event of this type an item is not shown again."""
 
     event_type: EventType = Field(title="Type of event")
-    days: float | None = Field(None, gt=0, title="For so many days", description="for ever where it is empty")
+    days: float | None = Field(
+        None, gt=0, le=36_500, title="For so many days", description="for ever where it is empty"
+    )
 
 
 class ServingConfig(_Part):

@@ -23,7 +23,7 @@ MISSING: Final = "NaN"  # among texts of `numbers_of`
 _NUMBER = re.compile(NUMBER)
 # The same of many, each followed by NUL. Possessive, so that nothing is kept for going back.
 _NUMBERS = re.compile(rf"(?:(?:{MISSING}|n?+-?+[0-9]++(?:\.[0-9]++)?+)\0)*+")
-_GREATEST = 1e255
+_LEAST, _GREATEST = 1e-250, 1e255  # amounts of a number, if not 0; written out it has fewer than 300 characters
 _MAX_CHARACTERS: Final = 300  # of a number as text
 _NAN = math.nan
 
@@ -84,7 +84,9 @@ def number(value: Any) -> float | None:
     if isinstance(value, str):
         is_number = len(value) <= _MAX_CHARACTERS and _NUMBER.fullmatch(value)
         value = float(value.lstrip("n")) if is_number else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _GREATEST:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if value and not _LEAST < abs(value) < _GREATEST:
         return None
     return float(value)
 
@@ -95,5 +97,6 @@ def numbers_of(texts: str) -> NDArray[np.float64]:
     if max(map(len, each)) > _MAX_CHARACTERS or not _NUMBERS.fullmatch(texts + "\0"):
         return np.array(list(map(number, each)), dtype=np.float64)
     values = np.array(list(map(float, texts.replace("n", "").split("\0"))))
-    values[~(np.abs(values) < _GREATEST)] = _NAN
+    amount = np.abs(values)
+    values[~((amount > _LEAST) & (amount < _GREATEST) | (amount == 0))] = _NAN
     return values

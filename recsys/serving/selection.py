@@ -27,7 +27,8 @@ def drawn(item_keys: NDArray[Any], weights: NDArray[Any], seed: int) -> NDArray[
     to its weight, and so on among the others. Those whose weight is not positive and finite are left out."""
     usable = np.isfinite(weights) & (weights > 0)
     keys, weight = item_keys[usable].astype(np.int64), weights[usable].astype(np.float64)
-    waits = -np.log(_uniform(keys, seed)) / weight  # exponential, of rate `weight`
+    with np.errstate(over="ignore"):  # the least weights come last
+        waits = -np.log(_uniform(keys, seed)) / weight  # exponential, of rate `weight`
     if len(keys) > N_DRAWN:
         first = np.argpartition(waits, N_DRAWN - 1)[:N_DRAWN]
         keys, waits = keys[first], waits[first]

@@ -23,6 +23,7 @@ from recsys.errors import ModelError, NotFoundError, NothingToDoError
 from recsys.evaluation.gate import GateDecision
 from recsys.instants import age_days
 from recsys.settings import Settings
+from recsys.steps import recipe
 from recsys.storage.engine import engine, require_current, with_patience
 from recsys.storage.tables import training_runs
 from recsys.tracking import Tracker
@@ -50,9 +51,10 @@ class Context:
     def open(cls, settings: Settings | None = None) -> Context:
         """The services of the settings; starts the embedded Postgres when no other is configured.
 
-        InputError where the schema is not that of this release.
+        InputError where the schema is not that of this release, or a setting of the models does not fit.
         """
         chosen = settings or settings_module.load()
+        recipe.check(chosen)
         database = engine(chosen)
         with_patience(lambda: require_current(database), chosen.database_patience_s)
         return cls(

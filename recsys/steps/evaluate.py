@@ -34,6 +34,7 @@ from recsys.ranking.two_stage import CANDIDATES_PER_GENERATOR, Stage, WindowExam
 from recsys.steps.context import Context, step
 from recsys.steps.fits import Fits, FitStore
 from recsys.steps.probabilities import Meaning, Watched
+from recsys.steps.recipe import ranker_params
 from recsys.steps.stages import OWN_ITEMS, usable_generators
 from recsys.tracking import Run
 from recsys.types import MICROSECONDS_PER_DAY, CandidateGenerator, Interactions, Keys, Task
@@ -130,7 +131,7 @@ def plan_of(ctx: Context, data: Dataset) -> Plan:
     return Plan(
         generators=usable_generators(ctx, data.interactions(), Task.DISCOVERY),
         generator_params=ctx.settings.generator_params,
-        ranker=RankerParams(**({"seed": ctx.settings.seed} | ctx.settings.ranker_params)),
+        ranker=ranker_params(ctx.settings),
         training_windows=ctx.settings.n_label_windows,
         seed=ctx.settings.seed,
     )
@@ -235,8 +236,11 @@ class _AtCut:
                 users, CANDIDATES_PER_GENERATOR, seen=stage.seen(users)
             ).item_key
             seconds[generator.name] = time.monotonic() - started + self.seconds[generator.name]
-        ground = self._ground(task, labels, self._expected(stage, labels, lists))
-        results = [Measured(ground, name, found[:, :LIST_LENGTH], seconds[name]) for name, found in lists.items()]
+        shown = lists if POPULAR in lists else {POPULAR: self._popular(stage, users), **lists}
+        ground = self._ground(task, labels, shown[POPULAR][:, :LIST_LENGTH])
+        results = [
+            Measured(ground, name, found[:, :LIST_LENGTH], seconds.get(name, 0.0)) for name, found in shown.items()
+        ]
         started = time.monotonic()
         ranker = train_on(examples, self.plan.ranker)
         meaning = Meaning.of(ranker, stage.generators, [one.pool for one in examples], len(self.cut.catalogue))
@@ -250,13 +254,11 @@ class _AtCut:
         training = {"task": str(task), "cut": at, **ranker.report, "pool": pool_report(lists, labels)}
         return Outcome(results, watched.predicted(str(task), at, ground.segments), [training])
 
-    def _expected(self, stage: Stage, labels: Labels, lists: Mapping[str, Keys]) -> Keys:
-        """What popularity proposes: for serendipity."""
-        if POPULAR in lists:
-            return lists[POPULAR][:, :LIST_LENGTH]
+    def _popular(self, stage: Stage, users: Keys) -> Keys:
+        """What popularity proposes, which stands beside all others also where it is no generator of the plan."""
         popular = registry.make(POPULAR, self.plan.generator_params.get(POPULAR, {}))
         fitted = popular.fit(self.cut.history, self.cut.catalogue)
-        return fitted.candidates(labels.user_key, LIST_LENGTH, seen=stage.seen(labels.user_key)).item_key
+        return fitted.candidates(users, LIST_LENGTH, seen=stage.seen(users)).item_key
 
     def _ground(self, task: Task, labels: Labels, expected: Keys) -> Ground:
         history, catalogue = self.cut.history, self.cut.catalogue

@@ -13,6 +13,7 @@ from recsys.ranking.cut import Cut
 from recsys.ranking.ranker import RankerParams
 from recsys.ranking.windows import training_windows
 from recsys.steps.context import HISTORY, Context
+from recsys.steps.recipe import ranker_params
 from recsys.steps.stages import history_artifacts, loaded, usable_generators
 from recsys.steps.train_generator import generator_params
 from recsys.types import Interactions
@@ -43,7 +44,7 @@ def plan_of(ctx: Context, ref: str, data: Dataset) -> Plan:
     windows = training_windows(interactions, n=keep.n_label_windows, days=keep.label_window_days)
     names = usable_generators(ctx, interactions, data.meta.task)
     artifacts = [history_artifacts(ctx, ref, names, window.cut_at) for window in windows]
-    params = RankerParams(**({"seed": keep.seed} | keep.ranker_params))
+    params = ranker_params(keep)
     recipe = {
         "generators": names,
         "generator_params": {name: generator_params(ctx, name) for name in names},

@@ -34,7 +34,7 @@ def loaded(ctx: Context, artifacts: Mapping[str, str], purpose: str) -> Fitted:
 
 
 def usable_generators(ctx: Context, interactions: Interactions, task: Task) -> list[str]:
-    """The generators of the settings, without those whose `max_items` is exceeded, which is logged.
+    """The generators of the settings, without those that cannot learn from so many items, which is logged.
 
     For tasks that may show bought items again, the generator of own items is added.
     """
@@ -46,8 +46,8 @@ def usable(names: Sequence[str], params: Mapping[str, Mapping[str, Any]], n_item
     """Those of `names` that can learn from `n_items` items with events; of the others it is logged why they are left
     out. InputError when none is left."""
     found = []
-    for name in names:
-        most = getattr(registry.make(name, params.get(name, {})), "max_items", None)
+    for name in dict.fromkeys(names):
+        most = registry.largest_catalogue(registry.make(name, params.get(name, {})))
         if most is not None and n_items > most:
             logger.warning("%s is left out: %d items with events are more than its %d", name, n_items, most)
         else:

@@ -62,6 +62,14 @@ class Fit:
     meta: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Start:
+    """A model of an earlier night."""
+
+    ref: str
+    nights: int  # in a row that went on from one another, up to that model
+
+
 def train_generator(
     ctx: Context, name: str, dataset: str | None, *, force: bool = False, from_earlier_nights: bool = False
 ) -> dict[str, Any]:
@@ -98,28 +106,28 @@ def generator_params(ctx: Context, name: str) -> dict[str, Any]:
     return dataclasses.asdict(generator)  # type: ignore[call-overload]
 
 
-def _earlier_night(ctx: Context, name: str, dataset: str, cut_at: int) -> Manifest | None:
-    """The model that the fit of the first window goes on from: of the same parameters and release, newest first, one of
+def _earlier_night(ctx: Context, name: str, dataset: str, cut_at: int) -> Start | None:
+    """What the fit of the first window goes on from: of the same parameters and release, newest first, a model of
     an earlier data set that has seen nothing after the cut; None where there is none, or after `MAX_NIGHTS`."""
     step, params = f"train_{name}", json.loads(json.dumps(generator_params(ctx, name)))  # as manifests have them
+
+    def is_alike(manifest: Manifest) -> bool:
+        return (manifest.meta["params"], manifest.meta["code_version"]) == (params, recsys.__version__)
+
     own = ctx.history(step, dataset).get(cut_at)
-    if own is not None and ctx.store.exists(own):  # it stays as it was begun
-        refs = [ctx.store.manifest(own).inputs.get("earlier", "")]
-    else:
-        refs = ctx.histories_before(step, dataset, cut_at)
-    for ref in filter(ctx.store.exists, filter(None, refs)):
-        manifest = ctx.store.manifest(ref)
-        if (manifest.meta["params"], manifest.meta["code_version"]) == (params, recsys.__version__):
-            return manifest if manifest.meta.get("nights", 1) < MAX_NIGHTS else None
+    if own is not None and ctx.store.exists(own) and is_alike(begun := ctx.store.manifest(own)):
+        earlier = begun.inputs.get("earlier")  # it stays as it was begun, also where that model is gone
+        return Start(earlier, begun.meta["nights"] - 1) if earlier else None
+    for manifest in map(ctx.store.manifest, filter(ctx.store.exists, ctx.histories_before(step, dataset, cut_at))):
+        if is_alike(manifest):
+            nights = manifest.meta.get("nights", 1)
+            return Start(manifest.ref, nights) if nights < MAX_NIGHTS else None
     return None
 
 
-def _plan(
-    ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int, start: Manifest | None = None
-) -> list[Fit]:
+def _plan(ctx: Context, name: str, dataset: str, cuts: list[int], as_of: int, start: Start | None = None) -> list[Fit]:
     """The fits, oldest first; one with a warm start depends on the one before, the first on `start`."""
     params = generator_params(ctx, name)
-    nights = start.meta.get("nights", 1) + 1 if start else 1
     continues = registry.continues(name)
     plan: list[Fit] = []
     for cut_at, purpose in [*((cut, HISTORY) for cut in cuts), (as_of, SERVING)]:
@@ -129,7 +137,7 @@ def _plan(
         elif continues and start:
             inputs["earlier"] = start.ref
         meta = {"purpose": purpose, "cut_at": cut_at, "params": params, "code_version": recsys.__version__}
-        meta |= {"nights": nights} if continues and start else {}
+        meta |= {"nights": start.nights + 1} if continues and start else {}
         version = version_of(instant(cut_at), inputs | meta | {"generator": name})
         plan.append(Fit(cut_at, purpose, version, inputs, meta))
     return plan

@@ -24,6 +24,7 @@ from recsys.errors import InputError
 from recsys.evaluation import plots
 from recsys.evaluation.bootstrap import interval
 from recsys.settings import Settings
+from recsys.steps import recipe
 from recsys.steps.benchmarks.result import Result, commit, show
 from recsys.steps.tuning import generators, ranker
 from recsys.steps.tuning.ranker import Prepared
@@ -62,6 +63,7 @@ def run(
     Raises InputError for an unknown name, without any data, and where the budget does not suffice for the defaults.
     """
     space, defaults, loaded = space_of(name), defaults_of(name), settings_module.load()
+    recipe.check(loaded)
     tracker = Tracker(loaded.mlflow_tracking_uri, f"{loaded.artifact_root}/mlflow")
     with tempfile.TemporaryDirectory(prefix="recsys-tune-") as folder:
         sets = sets_of(loaded, data or {}, dataset, Path(folder))
@@ -97,7 +99,7 @@ def measure_of(name: str, sets: Sequence[TuningSet], loaded: Settings) -> Measur
         return prepared[of_set].measure(ranker.params_of(loaded, params))
 
     def of_generator(of_set: str, params: Mapping[str, Any]) -> Figures:
-        return generators.measure(by_name[of_set], name, params)
+        return generators.measure(by_name[of_set], name, {**loaded.generator_params.get(name, {}), **params})
 
     return of_ranker if name == RANKER else of_generator
 
@@ -133,7 +135,7 @@ def result_of(name: str, found: Search, seed: int) -> Result:
     gains = found.gains.tolist()
     curves = {"trial": gains, "best so far": np.maximum.accumulate(gains).tolist()}
     result.figures["gain"] = plots.learning_curve(
-        curves, y_label="mean relative difference to the defaults", x_label="configuration"
+        curves, y_label="mean relative difference to the defaults", x_label="configuration", title="Search"
     )
     result.metrics = {"best.gain": gain(best, found.defaults), "n_tried": len(found.tried), "n_failed": found.n_failed}
     return result
@@ -158,13 +160,16 @@ def trials_of(found: Search) -> list[dict[str, Any]]:
 
 
 def line_of(name: str, found: Search, loaded: Settings) -> str | None:
-    """The variable with the best parameters over those that are set; None where the defaults are best."""
+    """The variable that makes what was measured: of the parameters that are searched the best values, where they are
+    not the defaults, of others those that are set. None where the defaults are best."""
+    best, defaults = found.best.params, found.defaults.params
     if found.best is found.defaults:
         return None
-    changed = {key: value for key, value in found.best.params.items() if value != found.defaults.params[key]}
+    in_force = loaded.ranker_params if name == RANKER else loaded.generator_params.get(name, {})
+    own = {key: value for key, value in in_force.items() if key not in best}
+    own |= {key: value for key, value in best.items() if value != defaults[key]}
     if name == RANKER:
-        return f"RECSYS_RANKER_PARAMS={json.dumps(loaded.ranker_params | changed)}"
-    own = {**loaded.generator_params.get(name, {}), **changed}
+        return f"RECSYS_RANKER_PARAMS={json.dumps(own)}"
     return f"RECSYS_GENERATOR_PARAMS={json.dumps({**loaded.generator_params, name: own})}"
 
 

@@ -6,7 +6,6 @@ with the same sampled negatives, so that the difference is the effect of the upd
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -90,11 +89,3 @@ class Window:
             f"progressive AUC {auc:.3f} over the last {len(self.judged)} events is more than {bound:g} below the "
             f"{frozen:.3f} of the frozen model"
         )
-
-
-def curve(judged: Sequence[Judged], window: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean AUC of consecutive windows, updated and frozen, for plots."""
-    rows = np.concatenate(list(judged))
-    n = len(rows) // window
-    means = rows[: n * window].reshape(n, window, -1).mean(axis=1, dtype=np.float64)
-    return means[:, 0], means[:, 1]

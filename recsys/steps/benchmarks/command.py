@@ -13,6 +13,7 @@ from typing import Any
 from recsys import settings as settings_module
 from recsys.errors import InputError, ModelError
 from recsys.settings import Settings
+from recsys.steps import recipe
 from recsys.steps.benchmarks import clicks, next_item, replay, result, sessions, shop
 from recsys.steps.benchmarks.result import Result
 from recsys.steps.evaluate import peak_memory_mib
@@ -52,6 +53,7 @@ def run(
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
     loaded = settings_module.load()
+    recipe.check(loaded)
     started = time.monotonic()
     found = BENCHMARKS[name].run(loaded, path or _own_file(name, BENCHMARKS[name].file), quick)
     seconds, memory = time.monotonic() - started, peak_memory_mib()
@@ -73,4 +75,7 @@ def _own_file(name: str, file: str) -> Path:
     folder = os.environ.get("RECSYS_DATA_DIR")
     if not folder:
         raise InputError(f"{name} needs its file: give --input FILE, or RECSYS_DATA_DIR, the folder that holds {file}")
-    return Path(folder) / file
+    path = Path(folder) / file
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give --input FILE, or put it into RECSYS_DATA_DIR")
+    return path

@@ -26,19 +26,19 @@ from recsys.candidates.registry import NETWORKS
 from recsys.data import sequences
 from recsys.data.dataset import Dataset
 from recsys.data.sequences import PLACE, SequenceTable
-from recsys.errors import InputError
+from recsys.errors import InputError, TooFewLabelsError
 from recsys.evaluation import plots, report
 from recsys.evaluation.bootstrap import interval
 from recsys.evaluation.metrics import Labels, accuracy
 from recsys.evaluation.protocol import seen_items
 from recsys.evaluation.report import Measured
-from recsys.ranking.ranker import RankerParams
 from recsys.settings import Settings
 from recsys.steps.benchmarks import published
 from recsys.steps.benchmarks.leaks import what_leaks
 from recsys.steps.benchmarks.result import Result
 from recsys.steps.evaluate import TWO_STAGE, Outcome, Plan, measure
 from recsys.steps.fits import Fits, FitStore
+from recsys.steps.recipe import ranker_params
 from recsys.steps.stages import usable
 from recsys.types import MICROSECONDS_PER_DAY, Task
 
@@ -128,7 +128,13 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool, at: In
         table = thinned(table, max(n_users, 1), loaded.seed)
     plan = _plan(loaded, len(table.item_ids), quick)
     with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as folder:
-        columns = measured(table, plan, Path(folder))
+        try:
+            columns = measured(table, plan, Path(folder))
+        except TooFewLabelsError as error:
+            raise InputError(
+                "nobody's item at some place from the end is new to them; to leave the last out needs sequences of"
+                f" different items, longer than the {plan.training_windows + 2} last places"
+            ) from error
         if at is not None:
             columns.append(time_split(table, at, plan, Path(folder)))
         passed = checks(columns, None if quick else known, loaded.seed)
@@ -159,7 +165,7 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool, at: In
 def _plan(loaded: Settings, n_items: int, quick: bool) -> Plan:
     """The settings' plan as this protocol has it: one cut, windows of one place."""
     names = [name for name in loaded.generators if not (quick and name in NETWORKS)]
-    ranker = RankerParams(**({"seed": loaded.seed} | loaded.ranker_params | (QUICK_RANKER if quick else {})))
+    ranker = ranker_params(loaded, QUICK_RANKER if quick else {})
     return Plan(
         generators=usable(names, loaded.generator_params, n_items),
         generator_params=loaded.generator_params,

@@ -125,7 +125,9 @@ def measured(
     result.checks = _checks(answers, models, whole, rows, seed)
     result.metrics = _metrics(lists, of_models)
     curves = {name: [row[name] for row in periods] for name in periods[0] if name != "period"}
-    result.figures = {"auc": plots.learning_curve(curves, y_label="progressive AUC", x_label="period")}
+    result.figures = {
+        "auc": plots.learning_curve(curves, y_label="progressive AUC", x_label="period", title="After the night")
+    }
     headline = {row["system"]: row for row in of_models if row["segment"] == ALL}
     result.headline = {name: round(row["AUC"], 4) for name, row in headline.items()}
     return result

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from recsys.candidates import registry
 from recsys.candidates.registry import NETWORKS
-from recsys.data.dataset import Dataset
 from recsys.errors import InputError
 from recsys.evaluation import report
 from recsys.evaluation.comparison import PerUser
@@ -24,6 +25,8 @@ from recsys.ranking.pool import Pool
 from recsys.ranking.ranker import RankerParams
 from recsys.ranking.two_stage import USERS_PER_CHUNK, Stage, WindowExamples, rank, train_on, window_examples
 from recsys.settings import Settings
+from recsys.steps.recipe import ranker_params
+from recsys.steps.stages import usable
 from recsys.steps.tuning.search import Figures
 from recsys.steps.tuning.sets import WindowedSet, some_users
 from recsys.steps.tuning.space import RANKER, SPACES
@@ -83,7 +86,7 @@ def _thinned(window: WindowExamples, params: RankerParams) -> WindowExamples:
 
 def params_of(loaded: Settings, params: Mapping[str, Any]) -> RankerParams:
     """The settings' parameters with those of a trial, and fewer models and rows, so that a trial takes a minute."""
-    return RankerParams(**({"seed": loaded.seed} | loaded.ranker_params | FASTER | dict(params)))
+    return ranker_params(loaded, FASTER | dict(params))
 
 
 def prepare(data: WindowedSet, loaded: Settings) -> Prepared:
@@ -110,11 +113,9 @@ def _stage(data: WindowedSet, window: Window, loaded: Settings) -> Stage:
         return registry.make(name, loaded.generator_params.get(name, {})).fit(history, catalogue)
 
     logger.info("%s: generators and features of a window", data.name)
-    names = [name for name in loaded.generators if name not in NETWORKS and _fits(name, data.data, loaded)]
+    names = usable(
+        [name for name in loaded.generators if name not in NETWORKS],
+        loaded.generator_params,
+        len(np.unique(data.interactions.item_key)),
+    )
     return Cut(data.data, data.interactions, window.cut_at, names, fitted).stage(Task.DISCOVERY)
-
-
-def _fits(name: str, data: Dataset, loaded: Settings) -> bool:
-    """Whether a generator takes so many items."""
-    most = getattr(registry.make(name, loaded.generator_params.get(name, {})), "max_items", None)
-    return most is None or data.meta.n_rows["items"] <= most

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from recsys.steps.tuning.sets import TuningSet, last_items, sessions, shop
 logger = logging.getLogger(__name__)
 
 OWN = "own"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 KNOWN = {"online-retail": "b4", "beauty": "b1", "ml-1m": "b2", "sessions": "b6"}  # name → benchmark that has the file
 B4_DAYS = 14.0
 FORMS = (
@@ -37,6 +39,11 @@ HOW = f"give one by --data NAME=FILE ({FORMS}), set RECSYS_DATA_DIR, or prepare 
 def sets_of(loaded: Settings, given: Mapping[str, str], dataset: str | None, folder: Path) -> list[TuningSet]:
     """All sets that are there. `given`: name → file; `dataset`: the reference of one's own, the newest when None;
     `folder`: takes what is made of files. Raises InputError where there is none, or one that was given is unusable."""
+    for name in given:
+        if name == OWN or not _NAME.fullmatch(name):
+            raise InputError(
+                f"--data {name}=…: name a data set by letters, digits, - and _; {OWN} is that of this installation"
+            )
     found = [read(loaded, name, file, folder) for name, file in (_in_data_dir() | dict(given)).items()]
     try:
         found.append(_own(loaded, dataset))

@@ -98,8 +98,9 @@ def test_bad_rows_cost_themselves_at_the_start_and_while_running(
         assert client.get(f"/items/{good}").status_code == 200
 
 
-BAD_WEIGHTS = [-1, "-0.5", "much", "NaN", True, {"a": 1}, [1], ""]
-GOOD_WEIGHTS = [3, "2.5", 0.000001, 0, None]
+FIRST_WEIGHED = 14  # an item; it and those after it are available
+BAD_WEIGHTS = [-1, "-0.5", "much", "NaN", True, {"a": 1}, [1], "", 1e299, 1e-310]
+GOOD_WEIGHTS = [3, "2.5", 0.000001, 0, None, "-0"]
 
 
 def n_badly_weighted(client: httpx.Client) -> float:
@@ -116,10 +117,11 @@ def weigh(engine: sa.Engine, key: int, weight: Any) -> None:
 def test_bad_weights_cost_their_items_alone(clean_database: sa.Engine, clean_database_url: str) -> None:
     shop.stock(clean_database, "integer")
     shop.publish(clean_database, "v1", shop.FIRST)
-    for key, weight in enumerate([*BAD_WEIGHTS, *GOOD_WEIGHTS], 1):
+    for key, weight in enumerate([*BAD_WEIGHTS, *GOOD_WEIGHTS], FIRST_WEIGHED):
         weigh(clean_database, key, weight)
     n_bad = len(BAD_WEIGHTS)
-    drawn = {shop.item_id(n_bad + n, "integer") for n in (1, 2, 3)}
+    first_good = FIRST_WEIGHED + n_bad
+    drawn = {shop.item_id(first_good + n, "integer") for n in (0, 1, 2)}
     with shop.running_service(clean_database_url) as client:
         shop.wait_until(lambda: shop.is_ready(client), 10)
         config = {"surfaces": {"homepage": {"sources": ["editorial"]}}}
@@ -131,10 +133,14 @@ def test_bad_weights_cost_their_items_alone(clean_database: sa.Engine, clean_dat
 
         shop.wait_until(lambda: shown() == drawn, 20)
         assert n_badly_weighted(client) == n_bad
-        weigh(clean_database, 1, 1.5)  # put right
-        weigh(clean_database, n_bad + 1, "n/a")  # and gone wrong, while it runs
-        changed = drawn ^ {shop.item_id(1, "integer"), shop.item_id(n_bad + 1, "integer")}
+        weigh(clean_database, FIRST_WEIGHED, 1.5)  # put right
+        weigh(clean_database, first_good, "n/a")  # and gone wrong, while it runs
+        changed = drawn ^ {shop.item_id(key, "integer") for key in (FIRST_WEIGHED, first_good)}
         shop.wait_until(lambda: shown() == changed, 20)
+        assert n_badly_weighted(client) == n_bad
+    with shop.running_service(clean_database_url) as client:  # a worker that loads all of it sees the same
+        shop.wait_until(lambda: shop.is_ready(client), 10)
+        assert shown() == changed
         assert n_badly_weighted(client) == n_bad
 
 

@@ -69,6 +69,10 @@ def test_a_night_goes_on_from_the_newest_model_that_has_seen_nothing_of_its_wind
     assert night(shop, 94) == second, "once begun, it stays as it is"
     assert planned(shop, monkeypatch, 93) == first["history"][0], "not that of later data"
     assert planned(shop, monkeypatch, 95) == second["history"][0]
+    with monkeypatch.context() as patched:
+        exists = shop.store.exists
+        patched.setattr(shop.store, "exists", lambda ref: ref != first["history"][0] and exists(ref))
+        assert night(shop, 94) == second, "also when the model that it began with has been deleted"
 
 
 def test_other_parameters_force_and_too_many_nights_start_from_scratch(

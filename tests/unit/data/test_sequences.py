@@ -52,6 +52,12 @@ def test_what_is_no_text_is_refused(content: bytes, tmp_path: Path) -> None:
         sequences.read(path)
 
 
+@pytest.mark.parametrize(("name", "why"), [("missing", "No such file"), (".", "Is a directory")])
+def test_what_cannot_be_opened_is_named(name: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"is no text of lines `user item item …`, plain or gzip: {why}"):
+        sequences.read(tmp_path / name)
+
+
 @given(lists=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=7, unique=True), min_size=1, max_size=8))
 def test_the_newest_window_holds_the_last_item_of_each_and_the_history_the_rest(
     lists: list[list[int]], tmp_path_factory: pytest.TempPathFactory

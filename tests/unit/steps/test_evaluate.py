@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,14 @@ RANKER = RankerParams(losses=("Logloss",), iterations=60, early_stopping_rounds=
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     plan = Plan(generators=["popular", "covisitation"], ranker=RANKER, cuts=2, days=10, training_windows=2)
     return measure(dataset(tmp_path_factory.mktemp("shop") / "world"), plan)
+
+
+def test_popularity_stands_beside_the_others_also_where_it_is_no_generator(tmp_path: Path) -> None:
+    plan = Plan(
+        generators=["covisitation"], ranker=RANKER, cuts=1, days=10, training_windows=1, tasks=(Task.DISCOVERY,)
+    )
+    found = measure(dataset(tmp_path / "world"), plan)
+    assert [one.source for one in found.measured] == ["popular", "covisitation", TWO_STAGE]
 
 
 def test_two_stages_beat_popularity_in_both_tasks_and_every_cut(outcome: Outcome) -> None:

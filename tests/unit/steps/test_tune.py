@@ -112,6 +112,34 @@ def test_the_choice_is_by_mean_rank_and_not_by_the_largest_gain() -> None:
     assert found.gains.argmax() == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "shipped", "best", "expected"),
+    [
+        (
+            "als",
+            {"generator_params": {"als": {"factors": 32, "seed": 7}, "ease": {"l2": 100.0}}},
+            {"factors": 64, "alpha": 1.0},
+            {"factors": 64, "alpha": 3.0},
+            'RECSYS_GENERATOR_PARAMS={"als": {"seed": 7, "alpha": 3.0}, "ease": {"l2": 100.0}}',
+        ),
+        (
+            "ranker",
+            {"ranker_params": {"depth": 8, "iterations": 20}},
+            {"depth": 6, "l2_leaf_reg": 10.0},
+            {"depth": 6, "l2_leaf_reg": 3.0},
+            'RECSYS_RANKER_PARAMS={"iterations": 20, "l2_leaf_reg": 3.0}',
+        ),
+    ],
+)
+def test_the_line_to_paste_makes_what_was_measured(
+    name: str, settings: dict[str, Any], shipped: dict[str, Any], best: dict[str, Any], expected: str
+) -> None:
+    found = Search()
+    for params, mean in ((shipped, 0.1), (best, 0.2)):
+        found.tried.append(tune.Tried(params, {"shop": figures([mean])}, 1.0))
+    assert tune.line_of(name, found, Settings(**settings)) == expected
+
+
 # ---- the ranges
 
 
@@ -203,6 +231,9 @@ def test_without_data_the_error_says_how_to_give_some(
         sources.sets_of(own_settings, {}, "dataset/none", tmp_path)
     with pytest.raises(InputError, match="--data a=nowhere: there is no such file; expected is a text of lines"):
         sources.sets_of(own_settings, {"a": "nowhere"}, None, tmp_path)
+    for name in ("own", "../a", "/a", "."):
+        with pytest.raises(InputError, match="name a data set by letters"):
+            sources.sets_of(own_settings, {name: "nowhere"}, None, tmp_path)
     with pytest.raises(InputError, match="holds neither"):
         sources.sets_of(own_settings, {"a": str(tmp_path)}, None, tmp_path)
 

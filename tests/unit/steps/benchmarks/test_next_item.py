@@ -164,7 +164,13 @@ def test_a_part_of_the_users_keeps_their_sequences() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"), [(["u a b c"], "longer than four items"), (["u"], "has no item"), ([], "holds no sequence")]
+    ("lines", "message"),
+    [
+        (["u a b c"], "longer than four items"),
+        (["u"], "has no item"),
+        ([], "holds no sequence"),
+        (["u a a a a a a", "v b b b b b b"], "nobody's item at some place from the end is new to them"),
+    ],
 )
 def test_what_cannot_be_measured_is_said(lines: list[str], message: str, tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
@@ -176,6 +182,9 @@ def test_what_cannot_be_measured_is_said(lines: list[str], message: str, tmp_pat
 def test_without_a_file_the_error_says_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RECSYS_DATA_DIR", raising=False)
     with pytest.raises(InputError, match="--input FILE, or RECSYS_DATA_DIR"):
+        command.run("b1")
+    monkeypatch.setenv("RECSYS_DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match=r"Beauty\.txt\.gz does not exist; give --input FILE"):
         command.run("b1")
     with pytest.raises(InputError, match="no benchmark is called 'b9'; there are b1"):
         command.run("b9", tmp_path)
