@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import orjson
@@ -90,11 +90,17 @@ async def _log_away(_: Request, error: LogAwayError) -> Response:
 
 
 async def _validation_error(_: Request, error: RequestValidationError) -> Response:
-    errors = error.errors()
+    errors = _without_consequences(error.errors())
     problems = list(dict.fromkeys(in_words(problem) for problem in errors[:_MAX_LOOKED_AT]))
     n_more = len(problems[_MAX_PROBLEMS:]) + len(errors[_MAX_LOOKED_AT:])
     more = f"; and {n_more} more" if n_more else ""
     return error_response(422, "invalid_request", "; ".join(problems[:_MAX_PROBLEMS]) + more + ". See /docs")
+
+
+def _without_consequences(errors: Sequence[Any]) -> list[Any]:
+    """Without the lists that are too short only because an entry of theirs is invalid, and not counted."""
+    inner = {tuple(problem["loc"][:n]) for problem in errors for n in range(len(problem["loc"]))}
+    return [problem for problem in errors if problem["type"] != "too_short" or tuple(problem["loc"]) not in inner]
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -58,6 +58,8 @@ def test_a_new_version_is_live_everywhere_within_five_seconds(workers: tuple[htt
         ({"surfaces": {"cart": {"blend": "magic"}}}, "blend"),
         ({"surfaces": {"basement": {}}}, "basement"),
         ({"surfaces": {"cart": {"sources": ["lists", "lists"]}}}, "twice"),
+        ({"surfaces": {"cart": {"sources": []}}}, "at least 1 item"),
+        ({"bought": [{"event_type": "transaction", "days": 36_501}]}, "days"),
         ({"surfaces": {"cart": {"filters": {"properties": {"price": {"min": "2"}}}}}}, "min"),
         ({"surfaces": {"cart": {"max_per_category": 0}}}, "max_per_category"),
         ({"surfaces": {"cart": {"diversity": 1.1}}}, "diversity"),
@@ -76,6 +78,12 @@ def test_a_bad_version_is_refused_and_the_former_one_stays(
     before = client.get("/config").json()
     assert word in put(client, config, code=422)["error"]
     assert client.get("/config").json() == before
+
+
+def test_a_source_that_there_is_not_is_the_only_complaint(workers: tuple[httpx.Client, httpx.Client]) -> None:
+    error = put(workers[0], {"surfaces": {"cart": {"sources": ["magic"]}}}, code=422)["error"]
+    assert "sources" in error
+    assert "at least" not in error
 
 
 def test_who_puts_a_rule_that_nothing_fits_is_told(workers: tuple[httpx.Client, httpx.Client]) -> None:
