@@ -18,7 +18,7 @@ from recsys.parameters import Count, Positive, Share
 from recsys.types import Catalogue, Interactions
 
 ENTRIES_PER_BLOCK = 20_000_000  # of a block of nearness: 240 MB
-MAX_PRODUCTS = 1_000_000_000  # of attributes that two items share
+MAX_PRODUCTS = 300_000_000  # of attributes that two items share
 
 
 @dataclass

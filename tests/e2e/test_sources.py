@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
-    # large sets let the sequence network learn for its ten minutes; here one is enough
+    # large sets let the sequence network learn for its six minutes; here half a one is enough
     with running_demo(RECSYS_GENERATOR_PARAMS='{"sequence": {"max_minutes": 0.5, "continued_minutes": 0.2}}') as demo:
         yield demo
 
