@@ -72,7 +72,7 @@ class SequenceModel:
     patience: Count = 8  # epochs without a gain of half a per cent of the held-out measure
     continued_epochs: Count = 8  # with `start_from`, at most; see `_epochs_for`
     max_minutes: Positive = 6.0
-    continued_minutes: Positive = 2.0  # the same with `start_from`
+    continued_minutes: Positive = 1.0  # the same with `start_from`
     validation_share: Part = 0.05  # of the users; 0 trains all epochs
     seed: Seed = 42
     name: ClassVar[str] = "sequence"
