@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise, starmap
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -68,12 +69,13 @@ class OwnItems:
             session_from_end[kept] < RECENT_SESSIONS,
         )
 
-    def rows_of(self, user_key: int) -> slice:
-        """Where the items of a user are; empty for one without any."""
-        at = int(np.searchsorted(self.users.keys, user_key))
-        if at == len(self.users) or self.users.keys[at] != user_key:
-            return slice(0, 0)
-        return slice(int(self.starts[at]), int(self.starts[at + 1]))
+    def rows_of(self, user_keys: Keys) -> tuple[Positions, Positions]:
+        """Where the items of users (n,) are, user after user, and where each user's begin among these, (n + 1,); none of a
+        user without any."""
+        at = self.users.positions(user_keys)
+        begins = np.where(at < 0, 0, self.starts[at])
+        starts = np.append(0, np.cumsum(np.where(at < 0, 0, self.starts[at + 1] - begins)))
+        return np.arange(starts[-1]) + np.repeat(begins - starts[:-1], np.diff(starts)), starts
 
 
 def _number_from_end(user: NDArray[Any], step: NDArray[Any]) -> NDArray[np.int64]:
@@ -89,18 +91,21 @@ def affinity(generators: Sequence[Any], own: OwnItems, pool: Pool) -> dict[str, 
     """The columns for all rows of a pool (n_rows,), 0 where nothing is near or the user has no item."""
     known = [generator for generator in generators if isinstance(generator, KnowsItems)]
     columns = {f"{g.name}_{c}": np.zeros(len(pool), dtype=np.float32) for g in known for c in _COLUMNS}
-    own_rows = [own.rows_of(key) for key in pool.user_key.tolist()]
+    rows, starts = own.rows_of(pool.user_key)
+    item_key, is_last, is_recent = own.item_key[rows], own.is_last[rows], own.is_recent[rows]
     for generator in known:
-        own_at, candidate_at = generator.items.positions(own.item_key), generator.items.positions(pool.item_key)
+        own_at, candidate_at = generator.items.positions(item_key), generator.items.positions(pool.item_key)
         into = [columns[f"{generator.name}_{column}"] for column in _COLUMNS]
-        for rows, start, stop in zip(own_rows, pool.starts[:-1].tolist(), pool.starts[1:].tolist(), strict=True):
-            here = own_at[rows] >= 0
+        for mine, (start, stop) in zip(
+            starmap(slice, pairwise(starts.tolist())), pairwise(pool.starts.tolist()), strict=True
+        ):
+            here = own_at[mine] >= 0
             columns_of_user = start + np.flatnonzero(candidate_at[start:stop] >= 0)
             if not here.any() or not len(columns_of_user):
                 continue
-            near = generator.nearness_between(own_at[rows][here], candidate_at[columns_of_user])
+            near = generator.nearness_between(own_at[mine][here], candidate_at[columns_of_user])
             into[0][columns_of_user] = near.max(axis=0)
-            into[1][columns_of_user] = near[own.is_last[rows][here]].max(axis=0, initial=0)
-            into[2][columns_of_user] = near[own.is_recent[rows][here]].max(axis=0, initial=0)
+            into[1][columns_of_user] = near[is_last[mine][here]].max(axis=0, initial=0)
+            into[2][columns_of_user] = near[is_recent[mine][here]].max(axis=0, initial=0)
             into[3][columns_of_user] = (near > 0).sum(axis=0)
     return columns

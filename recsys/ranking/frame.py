@@ -48,7 +48,7 @@ def feature_frame(
     ignored = {col.USER_KEY, col.ITEM_KEY, *leave_out}
     columns: dict[str, NDArray[Any]] = dict(pool.columns) | _agreement(pool) | dict(more or {})
     columns |= {name: joined[name].to_numpy() for name in joined.column_names if name not in ignored}
-    matrix = np.empty((len(pool), len(columns)), dtype=np.float32)
+    matrix = np.empty((len(pool), len(columns)), dtype=np.float32, order="F")  # filled and read by columns: far faster
     for place, values in enumerate(columns.values()):
         matrix[:, place] = values
     return Frame(tuple(columns), matrix)

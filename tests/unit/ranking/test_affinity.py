@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from recsys.candidates import registry
 from recsys.ranking.affinity import MAX_OWN_ITEMS, RECENT_SESSIONS, KnowsItems, OwnItems, affinity
@@ -27,18 +28,25 @@ def events(rows: list[tuple[int, int, int, int]]) -> Interactions:
     )  # fmt: skip
 
 
+def rows_of(own: OwnItems, user_key: int) -> NDArray[np.int64]:
+    return own.rows_of(np.array([user_key], dtype=np.int32))[0]
+
+
 def test_own_items_are_the_latest_distinct_ones_with_their_place() -> None:
     own = OwnItems.of(
         events([(7, 1, 1, 1), (3, 9, 1, 1), (7, 2, 2, 2), (7, 1, 3, 3), (7, 4, 4, 4), (7, 5, 5, 5), (7, 6, 5, 5)])
     )
-    rows = own.rows_of(7)
+    rows = rows_of(own, 7)
     assert sorted(own.item_key[rows].tolist()) == [1, 2, 4, 5, 6]
     marks = zip(own.item_key[rows].tolist(), own.is_last[rows], own.is_recent[rows], strict=True)
     of = {key: (bool(last), bool(recent)) for key, last, recent in marks}
     assert RECENT_SESSIONS == 3
     assert of == {5: (True, True), 6: (True, True), 4: (False, True), 1: (False, True), 2: (False, False)}
-    assert own.item_key[own.rows_of(3)].tolist() == [9]
-    assert own.item_key[own.rows_of(4)].tolist() == own.item_key[own.rows_of(99)].tolist() == []
+    assert own.item_key[rows_of(own, 3)].tolist() == [9]
+    assert rows_of(own, 4).tolist() == rows_of(own, 99).tolist() == []
+    several, starts = own.rows_of(np.array([99, 7, 4, 3, 1000], dtype=np.int32))
+    assert several.tolist() == [*rows.tolist(), *rows_of(own, 3).tolist()]
+    assert starts.tolist() == [0, 0, 5, 5, 6, 6]
 
 
 def test_of_a_long_history_the_latest_items_count() -> None:
@@ -62,7 +70,7 @@ def test_the_columns_are_those_of_loops_over_pairs(name: str, tmp_path: Path) ->
     assert max(column.max() for column in columns.values()) > 0
     for row in range(len(pool)):
         user = int(pool.user_key[pool.row_of_user[row]])
-        mine, candidate = own.rows_of(user), model.items.positions(pool.item_key[row : row + 1])
+        mine, candidate = rows_of(own, user), model.items.positions(pool.item_key[row : row + 1])
         near = {}
         for place, key in enumerate(own.item_key[mine].tolist()):
             at = model.items.positions(np.array([key]))
