@@ -70,8 +70,7 @@ class OwnItems:
         )
 
     def rows_of(self, user_keys: Keys) -> tuple[Positions, Positions]:
-        """Where the items of users (n,) are, user after user, and where each user's begin among these, (n + 1,); none of a
-        user without any."""
+        """Where the items of users (n,) are, user after user, and where each user's begin among these, (n + 1,)."""
         at = self.users.positions(user_keys)
         begins = np.where(at < 0, 0, self.starts[at])
         starts = np.append(0, np.cumsum(np.where(at < 0, 0, self.starts[at + 1] - begins)))
@@ -92,13 +91,12 @@ def affinity(generators: Sequence[Any], own: OwnItems, pool: Pool) -> dict[str, 
     known = [generator for generator in generators if isinstance(generator, KnowsItems)]
     columns = {f"{g.name}_{c}": np.zeros(len(pool), dtype=np.float32) for g in known for c in _COLUMNS}
     rows, starts = own.rows_of(pool.user_key)
+    own_rows = list(starmap(slice, pairwise(starts.tolist())))
     item_key, is_last, is_recent = own.item_key[rows], own.is_last[rows], own.is_recent[rows]
     for generator in known:
         own_at, candidate_at = generator.items.positions(item_key), generator.items.positions(pool.item_key)
         into = [columns[f"{generator.name}_{column}"] for column in _COLUMNS]
-        for mine, (start, stop) in zip(
-            starmap(slice, pairwise(starts.tolist())), pairwise(pool.starts.tolist()), strict=True
-        ):
+        for mine, (start, stop) in zip(own_rows, pairwise(pool.starts.tolist()), strict=True):
             here = own_at[mine] >= 0
             columns_of_user = start + np.flatnonzero(candidate_at[start:stop] >= 0)
             if not here.any() or not len(columns_of_user):
