@@ -78,8 +78,15 @@ def coverage_curve(recommended: Mapping[str, NDArray[np.int32]], n_items: int) -
     return figure
 
 
-def comparison(values: Mapping[str, float], *, metric: str, intervals: Mapping[str, tuple[float, float]]) -> Figure:
-    """Bars of one metric per source, with intervals (low, high) where given."""
+def comparison(
+    values: Mapping[str, float],
+    *,
+    metric: str,
+    intervals: Mapping[str, tuple[float, float]],
+    level: float = 0.95,
+    title: str = "",
+) -> Figure:
+    """Bars of one metric per source, with intervals (low, high) of a level where given."""
     figure = Figure(figsize=(7, 0.8 + 0.35 * len(values)), layout="constrained")
     axes = figure.subplots()
     names = list(values)[::-1]
@@ -91,9 +98,14 @@ def comparison(values: Mapping[str, float], *, metric: str, intervals: Mapping[s
             np.array([intervals[name] for _, name in known]) - heights[[place for place, _ in known]][:, None]
         )
         axes.errorbar(
-            [values[name] for _, name in known], [place for place, _ in known], xerr=bounds.T, fmt="none", capsize=3
+            [values[name] for _, name in known],
+            [place for place, _ in known],
+            xerr=bounds.T,
+            fmt="none",
+            capsize=3,
+            ecolor="black",
         )
-    axes.set(xlabel=metric, title=f"{metric} by source")
+    axes.set(xlabel=f"{metric}, {level:.0%} intervals" if known else metric, title=title or f"{metric} by source")
     axes.grid(axis="x", alpha=0.3)
     return figure
 

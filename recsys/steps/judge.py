@@ -235,7 +235,7 @@ def _log(
     bars = {f"{segment}: {name}": shown[name, segment] for name, segment in sorted(shown, key=lambda pair: pair[1])}
     intervals = {name: interval(v, seed=seed, level=LEVEL) for name, v in bars.items()}
     means = {name: float(v.mean()) for name, v in bars.items()}
-    run.figure("comparison", plots.comparison(means, metric="ndcg@10", intervals=intervals))
+    run.figure("comparison", plots.comparison(means, metric="ndcg@10", intervals=intervals, level=LEVEL))
     run.table("segments", [{"segment": name, **asdict(one)} for name, one in decision.compared.items()])
     popularity = {segment: float(v.mean()) for (name, segment), v in shown.items() if name == POPULAR}
     setting = Setting(plan.artifact, _when(found), f"{n_users}: {users}")

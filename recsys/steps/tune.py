@@ -191,5 +191,13 @@ def _say(tuned: Tuned, name: str, console: Console) -> None:
     if tuned.line is None:
         console.print(f"No configuration of {name} has a better mean rank than the defaults.", highlight=False)
         return
-    console.print("Chosen on these users: the differences are a little too high. For .env:", highlight=False)
+    rows = next(iter(tuned.result.tables.values()))
+    if not any(row["95 % from"] > 0 for row in rows):
+        console.print(
+            "No difference is shown: every interval reaches 0 or below. Keep the defaults, or search longer or on more"
+            " data. The best line so far:",
+            highlight=False,
+        )
+    else:
+        console.print("Chosen on these users: the differences are a little too high. For .env:", highlight=False)
     console.file.write(f"{tuned.line}\n")  # in one line, however long

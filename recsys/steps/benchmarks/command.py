@@ -59,6 +59,10 @@ def run(
     seconds, memory = time.monotonic() - started, peak_memory_mib()
     found.cost = f"{seconds:,.0f} s, peak memory {memory / 1024:.1f} GiB."
     found.metrics |= {"seconds": seconds, "peak_memory_mib": memory}
+    found.params |= {"quick": quick, "input": path.name if path else BENCHMARKS[name].file}
+    if quick:
+        found.title += " (quick)"
+        found.cost += " A part of the data, a small ranker and no networks: these figures say nothing of accuracy."
     result.show(found)
     result.track(found, name, loaded)
     if plots is not None:

@@ -157,7 +157,9 @@ def _run(title: str, table: SequenceTable, loaded: Settings, quick: bool, at: In
         own = [row for row in rows if row["column"] == column.name]
         means = {row["system"]: row["NDCG@10"] for row in own}
         intervals = {row["system"]: (row["NDCG@10 low"], row["NDCG@10 high"]) for row in own}
-        result.figures[f"ndcg_{column.name}"] = plots.comparison(means, metric="NDCG@10", intervals=intervals)
+        result.figures[f"ndcg_{column.name}"] = plots.comparison(
+            means, metric="NDCG@10", intervals=intervals, title=f"{title}, {column.name}"
+        )
         result.headline[column.name] = {t: round(r[t], 4) for t in METRICS for r in own if r["system"] == TWO_STAGE}
     return result
 

@@ -37,6 +37,9 @@ class Recorder:
         self.steps.append(inputs["item"][:, 0, 0])
         return np.zeros_like(log_q), np.zeros_like(log_q), 0.5
 
+    def shift(self, amount: float) -> None:
+        """There is no level to move."""
+
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
