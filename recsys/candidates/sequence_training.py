@@ -188,7 +188,7 @@ class _Learner:
         self._step = step
         self._capacity, self._n_negatives = int(config["n_items"]), n_negatives
         self._moving = [*optimizer.variables, *network.non_trainable_variables]  # moments, seeds
-        self._moving_at_first = [np.array(variable) for variable in self._moving]
+        self._moving_at_first = [variable.numpy().copy() for variable in self._moving]
 
     def start(self, weights: Weights, rng: np.random.Generator) -> None:
         """Begin a fit from `weights`, as if nothing had been learned before."""
