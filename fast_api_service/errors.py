@@ -90,8 +90,9 @@ async def _log_away(_: Request, error: LogAwayError) -> Response:
 
 
 async def _validation_error(_: Request, error: RequestValidationError) -> Response:
-    errors = _without_consequences(error.errors())
-    problems = list(dict.fromkeys(in_words(problem) for problem in errors[:_MAX_LOOKED_AT]))
+    errors = error.errors()
+    looked_at = _without_consequences(errors[:_MAX_LOOKED_AT])
+    problems = list(dict.fromkeys(map(in_words, looked_at)))
     n_more = len(problems[_MAX_PROBLEMS:]) + len(errors[_MAX_LOOKED_AT:])
     more = f"; and {n_more} more" if n_more else ""
     return error_response(422, "invalid_request", "; ".join(problems[:_MAX_PROBLEMS]) + more + ". See /docs")

@@ -104,7 +104,7 @@ class Metrics:
             "recsys_unreadable_rows", "Rows of the catalogue left out for invalid ids", ["entity"]
         )
         self.badly_weighted = gauge(
-            "recsys_badly_weighted_items", "Items whose recommendation_weight is no number from 0 on"
+            "recsys_badly_weighted_items", "Items whose recommendation_weight is no number from 0 to 1e255"
         )
         self._unreadable_users: set[int] = set()  # keys of those read so far; users are not in memory
         self.catalogue_items = gauge("recsys_catalogue_items", "Items in the catalogue", ["state"])

@@ -205,7 +205,8 @@ def benchmark(
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Few users, a small ranker, no networks: only to see that it runs.")
+        bool,
+        typer.Option("--quick", help="Part of the data, small models (b1, b2, b4: no networks): to see it run."),
     ] = False,
     keep: Annotated[bool, typer.Option(help="Add the result to research/benchmarks/RESULTS.md.")] = True,
     plots: Annotated[Path | None, typer.Option(help="Folder for its plots as PNG; MLflow has them, too.")] = None,

@@ -23,7 +23,7 @@ def log_once(entity: str, keys: Collection[int]) -> None:
 
 def log_badly_weighted(item_keys: Collection[int]) -> None:
     """Log the items, by key, that were not logged before."""
-    _log(_WEIGHT, item_keys, f"items are not drawn by the editors, as their {_WEIGHT} is no number from 0 on that fits")
+    _log(_WEIGHT, item_keys, f"items are not drawn by the editors, as their {_WEIGHT} is no number from 0 to 1e255")
 
 
 def _log(subject: str, keys: Collection[int], what: str) -> None:

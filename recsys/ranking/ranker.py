@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,8 @@ class RankerParams:
     """Hyper-parameters; the defaults were chosen on windows before the first cutoff of protocol B4 and on the second
     last items of B1."""
 
-    losses: tuple[str, ...] = ("Logloss",)  # or also YetiRank; the better on validation is kept
+    # the better on validation is kept
+    losses: Annotated[tuple[Literal["Logloss", "YetiRank"], ...], Field(min_length=1)] = ("Logloss",)
     iterations: Count = 1000
     learning_rate: Positive = 0.05
     depth: Annotated[int, Field(ge=1, le=16)] = 6
@@ -51,7 +52,7 @@ class RankerParams:
     n_models: Count = 3  # averaged, fewer where rows are many; with the chosen loss and number of trees, on all users
     max_negatives: Count = 50  # per user and window, beside all positives
     max_rows: Count = 600_000  # training rows of all windows together; further users are left out
-    threads: Annotated[int, Field(ge=-1)] = -1  # all cores
+    threads: Literal[-1] | Count = -1  # all cores
     seed: Seed = 42
 
     def __post_init__(self) -> None:

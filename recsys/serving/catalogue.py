@@ -56,7 +56,7 @@ class ItemDictionary:
         self.numbers = numbers or ItemNumbers()
         self.n_available = 0  # how many items may be recommended
         self.unreadable: set[int] = set()  # keys of items with invalid ids, which are left out
-        self.badly_weighted: set[int] = set()  # keys of items whose RECOMMENDATION_WEIGHT is no number from 0 on
+        self.badly_weighted: set[int] = set()  # keys of items whose RECOMMENDATION_WEIGHT is no number from 0 to 1e255
         self.id_by_key: list[ExternalId | None] = []  # None where there is no such item
         self._key_by_id: dict[ExternalId, int] = {}
         self.ids = self._key_by_id.keys()  # of all items, in the catalogue's own type; follows changes

@@ -81,6 +81,10 @@ def test_no_parameter_takes_a_number_that_is_none(name: str) -> None:
 def test_several_are_named_at_once_and_an_unknown_one_with_the_known() -> None:
     with pytest.raises(InputError, match=r"ranker\.depth should.*received 99; ranker\.n_models should.*received 0"):
         made(RankerParams, "ranker", {"depth": 99, "n_models": 0})
+    with pytest.raises(InputError, match=r"ranker\.losses\.0 should be 'Logloss' or 'YetiRank'; received 'magic'"):
+        made(RankerParams, "ranker", {"losses": ["magic"]})
+    with pytest.raises(InputError, match=r"ranker\.threads.* should be"):
+        made(RankerParams, "ranker", {"threads": 0})
     with pytest.raises(InputError, match="ranker has no parameter nonsense; it has losses, iterations"):
         made(RankerParams, "ranker", {"nonsense": 1})
 

@@ -62,7 +62,7 @@ def run(
     found.params |= {"quick": quick, "input": path.name if path else BENCHMARKS[name].file}
     if quick:
         found.title += " (quick)"
-        found.cost += " A part of the data, a small ranker and no networks: these figures say nothing of accuracy."
+        found.cost += " A part of the data and small models: these figures say nothing of accuracy."
     result.show(found)
     result.track(found, name, loaded)
     if plots is not None:
