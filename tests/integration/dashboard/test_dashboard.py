@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -106,6 +108,13 @@ def test_the_page_is_its_own_and_needs_nothing_from_elsewhere(service: httpx.Cli
         for text in (file.text, page.text):
             assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
             assert "https://" not in text
+
+
+def test_every_tier_has_a_colour_in_light_and_in_dark(service: httpx.Client) -> None:
+    script, style = (service.get(f"/dashboard/static/dashboard.{kind}").text for kind in ("js", "css"))
+    (tiers,) = re.findall(r"const TIERS = (\[.*\]);", script)
+    for number, tier in enumerate(json.loads(tiers)):
+        assert len(set(re.findall(rf"--c{number}: (#[0-9a-f]{{6}});", style))) == 2, tier
 
 
 def shown(page: Any) -> dict[str, str]:
